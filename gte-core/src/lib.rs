@@ -1,0 +1,5 @@
+//! Text embeddings with Alibaba's GTE models, fast on CPUs, in pure Rust.
+
+mod error;
+
+pub use error::{Error, Result};
