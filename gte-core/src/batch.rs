@@ -1,0 +1,153 @@
+//! Which texts are computed together, and how they lie: end to end, without padding.
+
+use crate::Error;
+use crate::Result;
+
+/// Texts laid end to end as one run of token ids: no padding, ever, so no work is done for nothing and no mask is needed.
+///
+/// Text `i` is `ids[starts[i]..starts[i + 1]]`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PackedBatch {
+    ids: Vec<u32>,      // (tokens)
+    starts: Vec<usize>, // (texts + 1), or empty
+}
+
+impl PackedBatch {
+    /// Packs token lists in their order.
+    ///
+    /// # Errors
+    /// [`Error::TokenCount`] for a list that is empty: a text has at least `[CLS]` and `[SEP]`.
+    pub fn new<'a>(texts: impl IntoIterator<Item = &'a [u32]>) -> Result<Self> {
+        let mut batch = Self::default();
+        for ids in texts {
+            batch.push(ids)?;
+        }
+        Ok(batch)
+    }
+
+    /// Adds one text.
+    pub(crate) fn push(&mut self, ids: &[u32]) -> Result<()> {
+        if ids.is_empty() {
+            return Err(Error::TokenCount { found: 0, max: usize::MAX });
+        }
+        if self.starts.is_empty() {
+            self.starts.push(0);
+        }
+        self.ids.extend_from_slice(ids);
+        self.starts.push(self.ids.len());
+        Ok(())
+    }
+
+    /// Empties the batch and keeps its memory.
+    pub(crate) fn clear(&mut self) {
+        self.ids.clear();
+        self.starts.clear();
+    }
+
+    /// All token ids, text after text.
+    pub fn ids(&self) -> &[u32] {
+        &self.ids
+    }
+
+    /// Number of tokens.
+    pub fn tokens(&self) -> usize {
+        self.ids.len()
+    }
+
+    /// Number of texts.
+    pub fn texts(&self) -> usize {
+        self.starts.len().saturating_sub(1)
+    }
+
+    /// Where each text begins, and where the last one ends: texts + 1 values, none for an empty batch.
+    pub fn starts(&self) -> &[usize] {
+        &self.starts
+    }
+
+    /// The place of each text in the run of tokens.
+    pub fn ranges(&self) -> impl ExactSizeIterator<Item = std::ops::Range<usize>> + '_ {
+        self.starts.windows(2).map(|w| w[0]..w[1])
+    }
+}
+
+/// How many tokens are computed at once. It bounds the memory of activations, which is the budget times a few rows of the
+/// widest layer, whatever the input's size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Budget(usize);
+
+impl Budget {
+    /// The default: enough rows that every weight that is read is used often, few enough that a layer's activations stay in
+    /// the last-level cache.
+    pub const DEFAULT: Self = Self(1024);
+
+    /// A budget of `tokens` tokens a batch. A text that is longer than the budget is computed alone.
+    ///
+    /// # Errors
+    /// [`Error::InvalidOption`] for zero.
+    pub fn new(tokens: usize) -> Result<Self> {
+        if tokens == 0 {
+            return Err(Error::InvalidOption {
+                option: "batch_tokens",
+                value: tokens.to_string(),
+                expected: "at least 1 token".into(),
+            });
+        }
+        Ok(Self(tokens))
+    }
+
+    /// Tokens a batch.
+    pub fn tokens(self) -> usize {
+        self.0
+    }
+}
+
+/// Splits texts of the given lengths, in tokens, into runs of neighbours that fit `budget`.
+///
+/// Without padding it does not matter how long the texts of one batch are, so nothing is sorted and nothing is put back in
+/// order: a batch takes what comes until the next text does not fit.
+pub fn plan(lengths: &[usize], budget: Budget) -> impl Iterator<Item = std::ops::Range<usize>> + '_ {
+    let mut next = 0;
+    std::iter::from_fn(move || {
+        let start = next;
+        let mut tokens = 0;
+        while next < lengths.len() && (next == start || tokens + lengths[next] <= budget.0) {
+            tokens += lengths[next];
+            next += 1;
+        }
+        (next > start).then_some(start..next)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn texts_lie_end_to_end() {
+        let batch = PackedBatch::new([&[1, 2, 3][..], &[4], &[5, 6]]).expect("no empty text");
+        assert_eq!(batch.ids(), [1, 2, 3, 4, 5, 6]);
+        assert_eq!(batch.ranges().collect::<Vec<_>>(), [0..3, 3..4, 4..6]);
+        assert_eq!((batch.texts(), batch.tokens()), (3, 6));
+        assert_eq!(PackedBatch::default().texts(), 0);
+        assert!(PackedBatch::new([&[][..]]).is_err());
+        assert!(Budget::new(0).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn a_plan_has_every_text_once_and_keeps_the_budget(lengths in prop::collection::vec(1usize..600, 0..300), budget in 1usize..2000) {
+            let budget = Budget::new(budget)?;
+            let batches: Vec<_> = plan(&lengths, budget).collect();
+            prop_assert!(batches.iter().cloned().flatten().eq(0..lengths.len()));
+            let size = |texts: std::ops::Range<usize>| lengths[texts].iter().sum::<usize>();
+            for (i, batch) in batches.iter().enumerate() {
+                prop_assert!(batch.len() == 1 || size(batch.clone()) <= budget.tokens());
+                if let Some(next) = batches.get(i + 1) {
+                    prop_assert!(size(batch.start..next.start + 1) > budget.tokens(), "the next text would have fitted");
+                }
+            }
+        }
+    }
+}

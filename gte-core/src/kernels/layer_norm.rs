@@ -1,0 +1,33 @@
+//! Residual sum and layer normalisation of one row (Ba, Kiros, Hinton 2016, <https://arxiv.org/abs/1607.06450>).
+
+use super::lanes::Lanes;
+
+/// Maximum error against f64, relative to the largest |gamma| plus |beta|, for rows whose mean is not far above their spread.
+pub(crate) const MAX_ERROR: f32 = 2e-6;
+
+/// x ← (y − mean(y)) / √(var(y) + eps) · gamma + beta with y = x + residual. All slices have the row's length.
+#[inline(always)]
+pub(crate) fn add_norm<L: Lanes>(
+    l: L,
+    x: &mut [f32],
+    residual: Option<&[f32]>,
+    gamma: &[f32],
+    beta: &[f32],
+    eps: f32,
+) {
+    let n = x.len();
+    let inverse = 1.0 / n as f32;
+    if let Some(residual) = residual {
+        l.zip(x, &residual[..n], |a, b| l.add(a, b));
+    }
+    let mean = l.reduce_add(l.fold(x, l.splat(0.0), 0.0, |sum, v| l.add(sum, v))) * inverse;
+    // A second pass for the variance: the one-pass formula cancels when the mean is large. Lanes behind the end see the mean.
+    let mean_v = l.splat(mean);
+    let squares = l.fold(x, l.splat(0.0), mean, |sum, v| {
+        let d = l.sub(v, mean_v);
+        l.mul_add(d, d, sum)
+    });
+    let scale = l.splat(1.0 / (l.reduce_add(squares) * inverse + eps).sqrt());
+    l.zip(x, &gamma[..n], |v, g| l.mul(l.mul(l.sub(v, mean_v), scale), g));
+    l.zip(x, &beta[..n], |v, b| l.add(v, b));
+}

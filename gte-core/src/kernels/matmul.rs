@@ -1,0 +1,141 @@
+//! The loop nest of a product C = act(A·B + bias), over tiles that each instruction set brings.
+//!
+//! Every element of C is one chain of additions in order of k, from the bias on, whatever tile it falls into: results do not
+//! depend on the number of rows, the split over threads or the place of a row. A matrix in blocks of KC rows of B (as
+//! Goto and van de Geijn 2008, "Anatomy of High-Performance Matrix Multiplication"): a panel of B stays in the first-level
+//! cache while the rows of A, from the second, pass by. A is read in place: its rows are spaced by an odd number of cache
+//! lines ([`row_stride`]), so that a column of tiles does not fall into one cache set, which is what copying it would be for.
+
+use ndarray::{ArrayView2, ArrayViewMut2};
+
+use super::lanes::Lanes;
+use super::pack::{KC, Panels};
+
+/// Rows of A in a block: 192 rows of a KC-deep block are 192 KiB, well inside a second-level cache of 512 KiB.
+const MC: usize = 192;
+
+/// Rows and columns of the largest tile.
+pub(crate) const MAX_TILE: (usize, usize) = (12, 32);
+
+/// The distance between rows, in values, at which a matrix of `columns` columns is stored: an odd number of cache lines.
+pub(crate) fn row_stride(columns: usize) -> usize {
+    const LINE: usize = 16;
+    let lines = columns.div_ceil(LINE);
+    (lines + (lines + 1) % 2) * LINE
+}
+
+/// What is done to the sums before they are final.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Activation {
+    /// Nothing.
+    None,
+    /// Exact GELU.
+    Gelu,
+}
+
+/// One product, or the columns of one that a thread owns.
+pub(crate) struct Product<'a> {
+    /// (rows × k)
+    pub(crate) a: ArrayView2<'a, f32>,
+    /// (k × n)
+    pub(crate) b: Panels<'a>,
+    /// The first panel of `b` that belongs to `c`.
+    pub(crate) first_panel: usize,
+    /// (rows × columns): the columns from `first_panel` on
+    pub(crate) c: ArrayViewMut2<'a, f32>,
+    /// One a column of `c`, or empty for none.
+    pub(crate) bias: &'a [f32],
+    pub(crate) activation: Activation,
+}
+
+/// Where a tile lies in its product.
+#[derive(Clone, Copy)]
+pub(crate) struct Place {
+    /// Rows of A, up to `Tile::MR`.
+    pub(crate) rows: (usize, usize),
+    /// First column of A, which meets the panel's first row.
+    pub(crate) k0: usize,
+    /// First row and column of C.
+    pub(crate) corner: (usize, usize),
+}
+
+/// The register tile of an instruction set.
+pub(crate) trait Tile: Lanes {
+    /// Most rows in a tile.
+    const MR: usize;
+    /// Columns in a tile, the width of a panel.
+    const NR: usize;
+
+    /// C[r][j] ← start[r][j] + Σₖ A[r][k0 + k] · panel[k][j], in order of k, for NR columns at `place`. The sum starts from
+    /// `bias`, NR values, or from what is in C. Rows of A and C are contiguous.
+    fn tile(
+        self,
+        a: &ArrayView2<'_, f32>,
+        panel: &[f32],
+        c: &mut ArrayViewMut2<'_, f32>,
+        place: Place,
+        bias: Option<&[f32]>,
+    );
+}
+
+/// Computes `p`; `gelu` is the activation of this instruction set.
+#[inline(always)]
+pub(crate) fn matmul<T: Tile>(t: T, p: Product<'_>, gelu: impl Fn(&mut [f32])) {
+    let Product { a, b, first_panel, mut c, bias, activation } = p;
+    let (rows, columns) = c.dim();
+    assert!(a.nrows() == rows && a.ncols() == b.k && b.nr == T::NR, "shapes of a product");
+    assert!(first_panel * T::NR + columns <= b.count() * T::NR, "columns of a product");
+    assert!(bias.len() == columns || bias.is_empty(), "bias of a product");
+    assert!(a.ncols() < 2 || a.strides()[1] == 1, "rows of A are contiguous");
+    assert!(columns < 2 || c.strides()[1] == 1, "rows of C are contiguous");
+    for k0 in (0..b.k).step_by(KC) {
+        let last = k0 + KC >= b.k;
+        for block in (0..rows).step_by(MC) {
+            let height = MC.min(rows - block);
+            // Tiles of nearly equal height: 16 rows are 5 + 5 + 6, which keeps more of the pipe busy than 6 + 6 + 4.
+            let tiles = height.div_ceil(T::MR);
+            for column in (0..columns).step_by(T::NR) {
+                let width = T::NR.min(columns - column);
+                let panel = b.panel(k0, first_panel + column / T::NR);
+                let mut start = [0.0; MAX_TILE.1];
+                if !bias.is_empty() {
+                    start[..width].copy_from_slice(&bias[column..column + width]);
+                }
+                let start = (k0 == 0).then_some(&start[..T::NR]);
+                for i in 0..tiles {
+                    let (row, end) = (block + height * i / tiles, block + height * (i + 1) / tiles);
+                    let place = Place { rows: (row, end), k0, corner: (row, column) };
+                    if width == T::NR {
+                        t.tile(&a, panel, &mut c, place, start);
+                    } else {
+                        narrow_tile(t, &a, panel, c.slice_mut(ndarray::s![row..end, column..]), place, start);
+                    }
+                    if last && activation == Activation::Gelu {
+                        for mut row in c.slice_mut(ndarray::s![row..end, column..column + width]).rows_mut() {
+                            row.as_slice_mut().map(&gelu);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// A tile of the last panel, which has fewer columns than a tile: it is computed whole, beside C.
+#[inline(never)]
+fn narrow_tile<T: Tile>(
+    t: T,
+    a: &ArrayView2<'_, f32>,
+    panel: &[f32],
+    mut c: ArrayViewMut2<'_, f32>,
+    place: Place,
+    bias: Option<&[f32]>,
+) {
+    let mut buffer = [0.0; MAX_TILE.0 * MAX_TILE.1];
+    let shape = (c.nrows(), T::NR);
+    let mut whole = ArrayViewMut2::from_shape(shape, &mut buffer[..shape.0 * shape.1]).expect("a tile fits the largest");
+    let columns = ndarray::s![.., ..c.ncols()];
+    whole.slice_mut(columns).assign(&c);
+    t.tile(a, panel, &mut whole, Place { corner: (0, 0), ..place }, bias);
+    c.assign(&whole.slice(columns));
+}

@@ -1,0 +1,281 @@
+//! Every kernel × every table of this CPU against a plain loop in f64, at many lengths and alignments, within the bound that
+//! the kernel's file states. A table that this CPU lacks is named as skipped, and is a failure under `GTE_REQUIRE_ISA`.
+#![allow(clippy::print_stderr, reason = "a test that could not run says so")]
+
+use ndarray::{Array2, ArrayView2, ArrayViewMut2, ShapeBuilder, s};
+use proptest::prelude::*;
+
+use super::attention::{Head, scratch_len};
+use super::matmul::{Activation, Product, row_stride};
+use super::pack::Packed;
+use super::{Isa, Kernels};
+use super::{dot, gelu, layer_norm, normalize, softmax};
+
+/// Runs `test` once for each instruction set of this CPU, and names those that it lacks.
+fn on_every_isa(test: impl Fn(&'static Kernels)) {
+    let required = std::env::var("GTE_REQUIRE_ISA").unwrap_or_default();
+    for isa in Isa::ALL {
+        match Kernels::of(isa) {
+            Some(kernels) => test(kernels),
+            None => {
+                assert!(!required.split(',').any(|r| r == isa.name()), "GTE_REQUIRE_ISA={required}: no {isa} here");
+                eprintln!("skipped: {isa} is not on this CPU");
+            }
+        }
+    }
+}
+
+/// Seeded values in −scale..scale.
+fn values(seed: u64, n: usize, scale: f32) -> Vec<f32> {
+    let mut state = seed;
+    (0..n)
+        .map(|_| {
+            state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
+            let mut z = state;
+            z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+            z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+            ((z >> 40) as f32 / (1u64 << 23) as f32 - 1.0) * scale
+        })
+        .collect()
+}
+
+/// A kernel that maps a row to a row, its plain loop in f64, and the error that is allowed at each place.
+struct RowTest<R, B> {
+    kernel: fn(&Kernels, &mut [f32]),
+    reference: R,
+    allowed: B,
+    scale: f32,
+}
+
+impl<R: Fn(&[f64]) -> Vec<f64>, B: Fn(f64, f64) -> f64> RowTest<R, B> {
+    /// At all lengths up to 70 and some long ones, at every offset from a cache line.
+    fn run(self) {
+        on_every_isa(|kernels| {
+            for n in (1..70).chain([127, 384, 512, 1024, 4096]) {
+                for offset in 0..if n < 70 { 16 } else { 3 } {
+                    let mut data = values((n * 31 + offset) as u64, n + offset, self.scale);
+                    let row = &mut data[offset..];
+                    let exact: Vec<f64> = row.iter().map(|&v| v as f64).collect();
+                    let expected = (self.reference)(&exact);
+                    (self.kernel)(kernels, row);
+                    for i in 0..n {
+                        let (error, allowed) =
+                            ((row[i] as f64 - expected[i]).abs(), (self.allowed)(exact[i], expected[i]));
+                        assert!(error <= allowed, "{}: n {n}, [{i}]: {} for {}, allowed {allowed:e}", kernels.isa, row[i], expected[i]);
+                    }
+                }
+            }
+        });
+    }
+}
+
+/// erf to f64 precision by its series, Σ (−1)ⁿ x²ⁿ⁺¹ / (n! (2n+1)) · 2/√π, and ±1 beyond 6.
+fn erf(x: f64) -> f64 {
+    if x.abs() > 6.0 {
+        return x.signum();
+    }
+    // Kummer's form has no cancellation: 2/√π · e^(−x²) · Σ 2ⁿ x²ⁿ⁺¹ / (2n+1)!!
+    let (mut term, mut sum, mut n) = (x, x, 1.0);
+    while term.abs() > 1e-18 * sum.abs() && n < 400.0 {
+        term *= 2.0 * x * x / (2.0 * n + 1.0);
+        sum += term;
+        n += 1.0;
+    }
+    sum * (-x * x).exp() * std::f64::consts::FRAC_2_SQRT_PI
+}
+
+#[test]
+fn gelu_is_exact_gelu() {
+    for scale in [0.5, 8.0, 100.0] {
+        RowTest {
+            kernel: |k, row| (k.gelu)(row),
+            reference: |x: &[f64]| x.iter().map(|&x| x / 2.0 * (1.0 + erf(x * std::f64::consts::FRAC_1_SQRT_2))).collect(),
+            allowed: |x: f64, _| gelu::MAX_ERROR as f64 * x.abs().max(1.0),
+            scale,
+        }
+        .run();
+    }
+}
+
+#[test]
+fn softmax_is_exp_of_scaled_differences() {
+    for scale in [0.5, 20.0, 300.0] {
+        RowTest {
+            kernel: |k, row| {
+                let sum = (k.softmax)(row, 0.125);
+                let expected: f64 = row.iter().map(|&v| v as f64).sum();
+                assert!((sum as f64 - expected).abs() <= 1e-6 * expected, "the sum is that of the values");
+            },
+            reference: |x: &[f64]| {
+                let max = x.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+                x.iter().map(|v| ((v - max) * 0.125).exp()).collect()
+            },
+            allowed: |_, e| softmax::MAX_RELATIVE_ERROR as f64 * e + 1.2e-38,
+            scale,
+        }
+        .run();
+    }
+}
+
+#[test]
+fn normalize_gives_unit_rows() {
+    RowTest {
+        kernel: |k, row| (k.normalize)(row),
+        reference: |x: &[f64]| {
+            let length = x.iter().map(|v| v * v).sum::<f64>().sqrt();
+            x.iter().map(|v| v / length).collect()
+        },
+        allowed: |_, _| normalize::MAX_ERROR as f64,
+        scale: 3.0,
+    }
+    .run();
+    on_every_isa(|k| {
+        let mut zero = [0.0; 20];
+        (k.normalize)(&mut zero);
+        assert_eq!(zero, [0.0; 20]);
+    });
+}
+
+#[test]
+fn add_norm_is_layer_norm_of_the_sum() {
+    let (gamma, beta) = (values(1, 4096, 2.0), values(2, 4096, 1.0));
+    let residual = values(3, 4096, 1.0);
+    for with_residual in [false, true] {
+        on_every_isa(|kernels| {
+            for n in (1..70).chain([384, 1024, 4096]) {
+                let mut x: Vec<f32> = values(n as u64, n, 3.0).iter().map(|v| v + 2.0).collect();
+                let y: Vec<f64> = (0..n).map(|i| (x[i] + if with_residual { residual[i] } else { 0.0 }) as f64).collect();
+                let mean = y.iter().sum::<f64>() / n as f64;
+                let variance = y.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / n as f64;
+                (kernels.add_norm)(&mut x, with_residual.then_some(&residual[..n]), &gamma[..n], &beta[..n], 1e-5);
+                for i in 0..n {
+                    let expected = (y[i] - mean) / (variance + 1e-5).sqrt() * gamma[i] as f64 + beta[i] as f64;
+                    let error = (x[i] as f64 - expected).abs();
+                    // One value has no spread: what is left of mean(y) − y is rounding, blown up by 1/√eps.
+                    let allowed = layer_norm::MAX_ERROR as f64 * if n < 4 { 100.0 } else { 3.0 };
+                    assert!(error <= allowed, "{}: n {n}, [{i}]: {} for {expected}", kernels.isa, x[i]);
+                }
+            }
+        });
+    }
+}
+
+#[test]
+fn dot_is_the_sum_of_products() {
+    on_every_isa(|kernels| {
+        for n in (0..140).chain([384, 1024, 4096]) {
+            let (a, b) = (values(n as u64, n, 1.0), values(n as u64 + 7, n, 1.0));
+            let products = || a.iter().zip(&b).map(|(&a, &b)| a as f64 * b as f64);
+            let error = ((kernels.dot)(&a, &b) as f64 - products().sum::<f64>()).abs();
+            assert!(error <= dot::MAX_ERROR as f64 * products().map(f64::abs).sum::<f64>(), "{}: n {n}: {error:e}", kernels.isa);
+        }
+    });
+}
+
+/// Error of a product against f64, as a multiple of Σ|aₖ·bₖ|: a chain of k additions, each rounded.
+const PRODUCT_ERROR: f64 = 1e-6;
+
+/// A·Bᵀ + bias through the packed kernel, with rows of A and C at their strides, split over `pieces` of columns.
+fn product(kernels: &Kernels, a: &Array2<f32>, weight: &Array2<f32>, bias: &[f32], activation: Activation, pieces: usize) -> Array2<f32> {
+    let ((m, k), n) = (a.dim(), weight.nrows());
+    let packed = Packed::from_weights(&[weight.slice(s![..n / 3, ..]), weight.slice(s![n / 3.., ..])], kernels.nr);
+    let (lda, ldc) = (row_stride(k), row_stride(n));
+    let mut a_strided = vec![f32::NAN; m * lda + 1];
+    ArrayViewMut2::from_shape((m, k).strides((lda, 1)), &mut a_strided).unwrap().assign(a);
+    let a = ArrayView2::from_shape((m, k).strides((lda, 1)), &a_strided).unwrap();
+    let mut c_strided = vec![f32::NAN; m * ldc + 1];
+    let mut c = ArrayViewMut2::from_shape((m, n).strides((ldc, 1)), &mut c_strided).unwrap();
+    let chunk = n.div_ceil(kernels.nr).div_ceil(pieces).max(1) * kernels.nr;
+    for (i, c) in c.axis_chunks_iter_mut(ndarray::Axis(1), chunk).enumerate() {
+        let first = i * chunk;
+        let bias = if bias.is_empty() { bias } else { &bias[first..first + c.ncols()] };
+        (kernels.matmul)(Product { a, b: packed.panels(), first_panel: first / kernels.nr, c, bias, activation });
+    }
+    c.to_owned()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn matmul_is_the_product(m in 1usize..40, k in 1usize..600, n in 1usize..100, pieces in 1usize..4, seed: u64, with_bias: bool) {
+        let a = Array2::from_shape_vec((m, k), values(seed, m * k, 1.0)).unwrap();
+        let weight = Array2::from_shape_vec((n, k), values(seed ^ 1, n * k, 1.0)).unwrap();
+        let bias = if with_bias { values(seed ^ 2, n, 1.0) } else { Vec::new() };
+        on_every_isa(|kernels| {
+            let c = product(kernels, &a, &weight, &bias, Activation::None, pieces);
+            for ((i, j), &c) in c.indexed_iter() {
+                let products = || a.row(i).into_iter().zip(weight.row(j)).map(|(&a, &b)| a as f64 * b as f64);
+                let bias = bias.get(j).copied().unwrap_or(0.0) as f64;
+                let error = (c as f64 - bias - products().sum::<f64>()).abs();
+                let size = products().map(f64::abs).sum::<f64>() + bias.abs();
+                assert!(error <= PRODUCT_ERROR * size, "{}: [{i}, {j}] of {m}×{k}×{n}: off by {error:e}", kernels.isa);
+            }
+            // The activation sees the finished sums, wherever the tile lies.
+            let mut expected = product(kernels, &a, &weight, &bias, Activation::None, 1);
+            (kernels.gelu)(expected.as_slice_mut().unwrap());
+            assert_eq!(product(kernels, &a, &weight, &bias, Activation::Gelu, pieces), expected, "{}", kernels.isa);
+        });
+    }
+
+    #[test]
+    fn a_row_of_a_product_does_not_depend_on_the_others(m in 2usize..40, k in 1usize..600, n in 1usize..100, pieces in 1usize..4, seed: u64) {
+        let a = Array2::from_shape_vec((m, k), values(seed, m * k, 1.0)).unwrap();
+        let weight = Array2::from_shape_vec((n, k), values(seed ^ 1, n * k, 1.0)).unwrap();
+        on_every_isa(|kernels| {
+            let all = product(kernels, &a, &weight, &[], Activation::Gelu, pieces);
+            for i in [0, m / 2, m - 1] {
+                let alone = product(kernels, &a.slice(s![i..=i, ..]).to_owned(), &weight, &[], Activation::Gelu, 1);
+                assert_eq!(alone.row(0), all.row(i), "{}: row {i} of {m}×{k}×{n}", kernels.isa);
+            }
+        });
+    }
+
+    #[test]
+    fn attention_is_softmax_of_scores_times_values(tokens in 1usize..130, d in prop::sample::select(vec![8usize, 16, 24, 32, 64, 80]), seed: u64) {
+        let data = values(seed, tokens * 3 * d, 2.0);
+        let qkv = ArrayView2::from_shape((tokens, 3 * d), &data).unwrap();
+        let (q, k, v) = (qkv.slice(s![.., ..d]), qkv.slice(s![.., d..2 * d]), qkv.slice(s![.., 2 * d..]));
+        on_every_isa(|kernels| {
+            let mut out = Array2::from_elem((tokens, d), f32::NAN);
+            let mut scratch = vec![f32::NAN; scratch_len(tokens, d, kernels.nr)];
+            (kernels.attention)(Head { q, k, v, out: out.view_mut() }, &mut scratch);
+            for i in 0..tokens {
+                let scores: Vec<f64> = (0..tokens).map(|j| q.row(i).iter().zip(k.row(j)).map(|(&a, &b)| a as f64 * b as f64).sum::<f64>() / (d as f64).sqrt()).collect();
+                let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+                let weights: Vec<f64> = scores.iter().map(|s| (s - max).exp()).collect();
+                let sum: f64 = weights.iter().sum();
+                for c in 0..d {
+                    let expected = (0..tokens).map(|j| weights[j] / sum * v[[j, c]] as f64).sum::<f64>();
+                    assert!((out[[i, c]] as f64 - expected).abs() < 2e-5, "{}: [{i}, {c}]: {} for {expected}", kernels.isa, out[[i, c]]);
+                }
+            }
+        });
+    }
+}
+
+#[test]
+#[ignore]
+fn tmp_speed() {
+    for (m, k, n) in [(16, 1024, 1024), (16,1024,4096), (128, 1024, 4096), (1024, 1024, 4096), (1024, 4096, 1024), (128,64,128)] {
+        on_every_isa(|kernels| {
+            if kernels.isa == Isa::Scalar { return; }
+            let a = vec![0.5f32; m * row_stride(k)];
+            let av = ArrayView2::from_shape((m, k).strides((row_stride(k), 1)), &a).unwrap();
+            let w = Array2::from_elem((n, k), 0.1f32);
+            let packed = Packed::from_weights(&[w.view()], kernels.nr);
+            let mut c = vec![0f32; m * row_stride(n)];
+            let mut best = f64::MAX;
+            for _ in 0..10 {
+                let reps = (4_000_000_000 / (2 * m * k * n)).max(1);
+                let t = std::time::Instant::now();
+                for _ in 0..reps {
+                let c = ArrayViewMut2::from_shape((m, n).strides((row_stride(n), 1)), &mut c).unwrap();
+                (kernels.matmul)(Product { a: av, b: packed.panels(), first_panel: 0, c, bias: &[], activation: Activation::None });
+                }
+                best = best.min(t.elapsed().as_secs_f64() / reps as f64);
+            }
+            eprintln!("{} {m}x{k}x{n}: {:.1} GFLOP/s", kernels.isa, 2.0 * (m * k * n) as f64 / best / 1e9);
+        });
+    }
+}

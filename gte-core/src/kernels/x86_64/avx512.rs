@@ -1,0 +1,125 @@
+//! AVX-512: sixteen lanes, tiles of 12 rows by 32 columns.
+
+use std::arch::x86_64::*;
+
+use ndarray::{ArrayView2, ArrayViewMut2};
+
+use super::{kernels, tile_by_height};
+use crate::kernels::attention::{Head, attention};
+use crate::kernels::dot::dot;
+use crate::kernels::gelu::gelu;
+use crate::kernels::lanes::Lanes;
+use crate::kernels::layer_norm::add_norm;
+use crate::kernels::matmul::{Place, Product, Tile, matmul};
+use crate::kernels::normalize::normalize;
+use crate::kernels::Isa;
+
+/// Proof that this CPU has AVX-512 F, VL, BW and DQ.
+#[derive(Clone, Copy)]
+pub(crate) struct Avx512(());
+
+impl Avx512 {
+    /// The proof, if it holds.
+    fn detect() -> Option<Self> {
+        let all = is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512vl")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512dq");
+        all.then_some(Self(()))
+    }
+}
+
+/// For the functions of the table, which is out of reach until `detect()` has succeeded.
+const PROVEN: Avx512 = Avx512(());
+
+kernels!(Isa::Avx512, Avx512, "avx512f,avx512vl,avx512bw,avx512dq");
+
+// SAFETY of this block: `self` proves that the instructions are there; pointers come from slices whose length is asserted.
+impl Lanes for Avx512 {
+    type V = __m512;
+    const WIDTH: usize = 16;
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> __m512 {
+        // SAFETY: see the head of the block.
+        unsafe { _mm512_set1_ps(x) }
+    }
+    #[inline(always)]
+    fn load(self, s: &[f32]) -> __m512 {
+        let s = &s[..Self::WIDTH];
+        // SAFETY: see the head of the block.
+        unsafe { _mm512_loadu_ps(s.as_ptr()) }
+    }
+    #[inline(always)]
+    fn store(self, s: &mut [f32], v: __m512) {
+        let s = &mut s[..Self::WIDTH];
+        // SAFETY: see the head of the block.
+        unsafe { _mm512_storeu_ps(s.as_mut_ptr(), v) }
+    }
+    #[inline(always)]
+    fn add(self, a: __m512, b: __m512) -> __m512 {
+        // SAFETY: see the head of the block.
+        unsafe { _mm512_add_ps(a, b) }
+    }
+    #[inline(always)]
+    fn sub(self, a: __m512, b: __m512) -> __m512 {
+        // SAFETY: see the head of the block.
+        unsafe { _mm512_sub_ps(a, b) }
+    }
+    #[inline(always)]
+    fn mul(self, a: __m512, b: __m512) -> __m512 {
+        // SAFETY: see the head of the block.
+        unsafe { _mm512_mul_ps(a, b) }
+    }
+    #[inline(always)]
+    fn div(self, a: __m512, b: __m512) -> __m512 {
+        // SAFETY: see the head of the block.
+        unsafe { _mm512_div_ps(a, b) }
+    }
+    #[inline(always)]
+    fn mul_add(self, a: __m512, b: __m512, c: __m512) -> __m512 {
+        // SAFETY: see the head of the block.
+        unsafe { _mm512_fmadd_ps(a, b, c) }
+    }
+    #[inline(always)]
+    fn max(self, a: __m512, b: __m512) -> __m512 {
+        // SAFETY: see the head of the block.
+        unsafe { _mm512_max_ps(a, b) }
+    }
+    #[inline(always)]
+    fn min(self, a: __m512, b: __m512) -> __m512 {
+        // SAFETY: see the head of the block.
+        unsafe { _mm512_min_ps(a, b) }
+    }
+    #[inline(always)]
+    fn round(self, a: __m512) -> __m512 {
+        // SAFETY: see the head of the block.
+        unsafe { _mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a) }
+    }
+    #[inline(always)]
+    fn exp2(self, n: __m512) -> __m512 {
+        // SAFETY: see the head of the block.
+        unsafe {
+            let exponent = _mm512_add_epi32(_mm512_cvtps_epi32(n), _mm512_set1_epi32(127));
+            _mm512_castsi512_ps(_mm512_slli_epi32::<23>(exponent))
+        }
+    }
+    #[inline(always)]
+    fn reduce_add(self, a: __m512) -> f32 {
+        // SAFETY: see the head of the block.
+        unsafe { _mm512_reduce_add_ps(a) }
+    }
+    #[inline(always)]
+    fn reduce_max(self, a: __m512) -> f32 {
+        // SAFETY: see the head of the block.
+        unsafe { _mm512_reduce_max_ps(a) }
+    }
+}
+
+impl Tile for Avx512 {
+    // 24 sums and 2 columns of B in 32 registers; values of A are broadcast from memory by the multiply-add itself.
+    const MR: usize = 12;
+    const NR: usize = 32;
+
+    tile_by_height!("avx512f,avx512vl,avx512bw,avx512dq", 1 2 3 4 5 6 7 8 9 10 11 12);
+}

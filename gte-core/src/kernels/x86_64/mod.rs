@@ -1,0 +1,207 @@
+//! The x86-64 tables. The only place, with its sister folders, where `unsafe` may stand: instructions behind a proof token,
+//! and tiles that read and write through pointers whose range they have asserted.
+#![allow(unsafe_code, reason = "intrinsics; every other folder is safe code")]
+
+use super::lanes::Lanes;
+
+pub(super) mod avx2;
+pub(super) mod avx512;
+
+/// The functions of a table, compiled for the instructions that `$token` proves.
+///
+/// Rust gives a function with `#[target_feature]` no safe function pointer, so each entry is a safe function around one.
+/// They can only be reached through the table, and the table only after `detect()`.
+macro_rules! kernels {
+    ($isa:expr, $token:ident, $features:literal) => {
+        /// The table, if this CPU has the instructions.
+        pub(crate) fn kernels() -> Option<&'static crate::kernels::Kernels> {
+            static KERNELS: crate::kernels::Kernels = crate::kernels::Kernels {
+                isa: $isa,
+                nr: <$token as Tile>::NR,
+                matmul: |p| {
+                    #[target_feature(enable = $features)]
+                    fn f(p: Product<'_>) {
+                        matmul(PROVEN, p, |row| gelu(PROVEN, row));
+                    }
+                    // SAFETY: `kernels()` hands out this table only after `detect()`.
+                    unsafe { f(p) }
+                },
+                attention: |head, scratch| {
+                    #[target_feature(enable = $features)]
+                    fn f(head: Head<'_>, scratch: &mut [f32]) {
+                        attention(PROVEN, head, scratch);
+                    }
+                    // SAFETY: `kernels()` hands out this table only after `detect()`.
+                    unsafe { f(head, scratch) }
+                },
+                add_norm: |x, residual, gamma, beta, eps| {
+                    #[target_feature(enable = $features)]
+                    fn f(x: &mut [f32], residual: Option<&[f32]>, gamma: &[f32], beta: &[f32], eps: f32) {
+                        add_norm(PROVEN, x, residual, gamma, beta, eps);
+                    }
+                    // SAFETY: `kernels()` hands out this table only after `detect()`.
+                    unsafe { f(x, residual, gamma, beta, eps) }
+                },
+                normalize: |row| {
+                    #[target_feature(enable = $features)]
+                    fn f(row: &mut [f32]) {
+                        normalize(PROVEN, row);
+                    }
+                    // SAFETY: `kernels()` hands out this table only after `detect()`.
+                    unsafe { f(row) }
+                },
+                dot: |a, b| {
+                    #[target_feature(enable = $features)]
+                    fn f(a: &[f32], b: &[f32]) -> f32 {
+                        dot(PROVEN, a, b)
+                    }
+                    // SAFETY: `kernels()` hands out this table only after `detect()`.
+                    unsafe { f(a, b) }
+                },
+                #[cfg(test)]
+                gelu: |row| {
+                    #[target_feature(enable = $features)]
+                    fn f(row: &mut [f32]) {
+                        gelu(PROVEN, row);
+                    }
+                    // SAFETY: `kernels()` hands out this table only after `detect()`.
+                    unsafe { f(row) }
+                },
+                #[cfg(test)]
+                softmax: |row, scale| {
+                    #[target_feature(enable = $features)]
+                    fn f(row: &mut [f32], scale: f32) -> f32 {
+                        crate::kernels::softmax::softmax(PROVEN, row, scale)
+                    }
+                    // SAFETY: `kernels()` hands out this table only after `detect()`.
+                    unsafe { f(row, scale) }
+                },
+            };
+            $token::detect().map(|_| &KERNELS)
+        }
+    };
+}
+pub(crate) use kernels;
+
+/// `Tile::tile`: asserts the ranges, then calls the function compiled for just that height.
+macro_rules! tile_by_height {
+    ($features:literal, $($height:literal)*) => {
+        #[inline(always)]
+        fn tile(
+            self,
+            a: &ArrayView2<'_, f32>,
+            panel: &[f32],
+            c: &mut ArrayViewMut2<'_, f32>,
+            place: Place,
+            bias: Option<&[f32]>,
+        ) {
+            #[target_feature(enable = $features)]
+            unsafe fn tile<const R: usize>(depth: usize, a: (*const f32, usize), b: *const f32, c: (*mut f32, usize), bias: Option<&[f32]>) {
+                // SAFETY: passed on to the caller.
+                unsafe { crate::kernels::x86_64::tile::<_, R>(PROVEN, depth, a, b, c, bias) }
+            }
+            let Place { rows: (row, end), k0, corner } = place;
+            let (rows, depth) = (end - row, panel.len() / Self::NR);
+            assert!(end <= a.nrows() && k0 + depth <= a.ncols(), "A covers the tile");
+            assert!(corner.0 + rows <= c.nrows() && corner.1 + Self::NR <= c.ncols(), "C covers the tile");
+            assert!(bias.is_none_or(|bias| bias.len() == Self::NR), "bias covers the tile");
+            let (lda, ldc) = (a.strides()[0] as usize, c.strides()[0] as usize);
+            // SAFETY: `self` proves the instructions. The tile lies in `a` and `c`, asserted above, whose rows are contiguous,
+            // asserted by `matmul`; the panel has depth × NR values.
+            unsafe {
+                let a = (a.as_ptr().add(row * lda + k0), lda);
+                let c = (c.as_mut_ptr().add(corner.0 * ldc + corner.1), ldc);
+                match rows {
+                    $($height => tile::<$height>(depth, a, panel.as_ptr(), c, bias),)*
+                    _ => unreachable!("taller than a tile"),
+                }
+            }
+        }
+    };
+}
+pub(crate) use tile_by_height;
+
+/// How far ahead of its use a panel is fetched, in values: 4 KiB, enough for memory's latency when the weights of a short
+/// query stream by.
+const AHEAD: usize = 1024;
+
+/// A tile of `R` rows by two vectors, whose sums stay in registers. `a` and `c` are pointers with the distance of their rows.
+///
+/// C is only added to at the end, from a line that was asked for at the start: its latency is behind the sums.
+///
+/// # Safety
+/// `a` points to R rows of `depth` values, `b` to `depth` rows of two vectors, `c` to R rows of two vectors; `bias` has the
+/// length of two vectors.
+#[inline(always)]
+unsafe fn tile<L: Lanes, const R: usize>(
+    l: L,
+    depth: usize,
+    (a, lda): (*const f32, usize),
+    b: *const f32,
+    (c, ldc): (*mut f32, usize),
+    bias: Option<&[f32]>,
+) {
+    for r in 0..R {
+        prefetch(c.wrapping_add(r * ldc));
+        prefetch(c.wrapping_add(r * ldc + L::WIDTH));
+    }
+    let mut sums = [[l.splat(0.0); 2]; R];
+    // Four at a time: the loop's own arithmetic would take slots from the products.
+    // SAFETY: k < depth throughout.
+    unsafe {
+        for k in (0..depth / 4 * 4).step_by(4) {
+            step(l, k, a, lda, b, &mut sums);
+            step(l, k + 1, a, lda, b, &mut sums);
+            step(l, k + 2, a, lda, b, &mut sums);
+            step(l, k + 3, a, lda, b, &mut sums);
+        }
+        for k in depth / 4 * 4..depth {
+            step(l, k, a, lda, b, &mut sums);
+        }
+    }
+    for (r, sum) in sums.iter().enumerate() {
+        // SAFETY: row r of `c` has two vectors.
+        let row = unsafe { std::slice::from_raw_parts_mut(c.add(r * ldc), 2 * L::WIDTH) };
+        let start = bias.unwrap_or(row);
+        let whole = [l.add(l.load(start), sum[0]), l.add(l.load(&start[L::WIDTH..]), sum[1])];
+        l.store(row, whole[0]);
+        l.store(&mut row[L::WIDTH..], whole[1]);
+    }
+}
+
+/// Adds the products of column `k` of A and row `k` of the panel. (A function, not a closure: a closure with several callers
+/// stays a call, and without the instructions of its caller.)
+///
+/// # Safety
+/// Row r of `a` has more than `k` values for r < R, and `b` more than `k` rows of two vectors.
+#[inline(always)]
+unsafe fn step<L: Lanes, const R: usize>(
+    l: L,
+    k: usize,
+    a: *const f32,
+    lda: usize,
+    b: *const f32,
+    sums: &mut [[L::V; 2]; R],
+) {
+    let ahead = b.wrapping_add(k * 2 * L::WIDTH + AHEAD);
+    prefetch(ahead);
+    if L::WIDTH == 16 {
+        prefetch(ahead.wrapping_add(16));
+    }
+    // SAFETY: row k of the panel has two vectors.
+    let b = unsafe { std::slice::from_raw_parts(b.add(k * 2 * L::WIDTH), 2 * L::WIDTH) };
+    let b = [l.load(b), l.load(&b[L::WIDTH..])];
+    for (r, sum) in sums.iter_mut().enumerate() {
+        // SAFETY: row r of `a` has a value k.
+        let a = l.splat(unsafe { *a.add(r * lda + k) });
+        *sum = [l.mul_add(a, b[0], sum[0]), l.mul_add(a, b[1], sum[1])];
+    }
+}
+
+/// Asks for the cache line at `p`, which need not be a valid address.
+#[inline(always)]
+fn prefetch(p: *const f32) {
+    use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+    // SAFETY: SSE is part of x86-64, and a prefetch of any address is harmless.
+    unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+}

@@ -1,0 +1,273 @@
+//! The verbs on our kernels. Packed weights are shared, hidden states come from a store of buffers and go back to it: a batch
+//! that is no larger than one before allocates nothing.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use ndarray::{ArrayView2, ArrayViewMut2, Axis, ShapeBuilder, s};
+use rayon::prelude::*;
+
+use super::{Activation, Ops};
+use crate::Result;
+use crate::batch::PackedBatch;
+use crate::config::{ModelConfig, Pooling};
+use crate::kernels::{Head, Kernels, Packed, Product, row_stride, scratch_len};
+use crate::weights::Weights;
+
+/// Rows that one task of a row-wise verb takes: some 64 KiB of a wide layer.
+const ROWS: usize = 16;
+
+/// The CPU as a device. Its verbs run on the current rayon pool.
+pub(crate) struct Cpu {
+    kernels: &'static Kernels,
+    buffers: Arc<Buffers>,
+    scratch: Vec<Mutex<Vec<f32>>>, // one a thread of the pool, for attention
+}
+
+impl Cpu {
+    /// A device that computes with `kernels` on pools of up to `threads` threads.
+    pub(crate) fn new(kernels: &'static Kernels, threads: usize) -> Self {
+        Self { kernels, buffers: Arc::default(), scratch: (0..threads).map(|_| Mutex::default()).collect() }
+    }
+
+    /// A hidden state of any content.
+    fn take(&self, rows: usize, columns: usize) -> Hidden {
+        let stride = row_stride(columns);
+        Hidden { data: self.buffers.take(rows * stride), rows, columns, stride, home: self.buffers.clone() }
+    }
+}
+
+/// Buffers that are free for the next hidden state.
+#[derive(Default)]
+struct Buffers(Mutex<Vec<Vec<f32>>>);
+
+impl Buffers {
+    /// The smallest free buffer that is large enough, else the largest, grown.
+    fn take(&self, len: usize) -> Vec<f32> {
+        let mut free = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let fitting = (0..free.len()).filter(|&i| free[i].len() >= len).min_by_key(|&i| free[i].len());
+        let index = fitting.or_else(|| (0..free.len()).max_by_key(|&i| free[i].len()));
+        let mut buffer = index.map_or_else(Vec::new, |i| free.swap_remove(i));
+        if buffer.len() < len {
+            // Not `resize`: the old content need not be copied.
+            buffer = vec![0.0; len];
+        }
+        buffer
+    }
+
+    fn give(&self, buffer: Vec<f32>) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(buffer);
+    }
+}
+
+/// A (rows × columns) matrix in a borrowed buffer, which goes back when it is dropped.
+pub(crate) struct Hidden {
+    data: Vec<f32>, // rows · stride values or more
+    rows: usize,
+    columns: usize,
+    stride: usize,
+    home: Arc<Buffers>,
+}
+
+impl Hidden {
+    fn view(&self) -> ArrayView2<'_, f32> {
+        let shape = (self.rows, self.columns).strides((self.stride, 1));
+        ArrayView2::from_shape(shape, &self.data).expect("`take` made the buffer for this shape")
+    }
+
+    fn view_mut(&mut self) -> ArrayViewMut2<'_, f32> {
+        let shape = (self.rows, self.columns).strides((self.stride, 1));
+        ArrayViewMut2::from_shape(shape, &mut self.data).expect("`take` made the buffer for this shape")
+    }
+
+    fn row(&self, row: usize) -> &[f32] {
+        &self.data[row * self.stride..][..self.columns]
+    }
+
+    /// `f` on every row with its number, in parallel.
+    fn for_each_row(&mut self, f: impl Fn(usize, &mut [f32]) + Sync) {
+        let (stride, columns) = (self.stride, self.columns);
+        let used = &mut self.data[..self.rows * stride];
+        used.par_chunks_mut(ROWS * stride).enumerate().for_each(|(chunk, rows)| {
+            for (i, row) in rows.chunks_mut(stride).enumerate() {
+                f(chunk * ROWS + i, &mut row[..columns]);
+            }
+        });
+    }
+}
+
+impl Drop for Hidden {
+    fn drop(&mut self) {
+        self.home.give(std::mem::take(&mut self.data));
+    }
+}
+
+/// Word, position and token type rows, and their LayerNorm.
+pub(crate) struct Embedding {
+    words: Vec<f32>,     // (vocab × hidden)
+    positions: Vec<f32>, // (max_positions × hidden), the row of token type 0 added
+    norm: Norm,
+}
+
+/// A linear layer, packed for the kernels.
+pub(crate) struct Linear {
+    weight: Packed,
+    bias: Vec<f32>, // (outputs)
+}
+
+/// A LayerNorm.
+pub(crate) struct Norm {
+    gamma: Vec<f32>, // (hidden)
+    beta: Vec<f32>,  // (hidden)
+    eps: f32,
+}
+
+impl Ops for Cpu {
+    type Hidden = Hidden;
+    type Embedding = Embedding;
+    type Linear = Linear;
+    type Norm = Norm;
+
+    fn load_embedding(&self, weights: &Weights, config: &ModelConfig) -> Result<Embedding> {
+        let read = |name: &str| Ok(weights.read(name)?.into_f32());
+        let types: Vec<f32> = read("embeddings.token_type_embeddings.weight")?;
+        let mut positions: Vec<f32> = read("embeddings.position_embeddings.weight")?;
+        // Every token of a single text is of type 0, so its row is a part of the position's.
+        for row in positions.chunks_exact_mut(config.hidden) {
+            row.iter_mut().zip(&types).for_each(|(p, t)| *p += t);
+        }
+        Ok(Embedding {
+            words: read("embeddings.word_embeddings.weight")?,
+            positions,
+            norm: self.load_norm(weights, "embeddings.LayerNorm", config)?,
+        })
+    }
+
+    fn load_linear(&self, weights: &Weights, names: &[String]) -> Result<Linear> {
+        let read = |part: &str| -> Result<Vec<(Vec<usize>, Vec<f32>)>> {
+            let read = |name: &String| weights.read(&format!("{name}.{part}")).map(|t| (t.shape.clone(), t.into_f32()));
+            names.par_iter().map(read).collect()
+        };
+        let parts = read("weight")?;
+        let bias = read("bias")?.into_iter().flat_map(|(_, values)| values).collect();
+        let parts: Vec<ArrayView2<'_, f32>> = parts
+            .iter()
+            .map(|(shape, values)| {
+                ArrayView2::from_shape((shape[0], shape[1]), values).expect("`Weights` checked the shape of a matrix")
+            })
+            .collect();
+        Ok(Linear { weight: Packed::from_weights(&parts, self.kernels.nr), bias })
+    }
+
+    fn load_norm(&self, weights: &Weights, name: &str, config: &ModelConfig) -> Result<Norm> {
+        let read = |part: &str| Ok(weights.read(&format!("{name}.{part}"))?.into_f32());
+        Ok(Norm { gamma: read("weight")?, beta: read("bias")?, eps: config.layer_norm_eps })
+    }
+
+    fn embed(&self, batch: &PackedBatch, tables: &Embedding) -> Result<Hidden> {
+        let width = tables.norm.gamma.len();
+        let mut x = self.take(batch.tokens(), width);
+        let starts = batch.starts();
+        let norm = &tables.norm;
+        x.for_each_row(|token, row| {
+            // The last text that starts at or before this token.
+            let start = starts[starts.partition_point(|&start| start <= token) - 1];
+            let word = &tables.words[batch.ids()[token] as usize * width..][..width];
+            row.copy_from_slice(word);
+            let position = &tables.positions[(token - start) * width..][..width];
+            (self.kernels.add_norm)(row, Some(position), &norm.gamma, &norm.beta, norm.eps);
+        });
+        Ok(x)
+    }
+
+    fn linear(&self, x: &Hidden, layer: &Linear, activation: Activation) -> Result<Hidden> {
+        let b = layer.weight.panels();
+        let mut y = self.take(x.rows, b.n);
+        // Columns are split, a few pieces a thread so that an idle one finds work; every piece reads all of x, which is small
+        // beside the weights.
+        let pieces = match rayon::current_num_threads() {
+            1 => 1,
+            threads => 4 * threads,
+        };
+        let panels = b.count().div_ceil(pieces);
+        let a = x.view();
+        y.view_mut().axis_chunks_iter_mut(Axis(1), panels * b.nr).into_par_iter().enumerate().for_each(|(i, c)| {
+            let first_panel = i * panels;
+            let bias = &layer.bias[first_panel * b.nr..][..c.ncols()];
+            (self.kernels.matmul)(Product { a, b, first_panel, c, bias, activation });
+        });
+        Ok(y)
+    }
+
+    fn attention(&self, qkv: &Hidden, batch: &PackedBatch, heads: usize) -> Result<Hidden> {
+        let width = qkv.columns / 3;
+        let d = width / heads;
+        let mut out = self.take(qkv.rows, width);
+        self.attend(&qkv.view(), batch.starts(), d, out.view_mut());
+        Ok(out)
+    }
+
+    fn add_norm(&self, mut x: Hidden, residual: &Hidden, norm: &Norm) -> Result<Hidden> {
+        x.for_each_row(|i, row| {
+            (self.kernels.add_norm)(row, Some(residual.row(i)), &norm.gamma, &norm.beta, norm.eps);
+        });
+        Ok(x)
+    }
+
+    fn pool(&self, x: &Hidden, batch: &PackedBatch, pooling: Pooling) -> Result<Hidden> {
+        let mut pooled = self.take(batch.texts(), x.columns);
+        let starts = batch.starts();
+        pooled.for_each_row(|text, row| {
+            let (start, end) = (starts[text], starts[text + 1]);
+            match pooling {
+                Pooling::Cls => row.copy_from_slice(x.row(start)),
+                Pooling::LastToken => row.copy_from_slice(x.row(end - 1)),
+                Pooling::Mean => {
+                    row.fill(0.0);
+                    for token in start..end {
+                        row.iter_mut().zip(x.row(token)).for_each(|(sum, v)| *sum += v);
+                    }
+                    let scale = 1.0 / (end - start) as f32;
+                    row.iter_mut().for_each(|v| *v *= scale);
+                }
+            }
+        });
+        Ok(pooled)
+    }
+
+    fn read(&self, x: &Hidden, out: &mut [f32]) -> Result<()> {
+        for (i, out) in out.chunks_exact_mut(x.columns).enumerate() {
+            out.copy_from_slice(x.row(i));
+        }
+        Ok(())
+    }
+}
+
+impl Cpu {
+    /// Attention of the texts between `starts`, the first of which lies at row 0 of `out`: halves in parallel, down to one
+    /// text, then its heads in parallel.
+    fn attend(&self, qkv: &ArrayView2<'_, f32>, starts: &[usize], d: usize, mut out: ArrayViewMut2<'_, f32>) {
+        let texts = starts.len() - 1;
+        if texts > 1 {
+            let half = texts / 2;
+            let (left, right) = out.split_at(Axis(0), starts[half] - starts[0]);
+            rayon::join(
+                || self.attend(qkv, &starts[..=half], d, left),
+                || self.attend(qkv, &starts[half..], d, right),
+            );
+            return;
+        }
+        let width = out.ncols();
+        let text = qkv.slice(s![starts[0]..starts[1], ..]);
+        out.axis_chunks_iter_mut(Axis(1), d).into_par_iter().enumerate().for_each(|(head, out)| {
+            let part = |i: usize| text.slice(s![.., i * width + head * d..i * width + (head + 1) * d]);
+            let head = Head { q: part(0), k: part(1), v: part(2), out };
+            let thread = rayon::current_thread_index().unwrap_or(0);
+            let mut scratch = self.scratch[thread].lock().unwrap_or_else(PoisonError::into_inner);
+            let needed = scratch_len(text.nrows(), d, self.kernels.nr);
+            if scratch.len() < needed {
+                *scratch = vec![0.0; needed];
+            }
+            (self.kernels.attention)(head, &mut scratch);
+        });
+    }
+}

@@ -1,0 +1,46 @@
+//! `trait Ops`: the few verbs that an encoder needs. `encoder.rs` says what a model is in them; each device says how.
+
+#[cfg(feature = "candle")]
+pub(crate) mod candle;
+pub(crate) mod cpu;
+
+use crate::Result;
+use crate::batch::PackedBatch;
+use crate::config::{ModelConfig, Pooling};
+use crate::weights::Weights;
+
+pub(crate) use crate::kernels::Activation;
+
+/// The verbs. Every hidden state is (tokens × width), the tokens of a batch end to end.
+///
+/// No verb lets one text see another, or the size of its batch: that is what makes results independent of the batch.
+pub(crate) trait Ops {
+    /// A (tokens × width) matrix on the device.
+    type Hidden;
+    /// Word, position and token type tables with their LayerNorm.
+    type Embedding;
+    /// A linear layer: weight and bias.
+    type Linear;
+    /// Scale and shift of a LayerNorm.
+    type Norm;
+
+    /// Loads the tables of token embeddings.
+    fn load_embedding(&self, weights: &Weights, config: &ModelConfig) -> Result<Self::Embedding>;
+    /// Loads linear layers of one input as one: their outputs side by side. `names` lack the `.weight` and `.bias`.
+    fn load_linear(&self, weights: &Weights, names: &[String]) -> Result<Self::Linear>;
+    /// Loads a LayerNorm. `name` lacks the `.weight` and `.bias`.
+    fn load_norm(&self, weights: &Weights, name: &str, config: &ModelConfig) -> Result<Self::Norm>;
+
+    /// LayerNorm(word + position + type) of every token.
+    fn embed(&self, batch: &PackedBatch, tables: &Self::Embedding) -> Result<Self::Hidden>;
+    /// activation(x · weightᵀ + bias)
+    fn linear(&self, x: &Self::Hidden, layer: &Self::Linear, activation: Activation) -> Result<Self::Hidden>;
+    /// Softmax attention within each text; `qkv` holds queries, keys and values side by side.
+    fn attention(&self, qkv: &Self::Hidden, batch: &PackedBatch, heads: usize) -> Result<Self::Hidden>;
+    /// LayerNorm(x + residual)
+    fn add_norm(&self, x: Self::Hidden, residual: &Self::Hidden, norm: &Self::Norm) -> Result<Self::Hidden>;
+    /// One row a text, by `pooling`, not normalised.
+    fn pool(&self, x: &Self::Hidden, batch: &PackedBatch, pooling: Pooling) -> Result<Self::Hidden>;
+    /// Copies `x` to `out`, which has just its size, row after row.
+    fn read(&self, x: &Self::Hidden, out: &mut [f32]) -> Result<()>;
+}
