@@ -49,7 +49,9 @@ pub enum Error {
         supported: String,
     },
     /// Neither the model's files nor its name say how its hidden states become one vector.
-    #[error("{model}: no 1_Pooling/config.json, and not a model whose pooling is known by name: choose one of cls, mean, last-token")]
+    #[error(
+        "{model}: no 1_Pooling/config.json, and not a model whose pooling is known by name: choose one of cls, mean, last-token"
+    )]
     UnknownPooling {
         /// The model's name or directory.
         model: String,

@@ -52,7 +52,11 @@ pub(crate) fn attention<T: Tile>(t: T, head: Head<'_>, scratch: &mut [f32]) {
         {
             let mut scores = view_mut(rest, rows, tokens, stride);
             let c = scores.view_mut();
-            matmul(t, Product { a: q.slice(queries), b: keys, first_panel: 0, c, bias: &[], activation: Activation::None }, |_| ());
+            matmul(
+                t,
+                Product { a: q.slice(queries), b: keys, first_panel: 0, c, bias: &[], activation: Activation::None },
+                |_| (),
+            );
             for (mut row, sum) in scores.rows_mut().into_iter().zip(&mut sums) {
                 if let Some(row) = row.as_slice_mut() {
                     *sum = softmax(t, row, scale);

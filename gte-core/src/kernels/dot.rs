@@ -3,6 +3,7 @@
 use super::lanes::Lanes;
 
 /// Maximum error against f64, as a multiple of Σ|aᵢ·bᵢ|, for rows of up to 4096 values.
+#[cfg(test)]
 pub(crate) const MAX_ERROR: f32 = 4e-6;
 
 /// Σ aᵢ·bᵢ over the shorter length, in an order that depends on the length alone.

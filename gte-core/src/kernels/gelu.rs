@@ -3,6 +3,7 @@
 use super::lanes::Lanes;
 
 /// Maximum error against f64, as a multiple of max(1, |x|).
+#[cfg(test)]
 pub(crate) const MAX_ERROR: f32 = 3e-7;
 
 /// GELU of every value, in place.

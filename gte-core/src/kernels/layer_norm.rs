@@ -3,18 +3,12 @@
 use super::lanes::Lanes;
 
 /// Maximum error against f64, relative to the largest |gamma| plus |beta|, for rows whose mean is not far above their spread.
+#[cfg(test)]
 pub(crate) const MAX_ERROR: f32 = 2e-6;
 
 /// x ← (y − mean(y)) / √(var(y) + eps) · gamma + beta with y = x + residual. All slices have the row's length.
 #[inline(always)]
-pub(crate) fn add_norm<L: Lanes>(
-    l: L,
-    x: &mut [f32],
-    residual: Option<&[f32]>,
-    gamma: &[f32],
-    beta: &[f32],
-    eps: f32,
-) {
+pub(crate) fn add_norm<L: Lanes>(l: L, x: &mut [f32], residual: Option<&[f32]>, gamma: &[f32], beta: &[f32], eps: f32) {
     let n = x.len();
     let inverse = 1.0 / n as f32;
     if let Some(residual) = residual {

@@ -133,7 +133,8 @@ fn narrow_tile<T: Tile>(
 ) {
     let mut buffer = [0.0; MAX_TILE.0 * MAX_TILE.1];
     let shape = (c.nrows(), T::NR);
-    let mut whole = ArrayViewMut2::from_shape(shape, &mut buffer[..shape.0 * shape.1]).expect("a tile fits the largest");
+    let mut whole =
+        ArrayViewMut2::from_shape(shape, &mut buffer[..shape.0 * shape.1]).expect("a tile fits the largest");
     let columns = ndarray::s![.., ..c.ncols()];
     whole.slice_mut(columns).assign(&c);
     t.tile(a, panel, &mut whole, Place { corner: (0, 0), ..place }, bias);

@@ -54,9 +54,9 @@ impl Isa {
         Self::ALL.into_iter().find(|isa| isa.name() == name)
     }
 
-    /// The widest that this CPU has.
-    pub fn best() -> Self {
-        Kernels::available().last().map_or(Self::Scalar, |kernels| kernels.isa)
+    /// Those that this CPU has, narrowest first.
+    pub fn available() -> impl DoubleEndedIterator<Item = Self> {
+        Kernels::available().map(|kernels| kernels.isa)
     }
 }
 
@@ -91,6 +91,11 @@ impl Kernels {
     /// The tables that this CPU can run, narrowest first.
     pub(crate) fn available() -> impl DoubleEndedIterator<Item = &'static Self> {
         Isa::ALL.into_iter().filter_map(Self::of)
+    }
+
+    /// The widest that this CPU can run.
+    pub(crate) fn best() -> &'static Self {
+        Self::available().next_back().unwrap_or(&scalar::KERNELS)
     }
 
     /// The table of `isa`, if this CPU has it.

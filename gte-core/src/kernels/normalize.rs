@@ -3,6 +3,7 @@
 use super::{dot::dot, lanes::Lanes};
 
 /// Maximum difference of the result's length from 1.
+#[cfg(test)]
 pub(crate) const MAX_ERROR: f32 = 1e-6;
 
 /// x ← x / ‖x‖. A row of zeros stays zero, as `torch.nn.functional.normalize` leaves it.

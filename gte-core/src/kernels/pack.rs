@@ -57,11 +57,6 @@ impl Packed {
         let len = packed_len(self.k, self.n, self.nr);
         Panels { data: &self.buffer[self.start..self.start + len], k: self.k, n: self.n, nr: self.nr }
     }
-
-    /// Bytes held.
-    pub(crate) fn bytes(&self) -> usize {
-        self.buffer.len() * size_of::<f32>()
-    }
 }
 
 /// A packed matrix, borrowed.

@@ -5,9 +5,9 @@
 
 use ndarray::{ArrayView2, ArrayViewMut2};
 
-use super::attention::{Head, attention};
+use super::attention::attention;
 use super::lanes::Lanes;
-use super::matmul::{Place, Product, Tile, matmul};
+use super::matmul::{Place, Tile, matmul};
 use super::{Isa, Kernels};
 
 pub(crate) static KERNELS: Kernels = Kernels {

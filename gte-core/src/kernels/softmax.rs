@@ -4,6 +4,7 @@ use super::lanes::{Lanes, exp};
 
 /// Relative error of each value against f64, for scores whose scaled spread stays within 80: the argument's own rounding
 /// (up to 80 · 2⁻²⁴ relative in the result) and that of `exp`.
+#[cfg(test)]
 pub(crate) const MAX_RELATIVE_ERROR: f32 = 8e-6;
 
 /// Replaces each score s by exp(scale · (s − max)) and returns their sum.

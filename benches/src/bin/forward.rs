@@ -1,0 +1,128 @@
+//! How fast is the forward pass? Prints the JSON lines that `peers/peers.py` prints, for the same workloads and token ids.
+//!
+//!     cargo run --release -p benches --bin forward -- MODEL_DIR --threads 2 --precision f32 --workloads benches/workloads.json
+//!
+//! Answers are checked before anything is timed: against candle's CPU backend, an implementation that is not ours.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::time::Instant;
+
+use clap::Parser;
+use gte_core::{Budget, Device, Embedder, Embeddings, Isa, Precision};
+
+#[derive(Parser)]
+#[command(about = "Speed of the forward pass on the workloads of the peers' benchmark")]
+struct Options {
+    /// Directory of the model.
+    model: String,
+    /// Threads.
+    #[arg(long, default_value_t = 2)]
+    threads: usize,
+    /// f32.
+    #[arg(long, default_value_t)]
+    precision: Precision,
+    /// JSON: workload → lengths of its texts, in tokens.
+    #[arg(long, default_value = "benches/workloads.json")]
+    workloads: std::path::PathBuf,
+    /// Workloads to run, by name; all if left out.
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
+    /// Timed runs of each workload; the median is printed.
+    #[arg(long, default_value_t = 5)]
+    repeat: usize,
+    /// Tokens computed at once.
+    #[arg(long)]
+    batch_tokens: Option<usize>,
+    /// Take the answers on trust: for a quick look, never for a record.
+    #[arg(long)]
+    unchecked: bool,
+}
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let options = Options::parse();
+    let file: BTreeMap<String, serde_json::Value> = serde_json::from_slice(&std::fs::read(&options.workloads)?)?;
+    let workloads: BTreeMap<String, Vec<usize>> = file
+        .into_iter()
+        .filter(|(name, lengths)| lengths.is_array() && (options.only.is_empty() || options.only.contains(name)))
+        .map(|(name, lengths)| Ok((name, serde_json::from_value(lengths)?)))
+        .collect::<serde_json::Result<_>>()?;
+
+    let load = |device, precision| {
+        let mut builder = Embedder::builder(&options.model)
+            .offline(true)
+            .device(device)
+            .precision(precision)
+            .threads(options.threads);
+        if let Some(tokens) = options.batch_tokens {
+            builder = builder.budget(Budget::new(tokens)?);
+        }
+        builder.build()
+    };
+    let started = Instant::now();
+    let embedder = load(Device::Cpu, options.precision)?;
+    let load_seconds = started.elapsed().as_secs_f64();
+    let oracle = if options.unchecked { None } else { Some(load(Device::CandleCpu, Precision::F32)?) };
+    let expected: BTreeMap<&str, Embeddings> = match &oracle {
+        Some(oracle) => workloads
+            .iter()
+            .map(|(name, lengths)| {
+                Ok((name.as_str(), oracle.embed_tokens(&token_ids(lengths, embedder.config().vocab))?))
+            })
+            .collect::<gte_core::Result<_>>()?,
+        None => BTreeMap::new(),
+    };
+    drop(oracle);
+
+    let mut out = std::io::stdout().lock();
+    for (name, lengths) in &workloads {
+        let texts = token_ids(lengths, embedder.config().vocab);
+        let vectors = embedder.embed_tokens(&texts)?;
+        let mut line = serde_json::json!({ "engine": format!("gte-{}", embedder.precision()), "workload": name });
+        if let Some(expected) = expected.get(name.as_str()) {
+            let cosines = vectors.rows().zip(expected.rows()).map(|(a, b)| gte_core::similarity::cosine(a, b));
+            let cosine = cosines.sum::<gte_core::Result<f32>>()? / texts.len() as f32;
+            assert!(cosine > 0.999_99, "{name}: the answers are wrong, mean cosine {cosine} against candle");
+            line["cosine"] = cosine.into();
+        }
+        let mut seconds: Vec<f64> = (0..options.repeat)
+            .map(|_| {
+                let start = Instant::now();
+                embedder.embed_tokens(&texts).map(|_| start.elapsed().as_secs_f64())
+            })
+            .collect::<gte_core::Result<_>>()?;
+        seconds.sort_by(f64::total_cmp);
+        let median = seconds[seconds.len() / 2];
+        let tokens: usize = lengths.iter().sum();
+        line["tokens"] = tokens.into();
+        line["seconds"] = ((median * 1e5).round() / 1e5).into();
+        line["tokens_per_second"] = ((tokens as f64 / median * 10.0).round() / 10.0).into();
+        line["isa"] = embedder.isa().name().into();
+        line["threads"] = options.threads.into();
+        writeln!(out, "{line}")?;
+    }
+    writeln!(
+        std::io::stderr(),
+        "loaded in {load_seconds:.2} s; instruction sets here: {:?}",
+        Isa::available().collect::<Vec<_>>()
+    )?;
+    Ok(())
+}
+
+/// Token ids of the given lengths: `[CLS]`, seeded values of the vocabulary's middle, `[SEP]`.
+fn token_ids(lengths: &[usize], vocab: usize) -> Vec<Vec<u32>> {
+    let mut state = 11u64;
+    let mut next = move || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (670 + (state >> 33) % (vocab as u64 - 870)) as u32
+    };
+    lengths
+        .iter()
+        .map(|&n| {
+            let mut ids: Vec<u32> = (0..n).map(|_| next()).collect();
+            ids[0] = 101;
+            ids[n - 1] = 102;
+            ids
+        })
+        .collect()
+}

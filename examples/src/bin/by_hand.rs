@@ -1,0 +1,70 @@
+//! What does `embed` do? The five steps, called one by one.
+//!
+//!     cargo run --release -p examples --bin by_hand -- --model target/models/all-MiniLM-L6-v2 "今天天气真好" "a lovely day"
+
+use std::io::Write;
+
+use clap::Parser;
+use examples::Model;
+use gte_core::{Embeddings, PackedBatch, Pooling};
+
+#[derive(Parser)]
+#[command(about = "Texts to vectors, step by step")]
+struct Options {
+    #[command(flatten)]
+    model: Model,
+    /// The texts.
+    #[arg(required = true)]
+    texts: Vec<String>,
+}
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let options = Options::parse();
+    let mut out = std::io::stdout().lock();
+    let embedder = options.model.load()?;
+
+    // 1. Text to token ids, cut at the model's length.
+    let tokens = embedder.tokenize(&options.texts)?;
+    for (text, tokens) in options.texts.iter().zip(&tokens) {
+        writeln!(out, "tokens   {text:?} → {:?}", tokens.ids)?;
+    }
+
+    // 2. All texts end to end, without padding.
+    let batch = PackedBatch::new(tokens.iter().map(|t| t.ids.as_slice()))?;
+    writeln!(out, "batch    {} tokens, texts start at {:?}", batch.tokens(), batch.starts())?;
+
+    // 3. The encoder: one hidden state a token.
+    let hidden = embedder.hidden_states(&batch)?;
+    writeln!(out, "hidden   {:?} (tokens × dimensions)", hidden.dim())?;
+
+    // 4. Pooling: one row a text.
+    let pooling = embedder.config().pooling;
+    writeln!(out, "pooling  {pooling}, from {}", embedder.config().pooling_source)?;
+    let mut rows = Vec::new();
+    for text in batch.ranges() {
+        let states = hidden.slice(ndarray::s![text, ..]);
+        rows.push(match pooling {
+            Pooling::Cls => states.row(0).to_owned(),
+            Pooling::LastToken => states.row(states.nrows() - 1).to_owned(),
+            _ => states.mean_axis(ndarray::Axis(0)).ok_or("a text without tokens")?,
+        });
+    }
+
+    // 5. Unit length.
+    let mut values = Vec::new();
+    for row in rows {
+        let length = row.dot(&row).sqrt();
+        values.extend(row / length);
+    }
+    let by_hand = Embeddings::from_unit_rows(values, embedder.dim())?;
+    for (text, row) in options.texts.iter().zip(by_hand.rows()) {
+        writeln!(out, "vector   {text:?} → [{:.4}, {:.4}, … {} in all]", row[0], row[1], row.len())?;
+    }
+
+    // And that is what `embed` gives.
+    let embedded = embedder.embed(&options.texts)?;
+    let worst = embedded.as_slice().iter().zip(by_hand.as_slice()).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    assert!(worst < 1e-6, "by hand and by `embed` differ by {worst}");
+    writeln!(out, "embed    the same to {worst:.0e}")?;
+    Ok(())
+}

@@ -1,0 +1,83 @@
+//! What the examples share: the options that choose a model, and a progress bar for its download.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use gte_core::{Budget, Embedder, Pooling, Precision};
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+
+/// The model and how it is run.
+#[derive(clap::Args)]
+pub struct Model {
+    /// Directory, `thenlper/gte-large-zh`, or `modelscope:iic/nlp_gte_sentence-embedding_chinese-large`.
+    #[arg(long)]
+    pub model: String,
+    /// f32.
+    #[arg(long, default_value_t)]
+    pub precision: Precision,
+    /// Threads; what the process may use if left out.
+    #[arg(long)]
+    pub threads: Option<usize>,
+    /// Tokens at which a text is cut; what the model says if left out.
+    #[arg(long)]
+    pub max_length: Option<usize>,
+    /// cls, mean or last-token; what the model says if left out.
+    #[arg(long)]
+    pub pooling: Option<Pooling>,
+    /// Tokens that are computed at once.
+    #[arg(long)]
+    pub batch_tokens: Option<usize>,
+    /// Commit, branch or tag on the hub.
+    #[arg(long)]
+    pub revision: Option<String>,
+    /// Make no request: the model is a directory or in the cache.
+    #[arg(long)]
+    pub offline: bool,
+}
+
+impl Model {
+    /// Loads it; a download shows its progress on standard error.
+    ///
+    /// # Errors
+    /// As [`gte_core::Builder::build`].
+    pub fn load(&self) -> gte_core::Result<Embedder> {
+        let bars = MultiProgress::new();
+        let by_file: Mutex<HashMap<String, ProgressBar>> = Mutex::default();
+        let mut builder = Embedder::builder(&self.model).precision(self.precision).progress(Arc::new(move |p| {
+            let mut by_file = by_file.lock().unwrap_or_else(PoisonError::into_inner);
+            let bar = by_file.entry(p.file.to_owned()).or_insert_with(|| bars.add(bytes_bar(p.total, p.file)));
+            bar.set_position(p.done);
+            if p.done == p.total {
+                bar.finish();
+            }
+        }));
+        if let Some(threads) = self.threads {
+            builder = builder.threads(threads);
+        }
+        if let Some(tokens) = self.max_length {
+            builder = builder.max_length(tokens);
+        }
+        if let Some(pooling) = self.pooling {
+            builder = builder.pooling(pooling);
+        }
+        if let Some(tokens) = self.batch_tokens {
+            builder = builder.budget(Budget::new(tokens)?);
+        }
+        if let Some(revision) = &self.revision {
+            builder = builder.revision(revision);
+        }
+        if self.offline {
+            builder = builder.offline(true);
+        }
+        builder.build()
+    }
+}
+
+/// A bar that counts bytes of `file`.
+fn bytes_bar(total: u64, file: &str) -> ProgressBar {
+    let style =
+        ProgressStyle::with_template("{msg:30} {bytes:>10} / {total_bytes:10} {wide_bar} {bytes_per_sec} {eta}");
+    ProgressBar::new(total)
+        .with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+        .with_message(file.to_owned())
+}

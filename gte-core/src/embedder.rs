@@ -1,0 +1,497 @@
+//! `Embedder`: text in, unit vectors out. The only file that knows all the others.
+
+use std::sync::{Mutex, PoisonError};
+
+use ndarray::Array2;
+
+use crate::batch::{Budget, PackedBatch, plan};
+use crate::config::{ModelConfig, Pooling};
+use crate::embedding::Embeddings;
+use crate::encoder::{Encoder, Layer};
+use crate::files::{HubOptions, ModelFiles, OnProgress};
+use crate::kernels::{Isa, Kernels};
+use crate::ops::Ops;
+use crate::ops::cpu::Cpu;
+use crate::threads::Threads;
+use crate::tokens::{Tokenizer, Tokens};
+use crate::weights::Weights;
+use crate::{Error, Result};
+
+/// Where the forward pass runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Device {
+    /// Our own kernels.
+    #[default]
+    Cpu,
+    /// candle's CPU backend: slower, and an implementation that is not ours.
+    #[cfg(feature = "candle")]
+    CandleCpu,
+    /// An NVIDIA GPU, by number.
+    #[cfg(feature = "cuda")]
+    Cuda(usize),
+    /// An Apple GPU, by number.
+    #[cfg(feature = "metal")]
+    Metal(usize),
+}
+
+/// The type that the matrix products are computed in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Precision {
+    /// IEEE single precision, on every device.
+    #[default]
+    F32,
+    /// IEEE half precision, on GPUs.
+    F16,
+    /// bfloat16, on GPUs.
+    Bf16,
+}
+
+impl Precision {
+    /// `f32`, `f16` or `bf16`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::Bf16 => "bf16",
+        }
+    }
+}
+
+impl std::fmt::Display for Precision {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl std::str::FromStr for Precision {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        [Self::F32, Self::F16, Self::Bf16].into_iter().find(|p| p.name() == name).ok_or_else(|| Error::InvalidOption {
+            option: "precision",
+            value: name.to_owned(),
+            expected: "f32, f16 or bf16".into(),
+        })
+    }
+}
+
+/// Settings of an [`Embedder`]. Each has a default that serves.
+pub struct Builder {
+    model: Model,
+    hub: HubOptions,
+    device: Device,
+    precision: Precision,
+    threads: Option<usize>,
+    isa: Option<Isa>,
+    max_length: Option<usize>,
+    budget: Budget,
+    pooling: Option<Pooling>,
+}
+
+enum Model {
+    Named(String),
+    Files(ModelFiles),
+}
+
+impl Builder {
+    fn new(model: Model) -> Self {
+        Self {
+            model,
+            hub: HubOptions::from_env(),
+            device: Device::default(),
+            precision: Precision::default(),
+            threads: None,
+            isa: None,
+            max_length: None,
+            budget: Budget::DEFAULT,
+            pooling: None,
+        }
+    }
+
+    /// Where the forward pass runs: the CPU.
+    pub fn device(mut self, device: Device) -> Self {
+        self.device = device;
+        self
+    }
+
+    /// The type of the matrix products: f32.
+    pub fn precision(mut self, precision: Precision) -> Self {
+        self.precision = precision;
+        self
+    }
+
+    /// Threads of the embedder's pool: `GTE_THREADS`, else what the process may use by its affinity and cgroup.
+    pub fn threads(mut self, threads: usize) -> Self {
+        self.threads = Some(threads);
+        self
+    }
+
+    /// The instruction set of the kernels: `GTE_ISA`, else the widest that the CPU has.
+    pub fn isa(mut self, isa: Isa) -> Self {
+        self.isa = Some(isa);
+        self
+    }
+
+    /// Where texts are cut, in tokens, special tokens included: what the model's files say, at most 512. Up to the model's
+    /// number of positions.
+    pub fn max_length(mut self, tokens: usize) -> Self {
+        self.max_length = Some(tokens);
+        self
+    }
+
+    /// Tokens that are computed at once, which bounds the memory of activations: [`Budget::DEFAULT`].
+    pub fn budget(mut self, budget: Budget) -> Self {
+        self.budget = budget;
+        self
+    }
+
+    /// Overrides the pooling that the model's files, or its name, say.
+    pub fn pooling(mut self, pooling: Pooling) -> Self {
+        self.pooling = Some(pooling);
+        self
+    }
+
+    /// All settings of hubs and caches: [`HubOptions::from_env`].
+    pub fn hub(mut self, options: HubOptions) -> Self {
+        self.hub = options;
+        self
+    }
+
+    /// The commit, branch or tag on the hub: its main branch.
+    pub fn revision(mut self, revision: impl Into<String>) -> Self {
+        self.hub.revision = Some(revision.into());
+        self
+    }
+
+    /// No request to a hub at all.
+    pub fn offline(mut self, offline: bool) -> Self {
+        self.hub.offline = offline;
+        self
+    }
+
+    /// Called as downloads proceed.
+    pub fn progress(mut self, progress: OnProgress) -> Self {
+        self.hub.progress = Some(progress);
+        self
+    }
+
+    /// Fetches what is missing, loads the weights, and packs them for the device.
+    ///
+    /// # Errors
+    /// Whatever is wrong with the options, the model's files or the device; see [`Error`].
+    pub fn build(self) -> Result<Embedder> {
+        let threads = Threads::new(self.threads)?;
+        let kernels = kernels(self.isa)?;
+        let files = match self.model {
+            Model::Named(name) => ModelFiles::open(&name, &self.hub)?,
+            Model::Files(files) => files,
+        };
+        let mut config = ModelConfig::read(&files, self.pooling)?;
+        if let Some(max_length) = self.max_length {
+            if !(3..=config.max_positions).contains(&max_length) {
+                return Err(Error::InvalidOption {
+                    option: "max_length",
+                    value: max_length.to_string(),
+                    expected: format!("3 to {}, the model's positions", config.max_positions),
+                });
+            }
+            config.max_length = max_length;
+        }
+        let tokenizer = Tokenizer::read(&files, &config)?;
+        let weights = Weights::open(&files, &config)?;
+        let load = || -> Result<Box<dyn Forward>> {
+            match (self.device, self.precision) {
+                (Device::Cpu, Precision::F32) => Pass::load(Cpu::new(kernels, threads.count()), &weights, &config),
+                (Device::Cpu, precision) => Err(Error::InvalidOption {
+                    option: "precision",
+                    value: precision.to_string(),
+                    expected: "f32 on the CPU".into(),
+                }),
+                #[cfg(feature = "candle")]
+                (device, precision) => Pass::load(candle_device(device, precision)?, &weights, &config),
+            }
+        };
+        let forward = threads.run(load)?;
+        tracing::info!(
+            model = files.name(), dim = config.hidden, layers = config.layers, pooling = %config.pooling, precision = %self.precision,
+            isa = %kernels.isa, threads = threads.count(), max_length = config.max_length, "model loaded"
+        );
+        Ok(Embedder {
+            name: files.name().to_owned(),
+            config,
+            tokenizer,
+            forward: Turns { pass: forward, batch: Mutex::default() },
+            threads,
+            budget: self.budget,
+            isa: kernels.isa,
+            precision: self.precision,
+        })
+    }
+}
+
+/// The kernels to use: those asked for, those of `GTE_ISA`, the best.
+fn kernels(isa: Option<Isa>) -> Result<&'static Kernels> {
+    let wanted = match (isa, std::env::var("GTE_ISA")) {
+        (Some(isa), _) => isa,
+        (None, Ok(name)) if !name.is_empty() => Isa::from_name(&name).ok_or_else(|| not_here("GTE_ISA", name))?,
+        (None, _) => return Ok(Kernels::best()),
+    };
+    Kernels::of(wanted).ok_or_else(|| not_here("isa", wanted.to_string()))
+}
+
+fn not_here(option: &'static str, value: String) -> Error {
+    let here: Vec<_> = Kernels::available().map(|k| k.isa.name()).collect();
+    Error::InvalidOption { option, value, expected: format!("one that this CPU has: {}", here.join(", ")) }
+}
+
+#[cfg(feature = "candle")]
+fn candle_device(device: Device, precision: Precision) -> Result<crate::ops::candle::Candle> {
+    use candle_core::{DType, Device as Candle};
+    let on = match device {
+        Device::Cpu | Device::CandleCpu => Candle::Cpu,
+        #[cfg(feature = "cuda")]
+        Device::Cuda(number) => Candle::new_cuda(number)?,
+        #[cfg(feature = "metal")]
+        Device::Metal(number) => Candle::new_metal(number)?,
+    };
+    let dtype = match precision {
+        Precision::F32 => DType::F32,
+        Precision::F16 => DType::F16,
+        Precision::Bf16 => DType::BF16,
+    };
+    Ok(crate::ops::candle::Candle::new(on, dtype))
+}
+
+/// A loaded model on some device.
+trait Forward: Send + Sync {
+    /// Computes the pooled vectors of `batch` into `out`: (texts × hidden).
+    fn pooled(&self, batch: &PackedBatch, out: &mut [f32]) -> Result<()>;
+    /// Computes the hidden states of `batch` into `out`: (tokens × hidden).
+    fn hidden(&self, batch: &PackedBatch, out: &mut [f32]) -> Result<()>;
+}
+
+/// An encoder with the device that holds it.
+struct Pass<O: Ops> {
+    ops: O,
+    encoder: Encoder<O>,
+}
+
+impl<O> Pass<O>
+where
+    O: Ops + Send + Sync + 'static,
+    Encoder<O>: Send + Sync,
+    Layer<O>: Send,
+{
+    fn load(ops: O, weights: &Weights, config: &ModelConfig) -> Result<Box<dyn Forward>> {
+        let encoder = Encoder::load(&ops, weights, config)?;
+        Ok(Box::new(Self { ops, encoder }))
+    }
+}
+
+impl<O> Forward for Pass<O>
+where
+    O: Ops + Send + Sync,
+    Encoder<O>: Send + Sync,
+{
+    fn pooled(&self, batch: &PackedBatch, out: &mut [f32]) -> Result<()> {
+        self.ops.read(&self.encoder.pooled(&self.ops, batch)?, out)
+    }
+
+    fn hidden(&self, batch: &PackedBatch, out: &mut [f32]) -> Result<()> {
+        self.ops.read(&self.encoder.hidden(&self.ops, batch)?, out)
+    }
+}
+
+/// A model that is ready. Every method takes `&self` and may be called from many threads at once.
+///
+/// A text's vector is the same to the bit alone, in any batch, in any order and at any number of threads.
+pub struct Embedder {
+    name: String,
+    config: ModelConfig,
+    tokenizer: Tokenizer,
+    forward: Turns,
+    threads: Threads,
+    budget: Budget,
+    isa: Isa,
+    precision: Precision,
+}
+
+/// The forward pass, one batch at a time: each uses all threads, and the memory of activations is that of one.
+struct Turns {
+    pass: Box<dyn Forward>,
+    batch: Mutex<PackedBatch>,
+}
+
+impl Embedder {
+    /// A model by directory or hub id, with settings.
+    pub fn builder(model: impl Into<String>) -> Builder {
+        Builder::new(Model::Named(model.into()))
+    }
+
+    /// A model whose files are open, with settings.
+    pub fn from_files(files: ModelFiles) -> Builder {
+        Builder::new(Model::Files(files))
+    }
+
+    /// A model in a local directory, with default settings.
+    ///
+    /// # Errors
+    /// As [`Builder::build`].
+    pub fn from_dir(dir: impl AsRef<std::path::Path>) -> Result<Self> {
+        Self::from_files(ModelFiles::from_dir(dir)?).build()
+    }
+
+    /// A model by its hub id, `thenlper/gte-large-zh` or `modelscope:iic/nlp_gte_sentence-embedding_chinese-large`, with
+    /// default settings.
+    ///
+    /// # Errors
+    /// As [`Builder::build`].
+    #[cfg(feature = "hub")]
+    pub fn from_hub(id: &str) -> Result<Self> {
+        Self::from_files(ModelFiles::from_hub(id, &HubOptions::from_env())?).build()
+    }
+
+    /// The unit vector of each text, in order: (texts × dim). No texts, no vectors; an empty text has the vector of its
+    /// special tokens. Texts beyond `max_length` are cut; [`tokenize`](Self::tokenize) tells which.
+    ///
+    /// # Errors
+    /// [`Error::Tokenize`], [`Error::Device`].
+    pub fn embed<S: AsRef<str> + Sync>(&self, texts: &[S]) -> Result<Embeddings> {
+        self.embed_tokens(&self.tokenize(texts)?)
+    }
+
+    /// The token ids of each text, in order, cut at `max_length`, with the number of tokens before the cut.
+    ///
+    /// # Errors
+    /// [`Error::Tokenize`] with the text's position.
+    pub fn tokenize<S: AsRef<str> + Sync>(&self, texts: &[S]) -> Result<Vec<Tokens>> {
+        self.threads.run(|| self.tokenizer.encode(texts))
+    }
+
+    /// The unit vector of each list of token ids, in order: (texts × dim). The ids are taken as they are: special tokens
+    /// belong to them.
+    ///
+    /// # Errors
+    /// [`Error::TokenCount`] for an empty list and one beyond the model's positions, [`Error::TokenId`] for an id outside the
+    /// vocabulary, [`Error::Device`].
+    pub fn embed_tokens<T: AsRef<[u32]> + Sync>(&self, texts: &[T]) -> Result<Embeddings> {
+        let lengths: Vec<usize> = texts.iter().map(|ids| self.checked(ids.as_ref())).collect::<Result<_>>()?;
+        let dim = self.config.hidden;
+        let mut values = vec![0.0; texts.len() * dim];
+        for texts_in_batch in plan(&lengths, self.budget) {
+            let out = &mut values[texts_in_batch.start * dim..texts_in_batch.end * dim];
+            // Taken before entering the pool: a thread of the pool that waited here could not work for the one that has it.
+            let mut batch = self.forward.batch.lock().unwrap_or_else(PoisonError::into_inner);
+            batch.clear();
+            for ids in &texts[texts_in_batch] {
+                batch.push(ids.as_ref())?;
+            }
+            self.threads.run(|| self.forward.pass.pooled(&batch, out))?;
+        }
+        let normalize = Kernels::of(self.isa).unwrap_or_else(Kernels::best).normalize;
+        values.chunks_exact_mut(dim).for_each(normalize);
+        Embeddings::from_unit_rows(values, dim)
+    }
+
+    /// The hidden state of every token of `batch` after the last layer, before pooling: (tokens × dim), the texts end to end.
+    /// The batch is computed at once, whatever the budget.
+    ///
+    /// # Errors
+    /// As [`embed_tokens`](Self::embed_tokens).
+    pub fn hidden_states(&self, batch: &PackedBatch) -> Result<Array2<f32>> {
+        for range in batch.ranges() {
+            self.checked(&batch.ids()[range])?;
+        }
+        let mut out = Array2::zeros((batch.tokens(), self.dim()));
+        if let Some(values) = out.as_slice_mut().filter(|values| !values.is_empty()) {
+            let _turn = self.forward.batch.lock().unwrap_or_else(PoisonError::into_inner);
+            self.threads.run(|| self.forward.pass.hidden(batch, values))?;
+        }
+        Ok(out)
+    }
+
+    fn checked(&self, ids: &[u32]) -> Result<usize> {
+        let max = self.config.max_positions;
+        if ids.is_empty() || ids.len() > max {
+            return Err(Error::TokenCount { found: ids.len(), max });
+        }
+        match ids.iter().find(|&&id| id as usize >= self.config.vocab) {
+            Some(&id) => Err(Error::TokenId { id, vocab: self.config.vocab }),
+            None => Ok(ids.len()),
+        }
+    }
+
+    /// The vectors of a corpus that need not fit into memory: texts are drawn as they are needed, vectors come in their order,
+    /// in pieces of up to 1024 texts.
+    pub fn embed_iter<I>(&self, texts: I) -> impl Iterator<Item = Result<Embeddings>> + use<'_, I>
+    where
+        I: IntoIterator<Item: AsRef<str> + Sync>,
+    {
+        let mut texts = texts.into_iter();
+        std::iter::from_fn(move || {
+            let piece: Vec<_> = texts.by_ref().take(1024).collect();
+            (!piece.is_empty()).then(|| self.embed(&piece))
+        })
+    }
+
+    /// The hub id, or the directory's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Values a vector.
+    pub fn dim(&self) -> usize {
+        self.config.hidden
+    }
+
+    /// What the model is.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// Its tokenizer.
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+
+    /// Where texts are cut, in tokens.
+    pub fn max_length(&self) -> usize {
+        self.tokenizer.max_length()
+    }
+
+    /// The type of the matrix products.
+    pub fn precision(&self) -> Precision {
+        self.precision
+    }
+
+    /// The instruction set of the kernels.
+    pub fn isa(&self) -> Isa {
+        self.isa
+    }
+
+    /// Threads of its pool.
+    pub fn threads(&self) -> usize {
+        self.threads.count()
+    }
+
+    /// Tokens that are computed at once.
+    pub fn budget(&self) -> Budget {
+        self.budget
+    }
+}
+
+impl std::fmt::Debug for Embedder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "Embedder({}, {} dimensions, {}, {}, {} threads)",
+            self.name,
+            self.config.hidden,
+            self.precision,
+            self.isa,
+            self.threads.count()
+        )
+    }
+}

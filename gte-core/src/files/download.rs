@@ -1,0 +1,312 @@
+//! The one downloader, for every hub: resumes, verifies, and gives a file its final name only when it is whole.
+//!
+//! (The crate `hf-hub` was weighed: it knows one hub of the two, and checks no hash of what it received.)
+
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::path::Path;
+use std::time::Duration;
+
+use sha2::Digest;
+
+use super::{HubOptions, Progress};
+use crate::{Error, Result};
+
+/// What the hub says a file is.
+pub(super) struct Announced {
+    /// Path in the model.
+    pub(super) file: String,
+    pub(super) size: u64,
+    pub(super) hash: Hash,
+}
+
+/// A checksum, in lower-case hexadecimal.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) enum Hash {
+    /// sha256 of the content.
+    Sha256(String),
+    /// sha1 as git computes it, over `blob <size>\0` and the content.
+    GitSha1(String),
+}
+
+/// Sends GET requests; follows redirects itself, so that the token goes to the hub's own host and no other.
+pub(super) struct Client {
+    agent: ureq::Agent,
+    token: Option<String>,
+    tries: u32,
+}
+
+impl Client {
+    pub(super) fn new(options: &HubOptions) -> Self {
+        let config = ureq::Agent::config_builder()
+            .http_status_as_error(false)
+            .max_redirects(0)
+            .timeout_connect(Some(options.connect_timeout))
+            .timeout_recv_response(Some(options.connect_timeout))
+            .timeout_recv_body(Some(options.transfer_timeout))
+            .user_agent(concat!("gte-core/", env!("CARGO_PKG_VERSION")))
+            .build();
+        Self { agent: config.into(), token: options.token.clone(), tries: options.tries.max(1) }
+    }
+
+    /// One GET with up to five redirects. `from`: ask for the bytes from there on.
+    fn get(&self, url: &str, from: u64) -> Result<ureq::http::Response<ureq::Body>, String> {
+        let first_host = host(url).to_owned();
+        let mut url = url.to_owned();
+        for _ in 0..=5 {
+            let mut request = self.agent.get(&url).header("Accept-Encoding", "identity");
+            if let Some(token) = self.token.as_ref().filter(|_| host(&url) == first_host) {
+                request = request.header("Authorization", format!("Bearer {token}"));
+            }
+            if from > 0 {
+                request = request.header("Range", format!("bytes={from}-"));
+            }
+            let response = request.call().map_err(|e| e.to_string())?;
+            let target = response.headers().get("Location").and_then(|l| l.to_str().ok());
+            match target {
+                Some(target) if response.status().is_redirection() => url = absolute(&url, target),
+                _ => return Ok(response),
+            }
+        }
+        Err("more than five redirects".into())
+    }
+
+    /// A small JSON answer. `what` names it in errors.
+    pub(super) fn json(&self, url: &str, hub: &str, what: &str) -> Result<serde_json::Value> {
+        let mut reason = String::new();
+        for attempt in 0..self.tries {
+            pause(attempt);
+            let answer = self.get(url, 0).and_then(|mut response| {
+                let status = response.status().as_u16();
+                let body =
+                    response.body_mut().with_config().limit(32 << 20).read_to_vec().map_err(|e| e.to_string())?;
+                Ok((status, body))
+            });
+            match answer {
+                Ok((200, body)) => {
+                    return serde_json::from_slice(&body).map_err(|e| Error::Download {
+                        url: url.to_owned(),
+                        reason: format!("the answer is not JSON: {e}"),
+                    });
+                }
+                Ok((status, _)) => reason = self.refused(status, hub, what)?,
+                Err(e) => reason = e,
+            }
+        }
+        Err(Error::Download { url: url.to_owned(), reason })
+    }
+
+    /// Final refusals as errors, passing ones as a reason to try again.
+    fn refused(&self, status: u16, hub: &str, what: &str) -> Result<String> {
+        let (hub, what) = (hub.to_owned(), what.to_owned());
+        match status {
+            401 | 403 => Err(Error::Unauthorized {
+                hub,
+                what,
+                status,
+                token_hint: "HF_TOKEN; hubs answer the same where there is no such model",
+            }),
+            404 => Err(Error::NotOnHub { hub, what }),
+            408 | 429 | 500..=599 => Ok(format!("HTTP {status}")),
+            _ => Err(Error::Download { url: what, reason: format!("HTTP {status}") }),
+        }
+    }
+
+    /// Downloads `url` to `target`. What arrives is kept in `partial` until it is whole and its hash is right; a partial file
+    /// of an earlier try is continued. `lock` keeps other processes out meanwhile.
+    pub(super) fn download(
+        &self,
+        url: &str,
+        hub: &str,
+        announced: &Announced,
+        target: &Path,
+        partial: &Path,
+        lock: &Path,
+        options: &HubOptions,
+    ) -> Result<()> {
+        for path in [target, partial, lock] {
+            if let Some(parent) = path.parent() {
+                std::fs::create_dir_all(parent).map_err(|e| Error::io(parent, e))?;
+            }
+        }
+        let guard = File::create(lock).map_err(|e| Error::io(lock, e))?;
+        // Another process that downloads the same file: wait for it, its work will be ours. Released when `guard` is dropped,
+        // or by the system when the process dies.
+        guard.lock().map_err(|e| Error::io(lock, e))?;
+        if target.exists() {
+            return Ok(());
+        }
+        self.complete(url, hub, announced, partial, options)?;
+        let found = checksum(partial, &announced.hash, announced.size)?;
+        if found != announced.hash {
+            std::fs::remove_file(partial).map_err(|e| Error::io(partial, e))?;
+            return Err(Error::Corrupt {
+                url: url.to_owned(),
+                expected: announced.hash.to_string(),
+                found: found.to_string(),
+            });
+        }
+        std::fs::rename(partial, target).map_err(|e| Error::io(target, e))
+    }
+
+    /// Fetches until `partial` has the announced size.
+    fn complete(
+        &self,
+        url: &str,
+        hub: &str,
+        announced: &Announced,
+        partial: &Path,
+        options: &HubOptions,
+    ) -> Result<()> {
+        let mut file = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .read(true)
+            .write(true)
+            .open(partial)
+            .map_err(|e| Error::io(partial, e))?;
+        let total = announced.size;
+        let mut done = file.seek(SeekFrom::End(0)).map_err(|e| Error::io(partial, e))?;
+        if done > total {
+            (file, done) = (restart(file, partial)?, 0);
+        }
+        let report = |done| {
+            if let Some(progress) = &options.progress {
+                progress(Progress { file: &announced.file, done, total });
+            }
+        };
+        report(done);
+        let mut fruitless = 0;
+        let mut reason = String::new();
+        while done < total {
+            if fruitless == self.tries {
+                return Err(Error::Download {
+                    url: url.to_owned(),
+                    reason: format!("{reason} ({done} of {total} bytes are kept)"),
+                });
+            }
+            pause(fruitless);
+            fruitless += 1;
+            let response = match self.get(url, done) {
+                Ok(response) => response,
+                Err(e) => {
+                    reason = e;
+                    continue;
+                }
+            };
+            match response.status().as_u16() {
+                206 => {}
+                // The whole file, whatever was asked for.
+                200 => (file, done) = (restart(file, partial)?, 0),
+                // Nothing behind what is here: the partial file is not a part of this one.
+                416 => {
+                    (file, done) = (restart(file, partial)?, 0);
+                    continue;
+                }
+                status => {
+                    reason = self.refused(status, hub, &announced.file)?;
+                    continue;
+                }
+            }
+            let before = done;
+            let mut body = response.into_body().into_reader();
+            let mut buffer = vec![0; 1 << 16];
+            loop {
+                let n = match body.read(&mut buffer) {
+                    Ok(0) => break,
+                    Ok(n) => n,
+                    Err(e) => {
+                        reason = e.to_string();
+                        break;
+                    }
+                };
+                done += n as u64;
+                if done > total {
+                    drop(restart(file, partial)?);
+                    return Err(Error::Corrupt {
+                        url: url.to_owned(),
+                        expected: format!("{total} bytes"),
+                        found: "more".into(),
+                    });
+                }
+                file.write_all(&buffer[..n]).map_err(|e| Error::io(partial, e))?;
+                report(done);
+            }
+            if done > before {
+                fruitless = 0;
+            }
+            if done < total && reason.is_empty() {
+                reason = "the connection was closed early".into();
+            }
+        }
+        file.sync_all().map_err(|e| Error::io(partial, e))
+    }
+}
+
+/// Empties a partial file.
+fn restart(mut file: File, path: &Path) -> Result<File> {
+    file.set_len(0).and_then(|()| file.rewind()).map_err(|e| Error::io(path, e))?;
+    Ok(file)
+}
+
+/// Waits before try number `attempt`: nothing before the first, then 0.2 s, doubled each time up to 5 s.
+fn pause(attempt: u32) {
+    if attempt > 0 {
+        std::thread::sleep(Duration::from_millis((100u64 << attempt.min(10)).min(5000)));
+    }
+}
+
+/// Computes the checksum of a file, of the kind of `like`.
+pub(super) fn checksum(path: &Path, like: &Hash, size: u64) -> Result<Hash> {
+    fn digest<D: Digest>(mut hasher: D, path: &Path) -> Result<String> {
+        let mut file = File::open(path).map_err(|e| Error::io(path, e))?;
+        let mut buffer = vec![0; 1 << 18];
+        loop {
+            match file.read(&mut buffer).map_err(|e| Error::io(path, e))? {
+                0 => break,
+                n => hasher.update(&buffer[..n]),
+            }
+        }
+        Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    }
+    match like {
+        Hash::Sha256(_) => digest(sha2::Sha256::new(), path).map(Hash::Sha256),
+        Hash::GitSha1(_) => digest(sha1::Sha1::new_with_prefix(format!("blob {size}\0")), path).map(Hash::GitSha1),
+    }
+}
+
+impl Hash {
+    /// The hexadecimal digits.
+    pub(super) fn hex(&self) -> &str {
+        match self {
+            Self::Sha256(hex) | Self::GitSha1(hex) => hex,
+        }
+    }
+}
+
+impl std::fmt::Display for Hash {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Sha256(hex) => write!(f, "sha256 {hex}"),
+            Self::GitSha1(hex) => write!(f, "git sha1 {hex}"),
+        }
+    }
+}
+
+/// `https://host:port` of an address.
+fn host(url: &str) -> &str {
+    let start = url.find("://").map_or(0, |i| i + 3);
+    let end = url[start..].find('/').map_or(url.len(), |i| start + i);
+    &url[..end]
+}
+
+/// The target of a redirect, which may be relative.
+fn absolute(url: &str, target: &str) -> String {
+    if target.contains("://") {
+        target.to_owned()
+    } else if target.starts_with('/') {
+        format!("{}{target}", host(url))
+    } else {
+        format!("{}/{target}", url.rsplit_once('/').map_or(url, |(base, _)| base))
+    }
+}

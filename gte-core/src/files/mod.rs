@@ -1,0 +1,319 @@
+//! `ModelFiles`: where a model's files are, and how to read them. Local directories here; `hub.rs` brings models from the
+//! Hugging Face hub, its mirrors and ModelScope into their caches, through the one downloader in `download.rs`.
+
+#[cfg(feature = "hub")]
+mod download;
+#[cfg(feature = "hub")]
+mod hub;
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::{Error, Result};
+
+/// The files of one model.
+#[derive(Clone, Debug)]
+pub struct ModelFiles {
+    name: String,
+    dir: PathBuf,
+}
+
+/// How far a download is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress<'a> {
+    /// The file, relative to the model.
+    pub file: &'a str,
+    /// Bytes that are here.
+    pub done: u64,
+    /// Bytes that the file has.
+    pub total: u64,
+}
+
+/// Called as a download proceeds, from the thread that asked for the model.
+pub type OnProgress = Arc<dyn Fn(Progress<'_>) + Send + Sync>;
+
+/// Where models come from and where they are kept. `Default` knows the public hubs and reads no environment.
+#[derive(Clone)]
+pub struct HubOptions {
+    /// A commit, branch or tag; `None`: the hub's main branch.
+    pub revision: Option<String>,
+    /// No request at all: a model that is not complete in the cache is an error.
+    pub offline: bool,
+    /// Address of the Hugging Face hub or a mirror of it.
+    pub endpoint: String,
+    /// Address of ModelScope.
+    pub modelscope_endpoint: String,
+    /// Access token for private and gated models. Sent to the hub's own host only.
+    pub token: Option<String>,
+    /// Hugging Face cache, in the layout that Python's `huggingface_hub` shares.
+    pub cache: PathBuf,
+    /// ModelScope cache, in the layout that Python's `modelscope` shares.
+    pub modelscope_cache: PathBuf,
+    /// Time for a connection, and for the headers of an answer.
+    pub connect_timeout: Duration,
+    /// Time after which a transfer is broken off and taken up again where it was.
+    pub transfer_timeout: Duration,
+    /// Tries in a row that bring no byte before a download is given up.
+    pub tries: u32,
+    /// Called as downloads proceed.
+    pub progress: Option<OnProgress>,
+}
+
+impl Default for HubOptions {
+    fn default() -> Self {
+        let home = std::env::home_dir().unwrap_or_else(|| PathBuf::from("."));
+        Self {
+            revision: None,
+            offline: false,
+            endpoint: "https://huggingface.co".into(),
+            modelscope_endpoint: "https://www.modelscope.cn".into(),
+            token: None,
+            cache: home.join(".cache/huggingface/hub"),
+            modelscope_cache: home.join(".cache/modelscope/hub"),
+            connect_timeout: Duration::from_secs(15),
+            transfer_timeout: Duration::from_secs(300),
+            tries: 5,
+            progress: None,
+        }
+    }
+}
+
+impl HubOptions {
+    /// The variables that Python's `huggingface_hub` and `modelscope` read: `HF_ENDPOINT`, `HF_TOKEN` (or the file
+    /// `$HF_HOME/token` that `hf auth login` writes), `HF_HUB_CACHE`, `HF_HOME`, `HF_HUB_OFFLINE`, `MODELSCOPE_ENDPOINT`,
+    /// `MODELSCOPE_CACHE`, `XDG_CACHE_HOME`.
+    pub fn from_env() -> Self {
+        let var = |name: &str| std::env::var(name).ok().filter(|v| !v.is_empty());
+        let mut options = Self::default();
+        let caches = var("XDG_CACHE_HOME").map(PathBuf::from);
+        let mut hf_home = options.cache.parent().map(Path::to_path_buf).unwrap_or_default();
+        if let Some(caches) = caches {
+            hf_home = caches.join("huggingface");
+            options.modelscope_cache = caches.join("modelscope/hub");
+        }
+        if let Some(home) = var("HF_HOME") {
+            hf_home = home.into();
+        }
+        options.cache = var("HF_HUB_CACHE").map_or_else(|| hf_home.join("hub"), PathBuf::from);
+        if let Some(cache) = var("MODELSCOPE_CACHE") {
+            options.modelscope_cache = cache.into();
+        }
+        if let Some(endpoint) = var("HF_ENDPOINT") {
+            options.endpoint = endpoint;
+        }
+        if let Some(endpoint) = var("MODELSCOPE_ENDPOINT") {
+            options.modelscope_endpoint = endpoint;
+        }
+        let stored = || std::fs::read_to_string(hf_home.join("token")).ok().map(|t| t.trim().to_owned());
+        options.token = var("HF_TOKEN").or_else(stored).filter(|t| !t.is_empty());
+        options.offline =
+            var("HF_HUB_OFFLINE").is_some_and(|v| ["1", "on", "yes", "true"].contains(&v.to_lowercase().as_str()));
+        options
+    }
+}
+
+impl std::fmt::Debug for HubOptions {
+    /// Everything but the token.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("HubOptions")
+            .field("revision", &self.revision)
+            .field("offline", &self.offline)
+            .field("endpoint", &self.endpoint)
+            .field("modelscope_endpoint", &self.modelscope_endpoint)
+            .field("token", &self.token.as_ref().map(|_| "…"))
+            .field("cache", &self.cache)
+            .field("modelscope_cache", &self.modelscope_cache)
+            .finish_non_exhaustive()
+    }
+}
+
+impl ModelFiles {
+    /// A model in a local directory. Makes no request, ever.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if it cannot be read, [`Error::MissingFile`] if it holds no `config.json`.
+    pub fn from_dir(dir: impl AsRef<Path>) -> Result<Self> {
+        let dir = dir.as_ref();
+        let found = std::fs::metadata(dir).map_err(|e| Error::io(dir, e))?;
+        if !found.is_dir() {
+            return Err(Error::io(dir, std::io::Error::from(std::io::ErrorKind::NotADirectory)));
+        }
+        if !dir.join("config.json").is_file() {
+            return Err(Error::MissingFile {
+                model: dir.display().to_string(),
+                file: "config.json".into(),
+                hint: "give the directory that holds the model's config.json",
+            });
+        }
+        let name = dir.file_name().map_or_else(|| dir.display().to_string(), |n| n.to_string_lossy().into_owned());
+        Ok(Self { name, dir: dir.to_path_buf() })
+    }
+
+    /// A model by its hub id, `thenlper/gte-large-zh`, or `modelscope:iic/nlp_gte_sentence-embedding_chinese-large`: from
+    /// the cache, or downloaded into it.
+    ///
+    /// # Errors
+    /// [`Error::InvalidModelId`], [`Error::NotOnHub`], [`Error::Unauthorized`], [`Error::Offline`], [`Error::Download`],
+    /// [`Error::Corrupt`], and [`Error::Io`] for a cache that cannot be written.
+    #[cfg(feature = "hub")]
+    pub fn from_hub(id: &str, options: &HubOptions) -> Result<Self> {
+        let dir = hub::fetch(id, options)?;
+        Ok(Self { name: id.strip_prefix(hub::MODELSCOPE).unwrap_or(id).to_owned(), dir })
+    }
+
+    /// An existing directory, else a hub id.
+    ///
+    /// # Errors
+    /// As [`from_dir`](Self::from_dir) and [`from_hub`](Self::from_hub).
+    pub fn open(id_or_dir: &str, options: &HubOptions) -> Result<Self> {
+        if Path::new(id_or_dir).is_dir() {
+            return Self::from_dir(id_or_dir);
+        }
+        // What looks like a path was meant as one: its error is about the path.
+        if id_or_dir.starts_with(['.', '/', '~', '\\']) || id_or_dir.split('/').count() > 2 {
+            return Self::from_dir(id_or_dir);
+        }
+        #[cfg(feature = "hub")]
+        return Self::from_hub(id_or_dir, options);
+        #[cfg(not(feature = "hub"))]
+        {
+            let _ = options;
+            Self::from_dir(id_or_dir)
+        }
+    }
+
+    /// The hub id, or the directory's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The directory that holds the files.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// How messages name one of the files.
+    pub fn label(&self, file: &str) -> String {
+        self.dir.join(file).display().to_string()
+    }
+
+    /// A whole small file; `None` if the model has no such file.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if it is there and cannot be read; [`Error::InvalidFile`] if its name leaves the model's directory.
+    pub fn read(&self, file: &str) -> Result<Option<Vec<u8>>> {
+        let path = self.path(file)?;
+        match std::fs::read(&path) {
+            Ok(content) => Ok(Some(content)),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(Error::io(path, e)),
+        }
+    }
+
+    /// A large file, to be read in parts; `None` if the model has no such file.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub fn open_data(&self, file: &str) -> Result<Option<DataFile>> {
+        let path = self.path(file)?;
+        let opened = match File::open(&path) {
+            Ok(opened) => opened,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(Error::io(path, e)),
+        };
+        let len = opened.metadata().map_err(|e| Error::io(&path, e))?.len();
+        Ok(Some(DataFile { file: opened, path, len }))
+    }
+
+    /// Names come out of a model's own files (shards of an index, paths of modules): none may lead out of its directory.
+    fn path(&self, file: &str) -> Result<PathBuf> {
+        let plain = Path::new(file).components().all(|c| matches!(c, std::path::Component::Normal(_)));
+        if plain && !file.is_empty() {
+            Ok(self.dir.join(file))
+        } else {
+            Err(Error::invalid(
+                self.dir.display(),
+                format_args!("`{file}` is not the name of a file in this directory"),
+            ))
+        }
+    }
+}
+
+/// A file that is read in parts, from several threads at once. It is read, not mapped: a mapped file that shrinks kills the
+/// process, and weights are copied into their packed layout anyway.
+#[derive(Debug)]
+pub struct DataFile {
+    file: File,
+    path: PathBuf,
+    len: u64,
+}
+
+impl DataFile {
+    /// Size in bytes.
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Whether it has no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// How messages name the file.
+    pub fn label(&self) -> String {
+        self.path.display().to_string()
+    }
+
+    /// Fills `buffer` with the bytes at `offset`.
+    ///
+    /// # Errors
+    /// [`Error::Io`], also where the file ends before the buffer is full.
+    pub fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
+        #[cfg(unix)]
+        let read = std::os::unix::fs::FileExt::read_exact_at(&self.file, buffer, offset);
+        #[cfg(not(unix))]
+        let read = {
+            use std::io::{Read, Seek};
+            // A second handle has a position of its own.
+            File::open(&self.path).and_then(|mut file| {
+                file.seek(std::io::SeekFrom::Start(offset))?;
+                file.read_exact(buffer)
+            })
+        };
+        read.map_err(|e| Error::io(&self.path, e))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test")]
+    use super::*;
+
+    #[test]
+    fn a_directory_is_read_and_nothing_outside_it() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(matches!(ModelFiles::from_dir(dir.path()), Err(Error::MissingFile { .. })));
+        std::fs::write(dir.path().join("config.json"), "{}").unwrap();
+        let files = ModelFiles::from_dir(dir.path()).unwrap();
+        assert_eq!(files.read("config.json").unwrap().unwrap(), b"{}");
+        assert!(files.read("absent.json").unwrap().is_none());
+        for name in ["../config.json", "/etc/hostname", "", "a/../../b"] {
+            assert!(matches!(files.read(name), Err(Error::InvalidFile { .. })), "{name}");
+        }
+        let data = files.open_data("config.json").unwrap().unwrap();
+        let mut byte = [0];
+        data.read_at(1, &mut byte).unwrap();
+        assert_eq!((data.len(), byte), (2, *b"}"));
+        assert!(data.read_at(2, &mut byte).is_err());
+        assert!(ModelFiles::from_dir(dir.path().join("config.json")).is_err());
+        assert!(matches!(ModelFiles::open("./no/such", &HubOptions::default()), Err(Error::Io { .. })));
+    }
+
+    #[test]
+    fn a_token_is_never_shown() {
+        let options = HubOptions { token: Some("hf_secret".into()), ..HubOptions::default() };
+        assert!(!format!("{options:?}").contains("hf_secret"));
+    }
+}

@@ -1,0 +1,233 @@
+//! `Tokenizer`: text to token ids, counted and cut. The crate `tokenizers` does the work; this file reads its settings from a
+//! model's files and keeps truncation in its own hands, so that it is never silent.
+
+use std::collections::HashMap;
+
+use rayon::prelude::*;
+use serde_json::{Value, json};
+use tokenizers::Encoding;
+
+use crate::config::ModelConfig;
+use crate::files::ModelFiles;
+use crate::{Error, Result};
+
+/// The tokens of one text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tokens {
+    /// Token ids, special tokens included, at most the tokenizer's `max_length`.
+    pub ids: Vec<u32>,
+    /// How many there were before the text was cut.
+    pub full_len: usize,
+}
+
+impl Tokens {
+    /// Number of tokens.
+    pub fn len(&self) -> usize {
+        self.ids.len()
+    }
+
+    /// Whether there are none; a tokenized text always has its special tokens.
+    pub fn is_empty(&self) -> bool {
+        self.ids.is_empty()
+    }
+
+    /// Whether the text was longer than `max_length`.
+    pub fn truncated(&self) -> bool {
+        self.full_len > self.ids.len()
+    }
+}
+
+impl AsRef<[u32]> for Tokens {
+    fn as_ref(&self) -> &[u32] {
+        &self.ids
+    }
+}
+
+/// A part of a text that became one token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Piece {
+    /// Its id.
+    pub id: u32,
+    /// The vocabulary's entry.
+    pub text: String,
+    /// Whether it is a special token, which stands for no part of the text.
+    pub special: bool,
+    /// First byte in the text.
+    pub start: usize,
+    /// The byte behind the last.
+    pub stop: usize,
+}
+
+/// Text to token ids, as the model's own tokenizer gives them.
+#[derive(Clone)]
+pub struct Tokenizer {
+    tokenizer: tokenizers::Tokenizer,
+    max_length: usize,
+    tail: usize, // special tokens behind the text, which a cut keeps
+}
+
+impl Tokenizer {
+    /// Reads `tokenizer.json`; where there is none, builds BERT's WordPiece from `vocab.txt` and `tokenizer_config.json`.
+    ///
+    /// # Errors
+    /// [`Error::MissingFile`] where there is neither; [`Error::InvalidFile`] for malformed ones, and for a vocabulary that is
+    /// larger than the model's.
+    pub fn read(files: &ModelFiles, config: &ModelConfig) -> Result<Self> {
+        let json = files.read("tokenizer.json")?;
+        if let Some(json) = json {
+            return Self::from_json(&json, config.vocab, config.max_length)
+                .map_err(|e| Error::invalid(files.label("tokenizer.json"), e));
+        }
+        let Some(vocab) = files.read("vocab.txt")? else {
+            return Err(Error::MissingFile {
+                model: files.dir().display().to_string(),
+                file: "tokenizer.json".into(),
+                hint: "nor is there a vocab.txt: the model's tokenizer is needed, not just its weights",
+            });
+        };
+        let settings = files.read("tokenizer_config.json")?;
+        Self::from_vocab(&vocab, settings.as_deref(), config.vocab, config.max_length)
+            .map_err(|e| Error::invalid(files.label("vocab.txt"), e))
+    }
+
+    /// From the content of a `tokenizer.json`, for a model of `vocab` tokens. Its own truncation and padding are put aside.
+    fn from_json(json: &[u8], vocab: usize, max_length: usize) -> Result<Self, String> {
+        let mut tokenizer = tokenizers::Tokenizer::from_bytes(json).map_err(|e| e.to_string())?;
+        tokenizer.with_truncation(None).map_err(|e| e.to_string())?;
+        tokenizer.with_padding(None);
+        Self::checked(tokenizer, vocab, max_length)
+    }
+
+    /// From the content of a `vocab.txt`, one token a line, and of a `tokenizer_config.json`.
+    fn from_vocab(vocab: &[u8], settings: Option<&[u8]>, size: usize, max_length: usize) -> Result<Self, String> {
+        let settings: Value = match settings {
+            Some(json) => serde_json::from_slice(json).map_err(|e| format!("tokenizer_config.json: {e}"))?,
+            None => Value::Null,
+        };
+        let flag = |key: &str| settings[key].as_bool();
+        let token = |key: &str, default: &str| {
+            let value = &settings[key];
+            value["content"].as_str().or(value.as_str()).unwrap_or(default).to_owned()
+        };
+        let mut ids = HashMap::new();
+        for (i, line) in vocab.strip_suffix(b"\n").unwrap_or(vocab).split(|&b| b == b'\n').enumerate() {
+            let line = std::str::from_utf8(line).map_err(|_| format!("line {} is not UTF-8", i + 1))?;
+            // A token that is there twice has the later id, as in Python's loader.
+            ids.insert(line.strip_suffix('\r').unwrap_or(line).to_owned(), i as u32);
+        }
+        let special: Vec<(String, u32)> = [
+            ("unk_token", "[UNK]"),
+            ("sep_token", "[SEP]"),
+            ("pad_token", "[PAD]"),
+            ("cls_token", "[CLS]"),
+            ("mask_token", "[MASK]"),
+        ]
+        .into_iter()
+        .map(|(key, default)| {
+            let token = token(key, default);
+            let id = ids
+                .get(&token)
+                .copied()
+                .ok_or_else(|| format!("the special token {token} is not in the vocabulary"))?;
+            Ok((token, id))
+        })
+        .collect::<Result<_, String>>()?;
+        let [unk, sep, _, cls, _] = &special[..] else { unreachable!("five names, five tokens") };
+        // The `tokenizer.json` that Hugging Face's converter would have written.
+        let tokenizer = json!({
+            "version": "1.0",
+            "added_tokens": special.iter().map(|(content, id)| json!({
+                "id": id, "content": content, "special": true,
+                "single_word": false, "lstrip": false, "rstrip": false, "normalized": false,
+            })).collect::<Vec<_>>(),
+            "normalizer": {
+                "type": "BertNormalizer",
+                "clean_text": true,
+                "handle_chinese_chars": flag("tokenize_chinese_chars").unwrap_or(true),
+                "strip_accents": flag("strip_accents"),
+                "lowercase": flag("do_lower_case").unwrap_or(true),
+            },
+            "pre_tokenizer": { "type": "BertPreTokenizer" },
+            "post_processor": { "type": "BertProcessing", "sep": sep, "cls": cls },
+            "decoder": { "type": "WordPiece", "prefix": "##", "cleanup": true },
+            "model": {
+                "type": "WordPiece",
+                "unk_token": unk.0,
+                "continuing_subword_prefix": "##",
+                "max_input_chars_per_word": 100,
+                "vocab": ids,
+            },
+        });
+        Self::from_json(tokenizer.to_string().as_bytes(), size, max_length)
+    }
+
+    fn checked(tokenizer: tokenizers::Tokenizer, vocab: usize, max_length: usize) -> Result<Self, String> {
+        if let Some((token, id)) = tokenizer.get_vocab(true).into_iter().find(|&(_, id)| id as usize >= vocab) {
+            return Err(format!("token `{token}` has id {id}, but config.json has a vocabulary of {vocab}"));
+        }
+        // What the post-processor puts behind a text, seen on the shortest.
+        let probe = tokenizer.encode_fast("a", true).map_err(|e| e.to_string())?;
+        let special = probe.get_special_tokens_mask();
+        let tail = special.iter().rev().take_while(|&&s| s == 1).count();
+        if tail == special.len() || special.len() >= max_length.max(3) {
+            return Err("its post-processor leaves no room for text".into());
+        }
+        Ok(Self { tokenizer, max_length, tail })
+    }
+
+    /// The longest list of ids that comes out, special tokens included.
+    pub fn max_length(&self) -> usize {
+        self.max_length
+    }
+
+    /// Ids of each text, in order; texts are spread over the current thread pool.
+    ///
+    /// # Errors
+    /// [`Error::Tokenize`] with the text's position.
+    pub fn encode<S: AsRef<str> + Sync>(&self, texts: &[S]) -> Result<Vec<Tokens>> {
+        texts.par_iter().enumerate().map(|(i, text)| self.tokens(text.as_ref(), i)).collect()
+    }
+
+    fn tokens(&self, text: &str, index: usize) -> Result<Tokens> {
+        let encoding =
+            self.tokenizer.encode_fast(text, true).map_err(|e| Error::Tokenize { index, reason: e.to_string() })?;
+        let full = encoding.get_ids();
+        let full_len = full.len();
+        let ids = if full_len <= self.max_length {
+            full.to_vec()
+        } else {
+            // As Hugging Face cuts: the text from the right, the special tokens behind it stay.
+            [&full[..self.max_length - self.tail], &full[full_len - self.tail..]].concat()
+        };
+        Ok(Tokens { ids, full_len })
+    }
+
+    /// The parts of a text, uncut, with their places.
+    ///
+    /// # Errors
+    /// [`Error::Tokenize`].
+    pub fn pieces(&self, text: &str) -> Result<Vec<Piece>> {
+        let encoding: Encoding =
+            self.tokenizer.encode(text, true).map_err(|e| Error::Tokenize { index: 0, reason: e.to_string() })?;
+        let places = encoding.get_offsets().iter().zip(encoding.get_special_tokens_mask());
+        let tokens = encoding.get_ids().iter().zip(encoding.get_tokens());
+        Ok(tokens
+            .zip(places)
+            .map(|((&id, text), (&(start, stop), &special))| Piece {
+                id,
+                text: text.clone(),
+                special: special == 1,
+                start,
+                stop,
+            })
+            .collect())
+    }
+
+    /// The text of token ids, near to what they came from: case, accents and spaces that the tokenizer removed are gone.
+    ///
+    /// # Errors
+    /// [`Error::Tokenize`].
+    pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String> {
+        self.tokenizer.decode(ids, skip_special).map_err(|e| Error::Tokenize { index: 0, reason: e.to_string() })
+    }
+}
