@@ -154,7 +154,7 @@ impl ModelConfig {
             pooling: Pooling::Cls,
             pooling_source: String::new(),
         };
-        if model.hidden % model.heads != 0 {
+        if !model.hidden.is_multiple_of(model.heads) {
             return Err(json.invalid(format_args!(
                 "`hidden_size` {} is no multiple of `num_attention_heads` {}",
                 model.hidden, model.heads

@@ -4,12 +4,12 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use sha2::Digest;
 
-use super::{HubOptions, Progress};
+use super::{HubOptions, OnProgress, Progress};
 use crate::{Error, Result};
 
 /// What the hub says a file is.
@@ -29,15 +29,27 @@ pub(super) enum Hash {
     GitSha1(String),
 }
 
-/// Sends GET requests; follows redirects itself, so that the token goes to the hub's own host and no other.
+/// Where a download goes.
+pub(super) struct Place {
+    /// The final name.
+    pub(super) target: PathBuf,
+    /// What has arrived of it.
+    pub(super) partial: PathBuf,
+    /// Held by the process that downloads it.
+    pub(super) lock: PathBuf,
+}
+
+/// Talks to one hub. Follows redirects itself, so that the token goes to the hub's own host and no other.
 pub(super) struct Client {
     agent: ureq::Agent,
+    hub: String, // its address
     token: Option<String>,
     tries: u32,
+    progress: Option<OnProgress>,
 }
 
 impl Client {
-    pub(super) fn new(options: &HubOptions) -> Self {
+    pub(super) fn new(hub: &str, options: &HubOptions) -> Self {
         let config = ureq::Agent::config_builder()
             .http_status_as_error(false)
             .max_redirects(0)
@@ -46,7 +58,13 @@ impl Client {
             .timeout_recv_body(Some(options.transfer_timeout))
             .user_agent(concat!("gte-core/", env!("CARGO_PKG_VERSION")))
             .build();
-        Self { agent: config.into(), token: options.token.clone(), tries: options.tries.max(1) }
+        Self {
+            agent: config.into(),
+            hub: hub.to_owned(),
+            token: options.token.clone(),
+            tries: options.tries.max(1),
+            progress: options.progress.clone(),
+        }
     }
 
     /// One GET with up to five redirects. `from`: ask for the bytes from there on.
@@ -72,7 +90,7 @@ impl Client {
     }
 
     /// A small JSON answer. `what` names it in errors.
-    pub(super) fn json(&self, url: &str, hub: &str, what: &str) -> Result<serde_json::Value> {
+    pub(super) fn json(&self, url: &str, what: &str) -> Result<serde_json::Value> {
         let mut reason = String::new();
         for attempt in 0..self.tries {
             pause(attempt);
@@ -89,7 +107,7 @@ impl Client {
                         reason: format!("the answer is not JSON: {e}"),
                     });
                 }
-                Ok((status, _)) => reason = self.refused(status, hub, what)?,
+                Ok((status, _)) => reason = self.refused(status, what)?,
                 Err(e) => reason = e,
             }
         }
@@ -97,8 +115,8 @@ impl Client {
     }
 
     /// Final refusals as errors, passing ones as a reason to try again.
-    fn refused(&self, status: u16, hub: &str, what: &str) -> Result<String> {
-        let (hub, what) = (hub.to_owned(), what.to_owned());
+    fn refused(&self, status: u16, what: &str) -> Result<String> {
+        let (hub, what) = (self.hub.clone(), what.to_owned());
         match status {
             401 | 403 => Err(Error::Unauthorized {
                 hub,
@@ -112,18 +130,10 @@ impl Client {
         }
     }
 
-    /// Downloads `url` to `target`. What arrives is kept in `partial` until it is whole and its hash is right; a partial file
-    /// of an earlier try is continued. `lock` keeps other processes out meanwhile.
-    pub(super) fn download(
-        &self,
-        url: &str,
-        hub: &str,
-        announced: &Announced,
-        target: &Path,
-        partial: &Path,
-        lock: &Path,
-        options: &HubOptions,
-    ) -> Result<()> {
+    /// Downloads `url` to `place.target`. What arrives is kept in `place.partial` until it is whole and its hash is right; a
+    /// partial file of an earlier try is continued. `place.lock` keeps other processes out meanwhile.
+    pub(super) fn download(&self, url: &str, announced: &Announced, place: &Place) -> Result<()> {
+        let Place { target, partial, lock } = place;
         for path in [target, partial, lock] {
             if let Some(parent) = path.parent() {
                 std::fs::create_dir_all(parent).map_err(|e| Error::io(parent, e))?;
@@ -136,7 +146,7 @@ impl Client {
         if target.exists() {
             return Ok(());
         }
-        self.complete(url, hub, announced, partial, options)?;
+        self.complete(url, announced, partial)?;
         let found = checksum(partial, &announced.hash, announced.size)?;
         if found != announced.hash {
             std::fs::remove_file(partial).map_err(|e| Error::io(partial, e))?;
@@ -150,14 +160,7 @@ impl Client {
     }
 
     /// Fetches until `partial` has the announced size.
-    fn complete(
-        &self,
-        url: &str,
-        hub: &str,
-        announced: &Announced,
-        partial: &Path,
-        options: &HubOptions,
-    ) -> Result<()> {
+    fn complete(&self, url: &str, announced: &Announced, partial: &Path) -> Result<()> {
         let mut file = OpenOptions::new()
             .create(true)
             .truncate(false)
@@ -171,7 +174,7 @@ impl Client {
             (file, done) = (restart(file, partial)?, 0);
         }
         let report = |done| {
-            if let Some(progress) = &options.progress {
+            if let Some(progress) = &self.progress {
                 progress(Progress { file: &announced.file, done, total });
             }
         };
@@ -204,7 +207,7 @@ impl Client {
                     continue;
                 }
                 status => {
-                    reason = self.refused(status, hub, &announced.file)?;
+                    reason = self.refused(status, &announced.file)?;
                     continue;
                 }
             }

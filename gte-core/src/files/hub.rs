@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use super::HubOptions;
-use super::download::{Announced, Client, Hash, checksum};
+use super::download::{Announced, Client, Hash, Place, checksum};
 use crate::{Error, Result};
 
 /// What an id on ModelScope begins with.
@@ -82,9 +82,9 @@ fn from_hugging_face(id: &str, revision: &str, options: &HubOptions) -> Result<P
     }
 
     let endpoint = options.endpoint.trim_end_matches('/');
-    let client = Client::new(options);
+    let client = Client::new(endpoint, options);
     let url = format!("{endpoint}/api/models/{id}/revision/{}?blobs=true", revision.replace('/', "%2F"));
-    let info = match client.json(&url, endpoint, &what) {
+    let info = match client.json(&url, &what) {
         Ok(info) => info,
         Err(error @ Error::Download { .. }) => {
             // A hub that cannot be reached must not stop a service whose model is here.
@@ -121,10 +121,12 @@ fn from_hugging_face(id: &str, revision: &str, options: &HubOptions) -> Result<P
             return Ok(());
         }
         let blob = root.join("blobs").join(file.hash.hex());
-        let partial = blob.with_extension("incomplete");
-        let lock = locks.join(file.hash.hex()).with_extension("lock");
-        let url = format!("{endpoint}/{id}/resolve/{commit}/{}", file.file);
-        client.download(&url, endpoint, file, &blob, &partial, &lock, options)?;
+        let place = Place {
+            target: blob.clone(),
+            partial: blob.with_extension("incomplete"),
+            lock: locks.join(file.hash.hex()).with_extension("lock"),
+        };
+        client.download(&format!("{endpoint}/{id}/resolve/{commit}/{}", file.file), file, &place)?;
         link_to(&blob, &link, file.file.matches('/').count() + 2)
     })?;
     if !files.iter().any(|f| f.file == "modules.json") {
@@ -145,9 +147,9 @@ fn from_modelscope(owner: &str, name: &str, revision: &str, options: &HubOptions
         return if is_complete(&dir) { Ok(dir) } else { Err(Error::Offline { what, cache: dir }) };
     }
     let endpoint = options.modelscope_endpoint.trim_end_matches('/');
-    let client = Client::new(options);
+    let client = Client::new(endpoint, options);
     let url = format!("{endpoint}/api/v1/models/{id}/repo/files?Revision={revision}&Recursive=true");
-    let listing = match client.json(&url, endpoint, &what) {
+    let listing = match client.json(&url, &what) {
         Ok(listing) => listing,
         Err(Error::Download { .. }) if is_complete(&dir) => {
             tracing::warn!(model = id, revision, "ModelScope cannot be reached: using the cached model");
@@ -172,19 +174,18 @@ fn from_modelscope(owner: &str, name: &str, revision: &str, options: &HubOptions
         // A checksum once verified is noted: hashing a large file anew at every start would take longer than loading it.
         let note = dir.join(".verified").join(file.file.replace('/', "--"));
         let noted = std::fs::read_to_string(&note).unwrap_or_default();
-        if std::fs::metadata(&target).is_ok_and(|m| m.len() == file.size) {
-            if noted == file.hash.hex() || checksum(&target, &file.hash, file.size)? == file.hash {
-                return write_atomically(&note, file.hash.hex().as_bytes());
-            }
+        let whole = std::fs::metadata(&target).is_ok_and(|m| m.len() == file.size);
+        if whole && (noted == file.hash.hex() || checksum(&target, &file.hash, file.size)? == file.hash) {
+            return write_atomically(&note, file.hash.hex().as_bytes());
         }
         // Another revision's file, or a damaged one.
         if target.exists() {
             std::fs::remove_file(&target).map_err(|e| Error::io(&target, e))?;
         }
         let partial = dir.join("._____temp").join(format!("{}.{}", file.file.replace('/', "--"), file.hash.hex()));
-        let lock = partial.with_extension("lock");
+        let place = Place { target, lock: partial.with_extension("lock"), partial };
         let url = format!("{endpoint}/api/v1/models/{id}/repo?Revision={revision}&FilePath={}", file.file);
-        client.download(&url, endpoint, file, &target, &partial, &lock, options)?;
+        client.download(&url, file, &place)?;
         write_atomically(&note, file.hash.hex().as_bytes())
     })?;
     Ok(dir)

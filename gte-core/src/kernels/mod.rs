@@ -66,6 +66,9 @@ impl std::fmt::Display for Isa {
     }
 }
 
+/// (x, residual, gamma, beta, eps), see `layer_norm.rs`.
+pub(crate) type AddNorm = fn(&mut [f32], Option<&[f32]>, &[f32], &[f32], f32);
+
 /// The kernels of one instruction set.
 pub(crate) struct Kernels {
     pub(crate) isa: Isa,
@@ -75,8 +78,8 @@ pub(crate) struct Kernels {
     pub(crate) matmul: fn(Product<'_>),
     /// One head of one text, with scratch of at least [`scratch_len`] values.
     pub(crate) attention: fn(Head<'_>, &mut [f32]),
-    /// (x, residual, gamma, beta, eps): x ← LayerNorm(x + residual).
-    pub(crate) add_norm: fn(&mut [f32], Option<&[f32]>, &[f32], &[f32], f32),
+    /// x ← LayerNorm(x + residual).
+    pub(crate) add_norm: AddNorm,
     /// x ← x / ‖x‖.
     pub(crate) normalize: fn(&mut [f32]),
     /// Σ aᵢ·bᵢ.

@@ -290,7 +290,7 @@ impl<'a> Machine<'a> {
                     self.push_tuple(values)?;
                 }
                 b't' => {
-                    let values = self.to_mark()?;
+                    let values = self.pop_to_mark()?;
                     self.push_tuple(values)?;
                 }
                 b'}' => self.stack.push(Value::Dict(Vec::new())),
@@ -300,7 +300,7 @@ impl<'a> Machine<'a> {
                     self.list()?.push(value);
                 }
                 b'e' => {
-                    let values = self.to_mark()?.into_iter().map(shallow).collect::<Result<Vec<_>, _>>()?;
+                    let values = self.pop_to_mark()?.into_iter().map(shallow).collect::<Result<Vec<_>, _>>()?;
                     self.list()?.extend(values);
                 }
                 b's' => {
@@ -308,7 +308,7 @@ impl<'a> Machine<'a> {
                     self.dict()?.push((key, value));
                 }
                 b'u' => {
-                    let values = self.to_mark()?.into_iter().map(shallow).collect::<Result<Vec<_>, _>>()?;
+                    let values = self.pop_to_mark()?.into_iter().map(shallow).collect::<Result<Vec<_>, _>>()?;
                     let mut values = values.into_iter();
                     let dict = self.dict()?;
                     while let (Some(key), Some(value)) = (values.next(), values.next()) {
@@ -362,7 +362,7 @@ impl<'a> Machine<'a> {
         self.stack.pop().ok_or_else(|| "pickle: empty stack".into())
     }
 
-    fn to_mark(&mut self) -> Result<Vec<Value>, String> {
+    fn pop_to_mark(&mut self) -> Result<Vec<Value>, String> {
         let mark = self.stack.iter().rposition(|v| matches!(v, Value::Mark)).ok_or("pickle: no mark")?;
         let values = self.stack.split_off(mark + 1);
         self.stack.pop();
