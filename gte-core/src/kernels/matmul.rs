@@ -3,8 +3,8 @@
 //! Every element of C is one chain of additions in order of k, from the bias on, whatever tile it falls into: results do not
 //! depend on the number of rows, the split over threads or the place of a row. A matrix in blocks of KC rows of B (as
 //! Goto and van de Geijn 2008, "Anatomy of High-Performance Matrix Multiplication"): a panel of B stays in the first-level
-//! cache while the rows of A, from the second, pass by. A is read in place: its rows are spaced by an odd number of cache
-//! lines ([`row_stride`]), so that a column of tiles does not fall into one cache set, which is what copying it would be for.
+//! cache while the rows of A, from the second, pass by. A is read in place: its rows are spaced ([`row_stride`]) so that they
+//! do not fall into the same cache sets, which is what copying it would be for.
 
 use ndarray::{ArrayView2, ArrayViewMut2};
 
@@ -17,11 +17,18 @@ const MC: usize = 192;
 /// Rows and columns of the largest tile.
 pub(crate) const MAX_TILE: (usize, usize) = (12, 32);
 
-/// The distance between rows, in values, at which a matrix of `columns` columns is stored: an odd number of cache lines.
+/// The distance between rows, in values, at which a matrix of `columns` columns is stored.
+///
+/// A tile reads [`KC`] values, 16 cache lines, from each of its rows. An odd multiple of 16 lines lays them side by side in
+/// the 64 sets of a first-level cache, and the rows of a block evenly over the sets of a second-level one; at the natural
+/// distance of a power of two they would all fall into the same sets and push out the panel of B. Narrow matrices take the
+/// next odd number of lines.
 pub(crate) fn row_stride(columns: usize) -> usize {
     const LINE: usize = 16;
-    let lines = columns.div_ceil(LINE);
-    (lines + (lines + 1) % 2) * LINE
+    match columns.div_ceil(LINE) {
+        lines @ ..=16 => (lines | 1) * LINE,
+        lines => (lines.div_ceil(16) | 1) * 16 * LINE,
+    }
 }
 
 /// What is done to the sums before they are final.
@@ -67,7 +74,8 @@ pub(crate) trait Tile: Lanes {
     const NR: usize;
 
     /// C[r][j] ← start[r][j] + Σₖ A[r][k0 + k] · panel[k][j], in order of k, for NR columns at `place`. The sum starts from
-    /// `bias`, NR values, or from what is in C. Rows of A and C are contiguous.
+    /// `bias`, NR values, or from what is in C. Rows of A and C are contiguous. `ahead` will be read soon: a tile asks for it
+    /// meanwhile.
     fn tile(
         self,
         a: &ArrayView2<'_, f32>,
@@ -75,6 +83,7 @@ pub(crate) trait Tile: Lanes {
         c: &mut ArrayViewMut2<'_, f32>,
         place: Place,
         bias: Option<&[f32]>,
+        ahead: &[f32],
     );
 }
 
@@ -97,6 +106,8 @@ pub(crate) fn matmul<T: Tile>(t: T, p: Product<'_>, gelu: impl Fn(&mut [f32])) {
             for column in (0..columns).step_by(T::NR) {
                 let width = T::NR.min(columns - column);
                 let panel = b.panel(k0, first_panel + column / T::NR);
+                // Each tile fetches a part of the panel that comes next, so that its first tile need not wait for memory.
+                let next = if column + T::NR < columns { b.panel(k0, first_panel + column / T::NR + 1) } else { &[] };
                 let mut start = [0.0; MAX_TILE.1];
                 if !bias.is_empty() {
                     start[..width].copy_from_slice(&bias[column..column + width]);
@@ -106,7 +117,8 @@ pub(crate) fn matmul<T: Tile>(t: T, p: Product<'_>, gelu: impl Fn(&mut [f32])) {
                     let (row, end) = (block + height * i / tiles, block + height * (i + 1) / tiles);
                     let place = Place { rows: (row, end), k0, corner: (row, column) };
                     if width == T::NR {
-                        t.tile(&a, panel, &mut c, place, start);
+                        let ahead = &next[next.len() * i / tiles..next.len() * (i + 1) / tiles];
+                        t.tile(&a, panel, &mut c, place, start, ahead);
                     } else {
                         narrow_tile(t, &a, panel, c.slice_mut(ndarray::s![row..end, column..]), place, start);
                     }
@@ -137,6 +149,6 @@ fn narrow_tile<T: Tile>(
         ArrayViewMut2::from_shape(shape, &mut buffer[..shape.0 * shape.1]).expect("a tile fits the largest");
     let columns = ndarray::s![.., ..c.ncols()];
     whole.slice_mut(columns).assign(&c);
-    t.tile(a, panel, &mut whole, Place { corner: (0, 0), ..place }, bias);
+    t.tile(a, panel, &mut whole, Place { corner: (0, 0), ..place }, bias, &[]);
     c.assign(&whole.slice(columns));
 }

@@ -121,6 +121,7 @@ impl Tile for Plain {
         c: &mut ArrayViewMut2<'_, f32>,
         place: Place,
         bias: Option<&[f32]>,
+        _ahead: &[f32],
     ) {
         let (row0, row1) = place.rows;
         for (i, r) in (row0..row1).enumerate() {

@@ -2,6 +2,8 @@
 //! and tiles that read and write through pointers whose range they have asserted.
 #![allow(unsafe_code, reason = "intrinsics; every other folder is safe code")]
 
+use std::arch::x86_64::{_MM_HINT_T0, _MM_HINT_T1, _mm_prefetch};
+
 use super::lanes::Lanes;
 
 pub(super) mod avx2;
@@ -94,11 +96,12 @@ macro_rules! tile_by_height {
             c: &mut ArrayViewMut2<'_, f32>,
             place: Place,
             bias: Option<&[f32]>,
+            ahead: &[f32],
         ) {
             #[target_feature(enable = $features)]
-            unsafe fn tile<const R: usize>(depth: usize, a: (*const f32, usize), b: *const f32, c: (*mut f32, usize), bias: Option<&[f32]>) {
+            unsafe fn tile<const R: usize>(depth: usize, a: (*const f32, usize), b: *const f32, c: (*mut f32, usize), bias: Option<&[f32]>, ahead: &[f32]) {
                 // SAFETY: passed on to the caller.
-                unsafe { crate::kernels::x86_64::tile::<_, R>(PROVEN, depth, a, b, c, bias) }
+                unsafe { crate::kernels::x86_64::tile::<_, R>(PROVEN, depth, a, b, c, bias, ahead) }
             }
             let Place { rows: (row, end), k0, corner } = place;
             let (rows, depth) = (end - row, panel.len() / Self::NR);
@@ -112,7 +115,7 @@ macro_rules! tile_by_height {
                 let a = (a.as_ptr().add(row * lda + k0), lda);
                 let c = (c.as_mut_ptr().add(corner.0 * ldc + corner.1), ldc);
                 match rows {
-                    $($height => tile::<$height>(depth, a, panel.as_ptr(), c, bias),)*
+                    $($height => tile::<$height>(depth, a, panel.as_ptr(), c, bias, ahead),)*
                     _ => unreachable!("taller than a tile"),
                 }
             }
@@ -120,10 +123,6 @@ macro_rules! tile_by_height {
     };
 }
 pub(crate) use tile_by_height;
-
-/// How far ahead of its use a panel is fetched, in values: 4 KiB, enough for memory's latency when the weights of a short
-/// query stream by.
-const AHEAD: usize = 1024;
 
 /// A tile of `R` rows by two vectors, whose sums stay in registers. `a` and `c` are pointers with the distance of their rows.
 ///
@@ -140,23 +139,27 @@ unsafe fn tile<L: Lanes, const R: usize>(
     b: *const f32,
     (c, ldc): (*mut f32, usize),
     bias: Option<&[f32]>,
+    ahead: &[f32],
 ) {
     for r in 0..R {
-        prefetch(c.wrapping_add(r * ldc));
-        prefetch(c.wrapping_add(r * ldc + L::WIDTH));
+        prefetch::<_MM_HINT_T0>(c.wrapping_add(r * ldc));
+        prefetch::<_MM_HINT_T0>(c.wrapping_add(r * ldc + L::WIDTH));
     }
+    // Bytes of what comes next that each step fetches.
+    let share = size_of_val(ahead).div_ceil(depth.max(1));
+    let ahead = (ahead.as_ptr().cast::<u8>(), share);
     let mut sums = [[l.splat(0.0); 2]; R];
     // Four at a time: the loop's own arithmetic would take slots from the products.
     // SAFETY: k < depth throughout.
     unsafe {
         for k in (0..depth / 4 * 4).step_by(4) {
-            step(l, k, a, lda, b, &mut sums);
-            step(l, k + 1, a, lda, b, &mut sums);
-            step(l, k + 2, a, lda, b, &mut sums);
-            step(l, k + 3, a, lda, b, &mut sums);
+            step(l, k, a, lda, b, ahead, &mut sums);
+            step(l, k + 1, a, lda, b, ahead, &mut sums);
+            step(l, k + 2, a, lda, b, ahead, &mut sums);
+            step(l, k + 3, a, lda, b, ahead, &mut sums);
         }
         for k in depth / 4 * 4..depth {
-            step(l, k, a, lda, b, &mut sums);
+            step(l, k, a, lda, b, ahead, &mut sums);
         }
     }
     for (r, sum) in sums.iter().enumerate() {
@@ -181,13 +184,10 @@ unsafe fn step<L: Lanes, const R: usize>(
     a: *const f32,
     lda: usize,
     b: *const f32,
+    (ahead, share): (*const u8, usize),
     sums: &mut [[L::V; 2]; R],
 ) {
-    let ahead = b.wrapping_add(k * 2 * L::WIDTH + AHEAD);
-    prefetch(ahead);
-    if L::WIDTH == 16 {
-        prefetch(ahead.wrapping_add(16));
-    }
+    prefetch::<_MM_HINT_T1>(ahead.wrapping_add(k * share).cast());
     // SAFETY: row k of the panel has two vectors.
     let b = unsafe { std::slice::from_raw_parts(b.add(k * 2 * L::WIDTH), 2 * L::WIDTH) };
     let b = [l.load(b), l.load(&b[L::WIDTH..])];
@@ -200,8 +200,7 @@ unsafe fn step<L: Lanes, const R: usize>(
 
 /// Asks for the cache line at `p`, which need not be a valid address.
 #[inline(always)]
-fn prefetch(p: *const f32) {
-    use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+fn prefetch<const HINT: i32>(p: *const f32) {
     // SAFETY: SSE is part of x86-64, and a prefetch of any address is harmless.
-    unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+    unsafe { _mm_prefetch::<HINT>(p.cast()) }
 }
