@@ -3,7 +3,7 @@
 MINILM := target/models/all-MiniLM-L6-v2
 export CARGO_TERM_COLOR ?= auto
 
-.PHONY: help run test models lint doc fuzz check-cuda fixtures
+.PHONY: help run test models lint doc fuzz bench-peers check-avx512 check-cuda fixtures
 
 help:           ## This list
 	@grep -hE '^[a-z-]+: .*##|^[a-z-]+:  *##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -26,6 +26,12 @@ models: $(MINILM)/model.safetensors ## The real model of the tests, from its whe
 
 $(MINILM)/model.safetensors:
 	gte-core/tests/fetch_minilm.sh $(MINILM)
+
+bench-peers:    ## Ours against PyTorch, ONNX Runtime and OpenVINO, in turn, on the gte-large-zh shape
+	benches/peers/run.sh
+
+check-avx512:   ## The kernel tests on an emulated CPU with AVX-512
+	gte-core/tests/check_avx512.sh
 
 fuzz:           ## Each fuzz target for MINUTES=3 minutes
 	gte-core/fuzz/run.sh $(or $(MINUTES),3)

@@ -131,8 +131,9 @@ pub struct Int8Embeddings {
 }
 
 impl Int8Embeddings {
-    /// Dot product of vectors `i` and `j`, by exact integer arithmetic; it differs from the cosine of the originals by at most
-    /// √dim / 127 · the largest magnitudes, about 0.01 for text.
+    /// Dot product of vectors `i` and `j`, summed exactly in integers. Each value is off by at most half a scale, so the product
+    /// differs from the cosine of the originals by at most √dim / 2 · (scaleᵢ + scaleⱼ) and a little: 0.02 for 1024 dimensions
+    /// with a largest value of 0.15, and far less in the mean, as the errors have both signs.
     ///
     /// # Errors
     /// [`Error::InvalidOption`] if there are not as many vectors.
@@ -203,7 +204,7 @@ mod tests {
         let e = rows();
         let int8 = e.to_int8();
         assert_eq!(int8.values, [95, -127, 0, 0, 0, 127]);
-        assert!((int8.dot(0, 0).unwrap() - 1.0).abs() < 0.01);
+        approx::assert_abs_diff_eq!(int8.dot(0, 0).unwrap(), 1.0, epsilon = 0.01);
         assert!(int8.dot(0, 2).is_err());
         let binary = e.to_binary();
         assert_eq!(binary.values, [0b1000_0000, 0b0010_0000]);

@@ -188,6 +188,14 @@ impl Tokenizer {
         texts.par_iter().enumerate().map(|(i, text)| self.tokens(text.as_ref(), i)).collect()
     }
 
+    /// Ids of one text, on this thread.
+    ///
+    /// # Errors
+    /// [`Error::Tokenize`].
+    pub fn encode_one(&self, text: &str) -> Result<Tokens> {
+        self.tokens(text, 0)
+    }
+
     fn tokens(&self, text: &str, index: usize) -> Result<Tokens> {
         let encoding =
             self.tokenizer.encode_fast(text, true).map_err(|e| Error::Tokenize { index, reason: e.to_string() })?;

@@ -212,3 +212,28 @@ fn the_base_shape() {
 fn the_large_shape() {
     seeded_weights_give_the_vectors_of_pytorch(&SHAPES[2]);
 }
+
+/// A third implementation, for every token and not just the pooled ones.
+#[test]
+fn hidden_states_are_those_of_candle_transformers() {
+    use candle_core::{DType, Device as Candle, Tensor};
+    use candle_transformers::models::bert::{BertModel, Config};
+
+    let dir = minilm();
+    let read = |file: &str| std::fs::read(dir.join(file)).unwrap();
+    let config: Config = serde_json::from_slice(&read("config.json")).unwrap();
+    let weights = candle_nn::VarBuilder::from_buffered_safetensors(read("model.safetensors"), DType::F32, &Candle::Cpu).unwrap();
+    let model = BertModel::load(weights, &config).unwrap();
+    let embedder = Embedder::from_dir(&dir).unwrap();
+    let tokens = embedder.tokenize(&["The weather is lovely today.", "", "今天天气真好，我们去公园吧。"]).unwrap();
+    let batch = gte_core::PackedBatch::new(tokens.iter().map(|t| t.ids.as_slice())).unwrap();
+    let found = embedder.hidden_states(&batch).unwrap();
+    for (tokens, range) in tokens.iter().zip(batch.ranges()) {
+        let ids = Tensor::new(tokens.ids.as_slice(), &Candle::Cpu).unwrap().unsqueeze(0).unwrap();
+        let expected = model.forward(&ids, &ids.zeros_like().unwrap(), None).unwrap();
+        let expected: Vec<f32> = expected.flatten_all().unwrap().to_vec1().unwrap();
+        let found = found.slice(ndarray::s![range, ..]);
+        let worst = found.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(found.len() == expected.len() && worst < 2e-5, "off by {worst}");
+    }
+}

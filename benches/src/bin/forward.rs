@@ -37,6 +37,10 @@ struct Options {
     /// Take the answers on trust: for a quick look, never for a record.
     #[arg(long)]
     unchecked: bool,
+    /// After the check, run one workload for each of its names on standard input, and answer its seconds: for measuring in
+    /// turn with others.
+    #[arg(long)]
+    in_turn: bool,
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -75,6 +79,39 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     drop(oracle);
 
     let mut out = std::io::stdout().lock();
+    if options.in_turn {
+        let resident = || {
+            std::fs::read_to_string("/proc/self/status")
+                .ok()
+                .and_then(|s| s.lines().find(|l| l.starts_with("VmHWM")).map(str::to_owned))
+        };
+        let check: Vec<f32> = workloads
+            .iter()
+            .filter_map(|(name, lengths)| Some((expected.get(name.as_str())?, lengths)))
+            .map(|(expected, lengths)| {
+                let vectors = embedder.embed_tokens(&token_ids(lengths, embedder.config().vocab))?;
+                let cosines = vectors.rows().zip(expected.rows()).map(|(a, b)| gte_core::similarity::cosine(a, b));
+                Ok(cosines.collect::<gte_core::Result<Vec<_>>>()?.into_iter().fold(1.0, f32::min))
+            })
+            .collect::<gte_core::Result<_>>()?;
+        assert!(
+            check.iter().all(|&cosine| cosine > 0.999_99),
+            "the answers are wrong: cosines {check:?} against candle"
+        );
+        writeln!(out, "ready {} {} loaded in {load_seconds:.2} s", embedder.precision(), embedder.isa())?;
+        for line in std::io::stdin().lines() {
+            let line = line?;
+            if line == "memory" {
+                writeln!(out, "{}", resident().unwrap_or_default())?;
+                continue;
+            }
+            let texts = token_ids(workloads.get(&line).ok_or("no such workload")?, embedder.config().vocab);
+            let start = Instant::now();
+            embedder.embed_tokens(&texts)?;
+            writeln!(out, "{}", start.elapsed().as_secs_f64())?;
+        }
+        return Ok(());
+    }
     for (name, lengths) in &workloads {
         let texts = token_ids(lengths, embedder.config().vocab);
         let vectors = embedder.embed_tokens(&texts)?;

@@ -1,28 +1,27 @@
 //! The loop nest of a product C = act(A·B + bias), over tiles that each instruction set brings.
 //!
-//! Every element of C is one chain of additions in order of k, from the bias on, whatever tile it falls into: results do not
-//! depend on the number of rows, the split over threads or the place of a row. A matrix in blocks of KC rows of B (as
-//! Goto and van de Geijn 2008, "Anatomy of High-Performance Matrix Multiplication"): a panel of B stays in the first-level
-//! cache while the rows of A, from the second, pass by. A is read in place: its rows are spaced ([`row_stride`]) so that they
-//! do not fall into the same cache sets, which is what copying it would be for.
+//! Every element of C is the bias plus, for each block of KC values, one chain of additions in order of k, whatever tile it
+//! falls into: results do not depend on the number of rows, the split over threads or the place of a row. The blocks are those
+//! of Goto and van de Geijn 2008, "Anatomy of High-Performance Matrix Multiplication": a panel of B stays in the second-level
+//! cache, beside a block of A, while that block's rows pass by. A is read in place: its rows are spaced ([`row_stride`]) so
+//! that they do not fall into the same cache sets, which is what copying it would be for.
 
 use ndarray::{ArrayView2, ArrayViewMut2};
 
 use super::lanes::Lanes;
 use super::pack::{KC, Panels};
 
-/// Rows of A in a block: 192 rows of a KC-deep block are 192 KiB, well inside a second-level cache of 512 KiB.
-const MC: usize = 192;
+/// Rows of A in a block: 72 rows of a KC-deep block are 288 KiB, more than half of a second-level cache of 512 KiB. 24 were
+/// slower, 48 and 96 alike within the noise (Zen 3).
+const MC: usize = 72;
 
 /// Rows and columns of the largest tile.
 pub(crate) const MAX_TILE: (usize, usize) = (12, 32);
 
 /// The distance between rows, in values, at which a matrix of `columns` columns is stored.
 ///
-/// A tile reads [`KC`] values, 16 cache lines, from each of its rows. An odd multiple of 16 lines lays them side by side in
-/// the 64 sets of a first-level cache, and the rows of a block evenly over the sets of a second-level one; at the natural
-/// distance of a power of two they would all fall into the same sets and push out the panel of B. Narrow matrices take the
-/// next odd number of lines.
+/// At a power of two, the natural distance, all rows of a tile begin in the same cache sets and push each other out. An odd
+/// multiple of 16 lines spreads them over the sets of either cache; narrow matrices take the next odd number of lines.
 pub(crate) fn row_stride(columns: usize) -> usize {
     const LINE: usize = 16;
     match columns.div_ceil(LINE) {
@@ -73,8 +72,8 @@ pub(crate) trait Tile: Lanes {
     /// Columns in a tile, the width of a panel.
     const NR: usize;
 
-    /// C[r][j] ← start[r][j] + Σₖ A[r][k0 + k] · panel[k][j], in order of k, for NR columns at `place`. The sum starts from
-    /// `bias`, NR values, or from what is in C. Rows of A and C are contiguous. `ahead` will be read soon: a tile asks for it
+    /// C[r][j] ← start[r][j] + Σₖ A[r][k0 + k] · panel[k][j], the sum in order of k, for NR columns at `place`. It is added to
+    /// `bias`, NR values, or to what is in C. Rows of A and C are contiguous. `ahead` will be read soon: a tile asks for it
     /// meanwhile.
     fn tile(
         self,

@@ -1,0 +1,48 @@
+//! A model directory in which a fuzz target replaces one file: the engine reads models from directories, so that is what is
+//! fuzzed. It lies on a memory file system where there is one.
+
+use std::path::Path;
+
+use gte_core::{ModelConfig, ModelFiles, Pooling, Tokenizer, Weights};
+
+/// The tiny model of the checkpoint tests.
+const CONFIG: &[u8] = include_bytes!("../../tests/fixtures/torch/config.json");
+const VOCAB: &[u8] = include_bytes!("../../tests/fixtures/torch/vocab.txt");
+
+thread_local! {
+    static DIR: tempfile::TempDir = {
+        let memory = Path::new("/dev/shm");
+        let dir = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
+        dir.expect("a temporary directory")
+    };
+}
+
+/// Writes `data` as `file` beside a sound configuration and vocabulary, and opens the directory.
+pub fn with_file(file: &str, data: &[u8], check: impl FnOnce(ModelFiles)) {
+    DIR.with(|dir| {
+        for (name, content) in [("config.json", CONFIG), ("vocab.txt", VOCAB), (file, data)] {
+            std::fs::write(dir.path().join(name), content).expect("a file");
+        }
+        check(ModelFiles::from_dir(dir.path()).expect("a directory with a configuration"));
+    });
+}
+
+/// Opens the weights and reads each of a few tensors.
+pub fn read_weights(files: ModelFiles) {
+    let Ok(config) = ModelConfig::read(&files, Some(Pooling::Cls)) else { return };
+    if let Ok(weights) = Weights::open(&files, &config) {
+        for name in ["embeddings.word_embeddings.weight", "encoder.layer.0.output.dense.bias"] {
+            let _ = weights.read(name).map(|tensor| tensor.into_f32());
+        }
+    }
+}
+
+/// Builds the tokenizer and tokenizes a few texts.
+pub fn tokenize(files: ModelFiles) {
+    let Ok(config) = ModelConfig::read(&files, Some(Pooling::Cls)) else { return };
+    if let Ok(tokenizer) = Tokenizer::read(&files, &config) {
+        let _ = tokenizer.encode(&["abc", "", "今天天气 [CLS] a\u{301}👍"]);
+        let _ = tokenizer.pieces("a b 今");
+        let _ = tokenizer.decode(&[2, 5, 3], true);
+    }
+}

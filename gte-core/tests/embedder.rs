@@ -1,0 +1,110 @@
+//! What an embedder promises besides its numbers: odd input, options, memory.
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+mod model;
+
+use gte_core::{Budget, Embedder, Error, ModelFiles, PackedBatch, Pooling, Precision};
+
+fn builder(dir: &tempfile::TempDir) -> gte_core::Builder {
+    Embedder::from_files(ModelFiles::from_dir(dir.path()).unwrap()).threads(2)
+}
+
+#[test]
+fn odd_input_has_a_plain_answer() {
+    let dir = model::tiny_model();
+    let embedder = builder(&dir).max_length(8).build().unwrap();
+    let none: [&str; 0] = [];
+    assert_eq!((embedder.embed(&none).unwrap().len(), embedder.embed(&none).unwrap().dim()), (0, model::HIDDEN));
+    // [CLS] and [SEP] of the tiny vocabulary.
+    let empty = embedder.embed(&[""]).unwrap();
+    assert_eq!(empty, embedder.embed_tokens(&[[2, 3]]).unwrap());
+    assert_eq!(embedder.embed(&["\u{0}\u{200b}"]).unwrap().len(), 1);
+    let long = "今天".repeat(50);
+    let tokens = embedder.tokenize(&[&long]).unwrap();
+    assert!(tokens[0].truncated() && tokens[0].len() == 8 && tokens[0].full_len == 102);
+    assert_eq!(embedder.embed(&[&long]).unwrap(), embedder.embed_tokens(&tokens).unwrap());
+    for row in embedder.embed(&["今天", "a b c", &long]).unwrap().rows() {
+        assert!((row.iter().map(|v| v * v).sum::<f32>() - 1.0).abs() < 1e-5);
+    }
+}
+
+#[test]
+fn token_ids_are_checked() {
+    let dir = model::tiny_model();
+    let embedder = builder(&dir).build().unwrap();
+    let empty: [u32; 0] = [];
+    assert!(matches!(embedder.embed_tokens(&[&empty[..]]), Err(Error::TokenCount { found: 0, .. })));
+    assert!(matches!(embedder.embed_tokens(&[vec![1; 161]]), Err(Error::TokenCount { found: 161, max: 160 })));
+    assert!(matches!(embedder.embed_tokens(&[[1, 60]]), Err(Error::TokenId { id: 60, vocab: 60 })));
+    assert_eq!(embedder.embed_tokens(&[vec![1; 160]]).unwrap().len(), 1);
+    let batch = PackedBatch::new([&[1u32, 99][..]]).unwrap();
+    assert!(embedder.hidden_states(&batch).is_err());
+    assert_eq!(embedder.hidden_states(&PackedBatch::default()).unwrap().dim(), (0, model::HIDDEN));
+}
+
+#[test]
+fn hidden_states_are_what_is_pooled() {
+    let dir = model::tiny_model();
+    let texts = [model::ids(1, 9), model::ids(2, 4)];
+    let batch = PackedBatch::new(texts.iter().map(Vec::as_slice)).unwrap();
+    for (pooling, rows) in
+        [(Pooling::Cls, [0..1, 9..10]), (Pooling::LastToken, [8..9, 12..13]), (Pooling::Mean, [0..9, 9..13])]
+    {
+        let embedder = builder(&dir).pooling(pooling).build().unwrap();
+        let hidden = embedder.hidden_states(&batch).unwrap();
+        let vectors = embedder.embed_tokens(&texts).unwrap();
+        for (rows, vector) in rows.into_iter().zip(vectors.rows()) {
+            let mean = hidden.slice(ndarray::s![rows, ..]).mean_axis(ndarray::Axis(0)).unwrap();
+            let length = mean.dot(&mean).sqrt();
+            assert!(mean.iter().zip(vector).all(|(m, v)| (m / length - v).abs() < 1e-6), "{pooling}");
+        }
+    }
+}
+
+#[test]
+fn options_that_make_no_sense_are_named() {
+    let dir = model::tiny_model();
+    let refused = |result: gte_core::Result<Embedder>, name: &str| {
+        let error = result.map(|_| ()).unwrap_err();
+        assert!(matches!(&error, Error::InvalidOption { option, .. } if *option == name), "{error}");
+    };
+    refused(builder(&dir).threads(0).build(), "threads");
+    refused(builder(&dir).max_length(2).build(), "max_length");
+    refused(builder(&dir).max_length(161).build(), "max_length");
+    refused(builder(&dir).precision(Precision::Bf16).build(), "precision");
+    assert!(Budget::new(0).is_err() && "int3".parse::<Precision>().is_err() && "max".parse::<Pooling>().is_err());
+    assert!(matches!(Embedder::builder("/no/such/directory").build(), Err(Error::Io { .. })));
+    assert!(matches!(Embedder::from_dir(std::env::temp_dir().join("no-such-model")), Err(Error::Io { .. })));
+}
+
+#[test]
+fn a_corpus_is_drawn_as_it_is_needed() {
+    let dir = model::tiny_model();
+    let embedder = builder(&dir).build().unwrap();
+    let drawn = std::cell::Cell::new(0);
+    let texts = (0..3000).map(|i| {
+        drawn.set(i + 1);
+        format!("今天 {}", ["a", "b", "c"][i % 3])
+    });
+    let mut pieces = embedder.embed_iter(texts);
+    assert_eq!(drawn.get(), 0);
+    let first = pieces.next().unwrap().unwrap();
+    assert!(drawn.get() < 3000, "only what the first piece needs");
+    let rest: usize = pieces.map(|p| p.unwrap().len()).sum();
+    assert_eq!(first.len() + rest, 3000);
+    assert_eq!(first.get(4), embedder.embed(&["今天 b"]).unwrap().get(0));
+}
+
+#[test]
+fn a_zero_vector_is_no_number() {
+    // A final LayerNorm of zeros: the pooled state has no direction. It stays zero and does not become NaN.
+    let mut tensors = model::tensors();
+    for name in ["weight", "bias"] {
+        tensors.get_mut(&format!("encoder.layer.1.output.LayerNorm.{name}")).unwrap().1.fill(0.0);
+    }
+    let dir = tempfile::tempdir().unwrap();
+    model::write_small_files(dir.path());
+    model::write_safetensors(&dir.path().join("model.safetensors"), &tensors);
+    let vectors = builder(&dir).build().unwrap().embed(&["今天"]).unwrap();
+    assert!(vectors.as_slice().iter().all(|&v| v == 0.0));
+}
