@@ -10,7 +10,8 @@ use crate::embedding::Embeddings;
 use crate::kernels::Kernels;
 use crate::{Error, Result};
 
-/// Cosine of the angle between two vectors of any length, −1 to 1; 0 if one of them is zero. Sums are in f64.
+/// Cosine of the angle between two vectors of any length, −1 to 1; 0 if one of them is zero, not a number if one of them holds
+/// such. Sums are in f64.
 ///
 /// # Errors
 /// [`Error::Dimensions`] if they do not have as many values.
@@ -18,8 +19,11 @@ pub fn cosine(a: &[f32], b: &[f32]) -> Result<f32> {
     same(a.len(), b.len())?;
     let sum = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum::<f64>();
     let lengths = (sum(a, a) * sum(b, b)).sqrt();
-    Ok(if lengths > 0.0 { (sum(a, b) / lengths).clamp(-1.0, 1.0) as f32 } else { 0.0 })
+    Ok(if lengths == 0.0 { 0.0 } else { (sum(a, b) / lengths).clamp(-1.0, 1.0) as f32 })
 }
+
+/// Documents that one task of [`scores`] looks at.
+const PART: usize = 1024;
 
 /// All dot products: row i, column j is the cosine of query i and document j. (queries × documents)
 ///
@@ -27,13 +31,19 @@ pub fn cosine(a: &[f32], b: &[f32]) -> Result<f32> {
 /// [`Error::Dimensions`].
 pub fn scores(queries: &Embeddings, documents: &Embeddings) -> Result<Array2<f32>> {
     same(queries.dim(), documents.dim())?;
-    let dot = Kernels::best().dot;
+    let (dim, dot) = (queries.dim(), Kernels::best().dot);
     let mut scores = Array2::zeros((queries.len(), documents.len()));
-    scores.axis_iter_mut(Axis(0)).into_par_iter().zip(queries.as_slice().par_chunks(queries.dim())).for_each(
-        |(mut row, query)| {
-            row.iter_mut().zip(documents.rows()).for_each(|(score, document)| *score = dot(query, document));
-        },
-    );
+    if let Some(values) = scores.as_slice_mut().filter(|values| !values.is_empty()) {
+        values.par_chunks_mut(documents.len()).zip(queries.as_slice().par_chunks(dim)).for_each(|(row, query)| {
+            // Parts of a row, so that all threads have work with a single query too.
+            row.par_chunks_mut(PART).zip(documents.as_slice().par_chunks(PART * dim)).for_each(
+                |(scores, documents)| {
+                    let documents = documents.chunks_exact(dim);
+                    scores.iter_mut().zip(documents).for_each(|(score, document)| *score = dot(query, document));
+                },
+            );
+        });
+    }
     Ok(scores)
 }
 
@@ -55,7 +65,7 @@ pub struct Hit {
 /// [`Error::Dimensions`] for other dimensions, or rows that are not contiguous.
 pub fn top_k(queries: ArrayView2<'_, f32>, corpus: ArrayView2<'_, f32>, k: usize) -> Result<Vec<Vec<Hit>>> {
     same(queries.ncols(), corpus.ncols())?;
-    let contiguous = |view: &ArrayView2<'_, f32>| view.ncols() < 2 || view.strides()[1] == 1;
+    let contiguous = |view: &ArrayView2<'_, f32>| view.is_empty() || view.ncols() < 2 || view.strides()[1] == 1;
     if !contiguous(&queries) || !contiguous(&corpus) {
         return Err(Error::InvalidOption {
             option: "corpus",
@@ -90,10 +100,11 @@ fn same(left: usize, right: usize) -> Result<()> {
     if left == right { Ok(()) } else { Err(Error::Dimensions { left, right }) }
 }
 
-/// Orders hits: higher score first, then lower index, a NaN after everything.
+/// Orders hits: higher score first, then lower index, a NaN after everything. −0 equals 0, unlike in `total_cmp`: which of
+/// the two a sum of nothing gives is up to the kernel.
 fn rank(a: &Hit, b: &Hit) -> Ordering {
-    let value = |hit: &Hit| if hit.score.is_nan() { f32::NEG_INFINITY } else { hit.score };
-    value(b).total_cmp(&value(a)).then(a.index.cmp(&b.index))
+    let by_score = b.score.partial_cmp(&a.score).unwrap_or_else(|| a.score.is_nan().cmp(&b.score.is_nan()));
+    by_score.then(a.index.cmp(&b.index))
 }
 
 #[derive(Clone, Copy)]
@@ -174,6 +185,13 @@ mod tests {
         assert!(top_k(query.view(), corpus.view(), 0).unwrap()[0].is_empty());
         assert!(top_k(query.view(), Array2::zeros((2, 3)).view(), 1).is_err());
         assert!(top_k(query.view(), Array2::zeros((0, 1)).view(), 1).unwrap()[0].is_empty());
+    }
+
+    #[test]
+    fn minus_zero_is_no_worse_than_zero() {
+        let mut best = Best::new(2);
+        [-0.0, 0.0, -0.0].into_iter().enumerate().for_each(|(index, score)| best.offer(Hit { index, score }));
+        assert_eq!(best.sorted().iter().map(|h| h.index).collect::<Vec<_>>(), [0, 1]);
     }
 
     proptest! {

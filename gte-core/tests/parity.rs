@@ -222,7 +222,8 @@ fn hidden_states_are_those_of_candle_transformers() {
     let dir = minilm();
     let read = |file: &str| std::fs::read(dir.join(file)).unwrap();
     let config: Config = serde_json::from_slice(&read("config.json")).unwrap();
-    let weights = candle_nn::VarBuilder::from_buffered_safetensors(read("model.safetensors"), DType::F32, &Candle::Cpu).unwrap();
+    let weights =
+        candle_nn::VarBuilder::from_buffered_safetensors(read("model.safetensors"), DType::F32, &Candle::Cpu).unwrap();
     let model = BertModel::load(weights, &config).unwrap();
     let embedder = Embedder::from_dir(&dir).unwrap();
     let tokens = embedder.tokenize(&["The weather is lovely today.", "", "今天天气真好，我们去公园吧。"]).unwrap();
