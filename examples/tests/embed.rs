@@ -8,7 +8,11 @@ fn command() -> Command {
     let model = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/models/all-MiniLM-L6-v2");
     assert!(std::path::Path::new(model).join("config.json").exists(), "run `make models`");
     let mut command = Command::new(env!("CARGO_BIN_EXE_embed"));
-    command.args(["--model", model, "--threads", "1"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+        .args(["--model", model, "--threads", "1"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
     command
 }
 
@@ -67,7 +71,10 @@ fn arguments_are_texts_too_and_long_ones_are_marked() {
     let long = "word ".repeat(600);
     let output = command().args(["--", "-dash", &long]).output().unwrap();
     let lines = lines(&output);
-    assert_eq!((lines[0]["text"].as_str(), lines[1]["truncated"].as_bool(), lines[1]["tokens"].as_u64()), (Some("-dash"), Some(true), Some(256)));
+    assert_eq!(
+        (lines[0]["text"].as_str(), lines[1]["truncated"].as_bool(), lines[1]["tokens"].as_u64()),
+        (Some("-dash"), Some(true), Some(256))
+    );
     let output = Command::new(env!("CARGO_BIN_EXE_embed")).args(["--model", "/no/such", "x"]).output().unwrap();
     assert!(!output.status.success() && String::from_utf8_lossy(&output.stderr).contains("/no/such"));
 }

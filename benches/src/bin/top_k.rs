@@ -56,7 +56,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         search.sort_by(f64::total_cmp);
         read.sort_by(f64::total_cmp);
         let bytes = (rows * dim * 4) as f64;
-        writeln!(out, "{queries} queries: {:.3} s, {:.1} GB/s of corpus; reading alone {:.1} GB/s", search[repeat / 2], bytes / search[repeat / 2] / 1e9, bytes / read[repeat / 2] / 1e9)?;
+        writeln!(
+            out,
+            "{queries} queries: {:.3} s, {:.1} GB/s of corpus; reading alone {:.1} GB/s",
+            search[repeat / 2],
+            bytes / search[repeat / 2] / 1e9,
+            bytes / read[repeat / 2] / 1e9
+        )?;
     }
     Ok(())
 }
