@@ -1,0 +1,421 @@
+//! From requests to forward passes: bounded queue → token budget → one compute thread → replies.
+//!
+//! A request is admitted whole or refused whole. The compute thread takes texts by deadline, as many as fit the token budget,
+//! also a part of a request's; nothing waits for a batch to fill. Texts of requests whose callers are gone, or whose time is up,
+//! are not computed. When the batcher is closed, what was admitted is still computed.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use gte_core::{Embedder, Embeddings, PackedBatch, Tokens};
+use tokio::sync::oneshot;
+
+use crate::error::Error;
+use crate::metrics::Metrics;
+
+/// How much may wait.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Requests.
+    pub requests: usize,
+    /// Texts.
+    pub texts: usize,
+    /// Tokens.
+    pub tokens: usize,
+    /// How long a request may take before it is given up.
+    pub timeout: Duration,
+}
+
+/// The answer to a request.
+pub struct Answer {
+    /// One vector a text.
+    pub embeddings: Embeddings,
+    /// From admission to the first forward pass.
+    pub queued: Duration,
+    /// From the first forward pass to the last.
+    pub computed: Duration,
+}
+
+/// The queue and its compute thread.
+pub struct Batcher {
+    shared: Arc<Shared>,
+    thread: Mutex<Option<std::thread::JoinHandle<()>>>,
+}
+
+/// Who asks.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Admission {
+    /// A client, within the limits.
+    Request,
+    /// The liveness probe: admitted whatever waits, and in front of it.
+    Probe,
+}
+
+struct Shared {
+    start: Instant,
+    embedder: Arc<Embedder>,
+    metrics: Arc<Metrics>,
+    limits: Limits,
+    queue: Mutex<Queue>,
+    arrived: Condvar,
+}
+
+#[derive(Default)]
+struct Queue {
+    /// By (soft deadline, arrival).
+    waiting: BTreeMap<(Instant, u64), Request>,
+    arrivals: u64,
+    texts: usize,
+    tokens: usize,
+    closed: bool,
+    /// Measured; a guess until the first batch.
+    tokens_per_second: f64,
+    busy: Window,
+}
+
+struct Request {
+    tokens: Vec<Tokens>,
+    next: usize, // texts before it are computed or being computed
+    values: Vec<f32>,
+    reply: oneshot::Sender<Result<Answer, Error>>,
+    admitted: Instant,
+    started: Option<Instant>,
+    deadline: Instant,
+}
+
+/// Texts of one request in a batch.
+struct Part {
+    key: (Instant, u64),
+    texts: std::ops::Range<usize>,
+}
+
+impl Batcher {
+    /// Starts the compute thread.
+    ///
+    /// # Errors
+    /// Where the system starts no thread.
+    pub fn start(embedder: Arc<Embedder>, metrics: Arc<Metrics>, limits: Limits) -> std::io::Result<Self> {
+        let queue = Queue { tokens_per_second: 100.0, ..Queue::default() };
+        let shared = Arc::new(Shared {
+            start: Instant::now(),
+            embedder,
+            metrics,
+            limits,
+            queue: Mutex::new(queue),
+            arrived: Condvar::new(),
+        });
+        let own = shared.clone();
+        let thread = std::thread::Builder::new().name("gte-compute".into()).spawn(move || own.compute())?;
+        Ok(Self { shared, thread: Mutex::new(Some(thread)) })
+    }
+
+    /// Admits a request and waits for its vectors. A caller that is dropped takes its request along.
+    ///
+    /// # Errors
+    /// [`Error::Overloaded`] where there is no room for all of it, [`Error::Deadline`], [`Error::Unavailable`] while closing,
+    /// [`Error::Engine`].
+    pub async fn embed(&self, tokens: Vec<Tokens>) -> Result<Answer, Error> {
+        let answer = self.shared.admit(tokens, Admission::Request)?;
+        let timeout = self.shared.limits.timeout;
+        match tokio::time::timeout(timeout, answer).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(_)) => Err(Error::Unavailable("shutting down")),
+            Err(_) => Err(Error::Deadline(timeout.as_secs())),
+        }
+    }
+
+    /// The hidden states of each text's tokens: (texts)(tokens)(dim). Computed beside the queue, on a thread for blocking work:
+    /// the engine takes one batch at a time, so it waits for at most the one that runs.
+    ///
+    /// # Errors
+    /// [`Error::Field`] for more tokens than one batch has, [`Error::Engine`].
+    pub async fn hidden_states(&self, tokens: Vec<Tokens>) -> Result<Vec<Vec<Vec<f32>>>, Error> {
+        let embedder = self.shared.embedder.clone();
+        let (count, limit) =
+            (tokens.iter().map(Tokens::len).sum::<usize>(), embedder.budget().tokens().max(embedder.max_length()));
+        if count > limit {
+            return Err(Error::field(
+                "inputs",
+                format_args!("{count} tokens, and token vectors are given for at most {limit} at once"),
+            ));
+        }
+        let work = move || -> gte_core::Result<_> {
+            let batch = PackedBatch::new(tokens.iter().map(|t| t.ids.as_slice()))?;
+            let states = embedder.hidden_states(&batch)?;
+            let text = |range: std::ops::Range<usize>| range.map(|i| states.row(i).to_vec()).collect();
+            Ok(batch.ranges().map(text).collect())
+        };
+        Ok(tokio::task::spawn_blocking(work).await.map_err(|e| Error::Engine(e.to_string()))??)
+    }
+
+    /// Whether the compute thread lives: a forward pass of one tiny text through the queue, in front of everything, answered
+    /// within `limit`. A batch that is running may take its time first.
+    ///
+    /// # Errors
+    /// As [`embed`](Self::embed); [`Error::Unavailable`] where no answer comes.
+    pub async fn probe(&self, limit: Duration) -> Result<(), Error> {
+        let tokens = vec![self.shared.embedder.tokenizer().encode_one("")?];
+        let answer = self.shared.admit(tokens, Admission::Probe)?;
+        match tokio::time::timeout(limit, answer).await {
+            Ok(Ok(answer)) => answer.map(|_| ()),
+            _ => Err(Error::Unavailable("stuck: the compute thread does not answer")),
+        }
+    }
+
+    /// Admits nothing more, computes what was admitted, and ends the compute thread.
+    pub fn close(&self) {
+        self.shared.lock().closed = true;
+        self.shared.arrived.notify_all();
+        if let Some(thread) = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            let _ = thread.join();
+        }
+    }
+
+    /// Brings the gauges that change with time alone up to date.
+    pub fn refresh_metrics(&self) {
+        let mut queue = self.shared.lock();
+        queue.busy.advance(Instant::now());
+        self.shared.publish(&queue);
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn admit(
+        &self,
+        tokens: Vec<Tokens>,
+        admission: Admission,
+    ) -> Result<oneshot::Receiver<Result<Answer, Error>>, Error> {
+        let (texts, count) = (tokens.len(), tokens.iter().map(Tokens::len).sum::<usize>());
+        let mut queue = self.lock();
+        if queue.closed {
+            return Err(Error::Unavailable("shutting down"));
+        }
+        let probe = admission == Admission::Probe;
+        let full = [
+            ("--queue-requests", queue.waiting.len(), 1, self.limits.requests),
+            ("--queue-texts", queue.texts, texts, self.limits.texts),
+            ("--queue-tokens", queue.tokens, count, self.limits.tokens),
+        ];
+        for (what, waiting, more, limit) in full {
+            if probe {
+                break;
+            }
+            if more > limit {
+                return Err(Error::field(
+                    "input",
+                    format_args!("{more} at once are more than {what} {limit} ever admits"),
+                ));
+            }
+            if waiting + more > limit {
+                let delay = queue.tokens as f64 / queue.tokens_per_second;
+                return Err(Error::Overloaded { what, retry_after_s: delay.ceil().clamp(1.0, 600.0) as u64 });
+            }
+        }
+        let now = Instant::now();
+        // Soft deadlines grow with a request's own work: a query overtakes a corpus that came just before it, but never one that
+        // has waited for its share.
+        let own = Duration::from_secs_f64(count as f64 / queue.tokens_per_second);
+        let key = if probe { (self.start, queue.arrivals) } else { (now + 4 * own, queue.arrivals) };
+        let (reply, answer) = oneshot::channel();
+        let request = Request {
+            values: Vec::with_capacity(texts * self.embedder.dim()),
+            tokens,
+            next: 0,
+            reply,
+            admitted: now,
+            started: None,
+            deadline: now + self.limits.timeout,
+        };
+        queue.arrivals += 1;
+        queue.texts += texts;
+        queue.tokens += count;
+        queue.waiting.insert(key, request);
+        self.publish(&queue);
+        drop(queue);
+        self.arrived.notify_one();
+        Ok(answer)
+    }
+
+    /// The compute thread.
+    fn compute(&self) {
+        loop {
+            let mut queue = self.lock();
+            let (parts, ids) = loop {
+                let (parts, ids) = self.next_batch(&mut queue);
+                if !parts.is_empty() {
+                    break (parts, ids);
+                }
+                if queue.closed && queue.waiting.is_empty() {
+                    return;
+                }
+                queue = self.arrived.wait(queue).unwrap_or_else(PoisonError::into_inner);
+            };
+            self.publish(&queue);
+            drop(queue);
+
+            let tokens: usize = ids.iter().map(Tokens::len).sum();
+            let start = Instant::now();
+            // A panic in the engine must not silence the server: the batch fails, the thread goes on.
+            let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.embedder.embed_tokens(&ids)));
+            let end = Instant::now();
+            let result = match result {
+                Ok(result) => result.map_err(Error::from),
+                Err(_) => Err(Error::Engine("it panicked".into())),
+            };
+            let seconds = (end - start).as_secs_f64();
+            self.metrics.compute_seconds.observe(seconds);
+            self.metrics.batch_tokens.observe(tokens as f64);
+            self.metrics.batch_texts.observe(ids.len() as f64);
+            if result.is_ok() {
+                self.metrics.tokens.inc_by(tokens as u64);
+                self.metrics.texts.inc_by(ids.len() as u64);
+            }
+
+            let mut queue = self.lock();
+            queue.busy.add(start, end);
+            // The last few batches decide; a small one says little of the speed of a full one.
+            let weight = 0.3 * (tokens as f64 / self.embedder.budget().tokens() as f64).clamp(0.05, 1.0);
+            queue.tokens_per_second += weight * (tokens as f64 / seconds.max(1e-6) - queue.tokens_per_second);
+            self.deliver(&mut queue, parts, result, end);
+            self.publish(&queue);
+        }
+    }
+
+    /// Takes texts by deadline until the budget is full.
+    fn next_batch(&self, queue: &mut Queue) -> (Vec<Part>, Vec<Tokens>) {
+        let now = Instant::now();
+        let gone: Vec<_> = queue
+            .waiting
+            .iter()
+            .filter(|(_, r)| r.reply.is_closed() || r.deadline <= now)
+            .map(|(&key, _)| key)
+            .collect();
+        for key in gone {
+            self.give_up(queue, key);
+        }
+        let budget = self.embedder.budget().tokens();
+        let (mut parts, mut ids, mut used) = (Vec::new(), Vec::new(), 0);
+        for (&key, request) in &mut queue.waiting {
+            let first = request.next;
+            while let Some(tokens) = request.tokens.get(request.next) {
+                if used > 0 && used + tokens.len() > budget {
+                    break;
+                }
+                used += tokens.len();
+                ids.push(tokens.clone());
+                request.next += 1;
+            }
+            if request.next > first {
+                if request.started.is_none() {
+                    request.started = Some(now);
+                    self.metrics.queue_seconds.observe((now - request.admitted).as_secs_f64());
+                }
+                parts.push(Part { key, texts: first..request.next });
+            }
+            if used >= budget {
+                break;
+            }
+        }
+        queue.texts -= ids.len();
+        queue.tokens -= used;
+        (parts, ids)
+    }
+
+    /// Removes a request; what of it was not taken leaves the counts.
+    fn give_up(&self, queue: &mut Queue, key: (Instant, u64)) -> Option<Request> {
+        let request = queue.waiting.remove(&key)?;
+        let rest = &request.tokens[request.next..];
+        queue.texts -= rest.len();
+        queue.tokens -= rest.iter().map(Tokens::len).sum::<usize>();
+        Some(request)
+    }
+
+    /// Hands the vectors of a batch to their requests, and replies to those that are complete.
+    fn deliver(&self, queue: &mut Queue, parts: Vec<Part>, result: Result<Embeddings, Error>, now: Instant) {
+        let mut row = 0;
+        for Part { key, texts } in parts {
+            let first = row;
+            row += texts.len();
+            // It may have been given up meanwhile.
+            let Some(request) = queue.waiting.get_mut(&key) else { continue };
+            match &result {
+                Ok(vectors) => {
+                    let dim = vectors.dim();
+                    request.values.extend_from_slice(&vectors.as_slice()[first * dim..row * dim]);
+                    if texts.end == request.tokens.len()
+                        && let Some(request) = queue.waiting.remove(&key)
+                    {
+                        let started = request.started.unwrap_or(request.admitted);
+                        let answer =
+                            Embeddings::from_unit_rows(request.values, dim).map_err(Error::from).map(|embeddings| {
+                                Answer { embeddings, queued: started - request.admitted, computed: now - started }
+                            });
+                        let _ = request.reply.send(answer);
+                    }
+                }
+                Err(error) => {
+                    let error = error.clone();
+                    if let Some(request) = self.give_up(queue, key) {
+                        let _ = request.reply.send(Err(error));
+                    }
+                }
+            }
+        }
+    }
+
+    fn publish(&self, queue: &Queue) {
+        let metrics = &self.metrics;
+        metrics.queued_requests.set(queue.waiting.values().filter(|r| r.started.is_none()).count() as i64);
+        metrics.queued_texts.set(queue.texts as i64);
+        metrics.queued_tokens.set(queue.tokens as i64);
+        metrics.queue_delay.set(queue.tokens as f64 / queue.tokens_per_second);
+        metrics.tokens_per_second.set(queue.tokens_per_second);
+        metrics.utilization.set(queue.busy.share());
+    }
+}
+
+/// How busy the compute thread was in the last ten seconds, or since the start.
+struct Window {
+    start: Instant,
+    end: Instant,
+    busy: Duration,
+    last: f64, // share of the window before
+}
+
+/// Length of the window.
+const WINDOW: Duration = Duration::from_secs(10);
+
+impl Default for Window {
+    fn default() -> Self {
+        let now = Instant::now();
+        Self { start: now, end: now, busy: Duration::ZERO, last: 0.0 }
+    }
+}
+
+impl Window {
+    fn add(&mut self, start: Instant, end: Instant) {
+        self.busy += end - start;
+        self.advance(end);
+    }
+
+    fn advance(&mut self, now: Instant) {
+        self.end = now;
+        let length = now - self.start;
+        if length >= WINDOW {
+            self.last = (self.busy.as_secs_f64() / length.as_secs_f64()).min(1.0);
+            (self.start, self.busy) = (now, Duration::ZERO);
+        }
+    }
+
+    /// The window before and the running one, weighted by how much of the last ten seconds each covers.
+    fn share(&self) -> f64 {
+        let length = (self.end - self.start).as_secs_f64();
+        let rest = (WINDOW.as_secs_f64() - length).max(0.0);
+        (self.busy.as_secs_f64() + self.last * rest) / (length + rest)
+    }
+}

@@ -1,0 +1,260 @@
+//! Every route, in its clients' own shapes; every refusal in JSON that names what is wrong; the queue's limits; the drain.
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+#[path = "../../gte-core/tests/model/mod.rs"]
+mod model;
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::http::{Request, Response, StatusCode};
+use clap::Parser;
+use gte_server::config::Config;
+use gte_server::routes::{Service, app};
+use http_body_util::BodyExt;
+use serde_json::{Value, json};
+use tower::ServiceExt;
+
+fn service(arguments: &[&str]) -> (Arc<Service>, tempfile::TempDir) {
+    let dir = model::tiny_model();
+    let model = dir.path().to_str().unwrap().to_owned();
+    let all = ["gte-server", "--model", &model, "--threads", "2"].into_iter().chain(arguments.iter().copied());
+    let config = Config::try_parse_from(all).unwrap();
+    (gte_server::load(config).unwrap(), dir)
+}
+
+async fn send(service: &Arc<Service>, request: Request<Body>) -> (StatusCode, Value, axum::http::HeaderMap) {
+    let response: Response<Body> = app(service.clone()).oneshot(request).await.unwrap();
+    let (parts, body) = response.into_parts();
+    let bytes = body.collect().await.unwrap().to_bytes();
+    let body =
+        serde_json::from_slice(&bytes).unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&bytes).into_owned()));
+    (parts.status, body, parts.headers)
+}
+
+fn post(path: &str, body: impl Into<Body>) -> Request<Body> {
+    Request::post(path).header("content-type", "application/json").body(body.into()).unwrap()
+}
+
+async fn ask(service: &Arc<Service>, path: &str, body: Value) -> Value {
+    let (status, body, _) = send(service, post(path, body.to_string())).await;
+    assert_eq!(status, StatusCode::OK, "{path}: {body}");
+    body
+}
+
+fn vector(value: &Value) -> Vec<f32> {
+    serde_json::from_value(value.clone()).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_tutorials_routes() {
+    let (service, _dir) = service(&[]);
+    let expected = service.embedder.embed(&["今天 a", "今天 b", "c"]).unwrap();
+    let answer = ask(&service, "/v1/embedding", json!({ "text": "今天 a", "unknown": 1 })).await;
+    assert_eq!(vector(&answer["embedding"]), expected.get(0).unwrap(), "the engine's bits, through JSON");
+    assert_eq!((&answer["dimension"], &answer["tokens"], &answer["truncated"]), (&json!(48), &json!(5), &json!(false)));
+    let answer = ask(
+        &service,
+        "/v1/similarity",
+        json!({ "source_text": "今天 a", "candidate_texts": ["c", "今天 a"], "top_k": 1 }),
+    )
+    .await;
+    assert_eq!(answer["ranking"], json!([1]));
+    assert!((answer["scores"][1].as_f64().unwrap() - 1.0).abs() < 1e-6);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn openais_route() {
+    let (service, _dir) = service(&[]);
+    let expected = service.embedder.embed(&["a", "b 今"]).unwrap();
+    let answer = ask(&service, "/v1/embeddings", json!({ "input": ["a", "b 今"], "model": "any", "user": "u" })).await;
+    assert_eq!(
+        (&answer["object"], &answer["usage"]),
+        (&json!("list"), &json!({ "prompt_tokens": 7, "total_tokens": 7 }))
+    );
+    for (i, item) in answer["data"].as_array().unwrap().iter().enumerate() {
+        assert_eq!(
+            (item["index"].as_u64(), vector(&item["embedding"]).as_slice()),
+            (Some(i as u64), expected.get(i).unwrap())
+        );
+    }
+    let answer = ask(&service, "/v1/embeddings", json!({ "input": "a", "encoding_format": "base64" })).await;
+    use base64::Engine;
+    let bytes =
+        base64::engine::general_purpose::STANDARD.decode(answer["data"][0]["embedding"].as_str().unwrap()).unwrap();
+    let values: Vec<f32> = bytes.as_chunks().0.iter().map(|&b| f32::from_le_bytes(b)).collect();
+    assert_eq!(values, expected.get(0).unwrap());
+    for input in [json!([2, 5, 3]), json!([[2, 5, 3]])] {
+        let answer = ask(&service, "/v1/embeddings", json!({ "input": input, "dimensions": 8 })).await;
+        assert_eq!(vector(&answer["data"][0]["embedding"]), expected.truncate(8).unwrap().get(0).unwrap());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn text_embeddings_inferences_routes() {
+    let (service, _dir) = service(&[]);
+    let expected = service.embedder.embed(&["a"]).unwrap();
+    assert_eq!(vector(&ask(&service, "/embed", json!({ "inputs": "a" })).await[0]), expected.get(0).unwrap());
+    assert_eq!(ask(&service, "/embed_all", json!({ "inputs": ["a", "b c"] })).await[1].as_array().unwrap().len(), 4);
+    let scores =
+        ask(&service, "/similarity", json!({ "inputs": { "source_sentence": "a", "sentences": ["a", "c"] } })).await;
+    assert_eq!(scores.as_array().unwrap().len(), 2);
+    let tokens = ask(&service, "/tokenize", json!({ "inputs": "今 a" })).await;
+    assert_eq!(tokens[0][1], json!({ "id": 10, "text": "今", "special": false, "start": 0, "stop": 3 }));
+    assert_eq!(tokens[0][0]["start"], Value::Null);
+    assert_eq!(ask(&service, "/decode", json!({ "ids": [2, 5, 6, 3] })).await, json!(["a b"]));
+    let (status, info, _) = send(&service, Request::get("/info").body(Body::empty()).unwrap()).await;
+    assert_eq!(
+        (status, &info["dimension"], &info["model_type"]["embedding"]["pooling"]),
+        (StatusCode::OK, &json!(48), &json!("cls"))
+    );
+    let long = json!({ "inputs": "a ".repeat(400), "truncate": false });
+    let (status, body, _) = send(&service, post("/embed", long.to_string())).await;
+    assert!(
+        status == StatusCode::UNPROCESSABLE_ENTITY && body["message"].as_str().unwrap().contains("must have less than"),
+        "{body}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_wrong_is_named_in_json() {
+    let (service, _dir) = service(&["--body-limit", "10000"]);
+    let cases: [(&str, &[u8], u16, &str); 14] = [
+        ("/v1/embedding", b"", 400, "JSON"),
+        ("/v1/embedding", b"{\"text\": \"a\"", 400, "JSON"),
+        ("/v1/embedding", b"{\"text\": \"a\"} x", 400, "trailing"),
+        ("/v1/embedding", b"{\"text\": \"\xff\"}", 400, "JSON"),
+        ("/v1/embedding", b"{}", 422, "text"),
+        ("/v1/embedding", b"{\"text\": 5}", 422, "text"),
+        ("/v1/embeddings", b"{\"input\": {}}", 422, "input"),
+        ("/v1/embeddings", b"{\"input\": []}", 422, "input"),
+        ("/v1/embeddings", b"{\"input\": [[]]}", 422, "input"),
+        ("/v1/embeddings", b"{\"input\": [99999]}", 422, "vocabulary"),
+        ("/v1/embeddings", b"{\"input\": \"a\", \"dimensions\": 49}", 422, "dimensions"),
+        ("/v1/embeddings", b"{\"input\": \"a\", \"encoding_format\": \"md5\"}", 422, "encoding_format"),
+        ("/embed", b"{\"inputs\": \"a\", \"normalize\": false}", 422, "normalize"),
+        ("/no/such", b"{}", 404, "/no/such"),
+    ];
+    for (path, body, expected, word) in cases {
+        let (status, answer, headers) = send(&service, post(path, body.to_vec())).await;
+        let message = answer["error"]["message"].as_str().unwrap_or_else(|| panic!("{path}: no JSON error: {answer}"));
+        assert!(
+            status.as_u16() == expected && message.contains(word),
+            "{path} {:?}: {status} {message}",
+            String::from_utf8_lossy(body)
+        );
+        assert!(headers.contains_key("x-request-id"));
+    }
+    let (status, answer, _) = send(&service, post("/embed", json!({ "inputs": "a".repeat(20_000) }).to_string())).await;
+    assert!(
+        status == StatusCode::PAYLOAD_TOO_LARGE && answer["message"].as_str().unwrap().contains("--body-limit"),
+        "{answer}"
+    );
+    let (status, ..) = send(&service, Request::get("/embed").body(Body::empty()).unwrap()).await;
+    assert_eq!(status, StatusCode::METHOD_NOT_ALLOWED);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_open_the_service() {
+    let keys = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(keys.path(), "first\nsecond\n").unwrap();
+    let (service, _dir) = service(&["--api-key-file", keys.path().to_str().unwrap()]);
+    let with = |key: &str| {
+        Request::post("/embed").header("authorization", key).body(Body::from(r#"{"inputs": "a"}"#)).unwrap()
+    };
+    for (key, expected) in
+        [("Bearer first", 200), ("Bearer second", 200), ("Bearer third", 401), ("Bearer ", 401), ("second", 401)]
+    {
+        assert_eq!(send(&service, with(key)).await.0.as_u16(), expected, "{key}");
+    }
+    assert_eq!(send(&service, post("/embed", r#"{"inputs": "a"}"#)).await.0, StatusCode::UNAUTHORIZED);
+    for open in ["/health", "/livez", "/readyz", "/metrics"] {
+        assert_eq!(send(&service, Request::get(open).body(Body::empty()).unwrap()).await.0, StatusCode::OK, "{open}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_queue_refuses_whole_requests_and_computes_what_it_took() {
+    let (service, _dir) = service(&["--queue-texts", "40", "--queue-requests", "4"]);
+    let texts: Vec<String> = (0..30).map(|i| format!("今天 {}", ["a", "b", "c"][i % 3])).collect();
+    let body = json!({ "input": texts }).to_string();
+    let requests = (0..24).map(|_| {
+        let (service, body) = (service.clone(), body.clone());
+        tokio::spawn(async move { send(&service, post("/v1/embeddings", body)).await })
+    });
+    let (mut done, mut refused) = (0, 0);
+    for request in requests.collect::<Vec<_>>() {
+        let (status, body, headers) = request.await.unwrap();
+        match status.as_u16() {
+            200 => {
+                assert_eq!(body["data"].as_array().unwrap().len(), 30, "all of it or nothing");
+                done += 1;
+            }
+            429 => {
+                assert!(headers["retry-after"].to_str().unwrap().parse::<u64>().unwrap() >= 1);
+                refused += 1;
+            }
+            other => panic!("{other}: {body}"),
+        }
+    }
+    assert!(done >= 1 && done + refused == 24, "{done} done, {refused} refused");
+    // More than the queue ever holds is no matter of trying again.
+    let many = json!({ "input": vec!["a"; 41] }).to_string();
+    assert_eq!(send(&service, post("/v1/embeddings", many)).await.0, StatusCode::UNPROCESSABLE_ENTITY);
+    let (_, text, _) = send(&service, Request::get("/metrics").body(Body::empty()).unwrap()).await;
+    let text = text.as_str().unwrap();
+    for name in [
+        "gte_requests_total{",
+        "gte_queued_tokens 0",
+        "gte_utilization_ratio",
+        "gte_queue_delay_seconds 0",
+        "gte_texts_total",
+        "gte_model_info{",
+    ] {
+        assert!(text.contains(name), "{name} in\n{text}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_do_not_depend_on_who_else_asks() {
+    let (service, _dir) = service(&["--batch-tokens", "64"]);
+    let texts: Vec<String> = (0..60).map(|i| ["a", "今", "b c", "天"][i % 4].repeat(1 + i % 7)).collect();
+    let expected: Vec<_> = texts.iter().map(|t| service.embedder.embed(&[t]).unwrap().into_vec()).collect();
+    let asked: Vec<_> = texts
+        .iter()
+        .map(|text| {
+            let (service, body) = (service.clone(), json!({ "inputs": text }));
+            tokio::spawn(async move { vector(&ask(&service, "/embed", body).await[0]) })
+        })
+        .collect();
+    for (asked, expected) in asked.into_iter().zip(expected) {
+        assert_eq!(asked.await.unwrap(), expected);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drain_answers_what_came_and_ends() {
+    let (service, _dir) = service(&["--drain-delay", "1", "--drain-timeout", "5"]);
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let server = tokio::spawn(gte_server::serve(listener, service, async { drop(stopped.await) }));
+    let get = |path: &'static str| async move {
+        let blocking = move || {
+            use std::io::{Read, Write};
+            let mut stream = std::net::TcpStream::connect(address)?;
+            write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer)?;
+            std::io::Result::Ok(answer.split(' ').nth(1).unwrap_or_default().to_owned())
+        };
+        tokio::task::spawn_blocking(blocking).await.unwrap()
+    };
+    assert_eq!(get("/readyz").await.unwrap(), "200");
+    stop.send(()).unwrap();
+    tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+    assert_eq!(get("/readyz").await.unwrap(), "503", "not ready at once");
+    assert_eq!(get("/livez").await.unwrap(), "200", "and still answering");
+    server.await.unwrap().unwrap();
+    assert!(get("/readyz").await.is_err(), "closed");
+}
