@@ -131,7 +131,7 @@ fn a_cut_download_goes_on_where_it_was() {
         world.server.state.lock().unwrap().bytes_sent = 0;
         let cache = tempfile::tempdir().unwrap();
         let options =
-            HubOptions { cache: cache.path().into(), transfer_timeout: Duration::from_millis(400), ..world.options() };
+            HubOptions { cache: cache.path().into(), transfer_timeout: Duration::from_millis(1500), ..world.options() };
         let files = ModelFiles::from_hub(ID, &options).unwrap();
         assert_eq!(files.read(WEIGHTS).unwrap().unwrap(), world.weights());
         assert_eq!(world.server.state.lock().unwrap().bytes_sent, size, "no byte twice");
