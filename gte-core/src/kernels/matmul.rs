@@ -11,8 +11,8 @@ use ndarray::{ArrayView2, ArrayViewMut2};
 use super::lanes::Lanes;
 use super::pack::{KC, Panels};
 
-/// Rows of A in a block: 72 rows of a KC-deep block are 288 KiB, more than half of a second-level cache of 512 KiB. 24 were
-/// slower, 48 and 96 alike within the noise (Zen 3).
+/// Rows of A in a block: 72 rows of a KC-deep block are 288 KiB, more than half of a second-level cache of 512 KiB. Between 48
+/// and 96, which were alike within a noisy machine's noise (Zen 3, one thread; 24 was slower); 72 itself was not timed.
 const MC: usize = 72;
 
 /// Rows and columns of the largest tile.

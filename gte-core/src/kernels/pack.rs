@@ -7,8 +7,9 @@
 use ndarray::{ArrayView2, s};
 use rayon::prelude::*;
 
-/// Rows in a block. A panel of 16 columns is then 64 KiB and streams from the second-level cache, which keeps up; blocks of 256,
-/// whose panels fit the first level, were slower by a tenth, as C is read and written once a block and lies in memory.
+/// Rows in a block. A panel of 16 columns is then 64 KiB and streams from the second-level cache. Of 256, 384, 512, 1024 and 2048,
+/// few passes each on a noisy machine (Zen 3, one thread), 1024 was mostly the fastest, by about a tenth over 256: C is read and
+/// written once a block. A first choice, to be measured anew where it is quiet.
 pub(crate) const KC: usize = 1024;
 
 /// Bytes of a cache line: panels begin on one, so that no vector load crosses two.
