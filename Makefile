@@ -6,7 +6,7 @@ export CARGO_TERM_COLOR ?= auto
 .PHONY: help run test models lint doc fuzz bench-peers check-avx512 check-cuda fixtures
 
 help:           ## This list
-	@grep -hE '^[a-z-]+: .*##|^[a-z-]+:  *##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
 run: models     ## Embed and rank sentences with a real model
 	cargo run --release -q -p examples --bin embed -- --model $(MINILM) "How do I return a broken kettle?" "The weather is lovely today." | cut -c 1-150

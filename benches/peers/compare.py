@@ -30,7 +30,9 @@ class Ours:
                    "--workloads", os.path.join(ROOT, "benches/workloads.json"), "--in-turn", "--only", ",".join(a.workloads)]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.ready = self.process.stdout.readline().strip()
-        assert self.ready.startswith("ready"), self.ready
+        found = re.search(r"^ready .* worst cosine ([0-9.]+)$", self.ready)
+        assert found, self.ready or "the forward bench gave no answer"
+        self.cosine = float(found.group(1))
 
     def ask(self, line):
         self.process.stdin.write(line + "\n")
@@ -92,7 +94,7 @@ def main():
         for name in seconds:
             median = statistics.median(seconds[name])
             rows.append({"workload": w, "engine": f"gte-{a.precision}" if name == "gte" else name, "tokens": tokens, "seconds": round(median, 5),
-                         "tokens_per_second": round(tokens / median, 1), "batch": sizes.get(name, ""), "cosine": round(cosines.get(name, 1.0), 6),
+                         "tokens_per_second": round(tokens / median, 1), "batch": sizes.get(name, ""), "cosine": round(cosines.get(name, ours.cosine), 6),
                          "speed_of_ours_over_it": 1.0 if name == "gte" else round(ratio(name), 3)})
         p99 = sorted(seconds["gte"])[min(len(seconds["gte"]) - 1, int(0.99 * len(seconds["gte"])))]
         lines.append(f"{w:14} gte-{a.precision} {tokens / statistics.median(seconds['gte']):7.1f} tokens/s (p50 {1000 * statistics.median(seconds['gte']):.0f} ms, "

@@ -225,7 +225,7 @@ impl Builder {
             forward: Turns { pass: forward, batch: Mutex::default() },
             threads,
             budget: self.budget,
-            isa: kernels.isa,
+            kernels,
             precision: self.precision,
         })
     }
@@ -314,7 +314,7 @@ pub struct Embedder {
     forward: Turns,
     threads: Threads,
     budget: Budget,
-    isa: Isa,
+    kernels: &'static Kernels,
     precision: Precision,
 }
 
@@ -390,8 +390,7 @@ impl Embedder {
             }
             self.threads.run(|| self.forward.pass.pooled(&batch, out))?;
         }
-        let normalize = Kernels::of(self.isa).unwrap_or_else(Kernels::best).normalize;
-        values.chunks_exact_mut(dim).for_each(normalize);
+        values.chunks_exact_mut(dim).for_each(self.kernels.normalize);
         Embeddings::from_unit_rows(values, dim)
     }
 
@@ -468,7 +467,7 @@ impl Embedder {
 
     /// The instruction set of the kernels.
     pub fn isa(&self) -> Isa {
-        self.isa
+        self.kernels.isa
     }
 
     /// Threads of its pool.
@@ -490,7 +489,7 @@ impl std::fmt::Debug for Embedder {
             self.name,
             self.config.hidden,
             self.precision,
-            self.isa,
+            self.kernels.isa,
             self.threads.count()
         )
     }

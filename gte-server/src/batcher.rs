@@ -76,7 +76,7 @@ struct Queue {
 
 struct Request {
     tokens: Vec<Tokens>,
-    next: usize, // texts before it are computed or being computed
+    next: usize, // texts before it are computed or being computed, and their ids are gone
     values: Vec<f32>,
     reply: oneshot::Sender<Result<Answer, Error>>,
     admitted: Instant,
@@ -258,7 +258,7 @@ impl Shared {
             self.publish(&queue);
             drop(queue);
 
-            let tokens: usize = ids.iter().map(Tokens::len).sum();
+            let tokens: usize = ids.iter().map(Vec::len).sum();
             let start = Instant::now();
             // A panic in the engine must not silence the server: the batch fails, the thread goes on.
             let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.embedder.embed_tokens(&ids)));
@@ -287,7 +287,7 @@ impl Shared {
     }
 
     /// Takes texts by deadline until the budget is full.
-    fn next_batch(&self, queue: &mut Queue) -> (Vec<Part>, Vec<Tokens>) {
+    fn next_batch(&self, queue: &mut Queue) -> (Vec<Part>, Vec<Vec<u32>>) {
         let now = Instant::now();
         let gone: Vec<_> = queue
             .waiting
@@ -296,18 +296,20 @@ impl Shared {
             .map(|(&key, _)| key)
             .collect();
         for key in gone {
-            self.give_up(queue, key);
+            if let Some(request) = self.give_up(queue, key) {
+                let _ = request.reply.send(Err(Error::Deadline(self.limits.timeout.as_secs())));
+            }
         }
         let budget = self.embedder.budget().tokens();
         let (mut parts, mut ids, mut used) = (Vec::new(), Vec::new(), 0);
         for (&key, request) in &mut queue.waiting {
             let first = request.next;
-            while let Some(tokens) = request.tokens.get(request.next) {
+            while let Some(tokens) = request.tokens.get_mut(request.next) {
                 if used > 0 && used + tokens.len() > budget {
                     break;
                 }
                 used += tokens.len();
-                ids.push(tokens.clone());
+                ids.push(std::mem::take(&mut tokens.ids));
                 request.next += 1;
             }
             if request.next > first {
@@ -341,7 +343,6 @@ impl Shared {
         for Part { key, texts } in parts {
             let first = row;
             row += texts.len();
-            // It may have been given up meanwhile.
             let Some(request) = queue.waiting.get_mut(&key) else { continue };
             match &result {
                 Ok(vectors) => {

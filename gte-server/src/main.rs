@@ -13,6 +13,7 @@ use tokio::signal::unix::{SignalKind, signal};
 fn main() -> ExitCode {
     let mut config = Config::parse();
     let keys = std::env::var("GTE_API_KEYS").unwrap_or_default();
+    let keys_meant = !keys.is_empty();
     config.api_keys = keys.split(',').map(str::trim).filter(|key| !key.is_empty()).map(str::to_owned).collect();
     let level = std::env::var("RUST_LOG").ok().and_then(|l| l.parse().ok()).unwrap_or(tracing::Level::INFO);
     let logs = tracing_subscriber::fmt().with_max_level(level).with_target(false).with_writer(std::io::stderr);
@@ -21,7 +22,12 @@ fn main() -> ExitCode {
         LogFormat::Human => logs.init(),
         LogFormat::Json => logs.json().init(),
     }
-    match run(config) {
+    let result = match keys_meant && config.api_keys.is_empty() {
+        // Better no start than a door that is open by mistake.
+        true => Err("GTE_API_KEYS is set and holds no key".to_owned()),
+        false => run(config),
+    };
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(message) => {
             let _ = writeln!(std::io::stderr(), "gte-server: {message}");

@@ -1,7 +1,7 @@
 //! `app`: the routes. Handlers are about ten lines: take apart, call, put together.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use axum::body::{Body, Bytes};
@@ -14,7 +14,7 @@ use axum::{Json, Router};
 use base64::Engine;
 use gte_core::{Embedder, Embeddings, Tokens};
 use serde::de::DeserializeOwned;
-use subtle::ConstantTimeEq;
+use subtle::{Choice, ConstantTimeEq};
 
 use crate::api::*;
 use crate::batcher::{Answer, Batcher};
@@ -113,16 +113,20 @@ fn static_route(path: &str) -> &'static str {
 }
 
 async fn authorize(State(service): Shared, request: Request, next: Next) -> Response {
-    let keys = service.keys.read().map(|keys| keys.clone()).unwrap_or_default();
     let given = request
         .headers()
         .get(header::AUTHORIZATION)
         .and_then(|v| v.to_str().ok())
         .and_then(|v| v.strip_prefix("Bearer "))
         .unwrap_or("");
-    // Every key is compared, each in constant time: the answer's time tells neither how many match nor how far.
-    let known = keys.iter().fold(subtle::Choice::from(0), |known, key| known | key.as_bytes().ct_eq(given.as_bytes()));
-    if keys.is_empty() || bool::from(known) { next.run(request).await } else { Error::Unauthorized.into_response() }
+    let allowed = {
+        // A lock that a panic has poisoned still guards the keys: the door must not open by it.
+        let keys = service.keys.read().unwrap_or_else(PoisonError::into_inner);
+        // Every key is compared, each in constant time: the answer's time tells neither how many match nor how far.
+        let known = keys.iter().fold(Choice::from(0), |known, key| known | key.as_bytes().ct_eq(given.as_bytes()));
+        keys.is_empty() || bool::from(known)
+    };
+    if allowed { next.run(request).await } else { Error::Unauthorized.into_response() }
 }
 
 /// A JSON body, with the path of the field that is wrong.
@@ -214,14 +218,29 @@ fn shortened(embeddings: Embeddings, dimensions: Option<usize>) -> Result<Embedd
     }
 }
 
+/// What is left to tell of a request's tokens when the queue has taken them.
+struct Counts {
+    tokens: usize,
+    truncated: usize,
+}
+
+impl Counts {
+    fn of(tokens: &[Tokens]) -> Self {
+        Self {
+            tokens: tokens.iter().map(Tokens::len).sum(),
+            truncated: tokens.iter().filter(|t| t.truncated()).count(),
+        }
+    }
+}
+
 /// The times of a request, in milliseconds, as text-embeddings-inference gives them.
-fn timing(tokens: &[Tokens], tokenized: Duration, answer: &Answer) -> HeaderMap {
+fn timing(counts: &Counts, tokenized: Duration, answer: &Answer) -> HeaderMap {
     let mut headers = HeaderMap::new();
     let ms = |d: Duration| HeaderValue::from(d.as_millis() as u64);
     let total = tokenized + answer.queued + answer.computed;
     for (name, value) in [
-        ("x-compute-tokens", HeaderValue::from(tokens.iter().map(Tokens::len).sum::<usize>())),
-        ("x-truncated", HeaderValue::from(tokens.iter().filter(|t| t.truncated()).count())),
+        ("x-compute-tokens", HeaderValue::from(counts.tokens)),
+        ("x-truncated", HeaderValue::from(counts.truncated)),
         ("x-total-time", ms(total)),
         ("x-tokenization-time", ms(tokenized)),
         ("x-queue-time", ms(answer.queued)),
@@ -234,12 +253,18 @@ fn timing(tokens: &[Tokens], tokenized: Duration, answer: &Answer) -> HeaderMap 
 
 async fn embedding(State(service): Shared, Checked(request): Checked<EmbeddingRequest>) -> Result<Response, Error> {
     let (tokens, took) = service.tokenize(vec![request.text]).await?;
-    let (count, truncated) = (tokens[0].len(), tokens[0].truncated());
-    let answer = service.embed(tokens.clone()).await?;
+    let counts = Counts::of(&tokens);
+    let answer = service.embed(tokens).await?;
     let embedding = answer.embeddings.as_slice();
     let model = service.embedder.name();
-    let body = EmbeddingResponse { embedding, dimension: embedding.len(), model, tokens: count, truncated };
-    Ok((timing(&tokens, took, &answer), Json(body)).into_response())
+    let body = EmbeddingResponse {
+        embedding,
+        dimension: embedding.len(),
+        model,
+        tokens: counts.tokens,
+        truncated: counts.truncated > 0,
+    };
+    Ok((timing(&counts, took, &answer), Json(body)).into_response())
 }
 
 /// Cosines of the first text with the others.
@@ -252,11 +277,12 @@ async fn compare(
     check_count(others.len(), field)?;
     let texts = std::iter::once(source).chain(others).collect();
     let (tokens, took) = service.tokenize(texts).await?;
-    let answer = service.embed(tokens.clone()).await?;
+    let counts = Counts::of(&tokens);
+    let answer = service.embed(tokens).await?;
     let mut rows = answer.embeddings.rows();
     let source = rows.next().unwrap_or_default();
     let scores = rows.map(|row| gte_core::similarity::cosine(source, row)).collect::<gte_core::Result<_>>()?;
-    Ok((scores, timing(&tokens, took, &answer)))
+    Ok((scores, timing(&counts, took, &answer)))
 }
 
 async fn similarity(State(service): Shared, Checked(request): Checked<SimilarityRequest>) -> Result<Response, Error> {
@@ -269,8 +295,9 @@ async fn similarity(State(service): Shared, Checked(request): Checked<Similarity
 
 async fn openai(State(service): Shared, Checked(request): Checked<OpenAiRequest>) -> Result<Response, Error> {
     let (tokens, took) = service.tokens(request.input, "input").await?;
-    let answer = service.embed(tokens.clone()).await?;
-    let headers = timing(&tokens, took, &answer);
+    let counts = Counts::of(&tokens);
+    let answer = service.embed(tokens).await?;
+    let headers = timing(&counts, took, &answer);
     let embeddings = shortened(answer.embeddings, request.dimensions)?;
     let vector = |row| match request.encoding_format.unwrap_or_default() {
         EncodingFormat::Float => Vector::Float(row),
@@ -284,8 +311,7 @@ async fn openai(State(service): Shared, Checked(request): Checked<OpenAiRequest>
         index,
         embedding: vector(row),
     });
-    let total = tokens.iter().map(Tokens::len).sum();
-    let usage = Usage { prompt_tokens: total, total_tokens: total };
+    let usage = Usage { prompt_tokens: counts.tokens, total_tokens: counts.tokens };
     Ok((headers, Json(OpenAiResponse { object: "list", data: data.collect(), model: service.embedder.name(), usage }))
         .into_response())
 }
@@ -307,8 +333,9 @@ async fn tei_embed(State(service): Shared, Checked(request): Checked<TeiRequest>
     }
     let (tokens, took) = service.tokens(request.inputs, "inputs").await?;
     check_truncate(&tokens, request.truncate, service.embedder.max_length())?;
-    let answer = service.embed(tokens.clone()).await?;
-    let headers = timing(&tokens, took, &answer);
+    let counts = Counts::of(&tokens);
+    let answer = service.embed(tokens).await?;
+    let headers = timing(&counts, took, &answer);
     let embeddings = shortened(answer.embeddings, request.dimensions)?;
     Ok((headers, Json(embeddings.rows().collect::<Vec<_>>())).into_response())
 }

@@ -9,6 +9,10 @@ use super::matmul::{Activation, Product, Tile, matmul, row_stride};
 use super::pack::{Panels, line_offset, pack_rows, pack_transposed, packed_len};
 use super::softmax::softmax;
 
+/// Maximum error of a value against f64, for inputs in −2..2, up to 130 tokens and heads of up to 80 values.
+#[cfg(test)]
+pub(crate) const MAX_ERROR: f64 = 2e-5;
+
 /// Queries in a block: a multiple of every tile height, and 48 × 512 scores are 96 KiB.
 const QUERIES: usize = 48;
 

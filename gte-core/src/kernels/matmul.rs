@@ -15,6 +15,10 @@ use super::pack::{KC, Panels};
 /// and 96, which were alike within a noisy machine's noise (Zen 3, one thread; 24 was slower); 72 itself was not timed.
 const MC: usize = 72;
 
+/// Maximum error against f64, as a multiple of Σ|aₖ·bₖ| + |bias|, for k up to 1300: chains of additions, each rounded.
+#[cfg(test)]
+pub(crate) const MAX_ERROR: f64 = 1e-6;
+
 /// Rows and columns of the largest tile.
 pub(crate) const MAX_TILE: (usize, usize) = (12, 32);
 

@@ -9,7 +9,7 @@ use super::attention::{Head, scratch_len};
 use super::matmul::{Activation, Product, row_stride};
 use super::pack::Packed;
 use super::{Isa, Kernels};
-use super::{dot, gelu, layer_norm, normalize, softmax};
+use super::{attention, dot, gelu, layer_norm, matmul, normalize, softmax};
 
 /// Runs `test` once for each instruction set of this CPU, and names those that it lacks.
 fn on_every_isa(test: impl Fn(&'static Kernels)) {
@@ -185,9 +185,6 @@ fn dot_is_the_sum_of_products() {
     });
 }
 
-/// Error of a product against f64, as a multiple of Σ|aₖ·bₖ|: a chain of k additions, each rounded.
-const PRODUCT_ERROR: f64 = 1e-6;
-
 /// A·Bᵀ + bias through the packed kernel, with rows of A and C at their strides, split over `pieces` of columns.
 fn product(
     kernels: &Kernels,
@@ -229,7 +226,7 @@ proptest! {
                 let bias = bias.get(j).copied().unwrap_or(0.0) as f64;
                 let error = (c as f64 - bias - products().sum::<f64>()).abs();
                 let size = products().map(f64::abs).sum::<f64>() + bias.abs();
-                assert!(error <= PRODUCT_ERROR * size, "{}: [{i}, {j}] of {m}×{k}×{n}: off by {error:e}", kernels.isa);
+                assert!(error <= matmul::MAX_ERROR * size, "{}: [{i}, {j}] of {m}×{k}×{n}: off by {error:e}", kernels.isa);
             }
             // The activation sees the finished sums, wherever the tile lies.
             let mut expected = product(kernels, &a, &weight, &bias, Activation::None, 1);
@@ -267,7 +264,7 @@ proptest! {
                 let sum: f64 = weights.iter().sum();
                 for c in 0..d {
                     let expected = (0..tokens).map(|j| weights[j] / sum * v[[j, c]] as f64).sum::<f64>();
-                    assert!((out[[i, c]] as f64 - expected).abs() < 2e-5, "{}: [{i}, {c}]: {} for {expected}", kernels.isa, out[[i, c]]);
+                    assert!((out[[i, c]] as f64 - expected).abs() < attention::MAX_ERROR, "{}: [{i}, {c}]: {} for {expected}", kernels.isa, out[[i, c]]);
                 }
             }
         });
