@@ -377,6 +377,14 @@ impl Embedder {
     /// [`Error::TokenCount`] for an empty list and one beyond the model's positions, [`Error::TokenId`] for an id outside the
     /// vocabulary, [`Error::Device`].
     pub fn embed_tokens<T: AsRef<[u32]> + Sync>(&self, texts: &[T]) -> Result<Embeddings> {
+        self.normalize(self.pool_tokens(texts)?)
+    }
+
+    /// The pooled vector of each list of token ids, as the model gives it, not of unit length: (texts × dim), row after row.
+    ///
+    /// # Errors
+    /// As [`embed_tokens`](Self::embed_tokens).
+    pub fn pool_tokens<T: AsRef<[u32]> + Sync>(&self, texts: &[T]) -> Result<Vec<f32>> {
         let lengths: Vec<usize> = texts.iter().map(|ids| self.checked(ids.as_ref())).collect::<Result<_>>()?;
         let dim = self.config.hidden;
         let mut values = vec![0.0; texts.len() * dim];
@@ -390,8 +398,16 @@ impl Embedder {
             }
             self.threads.run(|| self.forward.pass.pooled(&batch, out))?;
         }
-        values.chunks_exact_mut(dim).for_each(self.kernels.normalize);
-        Embeddings::from_unit_rows(values, dim)
+        Ok(values)
+    }
+
+    /// Pooled vectors, row after row, scaled to unit length: the second half of [`embed_tokens`](Self::embed_tokens).
+    ///
+    /// # Errors
+    /// [`Error::Dimensions`] if `pooled` is no whole number of rows.
+    pub fn normalize(&self, mut pooled: Vec<f32>) -> Result<Embeddings> {
+        pooled.chunks_exact_mut(self.config.hidden).for_each(self.kernels.normalize);
+        Embeddings::from_unit_rows(pooled, self.config.hidden)
     }
 
     /// The hidden state of every token of `batch` after the last layer, before pooling: (tokens × dim), the texts end to end.

@@ -2,19 +2,20 @@
 //! text-embeddings-inference as in its OpenAPI file, and two of our own.
 
 use serde::{Deserialize, Serialize};
+use utoipa::{IntoResponses, ToSchema};
 
 /// Texts in one request, at most.
 pub const MAX_TEXTS: usize = 2048;
 
 /// `POST /v1/embedding`
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 pub struct EmbeddingRequest {
     /// The text.
     pub text: String,
 }
 
 /// The answer to `POST /v1/embedding`.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct EmbeddingResponse<'a> {
     /// The unit vector.
     pub embedding: &'a [f32],
@@ -29,18 +30,20 @@ pub struct EmbeddingResponse<'a> {
 }
 
 /// `POST /v1/similarity`
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 pub struct SimilarityRequest {
     /// What is compared.
     pub source_text: String,
     /// With what.
+    #[schema(min_items = 1, max_items = 2047)]
     pub candidate_texts: Vec<String>,
     /// How many indices `ranking` has; all if left out.
+    #[serde(default)]
     pub top_k: Option<usize>,
 }
 
 /// The answer to `POST /v1/similarity`.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct SimilarityResponse {
     /// Cosine of the source with each candidate, in their order.
     pub scores: Vec<f32>,
@@ -49,7 +52,7 @@ pub struct SimilarityResponse {
 }
 
 /// Text or token ids, one or many.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(
     untagged,
     expecting = "expected a string, a list of strings, a list of token ids, or a list of lists of token ids"
@@ -66,7 +69,7 @@ pub enum Input {
 }
 
 /// How a vector is written.
-#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum EncodingFormat {
     /// A list of numbers.
@@ -77,7 +80,7 @@ pub enum EncodingFormat {
 }
 
 /// `POST /v1/embeddings`, OpenAI's.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 pub struct OpenAiRequest {
     /// What is embedded.
     pub input: Input,
@@ -89,6 +92,7 @@ pub struct OpenAiRequest {
     pub encoding_format: Option<EncodingFormat>,
     /// Length of the vectors, for Matryoshka models.
     #[serde(default)]
+    #[schema(minimum = 1)]
     pub dimensions: Option<usize>,
     /// Whom the request is for; not used.
     #[serde(default)]
@@ -96,7 +100,7 @@ pub struct OpenAiRequest {
 }
 
 /// The answer to `POST /v1/embeddings`.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct OpenAiResponse<'a> {
     /// `list`
     pub object: &'static str,
@@ -109,7 +113,7 @@ pub struct OpenAiResponse<'a> {
 }
 
 /// A vector in OpenAI's answer.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct OpenAiEmbedding<'a> {
     /// `embedding`
     pub object: &'static str,
@@ -120,7 +124,7 @@ pub struct OpenAiEmbedding<'a> {
 }
 
 /// A vector, written either way.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 #[serde(untagged)]
 pub enum Vector<'a> {
     /// Numbers.
@@ -130,7 +134,7 @@ pub enum Vector<'a> {
 }
 
 /// Tokens of a request.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct Usage {
     /// Tokens computed.
     pub prompt_tokens: usize,
@@ -139,46 +143,48 @@ pub struct Usage {
 }
 
 /// `POST /embed`, text-embeddings-inference's.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 pub struct TeiRequest {
     /// What is embedded.
     pub inputs: Input,
     /// Whether long texts are cut; without it, the server's default: they are.
     #[serde(default)]
     pub truncate: Option<bool>,
-    /// Whether vectors are of unit length: they are.
+    /// Whether vectors are of unit length: they are unless this is false.
     #[serde(default)]
     pub normalize: Option<bool>,
     /// Length of the vectors, for Matryoshka models.
     #[serde(default)]
+    #[schema(minimum = 1)]
     pub dimensions: Option<usize>,
 }
 
 /// `POST /similarity`, text-embeddings-inference's.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 pub struct TeiSimilarityRequest {
     /// The texts.
     pub inputs: TeiSimilarityInputs,
 }
 
 /// What is compared.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 pub struct TeiSimilarityInputs {
     /// The one.
     pub source_sentence: String,
     /// The others.
+    #[schema(min_items = 1, max_items = 2047)]
     pub sentences: Vec<String>,
 }
 
 /// `POST /tokenize`, text-embeddings-inference's.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 pub struct TokenizeRequest {
     /// One text or many.
     pub inputs: Texts,
 }
 
 /// One text or many.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(untagged, expecting = "expected a string or a list of strings")]
 pub enum Texts {
     /// One.
@@ -188,7 +194,7 @@ pub enum Texts {
 }
 
 /// A token in the answer to `POST /tokenize`.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct Token {
     /// Its id.
     pub id: u32,
@@ -203,7 +209,7 @@ pub struct Token {
 }
 
 /// `POST /decode`, text-embeddings-inference's.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 pub struct DecodeRequest {
     /// Token ids of one text or of many.
     pub ids: Ids,
@@ -213,7 +219,7 @@ pub struct DecodeRequest {
 }
 
 /// Token ids of one text or of many.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(untagged, expecting = "expected a list of token ids or a list of lists")]
 pub enum Ids {
     /// Of one.
@@ -223,7 +229,7 @@ pub enum Ids {
 }
 
 /// `GET /info`
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct Info {
     /// The model.
     pub model_id: String,
@@ -251,16 +257,97 @@ pub struct Info {
     pub threads: usize,
 }
 
+/// `GET /v1/models`, OpenAI's.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Models {
+    /// `list`
+    pub object: &'static str,
+    /// The one that is served.
+    pub data: Vec<Model>,
+}
+
+/// A model in OpenAI's list.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Model {
+    /// Its name.
+    pub id: String,
+    /// `model`
+    pub object: &'static str,
+    /// Seconds since 1970; not known, so zero.
+    pub created: u64,
+    /// Who serves it.
+    pub owned_by: &'static str,
+}
+
 /// The kind of model, as text-embeddings-inference writes it.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct ModelType {
     /// An embedding model.
     pub embedding: PoolingInfo,
 }
 
 /// How vectors are pooled.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct PoolingInfo {
     /// cls, mean …
     pub pooling: &'static str,
+}
+
+/// What is sent in place of an answer: OpenAI's nested form, with text-embeddings-inference's two fields beside it, so that
+/// clients of either find what they look for.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ErrorBody {
+    /// As OpenAI nests it.
+    pub error: ErrorDetail,
+    /// The same message, where text-embeddings-inference has it.
+    pub message: String,
+    /// text-embeddings-inference's kind of error.
+    pub error_type: &'static str,
+}
+
+/// OpenAI's error object.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ErrorDetail {
+    /// What is wrong and what to do.
+    pub message: String,
+    /// OpenAI's kind of error.
+    #[serde(rename = "type")]
+    pub kind: &'static str,
+    /// Path of the field that is wrong, where it is one.
+    pub param: Option<String>,
+    /// HTTP status.
+    pub code: u16,
+}
+
+/// How a request may be refused.
+#[derive(IntoResponses)]
+#[allow(dead_code, reason = "read by the macro, for the OpenAPI document")]
+pub(crate) enum Refused {
+    /// The body is not JSON
+    #[response(status = 400)]
+    Syntax(#[to_schema] ErrorBody),
+    /// A valid key is needed
+    #[response(status = 401)]
+    Unauthorized(#[to_schema] ErrorBody),
+    /// The body did not arrive in time
+    #[response(status = 408)]
+    SlowBody(#[to_schema] ErrorBody),
+    /// The body is too large
+    #[response(status = 413)]
+    TooLarge(#[to_schema] ErrorBody),
+    /// A field is missing, of the wrong type or out of range
+    #[response(status = 422)]
+    Field(#[to_schema] ErrorBody),
+    /// The queue is full; `Retry-After` says when there will be room
+    #[response(status = 429)]
+    Overloaded(#[to_schema] ErrorBody),
+    /// The engine failed
+    #[response(status = 500)]
+    Engine(#[to_schema] ErrorBody),
+    /// Shutting down
+    #[response(status = 503)]
+    Unavailable(#[to_schema] ErrorBody),
+    /// Not computed before the deadline
+    #[response(status = 504)]
+    Deadline(#[to_schema] ErrorBody),
 }

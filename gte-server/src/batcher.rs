@@ -8,8 +8,9 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use gte_core::{Embedder, Embeddings, PackedBatch, Tokens};
+use gte_core::{Embedder, PackedBatch, Tokens};
 use tokio::sync::oneshot;
+use tracing::Span;
 
 use crate::error::Error;
 use crate::metrics::Metrics;
@@ -29,8 +30,8 @@ pub struct Limits {
 
 /// The answer to a request.
 pub struct Answer {
-    /// One vector a text.
-    pub embeddings: Embeddings,
+    /// One pooled vector a text, not of unit length: `Embedder::normalize` makes it so.
+    pub pooled: Vec<f32>,
     /// From admission to the first forward pass.
     pub queued: Duration,
     /// From the first forward pass to the last.
@@ -69,7 +70,11 @@ struct Queue {
     texts: usize,
     tokens: usize,
     closed: bool,
-    /// Measured; a guess until the first batch.
+    /// When the forward pass that runs now began.
+    running: Option<Instant>,
+    /// Whether the last forward pass succeeded.
+    failed: bool,
+    /// Measured.
     tokens_per_second: f64,
     busy: Window,
 }
@@ -82,6 +87,10 @@ struct Request {
     admitted: Instant,
     started: Option<Instant>,
     deadline: Instant,
+    /// The request's, for the spans below.
+    parent: Span,
+    /// `queue`, then `compute`: a span ends when it is dropped.
+    span: Span,
 }
 
 /// Texts of one request in a batch.
@@ -91,12 +100,17 @@ struct Part {
 }
 
 impl Batcher {
-    /// Starts the compute thread.
+    /// Starts the compute thread. `tokens_per_second` is a first measurement of the engine's speed.
     ///
     /// # Errors
     /// Where the system starts no thread.
-    pub fn start(embedder: Arc<Embedder>, metrics: Arc<Metrics>, limits: Limits) -> std::io::Result<Self> {
-        let queue = Queue { tokens_per_second: 100.0, ..Queue::default() };
+    pub fn start(
+        embedder: Arc<Embedder>,
+        metrics: Arc<Metrics>,
+        limits: Limits,
+        tokens_per_second: f64,
+    ) -> std::io::Result<Self> {
+        let queue = Queue { tokens_per_second, ..Queue::default() };
         let shared = Arc::new(Shared {
             start: Instant::now(),
             embedder,
@@ -149,17 +163,32 @@ impl Batcher {
         Ok(tokio::task::spawn_blocking(work).await.map_err(|e| Error::Engine(e.to_string()))??)
     }
 
-    /// Whether the compute thread lives: a forward pass of one tiny text through the queue, in front of everything, answered
-    /// within `limit`. A batch that is running may take its time first.
+    /// Whether forward passes succeed. While they run, the last one tells, and the one that runs has `limit`; an idle compute
+    /// thread is asked for one, of a tiny text.
+    ///
+    /// So the answer takes no longer than that pass, whatever waits: a pass of its own behind a large batch would take seconds,
+    /// and a probe that gives up then would kill a server for being busy.
     ///
     /// # Errors
-    /// As [`embed`](Self::embed); [`Error::Unavailable`] where no answer comes.
-    pub async fn probe(&self, limit: Duration) -> Result<(), Error> {
-        let tokens = vec![self.shared.embedder.tokenizer().encode_one("")?];
-        let answer = self.shared.admit(tokens, Admission::Probe)?;
-        match tokio::time::timeout(limit, answer).await {
-            Ok(Ok(answer)) => answer.map(|_| ()),
-            _ => Err(Error::Unavailable("stuck: the compute thread does not answer")),
+    /// [`Error::Unavailable`] where a pass failed or takes too long.
+    pub async fn alive(&self, limit: Duration) -> Result<(), Error> {
+        const STUCK: Error = Error::Unavailable("stuck: a forward pass takes too long");
+        let (running, failed) = {
+            let queue = self.shared.lock();
+            (queue.running, queue.failed)
+        };
+        match running {
+            Some(start) if start.elapsed() > limit => Err(STUCK),
+            // After a failure only a success counts, so the probe waits for its turn.
+            Some(_) if !failed => Ok(()),
+            _ => {
+                let tokens = vec![self.shared.embedder.tokenizer().encode_one("")?];
+                let answer = self.shared.admit(tokens, Admission::Probe)?;
+                match tokio::time::timeout(limit, answer).await {
+                    Ok(Ok(answer)) => answer.map(|_| ()),
+                    _ => Err(STUCK),
+                }
+            }
         }
     }
 
@@ -229,6 +258,8 @@ impl Shared {
             reply,
             admitted: now,
             started: None,
+            span: tracing::info_span!("queue"),
+            parent: Span::current(),
             deadline: now + self.limits.timeout,
         };
         queue.arrivals += 1;
@@ -255,16 +286,20 @@ impl Shared {
                 }
                 queue = self.arrived.wait(queue).unwrap_or_else(PoisonError::into_inner);
             };
+            let start = Instant::now();
+            queue.running = Some(start);
             self.publish(&queue);
             drop(queue);
 
             let tokens: usize = ids.iter().map(Vec::len).sum();
-            let start = Instant::now();
             // A panic in the engine must not silence the server: the batch fails, the thread goes on.
-            let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.embedder.embed_tokens(&ids)));
+            let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.embedder.pool_tokens(&ids)));
             let end = Instant::now();
             let result = match result {
-                Ok(result) => result.map_err(Error::from),
+                // NaN and infinity come from a device that is broken: no vector is better than such a one.
+                Ok(Ok(values)) if values.iter().all(|v| v.is_finite()) => Ok(values),
+                Ok(Ok(_)) => Err(Error::Engine("it gave values that are not numbers".into())),
+                Ok(Err(e)) => Err(Error::from(e)),
                 Err(_) => Err(Error::Engine("it panicked".into())),
             };
             let seconds = (end - start).as_secs_f64();
@@ -277,6 +312,8 @@ impl Shared {
             }
 
             let mut queue = self.lock();
+            queue.running = None;
+            queue.failed = result.is_err();
             queue.busy.add(start, end);
             // The last few batches decide; a small one says little of the speed of a full one.
             let weight = 0.3 * (tokens as f64 / self.embedder.budget().tokens() as f64).clamp(0.05, 1.0);
@@ -316,6 +353,7 @@ impl Shared {
                 if request.started.is_none() {
                     request.started = Some(now);
                     self.metrics.queue_seconds.observe((now - request.admitted).as_secs_f64());
+                    request.span = tracing::info_span!(parent: &request.parent, "compute");
                 }
                 parts.push(Part { key, texts: first..request.next });
             }
@@ -338,25 +376,21 @@ impl Shared {
     }
 
     /// Hands the vectors of a batch to their requests, and replies to those that are complete.
-    fn deliver(&self, queue: &mut Queue, parts: Vec<Part>, result: Result<Embeddings, Error>, now: Instant) {
-        let mut row = 0;
+    fn deliver(&self, queue: &mut Queue, parts: Vec<Part>, result: Result<Vec<f32>, Error>, now: Instant) {
+        let (dim, mut row) = (self.embedder.dim(), 0);
         for Part { key, texts } in parts {
             let first = row;
             row += texts.len();
             let Some(request) = queue.waiting.get_mut(&key) else { continue };
             match &result {
                 Ok(vectors) => {
-                    let dim = vectors.dim();
-                    request.values.extend_from_slice(&vectors.as_slice()[first * dim..row * dim]);
+                    request.values.extend_from_slice(&vectors[first * dim..row * dim]);
                     if texts.end == request.tokens.len()
                         && let Some(request) = queue.waiting.remove(&key)
                     {
                         let started = request.started.unwrap_or(request.admitted);
-                        let answer =
-                            Embeddings::from_unit_rows(request.values, dim).map_err(Error::from).map(|embeddings| {
-                                Answer { embeddings, queued: started - request.admitted, computed: now - started }
-                            });
-                        let _ = request.reply.send(answer);
+                        let (queued, computed) = (started - request.admitted, now - started);
+                        let _ = request.reply.send(Ok(Answer { pooled: request.values, queued, computed }));
                     }
                 }
                 Err(error) => {

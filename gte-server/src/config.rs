@@ -1,22 +1,35 @@
 //! Flags and environment, and the only place of defaults.
 
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use axum::http::HeaderValue;
 use clap::{Parser, ValueEnum};
 use gte_core::{Pooling, Precision};
 
-/// HTTP service for GTE text embeddings.
+/// What is served without `--model`: the model that `make run` fetches.
+pub const DEFAULT_MODEL: &str = "target/models/all-MiniLM-L6-v2";
+
+/// The port of the service.
+const DEFAULT_PORT: u16 = 7860;
+
+/// HTTP service for GTE text embeddings
+///
+/// Every option can also be given in the environment, by the name in brackets; RUST_LOG=debug says more, and HF_ENDPOINT, HF_TOKEN,
+/// HF_HOME and MODELSCOPE_ENDPOINT are those of the hubs.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "gte-server", version, about)]
 pub struct Config {
     /// Directory, `thenlper/gte-large-zh`, or `modelscope:iic/nlp_gte_sentence-embedding_chinese-large`
-    #[arg(long, env = "GTE_MODEL")]
+    #[arg(long, env = "GTE_MODEL", default_value = DEFAULT_MODEL)]
     pub model: String,
     /// Commit, branch or tag on the hub
     #[arg(long, env = "GTE_REVISION")]
     pub revision: Option<String>,
+    /// The hub of a model id that names none
+    #[arg(long, env = "GTE_HUB", value_enum, default_value_t = Hub::Huggingface)]
+    pub hub: Hub,
     /// Make no request to a hub: the model is a directory or in the cache
     #[arg(long, env = "GTE_OFFLINE")]
     pub offline: bool,
@@ -40,11 +53,33 @@ pub struct Config {
     #[arg(long, env = "GTE_HOST", default_value = "0.0.0.0")]
     pub host: IpAddr,
     /// Port to listen on
-    #[arg(long, env = "GTE_HTTP_PORT", default_value_t = 7860)]
-    pub port: u16,
+    #[arg(long, env = "GTE_PORT", default_value = "7860", value_parser = port)]
+    pub port: Port,
     /// Port for /metrics alone, besides the main one
-    #[arg(long, env = "GTE_METRICS_PORT")]
-    pub metrics_port: Option<u16>,
+    #[arg(long, env = "GTE_METRICS_PORT", value_parser = port)]
+    pub metrics_port: Option<Port>,
+    /// Origin whose pages may call the service, or `*`; several times or separated by commas
+    #[arg(long, env = "GTE_CORS_ORIGIN", value_delimiter = ',')]
+    pub cors_origin: Vec<HeaderValue>,
+    /// Certificate chain in PEM: serve HTTPS; read again on SIGHUP
+    #[arg(long, env = "GTE_TLS_CERT", requires = "tls_key")]
+    pub tls_cert: Option<PathBuf>,
+    /// Its private key in PEM
+    #[arg(long, env = "GTE_TLS_KEY", requires = "tls_cert")]
+    pub tls_key: Option<PathBuf>,
+    /// Connections open at once; more are closed at once
+    #[arg(long, env = "GTE_MAX_CONNECTIONS", default_value_t = 16384)]
+    pub max_connections: usize,
+    /// Seconds in which a new connection must have sent the head of its first request
+    #[arg(long, env = "GTE_HEADER_TIMEOUT", default_value_t = 10)]
+    pub header_timeout: u64,
+    /// Seconds after which a connection that asks nothing more is closed: more than the 60 of common proxies, so that it is they who
+    /// close, and no request meets a closing connection
+    #[arg(long, env = "GTE_IDLE_TIMEOUT", default_value_t = 75)]
+    pub idle_timeout: u64,
+    /// Seconds in which a request's body must arrive
+    #[arg(long, env = "GTE_BODY_TIMEOUT", default_value_t = 30)]
+    pub body_timeout: u64,
     /// Largest body, in bytes
     #[arg(long, env = "GTE_BODY_LIMIT", default_value_t = 2 << 20)]
     pub body_limit: usize,
@@ -60,6 +95,9 @@ pub struct Config {
     /// Seconds after which a request is given up
     #[arg(long, env = "GTE_REQUEST_TIMEOUT", default_value_t = 60)]
     pub request_timeout: u64,
+    /// Seconds that a forward pass may take before /livez says that the server is stuck
+    #[arg(long, env = "GTE_LIVE_TIMEOUT", default_value_t = 30)]
+    pub live_timeout: u64,
     /// Seconds for which the listener stays open after SIGTERM, until load balancers know
     #[arg(long, env = "GTE_DRAIN_DELAY", default_value_t = 5)]
     pub drain_delay: u64,
@@ -75,6 +113,38 @@ pub struct Config {
     /// How logs are written
     #[arg(long, env = "GTE_LOG_FORMAT", value_enum, default_value_t = LogFormat::Human)]
     pub log_format: LogFormat,
+    /// OpenTelemetry collector that gets spans over HTTP, such as http://localhost:4318
+    #[arg(long, env = "GTE_OTLP_ENDPOINT")]
+    pub otlp_endpoint: Option<String>,
+}
+
+/// A hub of models.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Hub {
+    /// huggingface.co, or HF_ENDPOINT
+    Huggingface,
+    /// modelscope.cn, or MODELSCOPE_ENDPOINT
+    Modelscope,
+}
+
+/// A port; none where Kubernetes has put the address of a Service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Port(Option<u16>);
+
+impl Port {
+    /// The number, or `default`.
+    pub fn or(self, default: u16) -> u16 {
+        self.0.unwrap_or(default)
+    }
+}
+
+/// A number, or `tcp://10.0.0.1:80`: what Kubernetes puts into GTE_PORT of every pod beside a Service that is named `gte`. Nobody
+/// means a port to listen on by it.
+fn port(text: &str) -> Result<Port, String> {
+    if ["tcp://", "udp://", "sctp://"].iter().any(|scheme| text.starts_with(scheme)) {
+        return Ok(Port(None));
+    }
+    text.parse().map(|number| Port(Some(number))).map_err(|_| "expected a port from 0 to 65535".to_owned())
 }
 
 /// How logs are written.
@@ -98,13 +168,21 @@ impl Config {
             ("--queue-requests", self.queue_requests),
             ("--queue-texts", self.queue_texts),
             ("--queue-tokens", self.queue_tokens),
+            ("--max-connections", self.max_connections),
+            ("--header-timeout", self.header_timeout as usize),
+            ("--idle-timeout", self.idle_timeout as usize),
+            ("--body-timeout", self.body_timeout as usize),
             ("--request-timeout", self.request_timeout as usize),
+            ("--live-timeout", self.live_timeout as usize),
         ];
         if let Some((flag, _)) = positive.into_iter().find(|&(_, value)| value == 0) {
             return Err(format!("{flag} must be at least 1"));
         }
-        if self.metrics_port.is_some_and(|port| port == self.port && port != 0) {
-            return Err(format!("--metrics-port and --port are both {}", self.port));
+        if self.metrics_port() == Some(self.port()) && self.port() != 0 {
+            return Err(format!("--metrics-port and --port are both {}", self.port()));
+        }
+        if self.offline && self.model == DEFAULT_MODEL && !Path::new(DEFAULT_MODEL).exists() {
+            return Err("--offline needs --model: a directory, or an id that is in the cache".to_owned());
         }
         if let Some(max_length) = self.max_length.filter(|&n| n > self.queue_tokens) {
             return Err(format!(
@@ -113,6 +191,42 @@ impl Config {
             ));
         }
         Ok(())
+    }
+
+    /// The port to listen on.
+    pub fn port(&self) -> u16 {
+        self.port.or(DEFAULT_PORT)
+    }
+
+    /// The port of metrics alone.
+    pub fn metrics_port(&self) -> Option<u16> {
+        self.metrics_port.and_then(|port| port.0)
+    }
+
+    /// The model as the engine names it: an id without a hub gets that of `--hub`.
+    ///
+    /// # Errors
+    /// Where there is no default model.
+    pub fn model(&self) -> Result<String, String> {
+        if self.model == DEFAULT_MODEL && !Path::new(DEFAULT_MODEL).exists() {
+            return Err("no model: --model thenlper/gte-large-zh, or a directory; or run `make models` and start here"
+                .to_owned());
+        }
+        let prefixed = self.model.contains(':') || Path::new(&self.model).exists();
+        Ok(match self.hub {
+            Hub::Modelscope if !prefixed => format!("modelscope:{}", self.model),
+            _ => self.model.clone(),
+        })
+    }
+
+    /// How long a body may take to arrive.
+    pub fn body_timeout(&self) -> Duration {
+        Duration::from_secs(self.body_timeout)
+    }
+
+    /// How long a forward pass may take.
+    pub fn live_timeout(&self) -> Duration {
+        Duration::from_secs(self.live_timeout)
     }
 
     /// How long a request may take.
@@ -148,13 +262,34 @@ mod tests {
     }
 
     #[test]
+    fn what_kubernetes_puts_into_the_environment_is_no_port() {
+        let config =
+            Config::try_parse_from(["gte-server", "--port", "tcp://10.0.0.1:80", "--metrics-port", "tcp://10.0.0.1:9"]);
+        let config = config.expect("it must not break the start");
+        assert_eq!((config.port(), config.metrics_port()), (7860, None));
+    }
+
+    #[test]
+    fn the_hub_of_an_id_that_names_none() {
+        let model = |arguments: &[&str]| {
+            let all = ["gte-server"].iter().chain(arguments);
+            Config::try_parse_from(all).expect("valid").model()
+        };
+        assert_eq!(model(&["--model", "iic/x", "--hub", "modelscope"]).as_deref(), Ok("modelscope:iic/x"));
+        assert_eq!(model(&["--model", "iic/x"]).as_deref(), Ok("iic/x"));
+        assert_eq!(model(&["--model", "src", "--hub", "modelscope"]).as_deref(), Ok("src"), "a directory");
+    }
+
+    #[test]
     fn values_that_contradict_each_other_are_named() {
         assert_eq!(parse(&[]), Ok(()));
         for (arguments, expected) in [
             (&["--port", "7", "--metrics-port", "7"][..], "--metrics-port"),
             (&["--batch-tokens", "0"], "--batch-tokens"),
             (&["--max-length", "512", "--queue-tokens", "100"], "--queue-tokens"),
-            (&["--port", "tcp://10.0.0.1:80"], "--port"),
+            (&["--port", "http"], "--port"),
+            (&["--tls-cert", "c.pem"], "--tls-key"),
+            (&["--cors-origin", "a\nb"], "--cors-origin"),
             (&["--precision", "int3"], "precision"),
         ] {
             let error = parse(arguments).expect_err("contradictory");

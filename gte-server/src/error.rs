@@ -1,9 +1,10 @@
-//! One `match`: error → status, body, metric label. Bodies are JSON, always: OpenAI's nested form, with
-//! text-embeddings-inference's two fields beside it, so that clients of either find what they look for.
+//! One `match`: error → status and body. Bodies are JSON, always.
 
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+
+use crate::api::{ErrorBody, ErrorDetail};
 
 /// What a request may end in.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -25,6 +26,9 @@ pub enum Error {
         /// The limit.
         limit: usize,
     },
+    /// The body did not arrive in time.
+    #[error("the body did not arrive within {0} s, the limit of --body-timeout")]
+    SlowBody(u64),
     /// No valid key.
     #[error("a valid API key is needed: Authorization: Bearer …")]
     Unauthorized,
@@ -60,6 +64,7 @@ impl Error {
             Self::Syntax(_) => (StatusCode::BAD_REQUEST, "invalid_request_error", "Validation"),
             Self::Field { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "invalid_request_error", "Validation"),
             Self::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "invalid_request_error", "Validation"),
+            Self::SlowBody(_) => (StatusCode::REQUEST_TIMEOUT, "invalid_request_error", "Validation"),
             Self::Unauthorized => (StatusCode::UNAUTHORIZED, "authentication_error", "Validation"),
             Self::NotFound(_) => (StatusCode::NOT_FOUND, "invalid_request_error", "Validation"),
             Self::Method(_) => (StatusCode::METHOD_NOT_ALLOWED, "invalid_request_error", "Validation"),
@@ -92,14 +97,11 @@ impl IntoResponse for Error {
         let (status, kind, error_type) = self.kind();
         let message = self.to_string();
         let param = match &self {
-            Self::Field { field, .. } => Some(field),
+            Self::Field { field, .. } => Some(field.clone()),
             _ => None,
         };
-        let body = serde_json::json!({
-            "error": { "message": message, "type": kind, "param": param, "code": status.as_u16() },
-            "message": message,
-            "error_type": error_type,
-        });
+        let error = ErrorDetail { message: message.clone(), kind, param, code: status.as_u16() };
+        let body = ErrorBody { error, message, error_type };
         let mut response = (status, Json(body)).into_response();
         if let Self::Overloaded { retry_after_s, .. } = self {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(retry_after_s));

@@ -3,20 +3,26 @@
 pub mod api;
 pub mod batcher;
 pub mod config;
+mod connections;
 pub mod error;
+mod guard;
 pub mod metrics;
+mod pages;
 pub mod routes;
+pub mod telemetry;
 
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use axum_server::Handle;
+use axum_server::tls_rustls::{RustlsAcceptor, RustlsConfig};
 use gte_core::{Budget, Embedder};
-use tokio::net::TcpListener;
 
 use crate::batcher::{Batcher, Limits};
 use crate::config::Config;
+use crate::connections::Room;
 use crate::metrics::Metrics;
 use crate::routes::Service;
 
@@ -29,7 +35,7 @@ pub fn load(config: Config) -> Result<Arc<Service>, String> {
     let keys = config.keys()?;
     let start = Instant::now();
     let text = |e: gte_core::Error| e.to_string();
-    let mut builder = Embedder::builder(&config.model)
+    let mut builder = Embedder::builder(config.model()?)
         .precision(config.precision)
         .budget(Budget::new(config.batch_tokens).map_err(text)?);
     if let Some(revision) = &config.revision {
@@ -49,7 +55,12 @@ pub fn load(config: Config) -> Result<Arc<Service>, String> {
     }
     let embedder = Arc::new(builder.build().map_err(text)?);
     // Warm: buffers are allocated and pages are touched before the first request.
-    embedder.embed_tokens(&[vec![0; embedder.max_length()]]).map_err(text)?;
+    let longest = vec![0; embedder.max_length()];
+    embedder.embed_tokens(&[&longest]).map_err(text)?;
+    // The second pass is at full speed, and is the first measurement of it.
+    let warm = Instant::now();
+    embedder.embed_tokens(&[&longest]).map_err(text)?;
+    let tokens_per_second = longest.len() as f64 / warm.elapsed().as_secs_f64();
     let metrics = Arc::new(Metrics::new(vec![
         ("name", embedder.name().to_owned()),
         ("dimensions", embedder.dim().to_string()),
@@ -63,8 +74,8 @@ pub fn load(config: Config) -> Result<Arc<Service>, String> {
         tokens: config.queue_tokens,
         timeout: config.timeout(),
     };
-    let batcher =
-        Batcher::start(embedder.clone(), metrics.clone(), limits).map_err(|e| format!("no compute thread: {e}"))?;
+    let batcher = Batcher::start(embedder.clone(), metrics.clone(), limits, tokens_per_second)
+        .map_err(|e| format!("no compute thread: {e}"))?;
     Ok(Arc::new(Service { embedder, batcher, metrics, keys: keys.into(), draining: AtomicBool::new(false), config }))
 }
 
@@ -72,37 +83,46 @@ pub fn load(config: Config) -> Result<Arc<Service>, String> {
 /// was admitted is finished within `--drain-timeout`.
 ///
 /// # Errors
-/// Where the listener fails.
+/// A certificate that is none; where the listener fails.
 pub async fn serve(
-    listener: TcpListener,
+    listener: std::net::TcpListener,
     service: Arc<Service>,
+    tls: Option<RustlsConfig>,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> std::io::Result<()> {
-    let (delay, timeout) =
-        (Duration::from_secs(service.config.drain_delay), Duration::from_secs(service.config.drain_timeout));
-    let (drained, mut started) = tokio::sync::oneshot::channel();
-    let draining = service.clone();
-    let signal = async move {
+    let config = &service.config;
+    let (delay, timeout) = (Duration::from_secs(config.drain_delay), Duration::from_secs(config.drain_timeout));
+    let handle = Handle::new();
+    let (draining, stopping) = (service.clone(), handle.clone());
+    tokio::spawn(async move {
         shutdown.await;
         draining.draining.store(true, Ordering::Relaxed);
         tracing::info!(delay_s = delay.as_secs(), "draining: not ready any more");
         tokio::time::sleep(delay).await;
-        let _ = drained.send(());
-    };
-    let mut server =
-        tokio::spawn(axum::serve(listener, routes::app(service.clone())).with_graceful_shutdown(signal).into_future());
-    let result = tokio::select! {
-        result = &mut server => result,
-        _ = &mut started => match tokio::time::timeout(timeout, &mut server).await {
-            Ok(result) => result,
-            Err(_) => {
-                tracing::warn!(timeout_s = timeout.as_secs(), "requests were still open at the end of the drain");
-                server.abort();
-                Ok(Ok(()))
-            }
-        },
-    };
+        stopping.graceful_shutdown(Some(timeout));
+    });
+    let room = Room::new(config.max_connections, service.metrics.clone());
+    let app = routes::app(service.clone()).into_make_service();
+    let mut server = axum_server::from_tcp(listener)?
+        .handle(handle)
+        .first_request_timeout(Duration::from_secs(config.header_timeout));
+    // hyper's one timer for the head of a request runs from the end of the request before: it bounds idleness too.
+    server.http_builder().http1().header_read_timeout(Duration::from_secs(config.idle_timeout));
+    match tls {
+        None => server.acceptor(room).serve(app).await?,
+        Some(tls) => server.acceptor(RustlsAcceptor::new(tls).acceptor(room)).serve(app).await?,
+    }
     let closing = service.clone();
     let _ = tokio::task::spawn_blocking(move || closing.batcher.close()).await;
-    result.map_err(std::io::Error::other)?
+    Ok(())
+}
+
+/// The certificate and key of `--tls-cert` and `--tls-key`, if they are given.
+///
+/// # Errors
+/// Files that cannot be read or do not hold what they should.
+pub async fn tls(config: &Config) -> Result<Option<RustlsConfig>, String> {
+    let (Some(cert), Some(key)) = (&config.tls_cert, &config.tls_key) else { return Ok(None) };
+    let read = RustlsConfig::from_pem_file(cert, key).await;
+    read.map(Some).map_err(|e| format!("--tls-cert {}, --tls-key {}: {e}", cert.display(), key.display()))
 }

@@ -1,33 +1,18 @@
 //! Parse → trace → bind → serve.
 
-use std::future::IntoFuture;
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::net::SocketAddr;
 use std::process::ExitCode;
+use std::sync::{Arc, PoisonError};
 
+use axum_server::tls_rustls::RustlsConfig;
 use clap::Parser;
-use gte_server::config::{Config, LogFormat};
-use tokio::net::TcpListener;
+use gte_server::config::Config;
+use gte_server::routes::Service;
 use tokio::signal::unix::{SignalKind, signal};
 
 fn main() -> ExitCode {
-    let mut config = Config::parse();
-    let keys = std::env::var("GTE_API_KEYS").unwrap_or_default();
-    let keys_meant = !keys.is_empty();
-    config.api_keys = keys.split(',').map(str::trim).filter(|key| !key.is_empty()).map(str::to_owned).collect();
-    let level = std::env::var("RUST_LOG").ok().and_then(|l| l.parse().ok()).unwrap_or(tracing::Level::INFO);
-    let logs = tracing_subscriber::fmt().with_max_level(level).with_target(false).with_writer(std::io::stderr);
-    let logs = logs.with_ansi(std::io::stderr().is_terminal());
-    match config.log_format {
-        LogFormat::Human => logs.init(),
-        LogFormat::Json => logs.json().init(),
-    }
-    let result = match keys_meant && config.api_keys.is_empty() {
-        // Better no start than a door that is open by mistake.
-        true => Err("GTE_API_KEYS is set and holds no key".to_owned()),
-        false => run(config),
-    };
-    match result {
+    match start() {
         Ok(()) => ExitCode::SUCCESS,
         Err(message) => {
             let _ = writeln!(std::io::stderr(), "gte-server: {message}");
@@ -36,37 +21,47 @@ fn main() -> ExitCode {
     }
 }
 
+fn start() -> Result<(), String> {
+    let mut config = Config::parse();
+    let keys = std::env::var("GTE_API_KEYS").unwrap_or_default();
+    config.api_keys = keys.split(',').map(str::trim).filter(|key| !key.is_empty()).map(str::to_owned).collect();
+    if !keys.is_empty() && config.api_keys.is_empty() {
+        // Better no start than a door that is open by mistake.
+        return Err("GTE_API_KEYS is set and holds no key".to_owned());
+    }
+    config.check()?;
+    let _telemetry = gte_server::telemetry::start(&config)?;
+    run(config)
+}
+
 fn run(config: Config) -> Result<(), String> {
+    // A connection is an open file; where the system allows fewer than we are asked for, accepting waits for one to close.
+    let _ = rlimit::increase_nofile_limit(config.max_connections as u64 + 256);
     // The port first: a second server on it must not load a model to find out.
-    let address = SocketAddr::new(config.host, config.port);
-    let bind = |address: SocketAddr| {
+    let bind = |port| {
+        let address = SocketAddr::new(config.host, port);
         let listener = std::net::TcpListener::bind(address).map_err(|e| format!("{address}: {e}"))?;
         listener.set_nonblocking(true).map_err(|e| format!("{address}: {e}"))?;
         Ok::<_, String>(listener)
     };
-    let listener = bind(address)?;
-    let metrics_listener = config.metrics_port.map(|port| bind(SocketAddr::new(config.host, port))).transpose()?;
-    let service = gte_server::load(config)?;
+    let listener = bind(config.port())?;
+    let metrics_listener = config.metrics_port().map(bind).transpose()?;
+    let address = listener.local_addr().map_err(|e| e.to_string())?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|e| e.to_string())?;
+    let tls = runtime.block_on(gte_server::tls(&config))?;
+    let service = gte_server::load(config)?;
     runtime.block_on(async move {
-        let listener = TcpListener::from_std(listener).map_err(|e| e.to_string())?;
         if let Some(listener) = metrics_listener {
-            let listener = TcpListener::from_std(listener).map_err(|e| e.to_string())?;
-            let router = axum::Router::new().route("/metrics", axum::routing::get(gte_server::routes::metrics)).with_state(service.clone());
-            tokio::spawn(axum::serve(listener, router).into_future());
+            let metrics = axum::routing::get(gte_server::routes::metrics).with_state(service.clone());
+            let router = axum::Router::new().route("/metrics", metrics);
+            let server = axum_server::from_tcp(listener).map_err(|e| e.to_string())?;
+            tokio::spawn(server.serve(router.into_make_service()));
         }
         let mut hangup = signal(SignalKind::hangup()).map_err(|e| e.to_string())?;
-        let keyed = service.clone();
+        let (reloaded, certificate) = (service.clone(), tls.clone());
         tokio::spawn(async move {
             while hangup.recv().await.is_some() {
-                match (keyed.config.keys(), keyed.keys.write()) {
-                    (Ok(keys), Ok(mut current)) => {
-                        tracing::info!(keys = keys.len(), "API keys reloaded");
-                        *current = keys;
-                    }
-                    (Err(e), _) => tracing::error!("the old API keys stay: {e}"),
-                    _ => {}
-                }
+                reload(&reloaded, certificate.as_ref()).await;
             }
         });
         let mut terminate = signal(SignalKind::terminate()).map_err(|e| e.to_string())?;
@@ -77,7 +72,27 @@ fn run(config: Config) -> Result<(), String> {
             }
         };
         let embedder = &service.embedder;
-        tracing::info!(%address, model = embedder.name(), dimensions = embedder.dim(), "ready; another model: --model thenlper/gte-large-zh");
-        gte_server::serve(listener, service, shutdown).await.map_err(|e| e.to_string())
+        tracing::info!(
+            %address, https = tls.is_some(), model = embedder.name(), dimensions = embedder.dim(),
+            "ready; another model: --model thenlper/gte-large-zh"
+        );
+        gte_server::serve(listener, service, tls, shutdown).await.map_err(|e| e.to_string())
     })
+}
+
+/// Reads the API keys and the certificate again; what cannot be read stays as it is.
+async fn reload(service: &Arc<Service>, tls: Option<&RustlsConfig>) {
+    match service.config.keys() {
+        Ok(keys) => {
+            tracing::info!(keys = keys.len(), "API keys reloaded");
+            *service.keys.write().unwrap_or_else(PoisonError::into_inner) = keys;
+        }
+        Err(e) => tracing::error!("the old API keys stay: {e}"),
+    }
+    if let (Some(tls), Some(cert), Some(key)) = (tls, &service.config.tls_cert, &service.config.tls_key) {
+        match tls.reload_from_pem_file(cert, key).await {
+            Ok(()) => tracing::info!("certificate reloaded"),
+            Err(e) => tracing::error!("the old certificate stays: {e}"),
+        }
+    }
 }

@@ -1,26 +1,27 @@
 //! `app`: the routes. Handlers are about ten lines: take apart, call, put together.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use axum::body::{Body, Bytes};
-use axum::extract::{MatchedPath, Request, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header};
-use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
 use axum::{Json, Router};
 use base64::Engine;
 use gte_core::{Embedder, Embeddings, Tokens};
-use serde::de::DeserializeOwned;
-use subtle::{Choice, ConstantTimeEq};
+use utoipa::OpenApi;
+use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use crate::api::*;
 use crate::batcher::{Answer, Batcher};
 use crate::config::Config;
 use crate::error::Error;
-use crate::metrics::{Metrics, RequestLabels};
+use crate::guard::{self, Checked};
+use crate::metrics::Metrics;
+use crate::pages;
 
 /// What the handlers share.
 pub struct Service {
@@ -40,123 +41,58 @@ pub struct Service {
 
 type Shared = State<Arc<Service>>;
 
-/// The routes that need a key where there are keys, and those of probes and monitoring, which do not.
+/// The head of the OpenAPI document; the routes add themselves.
+#[derive(OpenApi)]
+#[openapi(
+    info(description = "Text embeddings: OpenAI's API, text-embeddings-inference's, and two routes of its own."),
+    tags(
+        (name = "own", description = "A vector, and a ranking"),
+        (name = "OpenAI", description = "As in OpenAI's API reference"),
+        (name = "text-embeddings-inference", description = "As its clients expect them"),
+        (name = "operation", description = "For probes and monitoring; never behind a key"),
+    )
+)]
+struct Document;
+
+/// The routes that need a key where there are keys, and those of probes, monitoring and people, which do not.
 pub fn app(service: Arc<Service>) -> Router {
-    let limit = service.config.body_limit;
-    let keyed = Router::new()
-        .route("/v1/embedding", post(embedding))
-        .route("/v1/similarity", post(similarity))
-        .route("/v1/embeddings", post(openai))
-        .route("/embeddings", post(openai))
-        .route("/embed", post(tei_embed))
-        .route("/embed_all", post(tei_embed_all))
-        .route("/similarity", post(tei_similarity))
-        .route("/tokenize", post(tokenize))
-        .route("/decode", post(decode))
-        .route("/info", get(info))
-        .route_layer(axum::middleware::from_fn_with_state(service.clone(), authorize));
-    let open = Router::new()
-        .route("/health", get(live))
-        .route("/livez", get(live))
-        .route("/readyz", get(ready))
-        .route("/metrics", get(metrics));
-    keyed
-        .merge(open)
+    let keyed = OpenApiRouter::new()
+        .routes(routes!(embedding))
+        .routes(routes!(similarity))
+        .routes(routes!(openai))
+        .routes(routes!(tei_embed))
+        .routes(routes!(tei_embed_all))
+        .routes(routes!(tei_similarity))
+        .routes(routes!(tokenize))
+        .routes(routes!(decode))
+        .routes(routes!(info))
+        .routes(routes!(models))
+        // The same as /v1/embeddings, for clients whose base address has no /v1.
+        .route("/embeddings", axum::routing::post(openai))
+        .route_layer(axum::middleware::from_fn_with_state(service.clone(), guard::authorize));
+    let open = OpenApiRouter::new()
+        .routes(routes!(health))
+        .routes(routes!(live))
+        .routes(routes!(ready))
+        .routes(routes!(metrics));
+    let all = OpenApiRouter::with_openapi(Document::openapi()).merge(keyed).merge(open);
+    let (router, mut document) = all.split_for_parts();
+    let bearer = SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer));
+    document.components.get_or_insert_default().add_security_scheme("bearer", bearer);
+    let router = router
+        .merge(pages::pages(document))
         .fallback(|uri: Uri| async move { Error::NotFound(uri.path().to_owned()) })
-        .method_not_allowed_fallback(|method: Method| async move { Error::Method(method.to_string()) })
-        .layer(axum::extract::DefaultBodyLimit::max(limit))
-        .layer(axum::middleware::from_fn_with_state(service.clone(), observe))
-        .with_state(service)
-}
-
-/// Counts and times every request, and gives it an id.
-async fn observe(State(service): Shared, request: Request, next: Next) -> Response {
-    const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-    static COUNT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1);
-    let start = Instant::now();
-    // The caller's id if it is a sane one, so that its logs and ours meet.
-    let id = request.headers().get(&REQUEST_ID).filter(|id| id.len() <= 128).cloned().unwrap_or_else(|| {
-        let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        HeaderValue::from_str(&format!("{:x}-{number:x}", std::process::id())).unwrap_or(HeaderValue::from_static("-"))
-    });
-    let route = request.extensions().get::<MatchedPath>().map_or("none", |path| static_route(path.as_str()));
-    service.metrics.in_flight.inc();
-    let mut response = next.run(request).await;
-    service.metrics.in_flight.dec();
-    let status = response.status().as_u16();
-    service.metrics.requests.get_or_create(&RequestLabels { route, status }).inc();
-    service.metrics.request_seconds.observe(start.elapsed().as_secs_f64());
-    tracing::debug!(route, status, id = ?id, ms = start.elapsed().as_secs_f64() * 1e3, "request");
-    response.headers_mut().insert(REQUEST_ID, id);
-    response
-}
-
-/// A route's pattern as a label: there are as many as routes.
-fn static_route(path: &str) -> &'static str {
-    const ROUTES: [&str; 14] = [
-        "/v1/embedding",
-        "/v1/similarity",
-        "/v1/embeddings",
-        "/embeddings",
-        "/embed",
-        "/embed_all",
-        "/similarity",
-        "/tokenize",
-        "/decode",
-        "/info",
-        "/health",
-        "/livez",
-        "/readyz",
-        "/metrics",
-    ];
-    ROUTES.into_iter().find(|&route| route == path).unwrap_or("none")
-}
-
-async fn authorize(State(service): Shared, request: Request, next: Next) -> Response {
-    let given = request
-        .headers()
-        .get(header::AUTHORIZATION)
-        .and_then(|v| v.to_str().ok())
-        .and_then(|v| v.strip_prefix("Bearer "))
-        .unwrap_or("");
-    let allowed = {
-        // A lock that a panic has poisoned still guards the keys: the door must not open by it.
-        let keys = service.keys.read().unwrap_or_else(PoisonError::into_inner);
-        // Every key is compared, each in constant time: the answer's time tells neither how many match nor how far.
-        let known = keys.iter().fold(Choice::from(0), |known, key| known | key.as_bytes().ct_eq(given.as_bytes()));
-        keys.is_empty() || bool::from(known)
-    };
-    if allowed { next.run(request).await } else { Error::Unauthorized.into_response() }
-}
-
-/// A JSON body, with the path of the field that is wrong.
-struct Checked<T>(T);
-
-impl<T: DeserializeOwned> axum::extract::FromRequest<Arc<Service>> for Checked<T> {
-    type Rejection = Error;
-
-    async fn from_request(request: Request<Body>, service: &Arc<Service>) -> Result<Self, Error> {
-        let limit = service.config.body_limit;
-        let bytes = Bytes::from_request(request, service).await.map_err(|e| match e.status() {
-            axum::http::StatusCode::PAYLOAD_TOO_LARGE => Error::TooLarge { limit },
-            _ => Error::Syntax(e.body_text()),
-        })?;
-        let mut json = serde_json::Deserializer::from_slice(&bytes);
-        let value = serde_path_to_error::deserialize(&mut json).map_err(|e| {
-            let field = e.path().to_string();
-            let inner = e.into_inner();
-            if inner.is_data() { Error::field(field, inner) } else { Error::Syntax(inner.to_string()) }
-        })?;
-        json.end().map_err(|e| Error::Syntax(e.to_string()))?;
-        Ok(Self(value))
-    }
+        .method_not_allowed_fallback(|method: Method| async move { Error::Method(method.to_string()) });
+    guard::guarded(router, &service).with_state(service)
 }
 
 impl Service {
     /// Tokenizes on a thread for blocking work: neither the compute thread nor the reactor waits for it.
     async fn tokenize(self: &Arc<Self>, texts: Vec<String>) -> Result<(Vec<Tokens>, Duration), Error> {
         let service = self.clone();
+        let span = tracing::info_span!("tokenize", texts = texts.len());
         let work = move || {
+            let _entered = span.entered();
             let start = Instant::now();
             let tokenizer = service.embedder.tokenizer();
             let tokens = texts.iter().map(|text| tokenizer.encode_one(text)).collect::<gte_core::Result<Vec<_>>>()?;
@@ -197,10 +133,6 @@ impl Service {
         ids.truncate(self.embedder.max_length());
         Ok(Tokens { ids, full_len })
     }
-
-    async fn embed(&self, tokens: Vec<Tokens>) -> Result<Answer, Error> {
-        self.batcher.embed(tokens).await
-    }
 }
 
 fn check_count(texts: usize, field: &str) -> Result<(), Error> {
@@ -211,10 +143,14 @@ fn check_count(texts: usize, field: &str) -> Result<(), Error> {
     }
 }
 
-fn shortened(embeddings: Embeddings, dimensions: Option<usize>) -> Result<Embeddings, Error> {
-    match dimensions {
-        None => Ok(embeddings),
-        Some(n) => Ok(embeddings.truncate(n)?),
+impl Service {
+    /// The unit vectors of an answer, or their first `dimensions` values, of unit length again.
+    fn vectors(&self, pooled: Vec<f32>, dimensions: Option<usize>) -> Result<Embeddings, Error> {
+        let embeddings = self.embedder.normalize(pooled)?;
+        match dimensions {
+            None => Ok(embeddings),
+            Some(n) => Ok(embeddings.truncate(n)?),
+        }
     }
 }
 
@@ -251,11 +187,15 @@ fn timing(counts: &Counts, tokenized: Duration, answer: &Answer) -> HeaderMap {
     headers
 }
 
+/// The vector of a text.
+#[utoipa::path(post, path = "/v1/embedding", tag = "own", request_body = EmbeddingRequest, responses((status = 200, description = "OK", body = EmbeddingResponse), Refused), security(("bearer" = []), ()))]
 async fn embedding(State(service): Shared, Checked(request): Checked<EmbeddingRequest>) -> Result<Response, Error> {
     let (tokens, took) = service.tokenize(vec![request.text]).await?;
     let counts = Counts::of(&tokens);
-    let answer = service.embed(tokens).await?;
-    let embedding = answer.embeddings.as_slice();
+    let answer = service.batcher.embed(tokens).await?;
+    let headers = timing(&counts, took, &answer);
+    let vectors = service.vectors(answer.pooled, None)?;
+    let embedding = vectors.as_slice();
     let model = service.embedder.name();
     let body = EmbeddingResponse {
         embedding,
@@ -264,7 +204,7 @@ async fn embedding(State(service): Shared, Checked(request): Checked<EmbeddingRe
         tokens: counts.tokens,
         truncated: counts.truncated > 0,
     };
-    Ok((timing(&counts, took, &answer), Json(body)).into_response())
+    Ok((headers, Json(body)).into_response())
 }
 
 /// Cosines of the first text with the others.
@@ -278,13 +218,17 @@ async fn compare(
     let texts = std::iter::once(source).chain(others).collect();
     let (tokens, took) = service.tokenize(texts).await?;
     let counts = Counts::of(&tokens);
-    let answer = service.embed(tokens).await?;
-    let mut rows = answer.embeddings.rows();
+    let answer = service.batcher.embed(tokens).await?;
+    let headers = timing(&counts, took, &answer);
+    let vectors = service.vectors(answer.pooled, None)?;
+    let mut rows = vectors.rows();
     let source = rows.next().unwrap_or_default();
     let scores = rows.map(|row| gte_core::similarity::cosine(source, row)).collect::<gte_core::Result<_>>()?;
-    Ok((scores, timing(&counts, took, &answer)))
+    Ok((scores, headers))
 }
 
+/// How similar each candidate is to a text, and their ranking.
+#[utoipa::path(post, path = "/v1/similarity", tag = "own", request_body = SimilarityRequest, responses((status = 200, description = "OK", body = SimilarityResponse), Refused), security(("bearer" = []), ()))]
 async fn similarity(State(service): Shared, Checked(request): Checked<SimilarityRequest>) -> Result<Response, Error> {
     let (scores, headers) = compare(&service, request.source_text, request.candidate_texts, "candidate_texts").await?;
     let mut ranking: Vec<usize> = (0..scores.len()).collect();
@@ -293,12 +237,14 @@ async fn similarity(State(service): Shared, Checked(request): Checked<Similarity
     Ok((headers, Json(SimilarityResponse { scores, ranking })).into_response())
 }
 
+/// The vectors of texts or token ids, as OpenAI answers.
+#[utoipa::path(post, path = "/v1/embeddings", tag = "OpenAI", request_body = OpenAiRequest, responses((status = 200, description = "OK", body = OpenAiResponse), Refused), security(("bearer" = []), ()))]
 async fn openai(State(service): Shared, Checked(request): Checked<OpenAiRequest>) -> Result<Response, Error> {
     let (tokens, took) = service.tokens(request.input, "input").await?;
     let counts = Counts::of(&tokens);
-    let answer = service.embed(tokens).await?;
+    let answer = service.batcher.embed(tokens).await?;
     let headers = timing(&counts, took, &answer);
-    let embeddings = shortened(answer.embeddings, request.dimensions)?;
+    let embeddings = service.vectors(answer.pooled, request.dimensions)?;
     let vector = |row| match request.encoding_format.unwrap_or_default() {
         EncodingFormat::Float => Vector::Float(row),
         EncodingFormat::Base64 => {
@@ -327,19 +273,29 @@ fn check_truncate(tokens: &[Tokens], truncate: Option<bool>, max: usize) -> Resu
     }
 }
 
+/// The vectors of texts or token ids.
+#[utoipa::path(post, path = "/embed", tag = "text-embeddings-inference", request_body = TeiRequest, responses((status = 200, description = "OK", body = Vec<Vec<f32>>), Refused), security(("bearer" = []), ()))]
 async fn tei_embed(State(service): Shared, Checked(request): Checked<TeiRequest>) -> Result<Response, Error> {
-    if request.normalize == Some(false) {
-        return Err(Error::field("normalize", "vectors are always of unit length here: leave it out"));
-    }
     let (tokens, took) = service.tokens(request.inputs, "inputs").await?;
     check_truncate(&tokens, request.truncate, service.embedder.max_length())?;
     let counts = Counts::of(&tokens);
-    let answer = service.embed(tokens).await?;
+    let answer = service.batcher.embed(tokens).await?;
     let headers = timing(&counts, took, &answer);
-    let embeddings = shortened(answer.embeddings, request.dimensions)?;
+    let dim = service.embedder.dim();
+    if request.normalize == Some(false) {
+        let shorter = request.dimensions.unwrap_or(dim);
+        if !(1..=dim).contains(&shorter) {
+            return Err(Error::field("dimensions", format_args!("{shorter} is not 1 to {dim}")));
+        }
+        let rows: Vec<_> = answer.pooled.chunks_exact(dim).map(|row| &row[..shorter]).collect();
+        return Ok((headers, Json(rows)).into_response());
+    }
+    let embeddings = service.vectors(answer.pooled, request.dimensions)?;
     Ok((headers, Json(embeddings.rows().collect::<Vec<_>>())).into_response())
 }
 
+/// The vector of each token, before pooling.
+#[utoipa::path(post, path = "/embed_all", tag = "text-embeddings-inference", request_body = TeiRequest, responses((status = 200, description = "OK", body = Vec<Vec<Vec<f32>>>), Refused), security(("bearer" = []), ()))]
 async fn tei_embed_all(State(service): Shared, Checked(request): Checked<TeiRequest>) -> Result<Response, Error> {
     let (tokens, _) = service.tokens(request.inputs, "inputs").await?;
     check_truncate(&tokens, request.truncate, service.embedder.max_length())?;
@@ -347,6 +303,8 @@ async fn tei_embed_all(State(service): Shared, Checked(request): Checked<TeiRequ
     Ok(Json(states).into_response())
 }
 
+/// The cosine of each sentence with the source.
+#[utoipa::path(post, path = "/similarity", tag = "text-embeddings-inference", request_body = TeiSimilarityRequest, responses((status = 200, description = "OK", body = Vec<f32>), Refused), security(("bearer" = []), ()))]
 async fn tei_similarity(
     State(service): Shared,
     Checked(request): Checked<TeiSimilarityRequest>,
@@ -356,6 +314,8 @@ async fn tei_similarity(
     Ok((headers, Json(scores)).into_response())
 }
 
+/// The tokens of texts, uncut, with their places.
+#[utoipa::path(post, path = "/tokenize", tag = "text-embeddings-inference", request_body = TokenizeRequest, responses((status = 200, description = "OK", body = Vec<Vec<Token>>), Refused), security(("bearer" = []), ()))]
 async fn tokenize(
     State(service): Shared,
     Checked(request): Checked<TokenizeRequest>,
@@ -384,6 +344,8 @@ async fn tokenize(
     Ok(Json(tokio::task::spawn_blocking(work).await.map_err(|e| Error::Engine(e.to_string()))??))
 }
 
+/// The texts of token ids.
+#[utoipa::path(post, path = "/decode", tag = "text-embeddings-inference", request_body = DecodeRequest, responses((status = 200, description = "OK", body = Vec<String>), Refused), security(("bearer" = []), ()))]
 async fn decode(State(service): Shared, Checked(request): Checked<DecodeRequest>) -> Result<Json<Vec<String>>, Error> {
     let many = match request.ids {
         Ids::One(ids) => vec![ids],
@@ -395,6 +357,8 @@ async fn decode(State(service): Shared, Checked(request): Checked<DecodeRequest>
     Ok(Json(texts.collect::<gte_core::Result<_>>()?))
 }
 
+/// The model and the limits.
+#[utoipa::path(get, path = "/info", tag = "text-embeddings-inference", responses((status = 200, description = "OK", body = Info), (status = 401, description = "A valid key is needed", body = ErrorBody)), security(("bearer" = []), ()))]
 async fn info(State(service): Shared) -> Json<Info> {
     let (embedder, config) = (&service.embedder, &service.config);
     Json(Info {
@@ -413,16 +377,33 @@ async fn info(State(service): Shared) -> Json<Info> {
     })
 }
 
-/// Alive: a real forward pass of a tiny text, in front of the queue. While a batch runs it is given that batch's time.
-async fn live(State(service): Shared) -> Result<&'static str, Error> {
-    service.batcher.probe(Duration::from_secs(30)).await.map(|()| "ok")
+/// The one model, as OpenAI lists models.
+#[utoipa::path(get, path = "/v1/models", tag = "OpenAI", responses((status = 200, description = "OK", body = Models), (status = 401, description = "A valid key is needed", body = ErrorBody)), security(("bearer" = []), ()))]
+async fn models(State(service): Shared) -> Json<Models> {
+    let model = Model { id: service.embedder.name().to_owned(), object: "model", created: 0, owned_by: "gte-server" };
+    Json(Models { object: "list", data: vec![model] })
 }
 
+/// Alive: forward passes succeed. An idle server computes one, of a tiny text, to find out.
+#[utoipa::path(get, path = "/livez", tag = "operation", responses((status = 200, description = "OK", body = String, content_type = "text/plain"), (status = 503, description = "Not ready", body = ErrorBody)))]
+async fn live(State(service): Shared) -> Result<&'static str, Error> {
+    service.batcher.alive(service.config.live_timeout()).await.map(|()| "ok")
+}
+
+/// As `/livez`, where text-embeddings-inference's clients look.
+#[utoipa::path(get, path = "/health", tag = "operation", responses((status = 200, description = "OK", body = String, content_type = "text/plain"), (status = 503, description = "Not ready", body = ErrorBody)))]
+async fn health(service: Shared) -> Result<&'static str, Error> {
+    live(service).await
+}
+
+/// Ready: the model is warm and the server is not draining.
+#[utoipa::path(get, path = "/readyz", tag = "operation", responses((status = 200, description = "OK", body = String, content_type = "text/plain"), (status = 503, description = "Not ready", body = ErrorBody)))]
 async fn ready(State(service): Shared) -> Result<&'static str, Error> {
     if service.draining.load(Ordering::Relaxed) { Err(Error::Unavailable("shutting down")) } else { Ok("ready") }
 }
 
 /// The metrics, up to date.
+#[utoipa::path(get, path = "/metrics", tag = "operation", responses((status = 200, description = "OK", body = String, content_type = "application/openmetrics-text")))]
 pub async fn metrics(State(service): Shared) -> Response {
     service.batcher.refresh_metrics();
     const TEXT: (HeaderName, &str) =

@@ -95,6 +95,12 @@ async fn text_embeddings_inferences_routes() {
     let (service, _dir) = service(&[]);
     let expected = service.embedder.embed(&["a"]).unwrap();
     assert_eq!(vector(&ask(&service, "/embed", json!({ "inputs": "a" })).await[0]), expected.get(0).unwrap());
+    // Not of unit length if so asked, and in the same direction.
+    let raw = vector(&ask(&service, "/embed", json!({ "inputs": "a", "normalize": false })).await[0]);
+    assert_eq!(service.embedder.normalize(raw.clone()).unwrap().as_slice(), expected.as_slice());
+    assert!((raw.iter().map(|v| v * v).sum::<f32>() - 1.0).abs() > 1e-3);
+    let short = ask(&service, "/embed", json!({ "inputs": "a", "normalize": false, "dimensions": 5 })).await;
+    assert_eq!(vector(&short[0]), raw[..5]);
     assert_eq!(ask(&service, "/embed_all", json!({ "inputs": ["a", "b c"] })).await[1].as_array().unwrap().len(), 4);
     let scores =
         ask(&service, "/similarity", json!({ "inputs": { "source_sentence": "a", "sentences": ["a", "c"] } })).await;
@@ -132,7 +138,7 @@ async fn what_is_wrong_is_named_in_json() {
         ("/v1/embeddings", b"{\"input\": [99999]}", 422, "vocabulary"),
         ("/v1/embeddings", b"{\"input\": \"a\", \"dimensions\": 49}", 422, "dimensions"),
         ("/v1/embeddings", b"{\"input\": \"a\", \"encoding_format\": \"md5\"}", 422, "encoding_format"),
-        ("/embed", b"{\"inputs\": \"a\", \"normalize\": false}", 422, "normalize"),
+        ("/embed", b"{\"inputs\": \"a\", \"normalize\": false, \"dimensions\": 49}", 422, "dimensions"),
         ("/no/such", b"{}", 404, "/no/such"),
     ];
     for (path, body, expected, word) in cases {
@@ -235,10 +241,11 @@ async fn answers_do_not_depend_on_who_else_asks() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_drain_answers_what_came_and_ends() {
     let (service, _dir) = service(&["--drain-delay", "1", "--drain-timeout", "5"]);
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
     let address = listener.local_addr().unwrap();
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let server = tokio::spawn(gte_server::serve(listener, service, async { drop(stopped.await) }));
+    let server = tokio::spawn(gte_server::serve(listener, service, None, async { drop(stopped.await) }));
     let get = |path: &'static str| async move {
         let blocking = move || {
             use std::io::{Read, Write};
@@ -257,4 +264,87 @@ async fn a_drain_answers_what_came_and_ends() {
     assert_eq!(get("/livez").await.unwrap(), "200", "and still answering");
     server.await.unwrap().unwrap();
     assert!(get("/readyz").await.is_err(), "closed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn liveness_is_answered_at_once_while_the_queue_is_long() {
+    let (service, _dir) = service(&["--batch-tokens", "100"]);
+    let long: Vec<String> = (0..400).map(|i| format!("a b {} ", i % 7).repeat(30)).collect();
+    let busy = {
+        let service = service.clone();
+        tokio::spawn(async move { ask(&service, "/embed", json!({ "inputs": long })).await })
+    };
+    let mut seen_busy = 0;
+    while !busy.is_finished() {
+        let start = std::time::Instant::now();
+        let (status, body, _) = send(&service, Request::get("/livez").body(Body::empty()).unwrap()).await;
+        assert_eq!((status, body), (StatusCode::OK, json!("ok")));
+        assert!(start.elapsed() < std::time::Duration::from_secs(5), "it waited for the whole queue");
+        seen_busy += 1;
+        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+    }
+    assert!(seen_busy > 1, "the queue was not long");
+    busy.await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn other_origins_may_call_only_where_they_are_named() {
+    let preflight = || {
+        Request::options("/v1/embeddings")
+            .header("origin", "https://app.example")
+            .header("access-control-request-method", "POST")
+            .header("access-control-request-headers", "authorization,content-type")
+            .body(Body::empty())
+            .unwrap()
+    };
+    let (closed, _dir) = service(&[]);
+    let (_, _, headers) = send(&closed, preflight()).await;
+    assert!(!headers.contains_key("access-control-allow-origin"), "closed by default");
+    let (open, _dir) = service(&["--cors-origin", "https://app.example,https://other.example"]);
+    let (status, _, headers) = send(&open, preflight()).await;
+    assert_eq!(
+        (status, &headers["access-control-allow-origin"]),
+        (StatusCode::OK, &"https://app.example".parse().unwrap())
+    );
+    let allowed = headers["access-control-allow-headers"].to_str().unwrap().to_lowercase();
+    assert!(allowed.contains("authorization"), "a browser must be able to send its key: {allowed}");
+    let stranger = Request::get("/info").header("origin", "https://evil.example").body(Body::empty()).unwrap();
+    assert!(!send(&open, stranger).await.2.contains_key("access-control-allow-origin"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pages_and_the_document_of_the_api_are_in_the_binary() {
+    let (service, _dir) = service(&[]);
+    let get = |path: &str| Request::get(path).body(Body::empty()).unwrap();
+    let (status, document, _) = send(&service, get("/openapi.json")).await;
+    assert_eq!((status, &document["openapi"]), (StatusCode::OK, &json!("3.1.0")));
+    let paths = document["paths"].as_object().unwrap();
+    for path in [
+        "/v1/embedding",
+        "/v1/similarity",
+        "/v1/embeddings",
+        "/embed",
+        "/embed_all",
+        "/similarity",
+        "/tokenize",
+        "/decode",
+        "/info",
+        "/livez",
+        "/readyz",
+        "/metrics",
+    ] {
+        assert!(paths.contains_key(path), "{path} is not documented");
+    }
+    assert_eq!(document["paths"]["/embed"]["post"]["responses"].as_object().unwrap().len(), 10);
+    for path in ["/", "/page.js", "/page.css", "/docs/"] {
+        let (status, body, headers) = send(&service, get(path)).await;
+        assert_eq!(
+            (status, &headers["x-content-type-options"]),
+            (StatusCode::OK, &"nosniff".parse().unwrap()),
+            "{path}"
+        );
+        assert!(!body.as_str().unwrap().contains("https://"), "{path} loads something from elsewhere");
+    }
+    let (_, _, headers) = send(&service, get("/")).await;
+    assert!(headers["content-security-policy"].to_str().unwrap().starts_with("default-src 'none'"));
 }

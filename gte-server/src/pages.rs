@@ -1,0 +1,31 @@
+//! What people look at in a browser: the page at `/`, and the API's documentation. All of it is in the binary.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::http::{HeaderName, header};
+use axum::response::IntoResponse;
+use axum::routing::get;
+use utoipa::openapi::OpenApi;
+use utoipa_swagger_ui::SwaggerUi;
+
+use crate::routes::Service;
+
+/// The page loads nothing but itself, and no other page can frame it.
+const POLICY: (HeaderName, &str) = (
+    header::CONTENT_SECURITY_POLICY,
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src data:; connect-src 'self'; \
+     form-action 'none'; base-uri 'none'; frame-ancestors 'none'",
+);
+
+/// `/`, `/docs` and `/openapi.json`.
+pub(crate) fn pages(document: OpenApi) -> Router<Arc<Service>> {
+    let file = |kind: &'static str, content: &'static str| {
+        get(move || async move { ([(header::CONTENT_TYPE, kind), POLICY], content).into_response() })
+    };
+    Router::new()
+        .route("/", file("text/html; charset=utf-8", include_str!("../assets/index.html")))
+        .route("/page.css", file("text/css; charset=utf-8", include_str!("../assets/page.css")))
+        .route("/page.js", file("text/javascript; charset=utf-8", include_str!("../assets/page.js")))
+        .merge(SwaggerUi::new("/docs").url("/openapi.json", document))
+}

@@ -1,0 +1,86 @@
+//! Logs to standard error, spans to an OTLP collector if there is one.
+
+use std::io::IsTerminal;
+
+use opentelemetry::trace::TracerProvider;
+use opentelemetry_otlp::WithExportConfig;
+use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::propagation::TraceContextPropagator;
+use opentelemetry_sdk::trace::SdkTracerProvider;
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::Layer;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+
+use crate::config::{Config, LogFormat};
+
+/// Sends what spans are left when it is dropped.
+pub struct Telemetry(Option<SdkTracerProvider>);
+
+/// Starts logs, at the level of `RUST_LOG` or `info`, and spans if `--otlp-endpoint` is set. Not to be called on a thread of
+/// the async runtime: the exporter has a blocking client.
+///
+/// # Errors
+/// An endpoint that is no address.
+pub fn start(config: &Config) -> Result<Telemetry, String> {
+    let level = std::env::var("RUST_LOG").ok().and_then(|l| l.parse().ok()).unwrap_or(LevelFilter::INFO);
+    let logs = tracing_subscriber::fmt::layer()
+        .with_target(false)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr);
+    let logs = match config.log_format {
+        LogFormat::Human => logs.boxed(),
+        LogFormat::Json => logs.json().flatten_event(true).boxed(),
+    };
+    // What the libraries below say of each connection is theirs.
+    let own = |level| {
+        Targets::new().with_targets([("gte_server", level), ("gte_core", level)]).with_default(LevelFilter::WARN)
+    };
+    let provider = match &config.otlp_endpoint {
+        None => None,
+        Some(endpoint) => {
+            let exporter = opentelemetry_otlp::SpanExporter::builder()
+                .with_http()
+                .with_endpoint(traces_address(endpoint))
+                .build()
+                .map_err(|e| format!("--otlp-endpoint {endpoint}: {e}"))?;
+            let resource = Resource::builder().with_service_name("gte-server").build();
+            Some(SdkTracerProvider::builder().with_batch_exporter(exporter).with_resource(resource).build())
+        }
+    };
+    let spans = provider.as_ref().map(|provider| {
+        opentelemetry::global::set_text_map_propagator(TraceContextPropagator::new());
+        tracing_opentelemetry::layer().with_tracer(provider.tracer("gte-server")).with_filter(own(LevelFilter::INFO))
+    });
+    tracing_subscriber::registry().with(logs.with_filter(own(level))).with(spans).init();
+    Ok(Telemetry(provider))
+}
+
+/// Where OTLP over HTTP takes traces, below the collector's base address (OTLP specification 1.5, "OTLP/HTTP Request").
+fn traces_address(base: &str) -> String {
+    match base.trim_end_matches('/') {
+        full if full.ends_with("/v1/traces") => full.to_owned(),
+        base => format!("{base}/v1/traces"),
+    }
+}
+
+impl Drop for Telemetry {
+    fn drop(&mut self) {
+        if let Some(Err(e)) = self.0.take().map(|provider| provider.shutdown()) {
+            tracing::warn!("the last spans were not sent: {e}");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_address_of_traces() {
+        for base in ["http://c:4318", "http://c:4318/", "http://c:4318/v1/traces"] {
+            assert_eq!(traces_address(base), "http://c:4318/v1/traces");
+        }
+    }
+}

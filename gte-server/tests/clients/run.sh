@@ -1,0 +1,29 @@
+#!/usr/bin/env bash
+# The server against what will really talk to it: the official clients, a fuzzer of its OpenAPI document, a browser, a proxy.
+# Installs what it needs: packages of Python and Node under target/, Chromium and haproxy from Debian.
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+cd "$here/../../.."
+venv=target/venv-clients node=target/node-clients
+for package in chromium haproxy; do
+  command -v $package >/dev/null && continue
+  [ "$(id -u)" = 0 ] || { echo "install the Debian package $package first" >&2; exit 1; }
+  apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends $package >/dev/null
+done
+# Chinese texts in the screenshots.
+fc-list :lang=zh 2>/dev/null | grep -q . || [ "$(id -u)" != 0 ] || DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends fonts-noto-cjk >/dev/null
+[ -x $venv/bin/python ] || python3 -m venv $venv
+$venv/bin/pip install -q -r "$here/requirements.txt"
+mkdir -p $node && cp "$here"/package.json "$here"/*.mjs $node/
+(cd $node && npm install --silent --no-audit --no-fund --no-package-lock)
+
+cargo build --release -q -p gte-server
+python=$venv/bin/python
+$python "$here/openai_python.py"
+$python "$here/with_server.py" node $node/openai_node.mjs URL
+mkdir -p target/screenshots
+$python "$here/with_server.py" node $node/page.mjs URL target/screenshots
+# No 5xx, nothing undocumented, whatever is sent. The number of examples and the seed are fixed.
+$python "$here/with_server.py" $venv/bin/schemathesis run URL/openapi.json --seed 11 --max-examples "${EXAMPLES:-40}" \
+  --checks not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance --no-color
+$python "$here/restart.py" --seconds "${RESTART_SECONDS:-15}"

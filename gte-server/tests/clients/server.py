@@ -1,0 +1,49 @@
+"""A gte-server for a test: the real binary with the real MiniLM weights, ended when the test ends."""
+import contextlib
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import threading
+
+ROOT = pathlib.Path(__file__).resolve().parents[3]
+BINARY = ROOT / os.environ.get("CARGO_TARGET_DIR", "target") / "release/gte-server"
+MODEL = ROOT / "target/models/all-MiniLM-L6-v2"
+
+
+class Server:
+    def __init__(self, *arguments, port=0):
+        command = [BINARY, "--model", MODEL, "--host", "127.0.0.1", "--port", str(port), "--log-format", "json", *arguments]
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        self.errors, self.address = [], None
+        for line in self.process.stderr:
+            entry = json.loads(line) if line.startswith("{") else {"message": line}
+            if "address" in entry:
+                self.address = entry["address"]
+                break
+            self.errors.append(line)
+        assert self.address, f"the server did not start: {self.errors}"
+        self.url = f"http://{self.address}"
+        threading.Thread(target=self._drain_log, daemon=True).start()
+
+    def _drain_log(self):
+        for line in self.process.stderr:
+            if '"level":"ERROR"' in line or "panicked" in line or '"level":"WARN"' in line:
+                self.errors.append(line)
+
+    def stop(self):
+        """SIGTERM, and the exit status."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(60)
+
+
+@contextlib.contextmanager
+def running(*arguments):
+    server = Server(*arguments)
+    try:
+        yield server
+    finally:
+        if server.process.poll() is None:
+            server.process.kill()
+        server.process.wait()
