@@ -16,14 +16,14 @@ class Server:
     def __init__(self, *arguments, port=0):
         command = [BINARY, "--model", MODEL, "--host", "127.0.0.1", "--port", str(port), "--log-format", "json", *arguments]
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-        self.errors, self.address = [], None
+        self.errors, self.address, start = [], None, []
         for line in self.process.stderr:
             entry = json.loads(line) if line.startswith("{") else {"message": line}
             if "address" in entry:
                 self.address = entry["address"]
                 break
-            self.errors.append(line)
-        assert self.address, f"the server did not start: {self.errors}"
+            start.append(line)
+        assert self.address, f"the server did not start: {start}"
         self.url = f"http://{self.address}"
         threading.Thread(target=self._drain_log, daemon=True).start()
 
