@@ -3,7 +3,7 @@
 MINILM := target/models/all-MiniLM-L6-v2
 export CARGO_TERM_COLOR ?= auto
 
-.PHONY: help run test models lint doc fuzz bench-peers check-avx512 check-cuda fixtures
+.PHONY: help run test models lint doc clients soak fuzz bench-peers bench-server check-avx512 check-cuda fixtures
 
 help:           ## This list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -14,6 +14,10 @@ run: models     ## Embed and rank sentences with a real model
 
 test: models lint doc ## Everything
 	cargo test --release --workspace
+	gte-server/tests/clients/run.sh
+
+clients: models ## The server against OpenAI's clients, a fuzzer, a browser and a proxy
+	gte-server/tests/clients/run.sh
 
 lint:           ## Format and clippy
 	cargo fmt --all --check
@@ -29,6 +33,12 @@ $(MINILM)/model.safetensors:
 
 bench-peers:    ## Ours against PyTorch, ONNX Runtime and OpenVINO, in turn, on the gte-large-zh shape
 	benches/peers/run.sh
+
+bench-server:   ## The server under load, beside the bare engine, on the gte-large-zh shape
+	benches/server/run.sh
+
+soak: models    ## The server under load for MINUTES=60: its memory must stay as it is
+	benches/server/soak.sh $(or $(MINUTES),60)
 
 check-avx512:   ## The kernel tests on an emulated CPU with AVX-512
 	gte-core/tests/check_avx512.sh

@@ -53,12 +53,20 @@ fn hidden_states_are_what_is_pooled() {
         let embedder = builder(&dir).pooling(pooling).build().unwrap();
         let hidden = embedder.hidden_states(&batch).unwrap();
         let vectors = embedder.embed_tokens(&texts).unwrap();
+        assert_eq!(embedder.normalize(embedder.pool_tokens(&texts).unwrap()).unwrap(), vectors, "in two halves");
         for (rows, vector) in rows.into_iter().zip(vectors.rows()) {
             let mean = hidden.slice(ndarray::s![rows, ..]).mean_axis(ndarray::Axis(0)).unwrap();
             let length = mean.dot(&mean).sqrt();
             assert!(mean.iter().zip(vector).all(|(m, v)| (m / length - v).abs() < 1e-6), "{pooling}");
         }
     }
+}
+
+#[test]
+fn a_part_of_a_row_is_no_row() {
+    let dir = model::tiny_model();
+    let embedder = builder(&dir).build().unwrap();
+    assert!(matches!(embedder.normalize(vec![1.0; model::HIDDEN + 1]), Err(Error::Dimensions { .. })));
 }
 
 #[test]
