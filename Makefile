@@ -3,7 +3,7 @@
 MINILM := target/models/all-MiniLM-L6-v2
 export CARGO_TERM_COLOR ?= auto
 
-.PHONY: help run test models lint doc clients soak fuzz bench-peers bench-server check-avx512 check-cuda fixtures
+.PHONY: help run test models lint doc clients python soak fuzz bench-peers bench-server check-avx512 check-cuda fixtures
 
 help:           ## This list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -15,9 +15,14 @@ run: models     ## Embed and rank sentences with a real model
 test: models lint doc ## Everything
 	cargo test --release --workspace
 	gte-server/tests/clients/run.sh
+	gte-py/tests/run.sh
 
 clients: models ## The server against OpenAI's clients, a fuzzer, a browser and a proxy
 	gte-server/tests/clients/run.sh
+
+python: models  ## The Python module, built and tested against the packages that it fits into
+	cargo build --release -q --workspace
+	gte-py/tests/run.sh
 
 lint:           ## Format and clippy
 	cargo fmt --all --check

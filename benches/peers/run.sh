@@ -9,6 +9,6 @@ if [ ! -x $venv/bin/python ]; then
   $venv/bin/pip install -q -r benches/peers/requirements.txt
 fi
 [ -e $model/config.json ] || $venv/bin/python benches/peers/make_model.py large $model
-cargo build --release -q -p benches
+cargo build --release -q --workspace
 # Settings meant for an old OpenBLAS would slow a peer.
 env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE $venv/bin/python benches/peers/compare.py $model "$@"

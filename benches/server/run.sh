@@ -5,7 +5,9 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 model=target/models/gte-large-zh-shape port=${PORT:-7871} seconds=${SECONDS_EACH:-60}
-[ -e $model/config.json ] || { python3 -m venv target/venv-peers && target/venv-peers/bin/pip install -q -r benches/peers/requirements.txt && target/venv-peers/bin/python benches/peers/make_model.py large $model; }
+[ -x target/venv-peers/bin/python ] || python3 -m venv target/venv-peers
+target/venv-peers/bin/pip install -q -r benches/peers/requirements.txt
+[ -e $model/config.json ] || target/venv-peers/bin/python benches/peers/make_model.py large $model
 cargo build --release -q --workspace
 machine=$(lscpu | awk -F': +' '/^Model name/ {n=$2} /^CPU family/ {f=$2} /^Model:/ {m=$2} END {print tolower(n " family " f " model " m)}' | sed 's/[^a-z0-9]\+/-/g; s/^-//; s/-$//')
 out=benches/record/$machine
@@ -26,7 +28,8 @@ trap '[ -z "$server" ] || kill -9 $server 2>/dev/null || true' EXIT
   echo "gte-large-zh shape, 2 threads, f32, commit $(git rev-parse --short HEAD), texts of benches/texts-mixed.jsonl, one a request"
   echo "server options: ${*:-none}"
   # The bare engine before and after the server: the machine's speed drifts.
-  bare=$(load $model --bare --seconds "$seconds"); echo "bare engine: $bare"
+  echo "bare engine: $(load $model --bare --seconds "$seconds")"
+  echo "bare engine, one text at a time: $(load $model --bare --at-once 1 --seconds "$seconds")"
   start "$@"
   echo "1 client: $(load $url --clients 1 --seconds "$seconds" --out "$out/server-1-client")"
   echo "32 clients: $(load $url --clients 32 --seconds "$seconds" --probes --out "$out/server-32-clients")"
@@ -39,6 +42,15 @@ trap '[ -z "$server" ] || kill -9 $server 2>/dev/null || true' EXIT
   echo "still serving: $(load $url --clients 8 --seconds 10)"
   echo "memory: $(grep -E 'VmRSS|VmHWM' /proc/$server/status | tr -s '\t \n' ' ')"
   stop
+  server=
   echo "bare engine: $(load $model --bare --seconds "$seconds")"
+  echo "bare engine, one text at a time: $(load $model --bare --at-once 1 --seconds "$seconds")"
+  target/venv-peers/bin/python benches/server/tutorial_server.py $model "$port" 2 >/dev/null 2>&1 &
+  server=$!
+  until curl -sf "http://127.0.0.1:$port/readyz" >/dev/null; do sleep 0.5; kill -0 $server; done
+  echo "FastAPI and sentence-transformers, 1 client: $(load $url --clients 1 --seconds "$seconds")"
+  echo "FastAPI and sentence-transformers, 32 clients: $(load $url --clients 32 --seconds "$seconds")"
+  kill $server
+  server=
   echo; lscpu; rustc -vV
 } | tee "$record"

@@ -395,11 +395,37 @@ impl Embedder {
     /// # Errors
     /// As [`embed_tokens`](Self::embed_tokens).
     pub fn pool_tokens<T: AsRef<[u32]> + Sync>(&self, texts: &[T]) -> Result<Vec<f32>> {
+        let mut values = vec![0.0; texts.len() * self.config.hidden];
+        self.pool_into(texts, &mut values)?;
+        Ok(values)
+    }
+
+    /// As [`embed_tokens`](Self::embed_tokens), into `out`: (texts × dim), row after row. For who has a place for the vectors already.
+    ///
+    /// # Errors
+    /// As [`embed_tokens`](Self::embed_tokens); [`Error::Dimensions`] if `out` has not just as many values.
+    pub fn embed_tokens_into<T: AsRef<[u32]> + Sync>(&self, texts: &[T], out: &mut [f32]) -> Result<()> {
+        self.pool_into(texts, out)?;
+        out.chunks_exact_mut(self.config.hidden).for_each(self.kernels.normalize);
+        Ok(())
+    }
+
+    /// Which of `texts` are computed together, in order: for who wants to do something between two forward passes.
+    ///
+    /// # Errors
+    /// As [`embed_tokens`](Self::embed_tokens).
+    pub fn batches<T: AsRef<[u32]>>(&self, texts: &[T]) -> Result<Vec<std::ops::Range<usize>>> {
         let lengths: Vec<usize> = texts.iter().map(|ids| self.checked(ids.as_ref())).collect::<Result<_>>()?;
+        Ok(plan(&lengths, self.budget).collect())
+    }
+
+    fn pool_into<T: AsRef<[u32]> + Sync>(&self, texts: &[T], out: &mut [f32]) -> Result<()> {
         let dim = self.config.hidden;
-        let mut values = vec![0.0; texts.len() * dim];
-        for texts_in_batch in plan(&lengths, self.budget) {
-            let out = &mut values[texts_in_batch.start * dim..texts_in_batch.end * dim];
+        if out.len() != texts.len() * dim {
+            return Err(Error::Dimensions { left: out.len(), right: texts.len() * dim });
+        }
+        for texts_in_batch in self.batches(texts)? {
+            let out = &mut out[texts_in_batch.start * dim..texts_in_batch.end * dim];
             // Taken before entering the pool: a thread of the pool that waited here could not work for the one that has it.
             let mut batch = self.forward.batch.lock().unwrap_or_else(PoisonError::into_inner);
             batch.clear();
@@ -408,7 +434,7 @@ impl Embedder {
             }
             self.threads.run(|| self.forward.pass.pooled(&batch, out))?;
         }
-        Ok(values)
+        Ok(())
     }
 
     /// Pooled vectors, row after row, scaled to unit length: the second half of [`embed_tokens`](Self::embed_tokens).

@@ -92,6 +92,8 @@ impl Tokenizer {
 
     /// From the content of a `tokenizer.json`, for a model of `vocab` tokens. Its own truncation and padding are put aside.
     fn from_json(json: &[u8], vocab: usize, max_length: usize) -> Result<Self, String> {
+        // Read as JSON first: the crate panics on a syntax error inside `decoder` (found by fuzzing).
+        let _: Value = serde_json::from_slice(json).map_err(|e| e.to_string())?;
         let mut tokenizer = tokenizers::Tokenizer::from_bytes(json).map_err(|e| e.to_string())?;
         tokenizer.with_truncation(None).map_err(|e| e.to_string())?;
         tokenizer.with_padding(None);

@@ -63,6 +63,23 @@ fn hidden_states_are_what_is_pooled() {
 }
 
 #[test]
+fn vectors_come_into_a_callers_place_a_batch_at_a_time() {
+    let dir = model::tiny_model();
+    let embedder = builder(&dir).budget(Budget::new(20).unwrap()).build().unwrap();
+    let texts: Vec<_> = (0..9).map(|i| model::ids(i, 3 + 2 * i as usize)).collect();
+    let expected = embedder.embed_tokens(&texts).unwrap();
+    let mut out = vec![f32::NAN; texts.len() * model::HIDDEN];
+    let batches = embedder.batches(&texts).unwrap();
+    assert!(batches.len() > 3 && batches.last().unwrap().end == texts.len());
+    for texts_in_batch in batches {
+        let place = &mut out[texts_in_batch.start * model::HIDDEN..texts_in_batch.end * model::HIDDEN];
+        embedder.embed_tokens_into(&texts[texts_in_batch], place).unwrap();
+    }
+    assert_eq!(out, expected.as_slice());
+    assert!(matches!(embedder.embed_tokens_into(&texts, &mut out[1..]), Err(Error::Dimensions { .. })));
+}
+
+#[test]
 fn a_part_of_a_row_is_no_row() {
     let dir = model::tiny_model();
     let embedder = builder(&dir).build().unwrap();

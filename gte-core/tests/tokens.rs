@@ -105,7 +105,9 @@ fn what_is_no_tokenizer_is_refused_by_file() {
     let many: Vec<u8> = (0..100).flat_map(|i| format!("w{i}\n").into_bytes()).chain(model::WORDS.bytes()).collect();
     let error = refused(Some(&many), None, "vocab.txt");
     assert!(error.contains("vocabulary of 60"), "{error}");
-    for json in ["", "{}", "[]", "{\"model\": 1}", "\u{0}"] {
+    // The last one made the crate `tokenizers` panic (found by fuzzing).
+    let broken = "{\"version\": \"1.0\", \"decoder\": {\"type\": \"WordPiece\", \"x\"true}}";
+    for json in ["", "{}", "[]", "{\"model\": 1}", "\u{0}", broken] {
         refused(None, Some(json.as_bytes()), "tokenizer.json");
     }
 }

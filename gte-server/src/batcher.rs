@@ -72,8 +72,8 @@ struct Queue {
     closed: bool,
     /// When the forward pass that runs now began.
     running: Option<Instant>,
-    /// Whether the last forward pass succeeded.
-    failed: bool,
+    /// When the last forward pass ended, if it succeeded.
+    passed: Option<Instant>,
     /// Measured.
     tokens_per_second: f64,
     busy: Window,
@@ -173,22 +173,24 @@ impl Batcher {
     /// [`Error::Unavailable`] where a pass failed or takes too long.
     pub async fn alive(&self, limit: Duration) -> Result<(), Error> {
         const STUCK: Error = Error::Unavailable("stuck: a forward pass takes too long");
-        let (running, failed) = {
+        // Also between two batches a server is busy.
+        const RECENT: Duration = Duration::from_secs(1);
+        let (running, passed) = {
             let queue = self.shared.lock();
-            (queue.running, queue.failed)
+            (queue.running, queue.passed)
         };
-        match running {
-            Some(start) if start.elapsed() > limit => Err(STUCK),
-            // After a failure only a success counts, so the probe waits for its turn.
-            Some(_) if !failed => Ok(()),
-            _ => {
-                let tokens = vec![self.shared.embedder.tokenizer().encode_one("")?];
-                let answer = self.shared.admit(tokens, Admission::Probe)?;
-                match tokio::time::timeout(limit, answer).await {
-                    Ok(Ok(answer)) => answer.map(|_| ()),
-                    _ => Err(STUCK),
-                }
-            }
+        if running.is_some_and(|start| start.elapsed() > limit) {
+            return Err(STUCK);
+        }
+        // After a failure only a success counts, so the probe waits for its turn.
+        if passed.is_some_and(|end| running.is_some() || end.elapsed() < RECENT) {
+            return Ok(());
+        }
+        let tokens = vec![self.shared.embedder.tokenizer().encode_one("")?];
+        let answer = self.shared.admit(tokens, Admission::Probe)?;
+        match tokio::time::timeout(limit, answer).await {
+            Ok(Ok(answer)) => answer.map(|_| ()),
+            _ => Err(STUCK),
         }
     }
 
@@ -313,7 +315,7 @@ impl Shared {
 
             let mut queue = self.lock();
             queue.running = None;
-            queue.failed = result.is_err();
+            queue.passed = result.is_ok().then_some(end);
             queue.busy.add(start, end);
             // The last few batches decide; a small one says little of the speed of a full one.
             let weight = 0.3 * (tokens as f64 / self.embedder.budget().tokens() as f64).clamp(0.05, 1.0);

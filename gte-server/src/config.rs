@@ -46,7 +46,7 @@ pub struct Config {
     #[arg(long, env = "GTE_MAX_LENGTH")]
     pub max_length: Option<usize>,
     /// Tokens computed at once: it bounds memory, and how long a query waits behind a batch
-    #[arg(long, env = "GTE_BATCH_TOKENS", default_value_t = 1024)]
+    #[arg(long, env = "GTE_BATCH_TOKENS", default_value_t = 512)]
     pub batch_tokens: usize,
 
     /// Address to listen on

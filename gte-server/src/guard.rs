@@ -79,15 +79,14 @@ async fn observe(State(service): State<Arc<Service>>, request: Request, next: Ne
     service.metrics.requests.get_or_create(&labels).inc();
     service.metrics.request_seconds.get_or_create(&[("route", route)]).observe(seconds);
     span.record("http.response.status_code", status.as_u16());
-    span.in_scope(|| match status {
-        // What a load balancer asks every second, and what a storm of refusals would fill the disk with.
-        _ if status != StatusCode::TOO_MANY_REQUESTS && status.is_server_error() => {
-            tracing::warn!(status = status.as_u16(), ms = seconds * 1e3, "failed")
-        }
-        StatusCode::OK if !matches!(route, "/livez" | "/readyz" | "/health" | "/metrics") => {
-            tracing::info!(status = status.as_u16(), ms = seconds * 1e3, "answered")
-        }
-        _ => tracing::debug!(status = status.as_u16(), ms = seconds * 1e3, "answered"),
+    let ms = seconds * 1e3;
+    span.in_scope(|| match route {
+        // What a load balancer asks every second.
+        "/livez" | "/readyz" | "/health" | "/metrics" => tracing::debug!(status = status.as_u16(), ms, "answered"),
+        _ if status.is_server_error() => tracing::warn!(status = status.as_u16(), ms, "failed"),
+        _ if status.is_success() => tracing::info!(status = status.as_u16(), ms, "answered"),
+        // A storm of these would fill the disk; they are counted.
+        _ => tracing::debug!(status = status.as_u16(), ms, "refused"),
     });
     response.headers_mut().insert(REQUEST_ID, id);
     response

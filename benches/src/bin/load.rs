@@ -54,11 +54,14 @@ struct Options {
     /// No server: the engine itself on the same texts, for --seconds.
     #[arg(long)]
     bare: bool,
+    /// Texts that --bare hands to the engine at once.
+    #[arg(long, default_value_t = 64)]
+    at_once: usize,
     /// Threads of --bare.
     #[arg(long, default_value_t = 2)]
     threads: usize,
     /// Tokens in a batch of --bare.
-    #[arg(long, default_value_t = 1024)]
+    #[arg(long, default_value_t = 512)]
     batch_tokens: usize,
 }
 
@@ -125,7 +128,7 @@ fn bare(options: &Options, texts: &[String]) -> Result<serde_json::Value, Failur
     embedder.embed_tokens(&tokens[..32.min(tokens.len())])?;
     let start = Instant::now();
     while start.elapsed().as_secs_f64() < options.seconds {
-        let part = &tokens[..64.min(tokens.len())];
+        let part = &tokens[..options.at_once.min(tokens.len())];
         embedder.embed_tokens(part)?;
         done += part.iter().map(|t| t.ids.len()).sum::<usize>();
         let taken = part.len();
@@ -133,7 +136,7 @@ fn bare(options: &Options, texts: &[String]) -> Result<serde_json::Value, Failur
     }
     let speed = done as f64 / start.elapsed().as_secs_f64();
     Ok(
-        json!({ "engine": embedder.precision().to_string(), "threads": options.threads, "tokens_of_all_texts": count, "tokens_per_second": speed }),
+        json!({ "engine": embedder.precision().to_string(), "threads": options.threads, "at_once": options.at_once, "tokens_of_all_texts": count, "tokens_per_second": speed }),
     )
 }
 

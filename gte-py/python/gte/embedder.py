@@ -1,0 +1,294 @@
+"""`Embedder`: the engine with the manners of Python."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Any, Literal, Union
+
+import numpy as np
+import numpy.typing as npt
+
+from . import _gte
+
+Vectors = npt.NDArray[np.float32]
+Progress = Union[bool, Callable[[int], object], None]
+Output = Literal["float32", "int8", "ubinary"]
+
+# Texts from which on a terminal is shown a progress bar without asking.
+LONG_WORK = 2000
+
+
+class Embedder:
+    """A model, ready to embed. Safe to use from many threads at once; pickles as its arguments and opens the model again.
+
+    Args:
+        model: a directory, a hub id such as ``thenlper/gte-large-zh``, or ``modelscope:iic/nlp_gte_sentence-embedding_chinese-large``.
+        precision: type of the matrix products: ``"auto"`` or ``"f32"``.
+        threads: compute threads; by default what the process may use (affinity, cgroup).
+        max_length: tokens at which texts are cut; by default the model's.
+        device: ``"cpu"``.
+        revision: commit, branch or tag on the hub.
+        offline: make no request: the model is a directory or in the cache.
+        pooling: ``"cls"``, ``"mean"`` or ``"last-token"``, where the model's files do not say.
+        batch_tokens: tokens that are computed at once; bounds memory.
+
+    Raises:
+        ModelNotFound, InvalidModel, DownloadError: the model cannot be had, or is not one.
+        ValueError: an option that makes no sense.
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str],
+        *,
+        precision: str = "auto",
+        threads: int | None = None,
+        max_length: int | None = None,
+        device: str = "cpu",
+        revision: str | None = None,
+        offline: bool = False,
+        pooling: str | None = None,
+        batch_tokens: int | None = None,
+    ) -> None:
+        if device != "cpu":
+            raise ValueError(f"device {device!r}: this build computes on the cpu")
+        self._arguments: dict[str, Any] = {
+            "model": os.fspath(model),
+            "precision": precision,
+            "threads": threads,
+            "max_length": max_length,
+            "device": device,
+            "revision": revision,
+            "offline": offline,
+            "pooling": pooling,
+            "batch_tokens": batch_tokens,
+        }
+        self._open()
+
+    def _open(self) -> None:
+        arguments = {k: v for k, v in self._arguments.items() if k != "device"}
+        if arguments["precision"] == "auto":
+            arguments["precision"] = None
+        self._process = os.getpid()
+        self._engine = _gte.Engine(arguments.pop("model"), **arguments)
+
+    def _here(self) -> _gte.Engine:
+        # Threads do not survive a fork: the child opens the model again.
+        if self._process != os.getpid():
+            self._open()
+        return self._engine
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self._arguments
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._arguments = state
+        self._open()
+
+    def embed(
+        self,
+        texts: Iterable[str],
+        *,
+        dimensions: int | None = None,
+        output: Output = "float32",
+        progress: Progress = None,
+    ) -> npt.NDArray[Any]:
+        """The unit vector of each text, in order.
+
+        Args:
+            texts: a list, tuple, generator, numpy array or pandas Series of str, or an Arrow column of strings (pyarrow, polars), which is
+                read without a Python object a text. Texts longer than ``max_length`` tokens are cut; ``tokenize`` tells which.
+            dimensions: keep the first so many values and make them of unit length again (Matryoshka models).
+            output: ``"float32"``: (n, dim); ``"int8"``: (n, dim), round(127 · value / largest of the row); ``"ubinary"``: (n, ⌈dim / 8⌉) uint8,
+                a bit a value as ``numpy.packbits``.
+            progress: True for a bar of tqdm, False for none, a function that is called with the number of texts done; by default a bar on a
+                terminal for long work.
+
+        Raises:
+            TypeError: a single str, or something that is no str. ValueError: None among the texts, wrong dimensions.
+            KeyboardInterrupt: within one batch of Ctrl-C.
+        """
+        if output not in ("float32", "int8", "ubinary"):
+            raise ValueError(f"output {output!r}: float32, int8 or ubinary")
+        engine = self._here()
+        if dimensions is not None and not 1 <= dimensions <= engine.dim:
+            raise ValueError(f"dimensions {dimensions}: 1 to {engine.dim}")
+        texts, total = _counted(texts)
+        with _Bar(progress, total) as report:
+            vectors = engine.embed(texts, report)
+        if dimensions is not None and dimensions != engine.dim:
+            vectors = _gte.truncate(vectors, dimensions)
+        if output == "int8":
+            return _gte.to_int8(vectors)[0]
+        if output == "ubinary":
+            return _gte.to_ubinary(vectors)
+        return vectors
+
+    def embed_iter(self, texts: Iterable[str], batch: int = 1024) -> Iterator[Vectors]:
+        """The vectors of a corpus that need not fit into memory: arrays of up to ``batch`` rows, in order."""
+        if batch < 1:
+            raise ValueError(f"batch {batch}: at least 1")
+        source = iter(texts)
+        while piece := list(islice(source, batch)):
+            yield self.embed(piece, progress=False)
+
+    def tokenize(self, texts: Iterable[str]) -> list[npt.NDArray[np.uint32]]:
+        """The token ids of each text, special tokens included, cut at ``max_length``."""
+        return [ids for ids, _ in self._here().tokenize(texts)]
+
+    def count_tokens(self, texts: Iterable[str]) -> npt.NDArray[np.int64]:
+        """Tokens of each text before any cut: those of more than ``max_length`` will be cut."""
+        return np.array([full for _, full in self._here().tokenize(texts)], dtype=np.int64)
+
+    def similarity(self, a: str | Iterable[str], b: str | Iterable[str]) -> Any:
+        """Cosines: a float for two texts, else a matrix of (texts of a, texts of b)."""
+        both = isinstance(a, str) and isinstance(b, str)
+        left = self.embed([a] if isinstance(a, str) else a)
+        right = self.embed([b] if isinstance(b, str) else b)
+        scores = cos_sim(left, right)
+        return float(scores[0, 0]) if both else scores
+
+    def rank(self, query: str, docs: Sequence[str], top_k: int | None = None) -> list[tuple[int, float]]:
+        """(index, cosine) of the documents nearest to the query, best first; equal ones in their order."""
+        if not isinstance(query, str):
+            raise TypeError(f"query is of type {type(query).__name__}, not str")
+        docs = list(docs)
+        indices, scores = globals()["top_k"](self.embed([query]), self.embed(docs), len(docs) if top_k is None else top_k)
+        return list(zip(indices[0].tolist(), scores[0].tolist()))
+
+    def encode(
+        self,
+        sentences: str | Sequence[str],
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        batch_size: int = 32,
+        show_progress_bar: bool | None = None,
+        output_value: str | None = "sentence_embedding",
+        precision: str = "float32",
+        convert_to_numpy: bool = True,
+        convert_to_tensor: bool = False,
+        device: Any = None,
+        normalize_embeddings: bool = True,
+        truncate_dim: int | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """As ``SentenceTransformer.encode``: a vector for a str, a matrix for a list. Vectors are always of unit length; ``batch_size`` and
+        ``device`` mean nothing here; ``prompt`` goes before each text."""
+        if prompt_name is not None or output_value != "sentence_embedding":
+            raise ValueError("prompt_name and output_value are not supported: give prompt, or leave them out")
+        single = isinstance(sentences, str)
+        texts = [sentences] if isinstance(sentences, str) else list(sentences)
+        if prompt:
+            texts = [prompt + text for text in texts]
+        if precision not in ("float32", "int8", "ubinary"):
+            raise ValueError(f"precision {precision!r}: float32, int8 or ubinary")
+        vectors: Any = self.embed(texts, dimensions=truncate_dim, output=precision, progress=bool(show_progress_bar))  # type: ignore[arg-type]
+        if convert_to_tensor:
+            import torch  # the caller asks for its type
+
+            vectors = torch.from_numpy(vectors)
+        elif not convert_to_numpy:
+            vectors = list(vectors)
+        return vectors[0] if single else vectors
+
+    def get_sentence_embedding_dimension(self) -> int:
+        """As sentence-transformers names ``dim``."""
+        return self.dim
+
+    @property
+    def name(self) -> str:
+        """The hub id, or the directory's name."""
+        return self._engine.name
+
+    @property
+    def dim(self) -> int:
+        """Values a vector."""
+        return self._engine.dim
+
+    @property
+    def max_length(self) -> int:
+        """Where texts are cut, in tokens."""
+        return self._engine.max_length
+
+    @property
+    def precision(self) -> str:
+        """The type of the matrix products."""
+        return self._engine.precision
+
+    @property
+    def isa(self) -> str:
+        """The instruction set of the kernels."""
+        return self._engine.isa
+
+    @property
+    def threads(self) -> int:
+        """Compute threads."""
+        return self._engine.threads
+
+    @property
+    def device(self) -> str:
+        """Where it computes."""
+        return "cpu"
+
+    def __repr__(self) -> str:
+        return f"gte.Embedder({self.name!r}, dim={self.dim}, precision={self.precision!r}, isa={self.isa!r}, device={self.device!r}, threads={self.threads})"
+
+
+def cos_sim(a: npt.ArrayLike, b: npt.ArrayLike) -> Vectors:
+    """Cosine of each row of ``a`` with each row of ``b``: (rows of a, rows of b). A vector counts as one row; zero rows give 0."""
+    left, right = (np.atleast_2d(np.asarray(x, dtype=np.float32)) for x in (a, b))
+    if left.shape[1] != right.shape[1]:
+        raise ValueError(f"{left.shape[1]} and {right.shape[1]} dimensions")
+
+    def unit(x: Vectors) -> Vectors:
+        length = np.linalg.norm(x, axis=1, keepdims=True)
+        scaled: Vectors = np.divide(x, length, out=np.zeros_like(x), where=length > 0)
+        return scaled
+
+    scores: Vectors = unit(left) @ unit(right).T
+    return scores
+
+
+def top_k(queries: npt.ArrayLike, corpus: npt.ArrayLike, k: int) -> tuple[npt.NDArray[np.int64], Vectors]:
+    """The ``k`` rows of ``corpus`` with the largest dot products with each of ``queries``: indices and scores, (queries, k), best first.
+    Exact, over all threads, without a copy of a float32 corpus in C order."""
+    left, right = (np.ascontiguousarray(np.atleast_2d(np.asarray(x, dtype=np.float32))) for x in (queries, corpus))
+    if k < 0:
+        raise ValueError(f"k {k}: not negative")
+    return _gte.Engine.top_k(left, right, k)
+
+
+def _counted(texts: Iterable[str]) -> tuple[Iterable[str], int | None]:
+    try:
+        return texts, len(texts)  # type: ignore[arg-type]
+    except TypeError:
+        return texts, None
+
+
+class _Bar:
+    """A progress bar, a function of the caller's, or nothing."""
+
+    def __init__(self, progress: Progress, total: int | None) -> None:
+        self._call = progress if callable(progress) else None
+        self._bar: Any = None
+        wanted = progress is True or (progress is None and sys.stderr.isatty() and (total or 0) >= LONG_WORK)
+        if wanted and self._call is None:
+            try:
+                from tqdm.auto import tqdm
+            except ImportError:
+                if progress is True:
+                    raise ImportError("progress=True needs tqdm: pip install gte-py[progress]") from None
+            else:
+                self._bar = tqdm(total=total, unit="text")
+
+    def __enter__(self) -> Callable[[int], object] | None:
+        if self._bar is not None:
+            return lambda done: self._bar.update(done - self._bar.n)
+        return self._call
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()

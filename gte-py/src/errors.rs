@@ -1,0 +1,42 @@
+//! The engine's errors as Python's.
+
+use pyo3::create_exception;
+use pyo3::exceptions::{PyException, PyValueError};
+use pyo3::prelude::*;
+
+create_exception!(gte, Error, PyException, "What can go wrong in gte; see the subclasses.");
+create_exception!(gte, ModelNotFound, Error, "No such directory, file or hub id; or offline and not in the cache.");
+create_exception!(gte, InvalidModel, Error, "The model's files are damaged, or of a kind that is not supported.");
+create_exception!(gte, DownloadError, Error, "The hub refused, broke off or sent something else.");
+create_exception!(gte, TokenizationError, Error, "A text cannot be tokenized.");
+create_exception!(gte, DeviceError, Error, "The device failed.");
+
+/// The Python exception of an error; a wrong option is a `ValueError`.
+pub(crate) fn to_python(error: gte_core::Error) -> PyErr {
+    use gte_core::Error as Core;
+    let message = error.to_string();
+    match error {
+        Core::Io { .. }
+        | Core::MissingFile { .. }
+        | Core::InvalidModelId { .. }
+        | Core::NotOnHub { .. }
+        | Core::Offline { .. } => ModelNotFound::new_err(message),
+        Core::Unauthorized { .. } | Core::Download { .. } | Core::Corrupt { .. } => DownloadError::new_err(message),
+        Core::Tokenize { .. } => TokenizationError::new_err(message),
+        Core::TokenId { .. } | Core::TokenCount { .. } | Core::Dimensions { .. } | Core::InvalidOption { .. } => {
+            PyValueError::new_err(message)
+        }
+        Core::Device { .. } => DeviceError::new_err(message),
+        _ => InvalidModel::new_err(message),
+    }
+}
+
+pub(crate) fn add(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    let py = module.py();
+    module.add("Error", py.get_type::<Error>())?;
+    module.add("ModelNotFound", py.get_type::<ModelNotFound>())?;
+    module.add("InvalidModel", py.get_type::<InvalidModel>())?;
+    module.add("DownloadError", py.get_type::<DownloadError>())?;
+    module.add("TokenizationError", py.get_type::<TokenizationError>())?;
+    module.add("DeviceError", py.get_type::<DeviceError>())
+}
