@@ -343,16 +343,6 @@ impl Embedder {
         Self::from_files(ModelFiles::from_dir(dir)?).build()
     }
 
-    /// The small model that comes with this crate: 384 dimensions, Chinese and English, for trying and testing. For production,
-    /// `thenlper/gte-large-zh`.
-    ///
-    /// # Errors
-    /// As [`Builder::build`], for want of threads.
-    #[cfg(feature = "bundled")]
-    pub fn bundled() -> Result<Self> {
-        Self::from_files(ModelFiles::bundled()).build()
-    }
-
     /// A model by its hub id, `thenlper/gte-large-zh` or `modelscope:iic/nlp_gte_sentence-embedding_chinese-large`, with
     /// default settings.
     ///

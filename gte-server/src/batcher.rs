@@ -93,6 +93,18 @@ struct Request {
     span: Span,
 }
 
+impl Queue {
+    /// How long what waits will take, in seconds.
+    fn delay(&self) -> f64 {
+        self.tokens as f64 / self.tokens_per_second
+    }
+}
+
+/// Whole seconds for `Retry-After`.
+fn wait_s(delay: f64) -> u64 {
+    delay.ceil().clamp(1.0, 600.0) as u64
+}
+
 /// Texts of one request in a batch.
 struct Part {
     key: (Instant, u64),
@@ -127,7 +139,7 @@ impl Batcher {
     /// Admits a request and waits for its vectors. A caller that is dropped takes its request along.
     ///
     /// # Errors
-    /// [`Error::Overloaded`] where there is no room for all of it, [`Error::Deadline`], [`Error::Unavailable`] while closing,
+    /// [`Error::Overloaded`] where there is no room for all of it or its deadline would pass first, [`Error::Deadline`], [`Error::Unavailable`] while closing,
     /// [`Error::Engine`].
     pub async fn embed(&self, tokens: Vec<Tokens>) -> Result<Answer, Error> {
         let answer = self.shared.admit(tokens, Admission::Request)?;
@@ -243,9 +255,13 @@ impl Shared {
                 ));
             }
             if waiting + more > limit {
-                let delay = queue.tokens as f64 / queue.tokens_per_second;
-                return Err(Error::Overloaded { what, retry_after_s: delay.ceil().clamp(1.0, 600.0) as u64 });
+                return Err(Error::Overloaded { what, retry_after_s: wait_s(queue.delay()) });
             }
+        }
+        // Who would wait in vain is told at once, and may ask another server.
+        let late = queue.delay() - self.limits.timeout.as_secs_f64();
+        if late > 0.0 && !probe {
+            return Err(Error::Overloaded { what: "--request-timeout", retry_after_s: wait_s(late) });
         }
         let now = Instant::now();
         // Soft deadlines grow with a request's own work: a query overtakes a corpus that came just before it, but never one that
@@ -410,7 +426,7 @@ impl Shared {
         metrics.queued_requests.set(queue.waiting.values().filter(|r| r.started.is_none()).count() as i64);
         metrics.queued_texts.set(queue.texts as i64);
         metrics.queued_tokens.set(queue.tokens as i64);
-        metrics.queue_delay.set(queue.tokens as f64 / queue.tokens_per_second);
+        metrics.queue_delay.set(queue.delay());
         metrics.tokens_per_second.set(queue.tokens_per_second);
         metrics.utilization.set(queue.busy.share());
     }

@@ -46,7 +46,7 @@ pub struct Config {
     #[arg(long, env = "GTE_MAX_LENGTH")]
     pub max_length: Option<usize>,
     /// Tokens computed at once: it bounds memory, and how long a query waits behind a batch
-    #[arg(long, env = "GTE_BATCH_TOKENS", default_value_t = 512)]
+    #[arg(long, env = "GTE_BATCH_TOKENS", default_value_t = 256)]
     pub batch_tokens: usize,
 
     /// Address to listen on
@@ -92,7 +92,7 @@ pub struct Config {
     /// Tokens that may wait
     #[arg(long, env = "GTE_QUEUE_TOKENS", default_value_t = 1 << 17)]
     pub queue_tokens: usize,
-    /// Seconds after which a request is given up
+    /// Seconds after which a request is given up; one that would wait longer is refused at once
     #[arg(long, env = "GTE_REQUEST_TIMEOUT", default_value_t = 60)]
     pub request_timeout: u64,
     /// Seconds that a forward pass may take before /livez says that the server is stuck

@@ -95,7 +95,8 @@ struct Seen {
 
 impl Seen {
     fn new() -> Self {
-        let histogram = || Histogram::new(3).expect("three digits are allowed");
+        // 1 µs to ten minutes, three digits.
+        let histogram = || Histogram::new_with_bounds(1, 600_000_000, 3).expect("valid bounds");
         Self {
             answered: histogram(),
             by_length: std::array::from_fn(|_| histogram()),

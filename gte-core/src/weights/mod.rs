@@ -180,7 +180,7 @@ impl Weights {
             let mut tensors = BTreeMap::new();
             for name in names {
                 let file = files.open_data(&name)?.ok_or_else(|| Error::MissingFile {
-                    model: files.place(),
+                    model: files.dir().display().to_string(),
                     file: name,
                     hint: "the checkpoint's index names it",
                 })?;
@@ -190,7 +190,7 @@ impl Weights {
             return Self { files: opened, tensors }.checked(config);
         }
         Err(Error::MissingFile {
-            model: files.place(),
+            model: files.dir().display().to_string(),
             file: "model.safetensors".into(),
             hint: "nor is there pytorch_model.bin or an index of shards",
         })

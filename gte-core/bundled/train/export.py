@@ -1,0 +1,49 @@
+"""Writes the trained student as a model directory with int8 weights: python export.py WORK_DIR OUT_DIR
+
+Matrices: integers in −127..=127 with one scale a row (`NAME`, I8, and `NAME.scale`, F32); vectors: F32. The layout that gte-core reads.
+"""
+import json
+import pathlib
+import sys
+
+import numpy as np
+import torch
+from safetensors.numpy import save_file
+
+import vocabulary
+
+work, out = map(pathlib.Path, sys.argv[1:])
+saved = torch.load(work / "student.pt", weights_only=True)
+tokens, others = json.loads((work / "tokens.json").read_text(encoding="utf8"))
+(out / "1_Pooling").mkdir(parents=True, exist_ok=True)
+tensors = {}
+for name, value in saved["state"].items():
+    if name.endswith("position_ids"):
+        continue
+    value = value.float().numpy()
+    if value.ndim == 2:
+        scale = np.abs(value).max(1) / 127
+        tensors[f"{name}.scale"] = scale.astype(np.float32)
+        value = np.round(value / np.where(scale > 0, scale, 1)[:, None]).astype(np.int8)
+    tensors[name] = np.ascontiguousarray(value)
+save_file(tensors, out / "model.safetensors", metadata={"format": "pt"})
+
+config = {key: saved["config"][key] for key in (
+    "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act", "layer_norm_eps",
+    "max_position_embeddings", "type_vocab_size", "vocab_size", "pad_token_id", "model_type")}
+write = lambda name, value: (out / name).write_text(value if isinstance(value, str) else json.dumps(value, indent=2) + "\n", encoding="utf8")
+limit = config["max_position_embeddings"]
+write("config.json", {"architectures": ["BertModel"], **config})
+write("vocab.txt", "\n".join(tokens) + "\n")
+write("tokenizer.json", vocabulary.tokenizer_json(tokens, others, limit))
+write("tokenizer_config.json", {"tokenizer_class": "BertTokenizer", "do_lower_case": True, "model_max_length": limit})
+write("sentence_bert_config.json", {"max_seq_length": limit, "do_lower_case": False})
+write("modules.json", [
+    {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
+    {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
+    {"idx": 2, "name": "2", "path": "2_Normalize", "type": "sentence_transformers.models.Normalize"}])
+write("1_Pooling/config.json", {"word_embedding_dimension": config["hidden_size"], "pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True,
+                                "pooling_mode_max_tokens": False, "pooling_mode_mean_sqrt_len_tokens": False})
+size = sum(f.stat().st_size for f in out.rglob("*") if f.is_file() and "train" not in f.parts)
+print(f"{size / 1e6:.2f} MB")
+assert size <= 9.5e6, "too large to be published"

@@ -1,0 +1,163 @@
+"""Distils a small bilingual encoder from an English one: python train.py TEACHER_DIR WORK_DIR [--minutes 150]
+
+The student's vectors of a Chinese text and of its English translation both go towards the teacher's vector of the translation: the cosine,
+and the teacher's own similarities within the batch (their distribution, so that a paraphrase in the batch is no false negative).
+Stops by itself when the minutes are used; the learning rate falls with them. Writes WORK_DIR/student.pt; then export.py.
+"""
+import argparse
+import json
+import math
+import pathlib
+import random
+import time
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+from torch.nn import functional as F
+from transformers import BertConfig, BertModel, BertTokenizerFast
+
+import data
+import vocabulary
+from evaluate import evaluate
+
+LAYERS = [0, 2, 5]  # of the teacher's six
+VOCABULARY = 9600
+POSITIONS = 256
+BATCH = 96
+SHARES = {"pairs": 0.5, "lexicon": 0.12, "generated": 0.38}
+TEMPERATURE = 0.05
+RATE_ROWS, RATE = 2e-3, 1.5e-4
+
+
+def mean_pool(model, ids, mask):
+    hidden = model(input_ids=ids, attention_mask=mask).last_hidden_state
+    weights = mask.unsqueeze(-1).float()
+    return F.normalize((hidden * weights).sum(1) / weights.sum(1), dim=1)
+
+
+def pad(lists):
+    ids = torch.zeros(len(lists), max(map(len, lists)), dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for row, tokens in enumerate(lists):
+        ids[row, : len(tokens)] = torch.tensor(tokens)
+        mask[row, : len(tokens)] = 1
+    return ids, mask
+
+
+@torch.inference_mode()
+def embed(model, lists, size=64):
+    order = sorted(range(len(lists)), key=lambda i: len(lists[i]))
+    out = np.zeros((len(lists), model.config.hidden_size), np.float32)
+    for start in range(0, len(order), size):
+        rows = order[start : start + size]
+        out[rows] = mean_pool(model, *pad([lists[i] for i in rows])).numpy()
+    return out
+
+
+def teacher_vectors(teacher, tokenizer, texts, cache):
+    """The teacher's vector of each English text; kept in `cache`, which takes minutes to make."""
+    unique = sorted(set(texts))
+    known = {}
+    if cache.exists():
+        saved = np.load(cache, allow_pickle=True)
+        known = dict(zip(saved["texts"], saved["vectors"]))
+    missing = [t for t in unique if t not in known]
+    if missing:
+        print(f"the teacher embeds {len(missing)} texts", flush=True)
+        known |= dict(zip(missing, embed(teacher, tokenizer(missing, truncation=True, max_length=256)["input_ids"])))
+        np.savez(cache, texts=np.array(list(known), dtype=object), vectors=np.stack(list(known.values())))
+    return known
+
+
+def main():
+    p = argparse.ArgumentParser()
+    p.add_argument("teacher")
+    p.add_argument("work", type=pathlib.Path)
+    p.add_argument("--minutes", type=float, default=150)
+    p.add_argument("--generated", type=int, default=12000, help="pairs of each generator")
+    a = p.parse_args()
+    a.work.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(1)
+    rng = random.Random(1)
+
+    teacher_tokenizer = BertTokenizerFast.from_pretrained(a.teacher)
+    teacher = BertModel.from_pretrained(a.teacher, add_pooling_layer=False).eval()
+    sets = {"pairs": data.pairs(False), "lexicon": data.lexicon(), "generated": data.generated(a.generated, 1)}
+    texts = [pair for part in sets.values() for pair in part]
+    print({name: len(part) for name, part in sets.items()}, flush=True)
+    vectors = teacher_vectors(teacher, teacher_tokenizer, [e for _, e in texts + data.pairs(True)], a.work / "teacher.npz")
+
+    tokens, rows, others = vocabulary.build(teacher_tokenizer, teacher.embeddings.word_embeddings.weight.detach().numpy(), texts, VOCABULARY)
+    (a.work / "tokens.json").write_text(json.dumps([tokens, others], ensure_ascii=False))
+    tokenizer = Tokenizer.from_str(vocabulary.tokenizer_json(tokens, others, POSITIONS))
+    config = BertConfig(**{**teacher.config.to_dict(), "num_hidden_layers": len(LAYERS), "vocab_size": len(tokens), "max_position_embeddings": POSITIONS,
+                           "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0})
+    student = BertModel(config, add_pooling_layer=False)
+    with torch.no_grad():
+        student.embeddings.word_embeddings.weight.copy_(torch.from_numpy(rows))
+        student.embeddings.position_embeddings.weight.copy_(teacher.embeddings.position_embeddings.weight[:POSITIONS])
+        student.embeddings.token_type_embeddings.load_state_dict(teacher.embeddings.token_type_embeddings.state_dict())
+        student.embeddings.LayerNorm.load_state_dict(teacher.embeddings.LayerNorm.state_dict())
+        for to, of in enumerate(LAYERS):
+            student.encoder.layer[to].load_state_dict(teacher.encoder.layer[of].state_dict())
+    del teacher
+    encode = lambda many: [e.ids for e in tokenizer.encode_batch(many)]
+    print(f"{len(tokens)} tokens, {len(others)} further names; before training: {evaluate(lambda t: embed(student.eval(), encode(t)), vectors)}", flush=True)
+
+    rows_of_words = [student.embeddings.word_embeddings.weight]
+    rest = [p for p in student.parameters() if p is not rows_of_words[0]]
+    optimizer = torch.optim.AdamW([{"params": rows_of_words, "lr": RATE_ROWS, "weight_decay": 0.0}, {"params": rest, "lr": RATE, "weight_decay": 0.01}])
+    base = [group["lr"] for group in optimizer.param_groups]
+    ids = {name: list(zip(encode([c for c, _ in part]), encode([e for _, e in part]), [e for _, e in part])) for name, part in sets.items()}
+    queues = {name: [] for name in ids}
+
+    def draw(name):
+        if not queues[name]:
+            queues[name] = rng.sample(ids[name], len(ids[name]))
+        return queues[name].pop()
+
+    used, step, ready, losses = 0.0, 0, [], []
+    budget = 60 * a.minutes
+    while used < budget:
+        begin = time.process_time()  # of both threads
+        if not ready:
+            # Four batches at a time, so that texts of like length go together and little is padded.
+            pool = [draw(name) for name, share in SHARES.items() for _ in range(round(4 * BATCH * share))]
+            pool.sort(key=lambda item: len(item[0]))
+            ready = [pool[i : i + BATCH] for i in range(0, len(pool) - BATCH // 2, BATCH)]
+            rng.shuffle(ready)
+        batch = ready.pop()
+        progress = used / budget
+        scale = min(1, (step + 1) / 100) * (0.04 + 0.96 * 0.5 * (1 + math.cos(math.pi * progress)))
+        for group, rate in zip(optimizer.param_groups, base):
+            group["lr"] = rate * scale
+        student.train()
+        target = torch.from_numpy(np.stack([vectors[english] for _, _, english in batch]))
+        similar = target @ target.T
+        wanted = F.softmax(similar / TEMPERATURE, dim=1)
+        chinese = mean_pool(student, *pad([c for c, _, _ in batch]))
+        english = mean_pool(student, *pad([e for _, e, _ in batch]))
+        loss = 0
+        for own in (chinese, english):
+            distance = (1 - (own * target).sum(1)).mean()
+            contrast = F.cross_entropy(own @ target.T / TEMPERATURE, wanted) + 0.5 * F.mse_loss(own @ own.T, similar) * 20
+            loss = loss + 4 * distance + contrast
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)
+        optimizer.step()
+        losses.append(loss.item())
+        step += 1
+        used += (time.process_time() - begin) / torch.get_num_threads()
+        if step % 250 == 0:
+            print(f"step {step}, {used / 60:.1f} min, loss {np.mean(losses[-250:]):.3f}", flush=True)
+        if step % 1000 == 0 or used >= budget:
+            student.eval()
+            print(f"step {step}: {evaluate(lambda t: embed(student, encode(t)), vectors)}", flush=True)
+            torch.save({"config": config.to_dict(), "state": student.state_dict()}, a.work / "student.tmp")
+            (a.work / "student.tmp").rename(a.work / "student.pt")
+
+
+if __name__ == "__main__":
+    main()
