@@ -54,13 +54,16 @@ pub fn load(config: Config) -> Result<Arc<Service>, String> {
         builder = builder.pooling(pooling);
     }
     let embedder = Arc::new(builder.build().map_err(text)?);
-    // Warm: buffers are allocated and pages are touched before the first request.
-    let longest = vec![0; embedder.max_length()];
-    embedder.embed_tokens(&[&longest]).map_err(text)?;
+    // Warm: the largest batch allocates every buffer and touches every page, so that memory does not grow later.
+    let (longest, budget) = (embedder.max_length(), embedder.budget().tokens());
+    let batch: Vec<Vec<u32>> =
+        (0..budget.div_ceil(longest)).map(|i| vec![0; longest.min(budget - i * longest)]).collect();
+    let batch = if budget < longest { vec![vec![0; longest]] } else { batch };
+    embedder.embed_tokens(&batch).map_err(text)?;
     // The second pass is at full speed, and is the first measurement of it.
     let warm = Instant::now();
-    embedder.embed_tokens(&[&longest]).map_err(text)?;
-    let tokens_per_second = longest.len() as f64 / warm.elapsed().as_secs_f64();
+    embedder.embed_tokens(&batch).map_err(text)?;
+    let tokens_per_second = batch.iter().map(Vec::len).sum::<usize>() as f64 / warm.elapsed().as_secs_f64();
     let metrics = Arc::new(Metrics::new(vec![
         ("name", embedder.name().to_owned()),
         ("dimensions", embedder.dim().to_string()),
