@@ -18,11 +18,12 @@ test: models lint doc ## Everything
 	gte-py/tests/run.sh
 
 clients: models ## The server against OpenAI's clients, a fuzzer, a browser and a proxy
+	cargo build --release -q -p gte-server
 	gte-server/tests/clients/run.sh
 
 python: models  ## The Python module, built and tested against the packages that it fits into
-	cargo build --release -q --workspace
-	gte-py/tests/run.sh
+	cargo build --release -q -p examples
+	DISTRIBUTED=1 gte-py/tests/run.sh
 
 lint:           ## Format and clippy
 	cargo fmt --all --check

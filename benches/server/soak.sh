@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 minutes=$1 port=${PORT:-7872}
-cargo build --release -q -p gte-server -p benches
+cargo build --release -q --workspace
 target/release/gte-server --model target/models/all-MiniLM-L6-v2 --host 127.0.0.1 --port "$port" --log-format json --drain-delay 0 2>/dev/null &
 server=$!
 trap 'kill -9 $server 2>/dev/null || true' EXIT

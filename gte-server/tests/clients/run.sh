@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# The server against what will really talk to it: the official clients, a fuzzer of its OpenAPI document, a browser, a proxy.
+# The server (target/release/gte-server, which `cargo test` builds too) against what will really talk to it: the official clients, a fuzzer
+# of its OpenAPI document, a browser, a proxy.
 # Installs what it needs: packages of Python and Node under target/, Chromium and haproxy from Debian.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
@@ -17,7 +18,7 @@ $venv/bin/pip install -q -r "$here/requirements.txt"
 mkdir -p $node && cp "$here"/package.json "$here"/*.mjs $node/
 (cd $node && npm install --silent --no-audit --no-fund --no-package-lock)
 
-cargo build --release -q -p gte-server
+[ -x target/release/gte-server ] || cargo build --release -q -p gte-server
 python=$venv/bin/python
 $python "$here/openai_python.py"
 $python "$here/with_server.py" node $node/openai_node.mjs URL
