@@ -105,9 +105,19 @@ fn what_is_no_tokenizer_is_refused_by_file() {
     let many: Vec<u8> = (0..100).flat_map(|i| format!("w{i}\n").into_bytes()).chain(model::WORDS.bytes()).collect();
     let error = refused(Some(&many), None, "vocab.txt");
     assert!(error.contains("vocabulary of 60"), "{error}");
-    // The last one made the crate `tokenizers` panic (found by fuzzing).
+    // The last two made the crate `tokenizers` panic (found by fuzzing).
     let broken = "{\"version\": \"1.0\", \"decoder\": {\"type\": \"WordPiece\", \"x\"true}}";
-    for json in ["", "{}", "[]", "{\"model\": 1}", "\u{0}", broken] {
+    let undefined = serde_json::json!({
+        "version": "1.0", "added_tokens": [], "pre_tokenizer": { "type": "BertPreTokenizer" },
+        "post_processor": {
+            "type": "TemplateProcessing", "special_tokens": {}, "pair": [],
+            "single": [{ "SpecialToken": { "id": "[C/S]", "type_id": 0 } }, { "Sequence": { "id": "A", "type_id": 0 } }],
+        },
+        "model": { "type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##",
+            "max_input_chars_per_word": 100, "vocab": { "[UNK]": 0, "a": 1 } },
+    })
+    .to_string();
+    for json in ["", "{}", "[]", "{\"model\": 1}", "\u{0}", broken, &undefined] {
         refused(None, Some(json.as_bytes()), "tokenizer.json");
     }
 }
