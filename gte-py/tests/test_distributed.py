@@ -38,7 +38,6 @@ def check(target):
 
 
 def test_ray(source, tmp_path):
-    pytest.importorskip("ray")
     assert "0 done" in run("ray_embed.py", source, tmp_path / "out")
     check(tmp_path / "out")
     parts = sorted((tmp_path / "out").glob("*.parquet"))
@@ -51,7 +50,6 @@ def test_ray(source, tmp_path):
 
 
 def test_spark(source, tmp_path):
-    pytest.importorskip("pyspark")
     run("spark_embed.py", source, tmp_path / "out")
     check(tmp_path / "out")
     shutil.rmtree(tmp_path / "out/slice=1")

@@ -46,7 +46,10 @@ def test_the_engines_bits(expected):
 
 
 def test_every_kind_of_texts(embedder, expected):
-    pandas, polars, pyarrow = pytest.importorskip("pandas"), pytest.importorskip("polars"), pytest.importorskip("pyarrow")
+    import pandas
+    import polars
+    import pyarrow
+
     for texts in [
         tuple(TEXTS),
         (t for t in TEXTS),
@@ -65,7 +68,8 @@ def test_every_kind_of_texts(embedder, expected):
 
 
 def test_wrong_texts_are_named(embedder):
-    pyarrow = pytest.importorskip("pyarrow")
+    import pyarrow
+
     for texts, error, words in [
         ("one text", TypeError, "list"),
         (["a", 1], TypeError, "text 1 is of type int"),
@@ -198,7 +202,6 @@ def test_encode_as_sentence_transformers(embedder, expected):
 
 
 def test_langchain(embedder, expected):
-    pytest.importorskip("langchain_core")
     from langchain_core.vectorstores import InMemoryVectorStore
 
     from gte.langchain import GteEmbeddings
@@ -209,7 +212,6 @@ def test_langchain(embedder, expected):
 
 
 def test_llama_index(embedder, expected):
-    pytest.importorskip("llama_index.core")
     from gte.llama_index import GteEmbedding
 
     model = GteEmbedding(embedder)
@@ -230,7 +232,7 @@ def run(*arguments, **options):
 
 
 def test_files(tmp_path, embedder):
-    pyarrow = pytest.importorskip("pyarrow")
+    import pyarrow
     import pyarrow.csv
     import pyarrow.parquet
 
@@ -305,7 +307,6 @@ def test_memory_stays(embedder):
 
 
 def test_types(tmp_path):
-    pytest.importorskip("mypy")
     stubs = subprocess.run([sys.executable, "-m", "mypy.stubtest", "gte._gte"], capture_output=True, text=True)
     assert stubs.returncode == 0, stubs.stdout
     strict = subprocess.run([sys.executable, "-m", "mypy", "--strict", "-p", "gte", "--ignore-missing-imports"], capture_output=True, text=True, cwd=tmp_path)

@@ -139,8 +139,8 @@ impl Batcher {
     /// Admits a request and waits for its vectors. A caller that is dropped takes its request along.
     ///
     /// # Errors
-    /// [`Error::Overloaded`] where there is no room for all of it or its deadline would pass first, [`Error::Deadline`], [`Error::Unavailable`] while closing,
-    /// [`Error::Engine`].
+    /// [`Error::Overloaded`] where there is no room for all of it or its deadline would pass first, [`Error::Deadline`],
+    /// [`Error::Unavailable`] while closing, [`Error::Engine`].
     pub async fn embed(&self, tokens: Vec<Tokens>) -> Result<Answer, Error> {
         let answer = self.shared.admit(tokens, Admission::Request)?;
         let timeout = self.shared.limits.timeout;

@@ -181,9 +181,6 @@ impl Config {
         if self.metrics_port() == Some(self.port()) && self.port() != 0 {
             return Err(format!("--metrics-port and --port are both {}", self.port()));
         }
-        if self.offline && self.model == DEFAULT_MODEL && !Path::new(DEFAULT_MODEL).exists() {
-            return Err("--offline needs --model: a directory, or an id that is in the cache".to_owned());
-        }
         if let Some(max_length) = self.max_length.filter(|&n| n > self.queue_tokens) {
             return Err(format!(
                 "--max-length {max_length} is more than --queue-tokens {}: no such text would be admitted",

@@ -54,16 +54,13 @@ pub fn load(config: Config) -> Result<Arc<Service>, String> {
         builder = builder.pooling(pooling);
     }
     let embedder = Arc::new(builder.build().map_err(text)?);
-    // Warm: the largest batch allocates every buffer and touches every page, so that memory does not grow later.
-    let (longest, budget) = (embedder.max_length(), embedder.budget().tokens());
-    let batch: Vec<Vec<u32>> =
-        (0..budget.div_ceil(longest)).map(|i| vec![0; longest.min(budget - i * longest)]).collect();
-    let batch = if budget < longest { vec![vec![0; longest]] } else { batch };
-    embedder.embed_tokens(&batch).map_err(text)?;
-    // The second pass is at full speed, and is the first measurement of it.
+    // Warm: the largest batch allocates every buffer, so that memory does not grow later, and is the first measurement of speed.
+    let longest = embedder.max_length();
+    let tokens = embedder.budget().tokens().max(longest);
+    let batch: Vec<_> = (0..tokens).step_by(longest).map(|first| vec![0; longest.min(tokens - first)]).collect();
     let warm = Instant::now();
     embedder.embed_tokens(&batch).map_err(text)?;
-    let tokens_per_second = batch.iter().map(Vec::len).sum::<usize>() as f64 / warm.elapsed().as_secs_f64();
+    let tokens_per_second = tokens as f64 / warm.elapsed().as_secs_f64();
     let metrics = Arc::new(Metrics::new(vec![
         ("name", embedder.name().to_owned()),
         ("dimensions", embedder.dim().to_string()),

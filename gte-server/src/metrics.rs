@@ -19,7 +19,7 @@ type FloatGauge = Gauge<f64, AtomicU64>;
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub struct RequestLabels {
     /// The route's pattern, never the path that was asked for.
-    pub route: &'static str,
+    pub route: String,
     /// HTTP status.
     pub status: u16,
 }
@@ -30,7 +30,7 @@ pub struct Metrics {
     /// Requests by route and status.
     pub requests: Family<RequestLabels, Counter>,
     /// Whole requests, from the first byte to the last, by route.
-    pub request_seconds: Family<[(&'static str, &'static str); 1], Histogram>,
+    pub request_seconds: Family<[(&'static str, String); 1], Histogram>,
     /// Tokenizing, per request.
     pub tokenize_seconds: Histogram,
     /// Waiting for the compute thread, per request.

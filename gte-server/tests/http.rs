@@ -365,3 +365,15 @@ async fn who_would_wait_in_vain_is_told_at_once() {
         other => panic!("{other:?}"),
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_has_gone_away_is_not_computed() {
+    let (service, _dir) = service(&[]);
+    let tokens: Vec<_> =
+        (0..5000).map(|i| service.embedder.tokenizer().encode_one(&format!("a {i}")).unwrap()).collect();
+    // Admitted at the first poll, and dropped at once.
+    assert!(tokio::time::timeout(std::time::Duration::ZERO, service.batcher.embed(tokens)).await.is_err());
+    // Closing computes all that is still wanted.
+    service.batcher.close();
+    assert!(service.metrics.texts.get() < 5000, "{} texts were computed for nobody", service.metrics.texts.get());
+}

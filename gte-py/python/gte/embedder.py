@@ -156,7 +156,7 @@ class Embedder:
         if not isinstance(query, str):
             raise TypeError(f"query is of type {type(query).__name__}, not str")
         docs = list(docs)
-        indices, scores = globals()["top_k"](self.embed([query]), self.embed(docs), len(docs) if top_k is None else top_k)
+        indices, scores = _nearest(self.embed([query]), self.embed(docs), len(docs) if top_k is None else top_k)
         return list(zip(indices[0].tolist(), scores[0].tolist()))
 
     def encode(
@@ -255,6 +255,11 @@ def cos_sim(a: npt.ArrayLike, b: npt.ArrayLike) -> Vectors:
 def top_k(queries: npt.ArrayLike, corpus: npt.ArrayLike, k: int) -> tuple[npt.NDArray[np.int64], Vectors]:
     """The ``k`` rows of ``corpus`` with the largest dot products with each of ``queries``: indices and scores, (queries, k), best first.
     Exact, over all threads, without a copy of a float32 corpus in C order."""
+    return _nearest(queries, corpus, k)
+
+
+def _nearest(queries: npt.ArrayLike, corpus: npt.ArrayLike, k: int) -> tuple[npt.NDArray[np.int64], Vectors]:
+    """``top_k``, for where that name is an argument."""
     left, right = (np.ascontiguousarray(np.atleast_2d(np.asarray(x, dtype=np.float32))) for x in (queries, corpus))
     if k < 0:
         raise ValueError(f"k {k}: not negative")
