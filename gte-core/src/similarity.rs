@@ -57,7 +57,8 @@ pub struct Hit {
 }
 
 /// The `k` rows of `corpus` with the largest dot products with each query, best first; equal scores in order of the rows.
-/// Exact: every row is looked at once, for all queries, at the speed of memory. Fewer hits if the corpus has fewer rows.
+/// Exact: every row is read once, for all queries: at the speed of memory for one, at that of the dot products for many. Fewer hits if the
+/// corpus has fewer rows.
 ///
 /// Both are (rows × dim) with contiguous rows; [`Embeddings::view`] gives them. A score that is not a number comes last.
 ///
