@@ -9,7 +9,7 @@ use crate::config::{ModelConfig, Pooling};
 use crate::embedding::Embeddings;
 use crate::encoder::{Encoder, Layer};
 use crate::files::{HubOptions, ModelFiles, OnProgress};
-use crate::kernels::{Isa, Kernels};
+use crate::kernels::{Format, Isa, Kernels};
 use crate::ops::Ops;
 use crate::ops::cpu::Cpu;
 use crate::threads::Threads;
@@ -44,17 +44,27 @@ pub enum Precision {
     F32,
     /// IEEE half precision, on GPUs.
     F16,
-    /// bfloat16, on GPUs.
+    /// bfloat16: products of numbers of 8 significant bits, summed in f32. On CPUs without the instruction (AVX512-BF16) the
+    /// weights are half as large, but no faster than f32.
     Bf16,
+    /// 8-bit integers, on the CPU: weights with a scale an output, hidden states with a scale and a zero a token, chosen by their own
+    /// values when they are computed; sums are exact.
+    Int8,
+    /// bf16 where the CPU computes it natively, else f32.
+    Auto,
 }
 
 impl Precision {
-    /// `f32`, `f16` or `bf16`.
+    const ALL: [Self; 5] = [Self::F32, Self::F16, Self::Bf16, Self::Int8, Self::Auto];
+
+    /// `f32`, `f16`, `bf16`, `int8` or `auto`.
     pub fn name(self) -> &'static str {
         match self {
             Self::F32 => "f32",
             Self::F16 => "f16",
             Self::Bf16 => "bf16",
+            Self::Int8 => "int8",
+            Self::Auto => "auto",
         }
     }
 }
@@ -69,10 +79,10 @@ impl std::str::FromStr for Precision {
     type Err = Error;
 
     fn from_str(name: &str) -> Result<Self> {
-        [Self::F32, Self::F16, Self::Bf16].into_iter().find(|p| p.name() == name).ok_or_else(|| Error::InvalidOption {
+        Self::ALL.into_iter().find(|p| p.name() == name).ok_or_else(|| Error::InvalidOption {
             option: "precision",
             value: name.to_owned(),
-            expected: "f32, f16 or bf16".into(),
+            expected: "f32, f16, bf16, int8 or auto".into(),
         })
     }
 }
@@ -201,21 +211,25 @@ impl Builder {
         }
         let tokenizer = Tokenizer::read(&files, &config)?;
         let weights = Weights::open(&files, &config)?;
+        let precision = resolve(self.precision, self.device, kernels);
         let load = || -> Result<Box<dyn Forward>> {
-            match (self.device, self.precision) {
-                (Device::Cpu, Precision::F32) => Pass::load(Cpu::new(kernels, threads.count()), &weights, &config),
-                (Device::Cpu, precision) => Err(Error::InvalidOption {
-                    option: "precision",
-                    value: precision.to_string(),
-                    expected: "f32 on the CPU".into(),
-                }),
+            match self.device {
+                Device::Cpu => {
+                    let format = match precision {
+                        Precision::Bf16 => Some(Format::Bf16),
+                        Precision::Int8 => Some(Format::Int8),
+                        Precision::F32 | Precision::Auto => None,
+                        Precision::F16 => return Err(not_on("f32, bf16, int8 or auto on the CPU", precision)),
+                    };
+                    Pass::load(Cpu::new(kernels, format, threads.count()), &weights, &config)
+                }
                 #[cfg(feature = "candle")]
-                (device, precision) => Pass::load(candle_device(device, precision)?, &weights, &config),
+                device => Pass::load(candle_device(device, precision)?, &weights, &config),
             }
         };
         let forward = threads.run(load)?;
         tracing::info!(
-            model = files.name(), dim = config.hidden, layers = config.layers, pooling = %config.pooling, precision = %self.precision,
+            model = files.name(), dim = config.hidden, layers = config.layers, pooling = %config.pooling, precision = %precision,
             isa = %kernels.isa, threads = threads.count(), max_length = config.max_length, "model loaded"
         );
         Ok(Embedder {
@@ -226,9 +240,31 @@ impl Builder {
             threads,
             budget: self.budget,
             kernels,
-            precision: self.precision,
+            precision,
         })
     }
+}
+
+/// What `Auto` means here; and the one line about a precision that this CPU has no instructions for.
+fn resolve(precision: Precision, device: Device, kernels: &Kernels) -> Precision {
+    let format = match precision {
+        Precision::Int8 => Format::Int8,
+        _ => Format::Bf16,
+    };
+    let narrow = kernels.narrow(format);
+    match (device, precision) {
+        (Device::Cpu, Precision::Auto) if narrow.native => Precision::Bf16,
+        (_, Precision::Auto) => Precision::F32,
+        (Device::Cpu, Precision::Bf16 | Precision::Int8) if !narrow.native => {
+            tracing::info!(%precision, with = narrow.name, "no instructions for this precision here: the same results, with others");
+            precision
+        }
+        (_, precision) => precision,
+    }
+}
+
+fn not_on(expected: &str, precision: Precision) -> Error {
+    Error::InvalidOption { option: "precision", value: precision.to_string(), expected: expected.into() }
 }
 
 /// The kernels to use: those asked for, those of `GTE_ISA`, the best.
@@ -260,6 +296,7 @@ fn candle_device(device: Device, precision: Precision) -> Result<crate::ops::can
         Precision::F32 => DType::F32,
         Precision::F16 => DType::F16,
         Precision::Bf16 => DType::BF16,
+        Precision::Int8 | Precision::Auto => return Err(not_on("f32, f16 or bf16 on this device", precision)),
     };
     Ok(crate::ops::candle::Candle::new(on, dtype))
 }

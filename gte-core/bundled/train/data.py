@@ -41,3 +41,19 @@ def generated(count, seed):
         out += [tuple(line.split("\t")[:2]) for line in printed.splitlines() if "\t" in line]
     # A generator may print by chance what is held out.
     return [pair for pair in out if not held & set(pair)]
+
+
+def joined(rng):
+    """Passages: runs of two to four consecutive lines of a file, for the model shall read longer texts too."""
+    out = []
+    for domain in DOMAINS:
+        block = []
+        for i, pair in enumerate(_rows(DATA / f"{domain}.pairs.tsv")):
+            if held_out(i):
+                block = []
+                continue
+            block.append(pair)
+            if len(block) == rng.choice([2, 3, 3, 4]) or len(block) == 4:
+                out.append(("".join(c for c, _ in block), " ".join(e for _, e in block)))
+                block = []
+    return out

@@ -25,7 +25,8 @@ LAYERS = [0, 2, 5]  # of the teacher's six
 VOCABULARY = 9600
 POSITIONS = 256
 BATCH = 96
-SHARES = {"pairs": 0.5, "lexicon": 0.12, "generated": 0.38}
+SHARES = {"pairs": 0.48, "lexicon": 0.12, "joined": 0.08, "generated": 0.32}
+UNKNOWN = 0.04  # of the Chinese tokens, in half of the texts: a rare character must not spoil a sentence
 TEMPERATURE = 0.05
 RATE_ROWS, RATE = 2e-3, 1.5e-4
 
@@ -83,7 +84,7 @@ def main():
 
     teacher_tokenizer = BertTokenizerFast.from_pretrained(a.teacher)
     teacher = BertModel.from_pretrained(a.teacher, add_pooling_layer=False).eval()
-    sets = {"pairs": data.pairs(False), "lexicon": data.lexicon(), "generated": data.generated(a.generated, 1)}
+    sets = {"pairs": data.pairs(False), "lexicon": data.lexicon(), "joined": data.joined(rng), "generated": data.generated(a.generated, 1)}
     texts = [pair for part in sets.values() for pair in part]
     print({name: len(part) for name, part in sets.items()}, flush=True)
     vectors = teacher_vectors(teacher, teacher_tokenizer, [e for _, e in texts + data.pairs(True)], a.work / "teacher.npz")
@@ -112,10 +113,15 @@ def main():
     ids = {name: list(zip(encode([c for c, _ in part]), encode([e for _, e in part]), [e for _, e in part])) for name, part in sets.items()}
     queues = {name: [] for name in ids}
 
+    unknown = vocabulary.SPECIAL.index("[UNK]")
+
     def draw(name):
         if not queues[name]:
             queues[name] = rng.sample(ids[name], len(ids[name]))
-        return queues[name].pop()
+        chinese, english, text = queues[name].pop()
+        if len(chinese) > 6 and rng.random() < 0.5:
+            chinese = [unknown if 0 < i < len(chinese) - 1 and rng.random() < UNKNOWN else token for i, token in enumerate(chinese)]
+        return chinese, english, text
 
     used, step, ready, losses = 0.0, 0, [], []
     budget = 60 * a.minutes

@@ -10,6 +10,7 @@ mod gelu;
 mod lanes;
 mod layer_norm;
 mod matmul;
+mod narrow;
 mod normalize;
 mod pack;
 mod scalar;
@@ -22,6 +23,7 @@ mod tests;
 
 pub(crate) use attention::{Head, scratch_len};
 pub(crate) use matmul::{Activation, Product, row_stride};
+pub(crate) use narrow::{Format, Narrow, NarrowProduct, NarrowRows, PackedNarrow, Rows, int8_rows, to_bf16};
 pub(crate) use pack::Packed;
 
 /// An instruction set that the kernels are written for, from the most portable to the widest.
@@ -111,6 +113,18 @@ impl Kernels {
             Isa::Avx512 => x86_64::avx512::kernels(),
             #[cfg(not(target_arch = "x86_64"))]
             _ => None,
+        }
+    }
+
+    /// The table of narrow products that goes with this one.
+    pub(crate) fn narrow(&self, format: Format) -> &'static Narrow {
+        match (self.isa, format) {
+            #[cfg(target_arch = "x86_64")]
+            (Isa::Avx2, _) => x86_64::narrow::avx2(format),
+            #[cfg(target_arch = "x86_64")]
+            (Isa::Avx512, _) => x86_64::narrow::avx512(format),
+            (_, Format::Bf16) => &narrow::scalar::BF16,
+            (_, Format::Int8) => &narrow::scalar::INT8,
         }
     }
 }

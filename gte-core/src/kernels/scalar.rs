@@ -46,7 +46,7 @@ fn dot(a: &[f32], b: &[f32]) -> f32 {
     a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
 
-fn gelu(row: &mut [f32]) {
+pub(super) fn gelu(row: &mut [f32]) {
     super::gelu::gelu(Plain, row);
 }
 

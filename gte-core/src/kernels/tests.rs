@@ -7,6 +7,7 @@ use proptest::prelude::*;
 
 use super::attention::{Head, scratch_len};
 use super::matmul::{Activation, Product, row_stride};
+use super::narrow::{self, Format, NarrowProduct, NarrowRows, PackedNarrow, Rows, int8_rows, to_bf16};
 use super::pack::Packed;
 use super::{Isa, Kernels};
 use super::{attention, dot, gelu, layer_norm, matmul, normalize, softmax};
@@ -211,6 +212,34 @@ fn product(
     c.to_owned()
 }
 
+/// A·Bᵀ + bias in narrow numbers, with rows at their strides, split over `pieces` of columns.
+fn narrow_product(
+    kernels: &Kernels,
+    format: Format,
+    a: &Array2<f32>,
+    weight: NarrowRows,
+    bias: &[f32],
+    activation: Activation,
+    pieces: usize,
+) -> Array2<f32> {
+    let narrow = kernels.narrow(format);
+    let ((m, k), n) = (a.dim(), bias.len());
+    let packed = PackedNarrow::from_weights(&[weight], k, narrow);
+    let stride = narrow.row_words(k) + 3;
+    let mut words = vec![0xDEAD_BEEF; m * stride];
+    for (row, words) in a.rows().into_iter().zip(words.chunks_mut(stride)) {
+        (narrow.encode)(row.as_slice().unwrap(), &mut words[..narrow.row_words(k)]);
+    }
+    let mut c = Array2::from_elem((m, n), f32::NAN);
+    let chunk = n.div_ceil(narrow.nr).div_ceil(pieces).max(1) * narrow.nr;
+    for (i, c) in c.axis_chunks_iter_mut(ndarray::Axis(1), chunk).enumerate() {
+        let first = i * chunk;
+        let (a, bias) = (Rows { data: &words, stride }, &bias[first..first + c.ncols()]);
+        (narrow.matmul)(NarrowProduct { a, b: &packed, first_panel: first / narrow.nr, c, bias, activation });
+    }
+    c
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
@@ -246,6 +275,71 @@ proptest! {
                 assert_eq!(alone.row(0), all.row(i), "{}: row {i} of {m}×{k}×{n}", kernels.isa);
             }
         });
+    }
+
+    #[test]
+    fn a_bf16_product_is_that_of_the_rounded_operands(m in 1usize..40, k in 1usize..1300, n in 1usize..100, pieces in 1usize..4, seed: u64) {
+        let rounded = |values: Vec<f32>| -> Vec<f32> { values.into_iter().map(|v| f32::from_bits(to_bf16(v))).collect() };
+        let a = Array2::from_shape_vec((m, k), values(seed, m * k, 1.0)).unwrap();
+        let exact_a = Array2::from_shape_vec((m, k), rounded(values(seed, m * k, 1.0))).unwrap();
+        let weight = Array2::from_shape_vec((n, k), rounded(values(seed ^ 1, n * k, 1.0))).unwrap();
+        let bias = values(seed ^ 2, n, 1.0);
+        let rows = || NarrowRows::Bf16(weight.iter().map(|&v| (to_bf16(v) >> 16) as u16).collect());
+        on_every_isa(|kernels| {
+            let c = narrow_product(kernels, Format::Bf16, &a, rows(), &bias, Activation::None, pieces);
+            for ((i, j), &c) in c.indexed_iter() {
+                let products = || exact_a.row(i).into_iter().zip(weight.row(j)).map(|(&a, &b)| a as f64 * b as f64);
+                let error = (c as f64 - bias[j] as f64 - products().sum::<f64>()).abs();
+                let size = products().map(f64::abs).sum::<f64>() + bias[j].abs() as f64;
+                assert!(error <= narrow::MAX_ERROR_BF16 * size, "{}: [{i}, {j}] of {m}×{k}×{n}: off by {error:e}", kernels.isa);
+            }
+        });
+    }
+
+    #[test]
+    fn an_int8_product_is_near_and_the_same_on_every_instruction_set(m in 1usize..40, k in 1usize..1300, n in 1usize..100, pieces in 1usize..4, seed: u64, shift in -1f32..1.0) {
+        let a = Array2::from_shape_vec((m, k), values(seed, m * k, 1.0)).unwrap() + shift;
+        let (integers, scales) = int8_rows(&values(seed ^ 1, n * k, 1.0), k);
+        let weight = Array2::from_shape_fn((n, k), |(i, j)| f64::from(integers[i * k + j]) * f64::from(scales[i]));
+        let bias = values(seed ^ 2, n, 1.0);
+        let rows = || NarrowRows::Int8(integers.clone(), scales.clone());
+        let twin = narrow_product(Kernels::of(Isa::Scalar).unwrap(), Format::Int8, &a, rows(), &bias, Activation::None, 1);
+        for ((i, j), &c) in twin.indexed_iter() {
+            let row = a.row(i);
+            let range = row.iter().fold(0f32, |m, &v| m.max(v)) - row.iter().fold(0f32, |m, &v| m.min(v));
+            let products = || row.into_iter().zip(weight.row(j)).map(|(&a, &b)| a as f64 * b);
+            let error = (c as f64 - bias[j] as f64 - products().sum::<f64>()).abs();
+            let step = f64::from(range) / 255.0 * weight.row(j).iter().map(|b| b.abs()).sum::<f64>();
+            let rounding = 1e-6 * (products().map(f64::abs).sum::<f64>() + bias[j].abs() as f64);
+            assert!(error <= narrow::MAX_ERROR_INT8 * step + rounding, "[{i}, {j}] of {m}×{k}×{n}: off by {error:e}, steps of {step:e}");
+        }
+        on_every_isa(|kernels| {
+            let c = narrow_product(kernels, Format::Int8, &a, rows(), &bias, Activation::None, pieces);
+            assert_eq!(c, twin, "{} of {m}×{k}×{n}", kernels.isa);
+        });
+    }
+
+    #[test]
+    fn a_row_of_a_narrow_product_does_not_depend_on_the_others(m in 2usize..40, k in 1usize..1300, n in 1usize..100, pieces in 1usize..4, seed: u64) {
+        let a = Array2::from_shape_vec((m, k), values(seed, m * k, 1.0)).unwrap();
+        let weight = values(seed ^ 1, n * k, 1.0);
+        let bias = values(seed ^ 2, n, 1.0);
+        for format in [Format::Bf16, Format::Int8] {
+            let rows = || match format {
+                Format::Bf16 => NarrowRows::Bf16(weight.iter().map(|&v| (to_bf16(v) >> 16) as u16).collect()),
+                Format::Int8 => {
+                    let (values, scales) = int8_rows(&weight, k);
+                    NarrowRows::Int8(values, scales)
+                }
+            };
+            on_every_isa(|kernels| {
+                let all = narrow_product(kernels, format, &a, rows(), &bias, Activation::Gelu, pieces);
+                for i in [0, m / 2, m - 1] {
+                    let alone = narrow_product(kernels, format, &a.slice(s![i..=i, ..]).to_owned(), rows(), &bias, Activation::Gelu, 1);
+                    assert_eq!(alone.row(0), all.row(i), "{} {format:?}: row {i} of {m}×{k}×{n}", kernels.isa);
+                }
+            });
+        }
     }
 
     #[test]

@@ -10,8 +10,10 @@ use super::{Activation, Ops};
 use crate::Result;
 use crate::batch::PackedBatch;
 use crate::config::{ModelConfig, Pooling};
-use crate::kernels::{Head, Kernels, Packed, Product, row_stride, scratch_len};
-use crate::weights::Weights;
+use crate::kernels::{
+    Format, Head, Kernels, Narrow, NarrowProduct, NarrowRows, Packed, PackedNarrow, Product, Rows, row_stride, scratch_len,
+};
+use crate::weights::{Tensor, Weights};
 
 /// Rows that one task of a row-wise verb takes: some 64 KiB of a wide layer.
 const ROWS: usize = 16;
@@ -19,14 +21,22 @@ const ROWS: usize = 16;
 /// The CPU as a device. Its verbs run on the current rayon pool.
 pub(crate) struct Cpu {
     kernels: &'static Kernels,
-    buffers: Arc<Buffers>,
+    narrow: Option<&'static Narrow>, // what linear layers are computed with, if not f32
+    buffers: Arc<Buffers<f32>>,
+    words: Buffers<u32>, // narrowed hidden states
     scratch: Vec<Mutex<Vec<f32>>>, // one a thread of the pool, for attention
 }
 
 impl Cpu {
-    /// A device that computes with `kernels` on pools of up to `threads` threads.
-    pub(crate) fn new(kernels: &'static Kernels, threads: usize) -> Self {
-        Self { kernels, buffers: Arc::default(), scratch: (0..threads).map(|_| Mutex::default()).collect() }
+    /// A device that computes with `kernels`, linear layers in `format` if not in f32, on pools of up to `threads` threads.
+    pub(crate) fn new(kernels: &'static Kernels, format: Option<Format>, threads: usize) -> Self {
+        Self {
+            kernels,
+            narrow: format.map(|format| kernels.narrow(format)),
+            buffers: Arc::default(),
+            words: Buffers::default(),
+            scratch: (0..threads).map(|_| Mutex::default()).collect(),
+        }
     }
 
     /// A hidden state of any content.
@@ -38,23 +48,23 @@ impl Cpu {
 
 /// Buffers that are free for the next hidden state.
 #[derive(Default)]
-struct Buffers(Mutex<Vec<Vec<f32>>>);
+struct Buffers<T>(Mutex<Vec<Vec<T>>>);
 
-impl Buffers {
+impl<T: Clone + Default> Buffers<T> {
     /// The smallest free buffer that is large enough, else the largest, grown.
-    fn take(&self, len: usize) -> Vec<f32> {
+    fn take(&self, len: usize) -> Vec<T> {
         let mut free = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let fitting = (0..free.len()).filter(|&i| free[i].len() >= len).min_by_key(|&i| free[i].len());
         let index = fitting.or_else(|| (0..free.len()).max_by_key(|&i| free[i].len()));
         let mut buffer = index.map_or_else(Vec::new, |i| free.swap_remove(i));
         if buffer.len() < len {
             // Not `resize`: the old content need not be copied.
-            buffer = vec![0.0; len];
+            buffer = vec![T::default(); len];
         }
         buffer
     }
 
-    fn give(&self, buffer: Vec<f32>) {
+    fn give(&self, buffer: Vec<T>) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(buffer);
     }
 }
@@ -65,7 +75,7 @@ pub(crate) struct Hidden {
     rows: usize,
     columns: usize,
     stride: usize,
-    home: Arc<Buffers>,
+    home: Arc<Buffers<f32>>,
 }
 
 impl Hidden {
@@ -110,8 +120,13 @@ pub(crate) struct Embedding {
 
 /// A linear layer, packed for the kernels.
 pub(crate) struct Linear {
-    weight: Packed,
+    weight: Weight,
     bias: Vec<f32>, // (outputs)
+}
+
+enum Weight {
+    F32(Packed),
+    Narrow(&'static Narrow, PackedNarrow),
 }
 
 /// A LayerNorm.
@@ -143,19 +158,35 @@ impl Ops for Cpu {
     }
 
     fn load_linear(&self, weights: &Weights, names: &[String]) -> Result<Linear> {
-        let read = |part: &str| -> Result<Vec<(Vec<usize>, Vec<f32>)>> {
-            let read = |name: &String| weights.read(&format!("{name}.{part}")).map(|t| (t.shape.clone(), t.into_f32()));
-            names.par_iter().map(read).collect()
+        let read = |part: &str| -> Result<Vec<Tensor>> {
+            names.par_iter().map(|name| weights.read(&format!("{name}.{part}"))).collect()
         };
         let parts = read("weight")?;
-        let bias = read("bias")?.into_iter().flat_map(|(_, values)| values).collect();
-        let parts: Vec<ArrayView2<'_, f32>> = parts
-            .iter()
-            .map(|(shape, values)| {
-                ArrayView2::from_shape((shape[0], shape[1]), values).expect("`Weights` checked the shape of a matrix")
-            })
-            .collect();
-        Ok(Linear { weight: Packed::from_weights(&parts, self.kernels.nr), bias })
+        let bias = read("bias")?.into_iter().flat_map(Tensor::into_f32).collect();
+        let shapes: Vec<(usize, usize)> = parts.iter().map(|tensor| (tensor.shape[0], tensor.shape[1])).collect();
+        let weight = match self.narrow {
+            None => {
+                let values: Vec<Vec<f32>> = parts.into_par_iter().map(Tensor::into_f32).collect();
+                let views: Vec<ArrayView2<'_, f32>> = shapes
+                    .iter()
+                    .zip(&values)
+                    .map(|(&shape, values)| ArrayView2::from_shape(shape, values).expect("`Weights` checked the shape"))
+                    .collect();
+                Weight::F32(Packed::from_weights(&views, self.kernels.nr))
+            }
+            Some(narrow) => {
+                let rows = |tensor: Tensor| match narrow.format {
+                    Format::Bf16 => NarrowRows::Bf16(tensor.into_bf16()),
+                    Format::Int8 => {
+                        let (values, scales) = tensor.into_int8();
+                        NarrowRows::Int8(values, scales)
+                    }
+                };
+                let parts: Vec<NarrowRows> = parts.into_par_iter().map(rows).collect();
+                Weight::Narrow(narrow, PackedNarrow::from_weights(&parts, shapes[0].1, narrow))
+            }
+        };
+        Ok(Linear { weight, bias })
     }
 
     fn load_norm(&self, weights: &Weights, name: &str, config: &ModelConfig) -> Result<Norm> {
@@ -180,21 +211,31 @@ impl Ops for Cpu {
     }
 
     fn linear(&self, x: &Hidden, layer: &Linear, activation: Activation) -> Result<Hidden> {
-        let b = layer.weight.panels();
-        let mut y = self.take(x.rows, b.n);
-        // Columns are split, a few pieces a thread so that an idle one finds work; every piece reads all of x, which is small
-        // beside the weights.
-        let pieces = match rayon::current_num_threads() {
-            1 => 1,
-            threads => 4 * threads,
-        };
-        let panels = b.count().div_ceil(pieces);
-        let a = x.view();
-        y.view_mut().axis_chunks_iter_mut(Axis(1), panels * b.nr).into_par_iter().enumerate().for_each(|(i, c)| {
-            let first_panel = i * panels;
-            let bias = &layer.bias[first_panel * b.nr..][..c.ncols()];
-            (self.kernels.matmul)(Product { a, b, first_panel, c, bias, activation });
-        });
+        let mut y = self.take(x.rows, layer.bias.len());
+        match &layer.weight {
+            Weight::F32(weight) => {
+                let (a, b) = (x.view(), weight.panels());
+                for_each_piece(&mut y, b.nr, |first_panel, c| {
+                    let bias = &layer.bias[first_panel * b.nr..][..c.ncols()];
+                    (self.kernels.matmul)(Product { a, b, first_panel, c, bias, activation });
+                });
+            }
+            Weight::Narrow(narrow, b) => {
+                let stride = row_stride(narrow.row_words(x.columns));
+                let mut words = self.words.take(x.rows * stride);
+                words[..x.rows * stride].par_chunks_mut(ROWS * stride).enumerate().for_each(|(chunk, rows)| {
+                    for (i, row) in rows.chunks_mut(stride).enumerate() {
+                        (narrow.encode)(x.row(chunk * ROWS + i), &mut row[..narrow.row_words(x.columns)]);
+                    }
+                });
+                let a = Rows { data: &words, stride };
+                for_each_piece(&mut y, narrow.nr, |first_panel, c| {
+                    let bias = &layer.bias[first_panel * narrow.nr..][..c.ncols()];
+                    (narrow.matmul)(NarrowProduct { a, b, first_panel, c, bias, activation });
+                });
+                self.words.give(words);
+            }
+        }
         Ok(y)
     }
 
@@ -240,6 +281,22 @@ impl Ops for Cpu {
         }
         Ok(())
     }
+}
+
+/// `f` on pieces of the columns of `y`, whole panels of `nr`, in parallel: the number of the first panel, and the columns.
+///
+/// A few pieces a thread, so that an idle one finds work; every piece reads all of A, which is small beside the weights.
+fn for_each_piece(y: &mut Hidden, nr: usize, f: impl Fn(usize, ArrayViewMut2<'_, f32>) + Sync) {
+    let pieces = match rayon::current_num_threads() {
+        1 => 1,
+        threads => 4 * threads,
+    };
+    let panels = y.columns.div_ceil(nr).div_ceil(pieces);
+    y.view_mut()
+        .axis_chunks_iter_mut(Axis(1), panels * nr)
+        .into_par_iter()
+        .enumerate()
+        .for_each(|(i, c)| f(i * panels, c));
 }
 
 impl Cpu {

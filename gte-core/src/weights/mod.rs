@@ -13,6 +13,7 @@ use half::{bf16, f16};
 
 use crate::config::ModelConfig;
 use crate::files::{DataFile, ModelFiles};
+use crate::kernels::{int8_rows, to_bf16};
 use crate::{Error, Result};
 
 /// A checkpoint whose names and shapes fit its configuration.
@@ -105,6 +106,25 @@ impl Tensor {
                     .flat_map(|(row, &scale)| row.iter().map(move |&v| f32::from(v) * scale))
                     .collect()
             }
+        }
+    }
+}
+
+impl Tensor {
+    /// The bits of the values as bf16, rounded to nearest.
+    pub(crate) fn into_bf16(self) -> Vec<u16> {
+        match self.values {
+            Values::Bf16(values) => values.into_iter().map(bf16::to_bits).collect(),
+            _ => self.into_f32().into_iter().map(|v| (to_bf16(v) >> 16) as u16).collect(),
+        }
+    }
+
+    /// A matrix as integers in −127..=127, and a scale a row: as they are, or each row by its own largest value.
+    pub(crate) fn into_int8(self) -> (Vec<i8>, Vec<f32>) {
+        let columns = self.shape.last().copied().unwrap_or(1);
+        match self.values {
+            Values::Int8 { values, scales } => (values, scales),
+            _ => int8_rows(&self.into_f32(), columns),
         }
     }
 }

@@ -19,6 +19,9 @@ use crate::kernels::normalize::normalize;
 pub(crate) struct Avx2(());
 
 impl Avx2 {
+    /// For the functions of a table that is out of reach until `detect()` has succeeded.
+    pub(super) const PROVEN: Self = Self(());
+
     /// The proof, if it holds.
     fn detect() -> Option<Self> {
         (is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")).then_some(Self(()))
@@ -26,7 +29,7 @@ impl Avx2 {
 }
 
 /// For the functions of the table, which is out of reach until `detect()` has succeeded.
-const PROVEN: Avx2 = Avx2(());
+const PROVEN: Avx2 = Avx2::PROVEN;
 
 kernels!(Isa::Avx2, Avx2, "avx2,fma");
 

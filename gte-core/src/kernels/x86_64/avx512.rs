@@ -19,6 +19,9 @@ use crate::kernels::normalize::normalize;
 pub(crate) struct Avx512(());
 
 impl Avx512 {
+    /// For the functions of a table that is out of reach until `detect()` has succeeded.
+    pub(super) const PROVEN: Self = Self(());
+
     /// The proof, if it holds.
     fn detect() -> Option<Self> {
         let all = is_x86_feature_detected!("avx512f")
@@ -30,7 +33,7 @@ impl Avx512 {
 }
 
 /// For the functions of the table, which is out of reach until `detect()` has succeeded.
-const PROVEN: Avx512 = Avx512(());
+const PROVEN: Avx512 = Avx512::PROVEN;
 
 kernels!(Isa::Avx512, Avx512, "avx512f,avx512vl,avx512bw,avx512dq");
 

@@ -1,0 +1,434 @@
+//! Products of narrow numbers: bf16 by bf16 summed in f32, and 8-bit by 8-bit integers summed in i32.
+//!
+//! B is narrowed once, at load; a row of A when it is needed ([`Narrow::encode`]), by its own values alone, so that results do not
+//! depend on the batch. Either way a row is a list of words: the values that one step of a tile multiplies and adds into the same
+//! sum. A word of A has 32 bits and is given to all columns at once; a word of B has 16 bits (one bf16, two integers) or 32.
+//!
+//! Integers: x ≈ scale · (q − zero) with q in 0..=255 and both numbers a row's own, so that a row after GELU, which has hardly a
+//! negative value, does not waste half of the steps; weights are scale · w with w in −127..=127 and a scale an output. Then
+//! Σ x·w = scale · scale_w · (Σ q·w − zero · Σ w): sums of integers are exact, whatever the order, and the same on every CPU.
+
+use ndarray::ArrayViewMut2;
+use rayon::prelude::*;
+
+use super::matmul::{Activation, MAX_TILE};
+
+/// Maximum error of a bf16 product against f64 on the rounded operands, as a multiple of Σ|aₖ·bₖ| + |bias|.
+#[cfg(test)]
+pub(crate) const MAX_ERROR_BF16: f64 = 2e-6;
+
+/// Maximum error of an 8-bit value of A, as a multiple of the row's scale (its range / 255): half a step by its own rounding, half
+/// a step by that of the zero.
+#[cfg(test)]
+pub(crate) const MAX_ERROR_INT8: f64 = 1.001;
+
+/// Bytes of the rows of A that stay in the second-level cache while the panels of B pass by.
+const A_BLOCK: usize = 256 << 10;
+
+/// Words before a row's values: its scale and its zero.
+const HEADER: usize = 2;
+
+/// How values are narrowed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Format {
+    /// The upper half of an f32, rounded to nearest.
+    Bf16,
+    /// 8-bit integers, with scales.
+    Int8,
+}
+
+/// One instruction set's way with one format.
+pub(crate) struct Narrow {
+    pub(crate) format: Format,
+    /// The instructions, for people.
+    pub(crate) name: &'static str,
+    /// Whether they are made for this format.
+    pub(crate) native: bool,
+    /// Columns in a panel.
+    pub(crate) nr: usize,
+    /// Values in a word.
+    pub(crate) group: usize,
+    /// Units of 16 bits in a word of B.
+    pub(crate) units: usize,
+    /// Narrows a row to [`Narrow::row_words`] words.
+    pub(crate) encode: fn(&[f32], &mut [u32]),
+    /// C = act(A·B + bias).
+    pub(crate) matmul: fn(NarrowProduct<'_>),
+}
+
+impl Narrow {
+    /// Words of a row of `k` values.
+    pub(crate) fn row_words(&self, k: usize) -> usize {
+        HEADER + k.div_ceil(self.group)
+    }
+}
+
+/// A linear layer's weights, narrowed, as a checkpoint stores them: (outputs × inputs).
+pub(crate) enum NarrowRows {
+    /// Bits of bf16.
+    Bf16(Vec<u16>),
+    /// Integers in −127..=127, and a scale a row.
+    Int8(Vec<i8>, Vec<f32>),
+}
+
+/// A (k × n) matrix packed once, at load: `[panel][word][column in panel]`. The last panel is filled up with zero columns.
+pub(crate) struct PackedNarrow {
+    buffer: Vec<u16>,
+    start: usize, // the first unit on a cache line
+    words: usize, // in a column
+    pub(crate) n: usize,
+    nr: usize,
+    units: usize,
+    scales: Vec<f32>, // a column, padded
+    totals: Vec<i32>, // Σ of the integers of a column, padded
+}
+
+impl PackedNarrow {
+    /// Packs the transposes of `weights` (nᵢ × k each) side by side as one (k × Σnᵢ) matrix, on the current thread pool.
+    pub(crate) fn from_weights(weights: &[NarrowRows], k: usize, narrow: &Narrow) -> Self {
+        let (nr, units) = (narrow.nr, narrow.units);
+        let rows: Vec<Row<'_>> = weights.iter().flat_map(|part| part.rows(k)).collect();
+        let (n, words) = (rows.len(), k.div_ceil(narrow.group));
+        let panels = n.div_ceil(nr);
+        let line = 64 / size_of::<u16>();
+        let mut buffer = vec![0; panels * words * nr * units + line];
+        let start = Some(buffer.as_ptr().align_offset(64)).filter(|&offset| offset < line).unwrap_or(0);
+        if words > 0 {
+            let panel_len = words * nr * units;
+            buffer[start..start + panels * panel_len].par_chunks_mut(panel_len).zip(rows.par_chunks(nr)).for_each(
+                |(panel, rows)| {
+                    for (column, row) in rows.iter().enumerate() {
+                        row.write(panel, column, nr, units);
+                    }
+                },
+            );
+        }
+        let mut scales: Vec<f32> = rows.iter().map(Row::scale).collect();
+        let mut totals: Vec<i32> = rows.par_iter().map(Row::total).collect();
+        scales.resize(panels * nr, 0.0);
+        totals.resize(panels * nr, 0);
+        Self { buffer, start, words, n, nr, units, scales, totals }
+    }
+
+    /// Number of panels.
+    pub(crate) fn count(&self) -> usize {
+        self.n.div_ceil(self.nr)
+    }
+
+    fn panel(&self, panel: usize) -> &[u16] {
+        let len = self.words * self.nr * self.units;
+        &self.buffer[self.start + panel * len..][..len]
+    }
+}
+
+/// One output's weights.
+enum Row<'a> {
+    Bf16(&'a [u16]),
+    Int8(&'a [i8], f32),
+}
+
+impl NarrowRows {
+    fn rows(&self, k: usize) -> Vec<Row<'_>> {
+        match self {
+            Self::Bf16(values) => values.chunks_exact(k).map(Row::Bf16).collect(),
+            Self::Int8(values, scales) => values.chunks_exact(k).zip(scales).map(|(v, &s)| Row::Int8(v, s)).collect(),
+        }
+    }
+}
+
+impl Row<'_> {
+    /// Writes the row as column `column` of a panel that holds zeros.
+    fn write(&self, panel: &mut [u16], column: usize, nr: usize, units: usize) {
+        let words = panel.chunks_exact_mut(nr * units).map(|line| &mut line[column * units..][..units]);
+        match self {
+            Self::Bf16(row) => {
+                for (word, values) in words.zip(row.chunks(units)) {
+                    word[..values.len()].copy_from_slice(values);
+                }
+            }
+            Self::Int8(row, _) => {
+                for (word, values) in words.zip(row.chunks(2 * units)) {
+                    for (unit, pair) in word.iter_mut().zip(values.chunks(2)) {
+                        *unit = u16::from_le_bytes([pair[0] as u8, pair.get(1).map_or(0, |&v| v as u8)]);
+                    }
+                }
+            }
+        }
+    }
+
+    fn scale(&self) -> f32 {
+        match self {
+            Self::Bf16(_) => 1.0,
+            Self::Int8(_, scale) => *scale,
+        }
+    }
+
+    fn total(&self) -> i32 {
+        match self {
+            Self::Bf16(_) => 0,
+            Self::Int8(row, _) => row.iter().map(|&v| i32::from(v)).sum(),
+        }
+    }
+}
+
+/// Narrows the rows of a weight (n × k) to integers, each by its own largest value.
+pub(crate) fn int8_rows(values: &[f32], k: usize) -> (Vec<i8>, Vec<f32>) {
+    let mut integers = vec![0; values.len()];
+    let scales = values
+        .par_chunks(k.max(1))
+        .zip(integers.par_chunks_mut(k.max(1)))
+        .map(|(row, integers)| {
+            let max = row.iter().fold(0.0, |max: f32, v| max.max(v.abs()));
+            let inverse = if max > 0.0 { 127.0 / max } else { 0.0 };
+            integers.iter_mut().zip(row).for_each(|(i, v)| *i = (v * inverse).round_ties_even() as i8);
+            max / 127.0
+        })
+        .collect();
+    (integers, scales)
+}
+
+/// The bits of `x` rounded to bf16, in the upper half (IEEE 754 round to nearest, ties to even; not for NaN).
+#[inline(always)]
+pub(crate) fn to_bf16(x: f32) -> u32 {
+    let bits = x.to_bits();
+    (bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF_0000
+}
+
+/// Narrows a row to bf16, `GROUP` values a word: one as the f32 that it is, or two.
+#[inline(always)]
+pub(crate) fn encode_bf16<const GROUP: usize>(row: &[f32], out: &mut [u32]) {
+    let (header, words) = out.split_at_mut(HEADER);
+    header.copy_from_slice(&[1f32.to_bits(), 0]);
+    for (word, values) in words.iter_mut().zip(row.chunks(GROUP)) {
+        *word = match *values {
+            [x] if GROUP == 1 => to_bf16(x),
+            [x] => to_bf16(x) >> 16,
+            [x, y, ..] => to_bf16(x) >> 16 | to_bf16(y),
+            [] => 0,
+        };
+    }
+}
+
+/// Narrows a row to integers, `GROUP` values a word: two of 16 bits, or four of 8.
+#[inline(always)]
+pub(crate) fn encode_int8<const GROUP: usize>(row: &[f32], out: &mut [u32]) {
+    const LANES: usize = 16;
+    const BITS: usize = 32;
+    // 1.5 · 2²³: a sum with it is rounded to an integer, which then stands in its lowest bits.
+    const ROUND: f32 = 12_582_912.0;
+    let (mut low, mut high) = ([0f32; LANES], [0f32; LANES]);
+    let chunks = row.chunks_exact(LANES);
+    let tail = chunks.remainder();
+    for chunk in chunks {
+        for i in 0..LANES {
+            low[i] = if chunk[i] < low[i] { chunk[i] } else { low[i] };
+            high[i] = if chunk[i] > high[i] { chunk[i] } else { high[i] };
+        }
+    }
+    let low = low.iter().chain(tail).fold(0f32, |low, &x| low.min(x));
+    let high = high.iter().chain(tail).fold(0f32, |high, &x| high.max(x));
+    let inverse = if high > low { 255.0 / (high - low) } else { 0.0 };
+    let zero = (-low * inverse).round_ties_even();
+    let (header, words) = out.split_at_mut(HEADER);
+    header.copy_from_slice(&[((high - low) / 255.0).to_bits(), zero as u32]);
+    let integer = |x: f32| {
+        let q = x * inverse + zero;
+        let q = if q < 255.0 { q } else { 255.0 };
+        let q = if q > 0.0 { q } else { 0.0 };
+        (q + ROUND).to_bits() & 0xFF
+    };
+    let whole = row.chunks_exact(GROUP);
+    let rest = whole.remainder();
+    for (word, values) in words.iter_mut().zip(whole) {
+        *word = (0..GROUP).fold(0, |word, i| word | integer(values[i]) << (BITS / GROUP * i));
+    }
+    if !rest.is_empty() {
+        words[row.len() / GROUP] =
+            rest.iter().enumerate().fold(0, |word, (i, &x)| word | integer(x) << (BITS / GROUP * i));
+    }
+}
+
+/// Narrowed rows.
+#[derive(Clone, Copy)]
+pub(crate) struct Rows<'a> {
+    /// rows · stride words or more
+    pub(crate) data: &'a [u32],
+    /// Words from row to row.
+    pub(crate) stride: usize,
+}
+
+impl<'a> Rows<'a> {
+    #[inline(always)]
+    pub(crate) fn words(&self, row: usize, count: usize) -> &'a [u32] {
+        &self.data[row * self.stride + HEADER..][..count]
+    }
+
+    #[inline(always)]
+    pub(crate) fn scale(&self, row: usize) -> f32 {
+        f32::from_bits(self.data[row * self.stride])
+    }
+
+    #[inline(always)]
+    pub(crate) fn zero(&self, row: usize) -> i32 {
+        self.data[row * self.stride + 1] as i32
+    }
+}
+
+/// One product, or the columns of one that a thread owns.
+pub(crate) struct NarrowProduct<'a> {
+    /// As many rows as `c`, narrowed for the same table that `b` was.
+    pub(crate) a: Rows<'a>,
+    pub(crate) b: &'a PackedNarrow,
+    /// The first panel of `b` that belongs to `c`.
+    pub(crate) first_panel: usize,
+    /// (rows × columns): the columns from `first_panel` on
+    pub(crate) c: ArrayViewMut2<'a, f32>,
+    /// One a column of `c`.
+    pub(crate) bias: &'a [f32],
+    pub(crate) activation: Activation,
+}
+
+/// A panel of B with what belongs to its columns.
+#[derive(Clone, Copy)]
+pub(crate) struct Panel<'a> {
+    pub(crate) data: &'a [u16],
+    pub(crate) totals: &'a [i32],
+}
+
+/// The register tile of one instruction set for one format.
+pub(crate) trait Dot: Copy {
+    const FORMAT: Format;
+    /// Most rows in a tile.
+    const MR: usize;
+    /// Columns in a tile, the width of a panel.
+    const NR: usize;
+    /// Units of 16 bits in a word of B.
+    const UNITS: usize;
+
+    /// out[r · NR + j] ← Σₖ A[r][k] · panel[k][j] for the rows `rows` of A, in order of k; integers less zero · total, then
+    /// converted. `ahead` will be read soon: a tile asks for it meanwhile.
+    fn sums(self, a: Rows<'_>, rows: (usize, usize), panel: Panel<'_>, out: &mut [f32], ahead: &[u16]);
+}
+
+/// Computes `p`; `gelu` is the activation of this instruction set.
+#[inline(always)]
+pub(crate) fn matmul<D: Dot>(d: D, p: NarrowProduct<'_>, gelu: impl Fn(&mut [f32])) {
+    let NarrowProduct { a, b, first_panel, mut c, bias, activation } = p;
+    let (rows, columns) = c.dim();
+    assert!(b.nr == D::NR && b.units == D::UNITS, "packed for this table");
+    assert!(first_panel * D::NR + columns <= b.count() * D::NR && bias.len() == columns, "columns of a product");
+    assert!(columns < 2 || c.strides()[1] == 1, "rows of C are contiguous");
+    let mut sums = [0.0; MAX_TILE.0 * MAX_TILE.1];
+    let height = (A_BLOCK / (b.words.max(1) * size_of::<u32>()) / D::MR).max(1) * D::MR;
+    for block in (0..rows).step_by(height) {
+        let height = height.min(rows - block);
+        let tiles = height.div_ceil(D::MR);
+        for column in (0..columns).step_by(D::NR) {
+            let width = D::NR.min(columns - column);
+            let number = first_panel + column / D::NR;
+            let padded = number * D::NR..(number + 1) * D::NR;
+            let panel = Panel { data: b.panel(number), totals: &b.totals[padded.clone()] };
+            let scales = &b.scales[padded][..width];
+            let bias = &bias[column..column + width];
+            let next = if column + D::NR < columns { b.panel(number + 1) } else { &[] };
+            for i in 0..tiles {
+                let (row, end) = (block + height * i / tiles, block + height * (i + 1) / tiles);
+                let ahead = &next[next.len() * i / tiles..next.len() * (i + 1) / tiles];
+                d.sums(a, (row, end), panel, &mut sums, ahead);
+                let mut tile = c.slice_mut(ndarray::s![row..end, column..column + width]);
+                for (i, mut out) in tile.rows_mut().into_iter().enumerate() {
+                    let Some(out) = out.as_slice_mut() else { continue };
+                    let sums = &sums[i * D::NR..][..width];
+                    match D::FORMAT {
+                        Format::Bf16 => {
+                            out.iter_mut().zip(sums).zip(bias).for_each(|((out, sum), bias)| *out = sum + bias);
+                        }
+                        Format::Int8 => {
+                            let scale = a.scale(row + i);
+                            for (((out, sum), bias), column) in out.iter_mut().zip(sums).zip(bias).zip(scales) {
+                                *out = sum * (scale * column) + bias;
+                            }
+                        }
+                    }
+                    if activation == Activation::Gelu {
+                        gelu(out);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The plain twins.
+pub(crate) mod scalar {
+    use super::*;
+
+    pub(crate) static BF16: Narrow = Narrow {
+        format: Format::Bf16,
+        name: "scalar",
+        native: false,
+        nr: Bf16::NR,
+        group: 1,
+        units: Bf16::UNITS,
+        encode: encode_bf16::<1>,
+        matmul: |p| matmul(Bf16, p, crate::kernels::scalar::gelu),
+    };
+    pub(crate) static INT8: Narrow = Narrow {
+        format: Format::Int8,
+        name: "scalar",
+        native: false,
+        nr: Int8::NR,
+        group: 2,
+        units: Int8::UNITS,
+        encode: encode_int8::<2>,
+        matmul: |p| matmul(Int8, p, crate::kernels::scalar::gelu),
+    };
+
+    #[derive(Clone, Copy)]
+    struct Bf16;
+
+    impl Dot for Bf16 {
+        const FORMAT: Format = Format::Bf16;
+        const MR: usize = 4;
+        const NR: usize = 16;
+        const UNITS: usize = 1;
+
+        fn sums(self, a: Rows<'_>, (from, to): (usize, usize), panel: Panel<'_>, out: &mut [f32], _ahead: &[u16]) {
+            let words = panel.data.len() / Self::NR;
+            for (row, out) in (from..to).zip(out.chunks_exact_mut(Self::NR)) {
+                out.fill(0.0);
+                for (&a, line) in a.words(row, words).iter().zip(panel.data.chunks_exact(Self::NR)) {
+                    let a = f32::from_bits(a);
+                    out.iter_mut().zip(line).for_each(|(sum, &b)| *sum += a * f32::from_bits(u32::from(b) << 16));
+                }
+            }
+        }
+    }
+
+    #[derive(Clone, Copy)]
+    struct Int8;
+
+    impl Dot for Int8 {
+        const FORMAT: Format = Format::Int8;
+        const MR: usize = 4;
+        const NR: usize = 16;
+        const UNITS: usize = 1;
+
+        fn sums(self, a: Rows<'_>, (from, to): (usize, usize), panel: Panel<'_>, out: &mut [f32], _ahead: &[u16]) {
+            let words = panel.data.len() / Self::NR;
+            for (row, out) in (from..to).zip(out.chunks_exact_mut(Self::NR)) {
+                let mut sums = [0i32; Self::NR];
+                for (&a, line) in a.words(row, words).iter().zip(panel.data.chunks_exact(Self::NR)) {
+                    let (a0, a1) = ((a & 0xFFFF) as i32, (a >> 16) as i32);
+                    for (sum, b) in sums.iter_mut().zip(line) {
+                        let [b0, b1] = b.to_le_bytes();
+                        *sum += a0 * i32::from(b0 as i8) + a1 * i32::from(b1 as i8);
+                    }
+                }
+                for ((out, sum), total) in out.iter_mut().zip(sums).zip(panel.totals) {
+                    *out = (sum - a.zero(row) * total) as f32;
+                }
+            }
+        }
+    }
+}

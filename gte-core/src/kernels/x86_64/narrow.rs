@@ -1,0 +1,332 @@
+//! Tiles of narrow numbers: one loop over the handful of instructions in which the instruction sets differ.
+
+use std::arch::x86_64::*;
+
+use super::avx2::Avx2;
+use super::avx512::Avx512;
+use super::prefetch;
+use crate::kernels::gelu::gelu;
+use crate::kernels::narrow::{Dot, Format, Narrow, NarrowProduct, Panel, Rows, encode_bf16, encode_int8, matmul};
+
+/// Multiplies and adds words of A, given to all lanes, and vectors of words of B.
+///
+/// # Safety
+/// The methods need the CPU's instructions, which a `detect()` has seen, and pointers to as much as they say.
+trait Mac: Copy {
+    const FORMAT: Format;
+    /// Columns of a vector.
+    const WIDTH: usize;
+    /// Units of 16 bits in a word of B.
+    const UNITS: usize;
+    type Word: Copy;
+    type Sum: Copy;
+
+    unsafe fn zero() -> Self::Sum;
+    /// A word of A in all lanes.
+    unsafe fn splat(a: *const u32) -> Self::Word;
+    /// `WIDTH` words of B.
+    unsafe fn load(b: *const u16) -> Self::Word;
+    /// sum + a · b
+    unsafe fn add(sum: Self::Sum, a: Self::Word, b: Self::Word) -> Self::Sum;
+    /// Writes the sums, integers less zero · total, to `WIDTH` values of `out`.
+    unsafe fn store(sum: Self::Sum, zero: i32, totals: *const i32, out: *mut f32);
+}
+
+/// bf16 where the CPU has none: values widen to f32 as they are read.
+#[derive(Clone, Copy)]
+struct Avx2Bf16;
+
+impl Mac for Avx2Bf16 {
+    const FORMAT: Format = Format::Bf16;
+    const WIDTH: usize = 8;
+    const UNITS: usize = 1;
+    type Word = __m256;
+    type Sum = __m256;
+
+    #[inline(always)]
+    unsafe fn zero() -> __m256 {
+        // SAFETY: see the trait, here and below.
+        unsafe { _mm256_setzero_ps() }
+    }
+    #[inline(always)]
+    unsafe fn splat(a: *const u32) -> __m256 {
+        // SAFETY: see the trait.
+        unsafe { _mm256_set1_ps(f32::from_bits(*a)) }
+    }
+    #[inline(always)]
+    unsafe fn load(b: *const u16) -> __m256 {
+        // SAFETY: see the trait.
+        unsafe { _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(_mm_loadu_si128(b.cast())))) }
+    }
+    #[inline(always)]
+    unsafe fn add(sum: __m256, a: __m256, b: __m256) -> __m256 {
+        // SAFETY: see the trait.
+        unsafe { _mm256_fmadd_ps(a, b, sum) }
+    }
+    #[inline(always)]
+    unsafe fn store(sum: __m256, _zero: i32, _totals: *const i32, out: *mut f32) {
+        // SAFETY: see the trait.
+        unsafe { _mm256_storeu_ps(out, sum) }
+    }
+}
+
+/// Integers as pairs of 16 bits (`vpmaddwd`): no sum saturates, unlike those of `vpmaddubsw`, at the same number of multiplications.
+#[derive(Clone, Copy)]
+struct Avx2Int8;
+
+impl Mac for Avx2Int8 {
+    const FORMAT: Format = Format::Int8;
+    const WIDTH: usize = 8;
+    const UNITS: usize = 1;
+    type Word = __m256i;
+    type Sum = __m256i;
+
+    #[inline(always)]
+    unsafe fn zero() -> __m256i {
+        // SAFETY: see the trait, here and below.
+        unsafe { _mm256_setzero_si256() }
+    }
+    #[inline(always)]
+    unsafe fn splat(a: *const u32) -> __m256i {
+        // SAFETY: see the trait.
+        unsafe { _mm256_set1_epi32(*a as i32) }
+    }
+    #[inline(always)]
+    unsafe fn load(b: *const u16) -> __m256i {
+        // SAFETY: see the trait.
+        unsafe { _mm256_cvtepi8_epi16(_mm_loadu_si128(b.cast())) }
+    }
+    #[inline(always)]
+    unsafe fn add(sum: __m256i, a: __m256i, b: __m256i) -> __m256i {
+        // SAFETY: see the trait.
+        unsafe { _mm256_add_epi32(sum, _mm256_madd_epi16(a, b)) }
+    }
+    #[inline(always)]
+    unsafe fn store(sum: __m256i, zero: i32, totals: *const i32, out: *mut f32) {
+        // SAFETY: see the trait.
+        unsafe {
+            let totals = _mm256_mullo_epi32(_mm256_loadu_si256(totals.cast()), _mm256_set1_epi32(zero));
+            _mm256_storeu_ps(out, _mm256_cvtepi32_ps(_mm256_sub_epi32(sum, totals)));
+        }
+    }
+}
+
+/// `vdpbf16ps`.
+#[derive(Clone, Copy)]
+struct Avx512Bf16;
+
+impl Mac for Avx512Bf16 {
+    const FORMAT: Format = Format::Bf16;
+    const WIDTH: usize = 16;
+    const UNITS: usize = 2;
+    type Word = __m512i;
+    type Sum = __m512;
+
+    #[inline(always)]
+    unsafe fn zero() -> __m512 {
+        // SAFETY: see the trait, here and below.
+        unsafe { _mm512_setzero_ps() }
+    }
+    #[inline(always)]
+    unsafe fn splat(a: *const u32) -> __m512i {
+        // SAFETY: see the trait.
+        unsafe { _mm512_set1_epi32(*a as i32) }
+    }
+    #[inline(always)]
+    unsafe fn load(b: *const u16) -> __m512i {
+        // SAFETY: see the trait.
+        unsafe { _mm512_loadu_si512(b.cast()) }
+    }
+    #[inline(always)]
+    unsafe fn add(sum: __m512, a: __m512i, b: __m512i) -> __m512 {
+        // SAFETY: see the trait; both types are 512 bits of any content.
+        unsafe { _mm512_dpbf16_ps(sum, std::mem::transmute::<__m512i, __m512bh>(a), std::mem::transmute::<__m512i, __m512bh>(b)) }
+    }
+    #[inline(always)]
+    unsafe fn store(sum: __m512, _zero: i32, _totals: *const i32, out: *mut f32) {
+        // SAFETY: see the trait.
+        unsafe { _mm512_storeu_ps(out, sum) }
+    }
+}
+
+/// `vpdpbusd`.
+#[derive(Clone, Copy)]
+struct Avx512Int8;
+
+impl Mac for Avx512Int8 {
+    const FORMAT: Format = Format::Int8;
+    const WIDTH: usize = 16;
+    const UNITS: usize = 2;
+    type Word = __m512i;
+    type Sum = __m512i;
+
+    #[inline(always)]
+    unsafe fn zero() -> __m512i {
+        // SAFETY: see the trait, here and below.
+        unsafe { _mm512_setzero_si512() }
+    }
+    #[inline(always)]
+    unsafe fn splat(a: *const u32) -> __m512i {
+        // SAFETY: see the trait.
+        unsafe { _mm512_set1_epi32(*a as i32) }
+    }
+    #[inline(always)]
+    unsafe fn load(b: *const u16) -> __m512i {
+        // SAFETY: see the trait.
+        unsafe { _mm512_loadu_si512(b.cast()) }
+    }
+    #[inline(always)]
+    unsafe fn add(sum: __m512i, a: __m512i, b: __m512i) -> __m512i {
+        // SAFETY: see the trait.
+        unsafe { _mm512_dpbusd_epi32(sum, a, b) }
+    }
+    #[inline(always)]
+    unsafe fn store(sum: __m512i, zero: i32, totals: *const i32, out: *mut f32) {
+        // SAFETY: see the trait.
+        unsafe {
+            let totals = _mm512_mullo_epi32(_mm512_loadu_si512(totals.cast()), _mm512_set1_epi32(zero));
+            _mm512_storeu_ps(out, _mm512_cvtepi32_ps(_mm512_sub_epi32(sum, totals)));
+        }
+    }
+}
+
+/// A tile of `R` rows by two vectors, whose sums stay in registers. `a` points to words, rows `lda` apart.
+///
+/// # Safety
+/// The instructions of `M` are there. `a` points to R rows of `words` words, `b` to `words` lines of two vectors, `totals` to the
+/// columns of two vectors, `out` to R rows of them; `zeros` has R values.
+#[inline(always)]
+unsafe fn tile<M: Mac, const R: usize>(
+    words: usize,
+    (a, lda): (*const u32, usize),
+    b: *const u16,
+    zeros: [i32; R],
+    totals: *const i32,
+    out: *mut f32,
+    ahead: &[u16],
+) {
+    // SAFETY: of this block: k < words throughout, and the caller's promises.
+    unsafe {
+        // Bytes of what comes next that each step fetches.
+        let share = size_of_val(ahead).div_ceil(words.max(1));
+        let ahead = (ahead.as_ptr().cast::<u8>(), share);
+        let mut sums = [[M::zero(); 2]; R];
+        for k in (0..words / 2 * 2).step_by(2) {
+            step::<M, R>(k, a, lda, b, ahead, &mut sums);
+            step::<M, R>(k + 1, a, lda, b, ahead, &mut sums);
+        }
+        if words % 2 == 1 {
+            step::<M, R>(words - 1, a, lda, b, ahead, &mut sums);
+        }
+        for r in 0..R {
+            let out = out.add(r * 2 * M::WIDTH);
+            M::store(sums[r][0], zeros[r], totals, out);
+            M::store(sums[r][1], zeros[r], totals.add(M::WIDTH), out.add(M::WIDTH));
+        }
+    }
+}
+
+/// Adds the products of word `k` of A's rows and line `k` of the panel.
+///
+/// # Safety
+/// As [`tile`]; `k` is less than its `words`.
+#[inline(always)]
+unsafe fn step<M: Mac, const R: usize>(
+    k: usize,
+    a: *const u32,
+    lda: usize,
+    b: *const u16,
+    (ahead, share): (*const u8, usize),
+    sums: &mut [[M::Sum; 2]; R],
+) {
+    prefetch::<_MM_HINT_T1>(ahead.wrapping_add(k * share).cast());
+    // SAFETY: the caller's promises.
+    unsafe {
+        let line = b.add(k * 2 * M::WIDTH * M::UNITS);
+        let b = [M::load(line), M::load(line.add(M::WIDTH * M::UNITS))];
+        for (r, sum) in sums.iter_mut().enumerate() {
+            let a = M::splat(a.add(r * lda + k));
+            *sum = [M::add(sum[0], a, b[0]), M::add(sum[1], a, b[1])];
+        }
+    }
+}
+
+/// The table of a `Mac`, compiled for its instructions.
+macro_rules! narrow {
+    ($table:ident, $mac:ident, $token:ident, $name:literal, $features:literal, $group:literal, $encode:ident, [$($height:literal)*]) => {
+        impl Dot for $mac {
+            const FORMAT: Format = <Self as Mac>::FORMAT;
+            const MR: usize = [$($height),*].len();
+            const NR: usize = 2 * <Self as Mac>::WIDTH;
+            const UNITS: usize = <Self as Mac>::UNITS;
+
+            #[inline(always)]
+            fn sums(self, a: Rows<'_>, (from, to): (usize, usize), panel: Panel<'_>, out: &mut [f32], ahead: &[u16]) {
+                #[target_feature(enable = $features)]
+                unsafe fn sums<const R: usize>(words: usize, a: Rows<'_>, from: usize, panel: Panel<'_>, out: &mut [f32], ahead: &[u16]) {
+                    let zeros = std::array::from_fn(|r| a.zero(from + r));
+                    let first = (a.words(from, words).as_ptr(), a.stride);
+                    // SAFETY: passed on to the caller.
+                    unsafe { tile::<$mac, R>(words, first, panel.data.as_ptr(), zeros, panel.totals.as_ptr(), out.as_mut_ptr(), ahead) }
+                }
+                let words = panel.data.len() / (Self::NR * <Self as Dot>::UNITS);
+                assert!(from < to && a.words(to - 1, words).len() == words, "A covers the tile");
+                assert!(out.len() >= (to - from) * Self::NR && panel.totals.len() == Self::NR, "a tile of this size");
+                // SAFETY: the table is out of reach until its instructions were seen; the ranges are asserted above.
+                unsafe {
+                    match to - from {
+                        $($height => sums::<$height>(words, a, from, panel, out, ahead),)*
+                        _ => unreachable!("taller than a tile"),
+                    }
+                }
+            }
+        }
+
+        static $table: Narrow = Narrow {
+            format: <$mac as Mac>::FORMAT,
+            name: $name,
+            native: <$mac as Mac>::UNITS == 2,
+            nr: <$mac as Dot>::NR,
+            group: $group,
+            units: <$mac as Mac>::UNITS,
+            encode: |row, words| {
+                #[target_feature(enable = $features)]
+                fn f(row: &[f32], words: &mut [u32]) {
+                    $encode::<$group>(row, words);
+                }
+                // SAFETY: the table is handed out only where its instructions were seen.
+                unsafe { f(row, words) }
+            },
+            matmul: |p| {
+                #[target_feature(enable = $features)]
+                fn f(p: NarrowProduct<'_>) {
+                    matmul($mac, p, |row| gelu($token::PROVEN, row));
+                }
+                // SAFETY: the table is handed out only where its instructions were seen.
+                unsafe { f(p) }
+            },
+        };
+    };
+}
+
+narrow!(AVX2_BF16, Avx2Bf16, Avx2, "avx2", "avx2,fma", 1, encode_bf16, [1 2 3 4 5 6]);
+narrow!(AVX2_INT8, Avx2Int8, Avx2, "avx2", "avx2,fma", 2, encode_int8, [1 2 3 4 5 6]);
+narrow!(AVX512_BF16, Avx512Bf16, Avx512, "avx512-bf16", "avx512f,avx512vl,avx512bw,avx512dq,avx512bf16", 2, encode_bf16, [1 2 3 4 5 6 7 8 9 10 11 12]);
+narrow!(AVX512_INT8, Avx512Int8, Avx512, "avx512-vnni", "avx512f,avx512vl,avx512bw,avx512dq,avx512vnni", 4, encode_int8, [1 2 3 4 5 6 7 8 9 10 11 12]);
+
+/// The table for `format` beside AVX2's: there if AVX2 is.
+pub(crate) fn avx2(format: Format) -> &'static Narrow {
+    match format {
+        Format::Bf16 => &AVX2_BF16,
+        Format::Int8 => &AVX2_INT8,
+    }
+}
+
+/// The table for `format` beside AVX-512's: with the instructions made for it, else AVX2's, which every such CPU has.
+pub(crate) fn avx512(format: Format) -> &'static Narrow {
+    match format {
+        Format::Bf16 if is_x86_feature_detected!("avx512bf16") => &AVX512_BF16,
+        Format::Int8 if is_x86_feature_detected!("avx512vnni") => &AVX512_INT8,
+        _ => avx2(format),
+    }
+}
