@@ -26,6 +26,7 @@
 
 mod batch;
 mod config;
+mod convert;
 mod embedder;
 mod embedding;
 mod encoder;
@@ -37,8 +38,10 @@ pub mod similarity;
 mod threads;
 mod tokens;
 mod weights;
+mod wordpiece;
 
 pub use batch::{Budget, PackedBatch, plan};
+pub use convert::convert_to_int8;
 pub use config::{ModelConfig, Pooling};
 pub use embedder::{Builder, Device, Embedder, Precision};
 pub use embedding::{BinaryEmbeddings, Embeddings, Int8Embeddings};

@@ -1,7 +1,8 @@
-//! `Tokenizer`: text to token ids, counted and cut. The crate `tokenizers` does the work; this file reads its settings from a
-//! model's files and keeps truncation in its own hands, so that it is never silent.
+//! `Tokenizer`: text to token ids, counted and cut. The crate `tokenizers` says what they are, `wordpiece.rs` finds BERT's faster;
+//! this file reads the settings from a model's files and keeps truncation in its own hands, so that it is never silent.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use rayon::prelude::*;
 use serde_json::{Value, json};
@@ -9,6 +10,7 @@ use tokenizers::Encoding;
 
 use crate::config::ModelConfig;
 use crate::files::ModelFiles;
+use crate::wordpiece::WordPiece;
 use crate::{Error, Result};
 
 /// The tokens of one text.
@@ -62,6 +64,7 @@ pub struct Piece {
 #[derive(Clone)]
 pub struct Tokenizer {
     tokenizer: tokenizers::Tokenizer,
+    fast: Option<Arc<WordPiece>>,
     max_length: usize,
     tail: usize, // special tokens behind the text, which a cut keeps
 }
@@ -98,9 +101,11 @@ impl Tokenizer {
             let mut tokenizer = tokenizers::Tokenizer::from_bytes(json).map_err(|e| e.to_string())?;
             tokenizer.with_truncation(None).map_err(|e| e.to_string())?;
             tokenizer.with_padding(None);
-            Self::checked(tokenizer, vocab, max_length)
+            let settings: Value = serde_json::from_slice(json).map_err(|e| e.to_string())?;
+            let fast = WordPiece::of(&settings, &tokenizer).map(Arc::new);
+            Ok(Self { fast, ..Self::checked(tokenizer, vocab, max_length)? })
         };
-        let _: Value = serde_json::from_slice(json).map_err(|e| e.to_string())?;
+        let _: serde::de::IgnoredAny = serde_json::from_slice(json).map_err(|e| e.to_string())?;
         std::panic::catch_unwind(read).unwrap_or_else(|_| Err("it contradicts itself".into()))
     }
 
@@ -178,7 +183,7 @@ impl Tokenizer {
         if tail == special.len() || special.len() >= max_length.max(3) {
             return Err("its post-processor leaves no room for text".into());
         }
-        Ok(Self { tokenizer, max_length, tail })
+        Ok(Self { tokenizer, fast: None, max_length, tail })
     }
 
     /// The longest list of ids that comes out, special tokens included.
@@ -203,16 +208,20 @@ impl Tokenizer {
     }
 
     fn tokens(&self, text: &str, index: usize) -> Result<Tokens> {
-        let encoding =
-            self.tokenizer.encode_fast(text, true).map_err(|e| Error::Tokenize { index, reason: e.to_string() })?;
-        let full = encoding.get_ids();
-        let full_len = full.len();
-        let ids = if full_len <= self.max_length {
-            full.to_vec()
-        } else {
-            // As Hugging Face cuts: the text from the right, the special tokens behind it stay.
-            [&full[..self.max_length - self.tail], &full[full_len - self.tail..]].concat()
+        let fast = self.fast.as_ref().and_then(|fast| fast.encode(text, &self.tokenizer));
+        let mut ids = match fast {
+            Some(ids) => ids,
+            None => {
+                let encoding = self.tokenizer.encode_fast(text, true);
+                encoding.map_err(|e| Error::Tokenize { index, reason: e.to_string() })?.get_ids().to_vec()
+            }
         };
+        let full_len = ids.len();
+        if full_len > self.max_length {
+            // As Hugging Face cuts: the text from the right, the special tokens behind it stay.
+            ids.drain(self.max_length - self.tail..full_len - self.tail);
+            ids.shrink_to_fit();
+        }
         Ok(Tokens { ids, full_len })
     }
 

@@ -9,11 +9,13 @@ pub(crate) const MAX_ERROR: f32 = 3e-7;
 /// GELU of every value, in place.
 #[inline(always)]
 pub(crate) fn gelu<L: Lanes>(l: L, row: &mut [f32]) {
-    let half_sqrt2 = l.splat(std::f32::consts::FRAC_1_SQRT_2);
-    l.map(row, |x| {
-        let e = erf(l, l.mul(x, half_sqrt2));
-        l.mul(l.mul(x, l.splat(0.5)), l.add(e, l.splat(1.0)))
-    });
+    // No closure: several tables of one instruction set call this, and a closure with several callers stays a call, to a function
+    // without their instructions.
+    for chunk in row.chunks_mut(L::WIDTH) {
+        let x = l.load_up_to(chunk, 0.0);
+        let e = erf(l, l.mul(x, l.splat(std::f32::consts::FRAC_1_SQRT_2)));
+        l.store_up_to(chunk, l.mul(l.mul(x, l.splat(0.5)), l.add(e, l.splat(1.0))));
+    }
 }
 
 /// Error function. Maximum error 4e-7 against f64.
@@ -34,12 +36,15 @@ fn erf<L: Lanes>(l: L, x: L::V) -> L::V {
     const Q: [f32; 5] = [-1.456_607_2e-5, -2.133_740_5e-4, -1.682_827e-3, -7.373_329e-3, -1.426_473_9e-2];
     let x = l.max(l.min(x, l.splat(4.0)), l.splat(-4.0));
     let x2 = l.mul(x, x);
-    let polynomial = |c: &[f32]| {
-        let mut p = l.splat(c[0]);
-        for &c in &c[1..] {
-            p = l.mul_add(p, x2, l.splat(c));
-        }
-        p
-    };
-    l.div(l.mul(x, polynomial(&P)), polynomial(&Q))
+    l.div(l.mul(x, polynomial(l, x2, &P)), polynomial(l, x2, &Q))
+}
+
+/// Σ c[n−i] · xⁱ, by Horner.
+#[inline(always)]
+fn polynomial<L: Lanes, const N: usize>(l: L, x: L::V, c: &[f32; N]) -> L::V {
+    let mut p = l.splat(c[0]);
+    for &c in &c[1..] {
+        p = l.mul_add(p, x, l.splat(c));
+    }
+    p
 }

@@ -28,6 +28,9 @@ const A_BLOCK: usize = 256 << 10;
 /// Words before a row's values: its scale and its zero.
 const HEADER: usize = 2;
 
+/// 1.5 · 2²³: a sum with it is rounded to an integer (to nearest, ties to even), which then stands in its lowest bits.
+const ROUND: f32 = 12_582_912.0;
+
 /// How values are narrowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Format {
@@ -180,7 +183,7 @@ pub(crate) fn int8_rows(values: &[f32], k: usize) -> (Vec<i8>, Vec<f32>) {
         .map(|(row, integers)| {
             let max = row.iter().fold(0.0, |max: f32, v| max.max(v.abs()));
             let inverse = if max > 0.0 { 127.0 / max } else { 0.0 };
-            integers.iter_mut().zip(row).for_each(|(i, v)| *i = (v * inverse).round_ties_even() as i8);
+            integers.iter_mut().zip(row).for_each(|(i, v)| *i = (v * inverse + ROUND).to_bits() as i8);
             max / 127.0
         })
         .collect();
@@ -214,8 +217,6 @@ pub(crate) fn encode_bf16<const GROUP: usize>(row: &[f32], out: &mut [u32]) {
 pub(crate) fn encode_int8<const GROUP: usize>(row: &[f32], out: &mut [u32]) {
     const LANES: usize = 16;
     const BITS: usize = 32;
-    // 1.5 · 2²³: a sum with it is rounded to an integer, which then stands in its lowest bits.
-    const ROUND: f32 = 12_582_912.0;
     let (mut low, mut high) = ([0f32; LANES], [0f32; LANES]);
     let chunks = row.chunks_exact(LANES);
     let tail = chunks.remainder();
@@ -308,11 +309,13 @@ pub(crate) trait Dot: Copy {
     /// out[r · NR + j] ← Σₖ A[r][k] · panel[k][j] for the rows `rows` of A, in order of k; integers less zero · total, then
     /// converted. `ahead` will be read soon: a tile asks for it meanwhile.
     fn sums(self, a: Rows<'_>, rows: (usize, usize), panel: Panel<'_>, out: &mut [f32], ahead: &[u16]);
+    /// GELU of every value, in place.
+    fn gelu(self, row: &mut [f32]);
 }
 
-/// Computes `p`; `gelu` is the activation of this instruction set.
+/// Computes `p`.
 #[inline(always)]
-pub(crate) fn matmul<D: Dot>(d: D, p: NarrowProduct<'_>, gelu: impl Fn(&mut [f32])) {
+pub(crate) fn matmul<D: Dot>(d: D, p: NarrowProduct<'_>) {
     let NarrowProduct { a, b, first_panel, mut c, bias, activation } = p;
     let (rows, columns) = c.dim();
     assert!(b.nr == D::NR && b.units == D::UNITS, "packed for this table");
@@ -351,7 +354,7 @@ pub(crate) fn matmul<D: Dot>(d: D, p: NarrowProduct<'_>, gelu: impl Fn(&mut [f32
                         }
                     }
                     if activation == Activation::Gelu {
-                        gelu(out);
+                        d.gelu(out);
                     }
                 }
             }
@@ -371,7 +374,7 @@ pub(crate) mod scalar {
         group: 1,
         units: Bf16::UNITS,
         encode: encode_bf16::<1>,
-        matmul: |p| matmul(Bf16, p, crate::kernels::scalar::gelu),
+        matmul: |p| matmul(Bf16, p),
     };
     pub(crate) static INT8: Narrow = Narrow {
         format: Format::Int8,
@@ -381,7 +384,7 @@ pub(crate) mod scalar {
         group: 2,
         units: Int8::UNITS,
         encode: encode_int8::<2>,
-        matmul: |p| matmul(Int8, p, crate::kernels::scalar::gelu),
+        matmul: |p| matmul(Int8, p),
     };
 
     #[derive(Clone, Copy)]
@@ -392,6 +395,10 @@ pub(crate) mod scalar {
         const MR: usize = 4;
         const NR: usize = 16;
         const UNITS: usize = 1;
+
+        fn gelu(self, row: &mut [f32]) {
+            crate::kernels::scalar::gelu(row);
+        }
 
         fn sums(self, a: Rows<'_>, (from, to): (usize, usize), panel: Panel<'_>, out: &mut [f32], _ahead: &[u16]) {
             let words = panel.data.len() / Self::NR;
@@ -413,6 +420,10 @@ pub(crate) mod scalar {
         const MR: usize = 4;
         const NR: usize = 16;
         const UNITS: usize = 1;
+
+        fn gelu(self, row: &mut [f32]) {
+            crate::kernels::scalar::gelu(row);
+        }
 
         fn sums(self, a: Rows<'_>, (from, to): (usize, usize), panel: Panel<'_>, out: &mut [f32], _ahead: &[u16]) {
             let words = panel.data.len() / Self::NR;

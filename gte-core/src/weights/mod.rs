@@ -283,6 +283,12 @@ impl Weights {
         self.files.get(file).map_or_else(String::new, DataFile::label)
     }
 
+    /// The canonical names of all tensors, without those of scales.
+    pub fn names(&self) -> Vec<String> {
+        let scale = |name: &&String| name.strip_suffix(".scale").is_some_and(|of| self.tensors.contains_key(of));
+        self.tensors.keys().filter(|name| !scale(name)).cloned().collect()
+    }
+
     /// Reads a tensor by its canonical name.
     ///
     /// # Errors

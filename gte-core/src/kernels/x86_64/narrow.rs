@@ -211,12 +211,9 @@ unsafe fn tile<M: Mac, const R: usize>(
         let share = size_of_val(ahead).div_ceil(words.max(1));
         let ahead = (ahead.as_ptr().cast::<u8>(), share);
         let mut sums = [[M::zero(); 2]; R];
-        for k in (0..words / 2 * 2).step_by(2) {
+        // One at a time: of two, the compiler would add the products first, for which there are no registers.
+        for k in 0..words {
             step::<M, R>(k, a, lda, b, ahead, &mut sums);
-            step::<M, R>(k + 1, a, lda, b, ahead, &mut sums);
-        }
-        if words % 2 == 1 {
-            step::<M, R>(words - 1, a, lda, b, ahead, &mut sums);
         }
         for r in 0..R {
             let out = out.add(r * 2 * M::WIDTH);
@@ -261,6 +258,11 @@ macro_rules! narrow {
             const UNITS: usize = <Self as Mac>::UNITS;
 
             #[inline(always)]
+            fn gelu(self, row: &mut [f32]) {
+                gelu($token::PROVEN, row);
+            }
+
+            #[inline(always)]
             fn sums(self, a: Rows<'_>, (from, to): (usize, usize), panel: Panel<'_>, out: &mut [f32], ahead: &[u16]) {
                 #[target_feature(enable = $features)]
                 unsafe fn sums<const R: usize>(words: usize, a: Rows<'_>, from: usize, panel: Panel<'_>, out: &mut [f32], ahead: &[u16]) {
@@ -300,7 +302,7 @@ macro_rules! narrow {
             matmul: |p| {
                 #[target_feature(enable = $features)]
                 fn f(p: NarrowProduct<'_>) {
-                    matmul($mac, p, |row| gelu($token::PROVEN, row));
+                    matmul($mac, p);
                 }
                 // SAFETY: the table is handed out only where its instructions were seen.
                 unsafe { f(p) }

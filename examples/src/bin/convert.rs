@@ -1,0 +1,31 @@
+//! How do I halve a model's files, and load it without converting each time?
+//!
+//!     cargo run --release -p examples --bin convert -- thenlper/gte-large-zh models/gte-large-zh-int8
+//!     cargo run --release -p examples --bin embed -- --model models/gte-large-zh-int8 --precision int8 "今天天气真好"
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser;
+use gte_core::{HubOptions, ModelFiles, convert_to_int8};
+
+#[derive(Parser)]
+#[command(about = "Writes a model with 8-bit weights")]
+struct Options {
+    /// A directory, or a hub id.
+    model: String,
+    /// The directory to write, new or empty.
+    out: PathBuf,
+}
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    let convert = || convert_to_int8(&ModelFiles::open(&options.model, &HubOptions::from_env())?, &options.out);
+    match convert() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("{e}");
+            ExitCode::FAILURE
+        }
+    }
+}

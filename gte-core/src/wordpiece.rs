@@ -1,0 +1,286 @@
+//! BERT's WordPiece, fast: the ids that the crate `tokenizers` gives, at tens of millions of characters a second.
+//!
+//! What a character becomes is not written down here a second time: it is asked of the crate, once a character, and remembered.
+//! In BERT's tokenizer a character's fate depends on itself alone (cleaning, spaces around Chinese characters, accents, case:
+//! `tokenize` in `bert/tokenization.py`, <https://github.com/google-research/bert>), so most of a Chinese text is one look into a
+//! table a character. Whatever is not so simple, a combining mark, a special token's name inside a text, a script of which that
+//! is not known, is left to the crate, the whole text of it.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use serde_json::Value;
+use tokenizers::{
+    NormalizedString, Normalizer, OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer, Tokenizer,
+};
+
+/// Blocks in which a character was seen to stand for itself: letters with their accents, symbols, signs, kana, Chinese.
+const SIMPLE: [(u32, u32); 18] = [
+    (0x0000, 0x02FF),
+    (0x0370, 0x03A2), // not Σ, whose small form depends on its place in some libraries
+    (0x03A4, 0x0482),
+    (0x048A, 0x052F),
+    (0x1E00, 0x206F),
+    (0x20A0, 0x20BF),
+    (0x2100, 0x27BF),
+    (0x2900, 0x2BFF),
+    (0x3000, 0x3029),
+    (0x3030, 0x3098),
+    (0x309B, 0x30FF),
+    (0x3105, 0x4DBF),
+    (0x4E00, 0x9FFF),
+    (0xF900, 0xFAFF),
+    (0xFE30, 0xFE4F),
+    (0xFF00, 0xFFEF),
+    (0x1F000, 0x1FAFF),
+    (0x20000, 0x2FA1F),
+];
+
+/// Characters that the table has room for.
+const CHARACTERS: usize = 0x2FA20;
+
+/// What a character becomes: a kind in the upper three bits, an id or a character below. Zero: not asked yet.
+const KIND: u32 = 0xE000_0000;
+/// A word of its own; the token's id.
+const TOKEN: u32 = 1 << 29;
+/// A character of a word; which.
+const LETTER: u32 = 2 << 29;
+/// The end of a word.
+const SPACE: u32 = 3 << 29;
+/// Nothing.
+const DROPPED: u32 = 4 << 29;
+/// Not as simple as that.
+const COMPLEX: u32 = 5 << 29;
+
+/// The fast way of a plain BERT tokenizer.
+pub(crate) struct WordPiece {
+    table: Box<[AtomicU32]>,
+    starts: HashMap<Box<str>, u32, ahash::RandomState>, // tokens that begin a word
+    inner: HashMap<Box<str>, u32, ahash::RandomState>,  // tokens inside one, without their prefix
+    longest: usize,                                     // bytes of the longest token
+    unknown: u32,
+    max_word: usize, // characters of a word, beyond which it is unknown
+    added: Vec<String>,
+    before: Vec<u32>, // special tokens
+    after: Vec<u32>,
+}
+
+impl WordPiece {
+    /// The fast way of `tokenizer`, whose settings are `json`; `None` if it is anything else than BERT's.
+    pub(crate) fn of(json: &Value, tokenizer: &Tokenizer) -> Option<Self> {
+        let is = |part: &str, names: &[&str]| json[part]["type"].as_str().is_some_and(|t| names.contains(&t));
+        let plain = is("normalizer", &["BertNormalizer"])
+            && is("pre_tokenizer", &["BertPreTokenizer"])
+            && is("post_processor", &["TemplateProcessing", "BertProcessing"])
+            && is("model", &["WordPiece"]);
+        let added = json["added_tokens"].as_array()?;
+        if !plain || added.iter().any(|t| t["normalized"].as_bool() != Some(false)) {
+            return None;
+        }
+        let model = &json["model"];
+        let prefix = model["continuing_subword_prefix"].as_str()?;
+        let unknown = tokenizer.get_vocab(false).get(model["unk_token"].as_str()?).copied()?;
+        let (mut starts, mut inner) = (HashMap::default(), HashMap::default());
+        for (token, id) in tokenizer.get_vocab(false) {
+            if let Some(rest) = token.strip_prefix(prefix).filter(|rest| !rest.is_empty()) {
+                inner.insert(rest.into(), id);
+            }
+            starts.insert(token.into(), id);
+        }
+        // What the post-processor puts around a text, seen on one that is a single token.
+        let probe = tokenizer.encode_fast("a", true).ok()?;
+        let (ids, special) = (probe.get_ids(), probe.get_special_tokens_mask());
+        let text = special.iter().position(|&s| s == 0)?;
+        if special.iter().filter(|&&s| s == 0).count() != 1 {
+            return None;
+        }
+        let longest = starts.keys().map(|token: &Box<str>| token.len()).max()?;
+        Some(Self {
+            table: (0..CHARACTERS).map(|_| AtomicU32::new(0)).collect(),
+            starts,
+            inner,
+            longest,
+            unknown,
+            max_word: model["max_input_chars_per_word"].as_u64()? as usize,
+            added: added.iter().map(|t| t["content"].as_str().map(str::to_owned)).collect::<Option<_>>()?,
+            before: ids[..text].to_vec(),
+            after: ids[text + 1..].to_vec(),
+        })
+    }
+
+    /// All ids of `text`, special tokens included; `None` if the crate must say.
+    pub(crate) fn encode(&self, text: &str, tokenizer: &Tokenizer) -> Option<Vec<u32>> {
+        if self.added.iter().any(|token| text.contains(token.as_str())) {
+            return None;
+        }
+        let mut ids = Vec::with_capacity(text.len() / 3 + self.before.len() + self.after.len() + 2);
+        ids.extend_from_slice(&self.before);
+        let mut word = String::new();
+        for c in text.chars() {
+            let known = self.table.get(c as usize)?;
+            let mut entry = known.load(Ordering::Relaxed);
+            if entry == 0 {
+                entry = self.ask(c, tokenizer);
+                known.store(entry, Ordering::Relaxed);
+            }
+            match entry & KIND {
+                LETTER => {
+                    word.push(char::from_u32(entry & !KIND)?);
+                    continue;
+                }
+                DROPPED => continue,
+                TOKEN | SPACE => {}
+                _ => return None,
+            }
+            if !word.is_empty() {
+                self.push_word(&word, &mut ids);
+                word.clear();
+            }
+            if entry & KIND == TOKEN {
+                ids.push(entry & !KIND);
+            }
+        }
+        if !word.is_empty() {
+            self.push_word(&word, &mut ids);
+        }
+        ids.extend_from_slice(&self.after);
+        Some(ids)
+    }
+
+    /// Greedy, longest match first, as the model was trained with; a word with a part that is in no token is unknown as a whole.
+    fn push_word(&self, word: &str, ids: &mut Vec<u32>) {
+        let first = ids.len();
+        let (mut rest, mut tokens) = (word, &self.starts);
+        while !rest.is_empty() {
+            let mut end = rest.floor_char_boundary(self.longest);
+            let id = loop {
+                if end == 0 {
+                    break None;
+                }
+                match tokens.get(&rest[..end]) {
+                    Some(&id) => break Some(id),
+                    None => end = rest.floor_char_boundary(end - 1),
+                }
+            };
+            let Some(id) = id.filter(|_| word.len() <= self.max_word || word.chars().count() <= self.max_word) else {
+                ids.truncate(first);
+                ids.push(self.unknown);
+                return;
+            };
+            ids.push(id);
+            rest = &rest[end..];
+            tokens = &self.inner;
+        }
+    }
+
+    /// What the crate makes of a character between two letters.
+    fn ask(&self, c: char, tokenizer: &Tokenizer) -> u32 {
+        if !SIMPLE.iter().any(|&(first, last)| (first..=last).contains(&(c as u32))) {
+            return COMPLEX;
+        }
+        let pieces = || -> Option<Vec<String>> {
+            let mut text = NormalizedString::from(format!("a{c}a"));
+            tokenizer.get_normalizer()?.normalize(&mut text).ok()?;
+            let mut words = PreTokenizedString::from(text);
+            tokenizer.get_pre_tokenizer()?.pre_tokenize(&mut words).ok()?;
+            let words = words.get_splits(OffsetReferential::Normalized, OffsetType::Byte);
+            Some(words.into_iter().map(|(word, ..)| word.to_owned()).collect())
+        };
+        let Some(pieces) = pieces() else { return COMPLEX };
+        match &pieces.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+            ["aa"] => DROPPED,
+            ["a", "a"] => SPACE,
+            [word] => {
+                let mut letters = word.strip_prefix('a').and_then(|w| w.strip_suffix('a')).unwrap_or("").chars();
+                match (letters.next(), letters.next()) {
+                    (Some(letter), None) => LETTER | letter as u32,
+                    _ => COMPLEX,
+                }
+            }
+            ["a", word, "a"] => {
+                let mut ids = Vec::new();
+                self.push_word(word, &mut ids);
+                match ids[..] {
+                    [id] if id & KIND == 0 => TOKEN | id,
+                    _ => COMPLEX,
+                }
+            }
+            _ => COMPLEX,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test")]
+
+    use std::path::Path;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// MiniLM's tokenizer, whose special tokens are BERT's, and the fast way of it; with and without folding case and accents.
+    fn both(folding: bool) -> (Tokenizer, WordPiece) {
+        let dir = std::env::var("GTE_MINILM")
+            .unwrap_or_else(|_| concat!(env!("CARGO_MANIFEST_DIR"), "/../target/models/all-MiniLM-L6-v2").into());
+        let json = std::fs::read(Path::new(&dir).join("tokenizer.json")).expect("run `make models`");
+        let mut json: Value = serde_json::from_slice(&json).unwrap();
+        (json["truncation"], json["padding"]) = (Value::Null, Value::Null);
+        json["normalizer"]["lowercase"] = folding.into();
+        let tokenizer = Tokenizer::from_bytes(json.to_string()).unwrap();
+        let fast = WordPiece::of(&json, &tokenizer).expect("it is BERT's");
+        (tokenizer, fast)
+    }
+
+    /// Whether the fast way knew; then it must have known rightly.
+    fn agree((tokenizer, fast): &(Tokenizer, WordPiece), text: &str) -> bool {
+        let Some(found) = fast.encode(text, tokenizer) else { return false };
+        assert_eq!(found, tokenizer.encode_fast(text, true).unwrap().get_ids(), "{text:?}");
+        true
+    }
+
+    #[test]
+    fn every_character_has_the_ids_of_the_crate_in_every_place() {
+        for folding in [true, false] {
+            let both = both(folding);
+            let mut known = 0;
+            for c in (0..CHARACTERS as u32 + 9).filter_map(char::from_u32) {
+                for text in [format!("{c}"), format!("play{c}ing"), format!("{c}{c} 天{c}气{c}"), format!("e{c}\u{301}x")] {
+                    known += u32::from(agree(&both, &text));
+                }
+            }
+            assert!(known > 100_000, "only {known} texts went the fast way");
+        }
+    }
+
+    #[test]
+    fn real_texts_go_the_fast_way() {
+        let both = both(true);
+        let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("bundled/train/data");
+        for domain in ["service", "life", "tech", "business", "culture"] {
+            for line in std::fs::read_to_string(data.join(format!("{domain}.pairs.tsv"))).unwrap().lines() {
+                assert!(agree(&both, line), "left to the crate: {line}");
+            }
+        }
+    }
+
+    #[test]
+    fn words_without_end_and_names_of_special_tokens() {
+        let both = both(true);
+        for text in ["x".repeat(100), "x".repeat(101), "é".repeat(100), "é".repeat(101), "zzzzqqqq的qqqq".into(), String::new()] {
+            assert!(agree(&both, &text));
+        }
+        assert!(!agree(&both, "a [SEP] b"), "a special token's name is the crate's to find");
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_has_the_ids_of_the_crate(text in "\\PC{0,40}", latin in "[a-zA-Z0-9à-ÿ .,'#-]{0,60}", chinese in "[一-龥，。？！a-z 0-9]{0,40}") {
+            static BOTH: std::sync::LazyLock<(Tokenizer, WordPiece)> = std::sync::LazyLock::new(|| both(true));
+            for text in [&text, &latin, &chinese, &format!("{latin}{text}{chinese}")] {
+                agree(&BOTH, text);
+            }
+        }
+    }
+}
