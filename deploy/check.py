@@ -1,0 +1,99 @@
+"""Checks the manifests: every overlay through kustomize, each object against the schemas of several Kubernetes versions and against our rules.
+
+    python check.py    (needs kubectl, promtool and kubernetes-validate; check.sh installs them)
+
+Metrics that manifests, rules and adapters name must be metrics that gte-server has.
+"""
+import pathlib
+import re
+import subprocess
+import sys
+
+import kubernetes_validate
+import yaml
+
+HERE = pathlib.Path(__file__).resolve().parent
+VERSIONS = ["1.34", "1.35", "1.36", "1.37"]
+DERIVED = {"gte_requests_per_second"}  # made by the adapter's rules
+problems = []
+
+
+def rules(overlay, item):
+    """What a platform engineer would send back."""
+    where = f"{overlay}: {item['kind']} {item['metadata']['name']}"
+    if item["kind"] == "HorizontalPodAutoscaler" and not 1 <= item["spec"]["minReplicas"] < item["spec"]["maxReplicas"]:
+        yield f"{where}: replicas"
+    if item["kind"] != "Deployment":
+        return
+    pod = item["spec"]["template"]["spec"]
+    if not pod.get("securityContext", {}).get("runAsNonRoot") or pod.get("automountServiceAccountToken") is not False:
+        yield f"{where}: runs as root, or with a token"
+    if pod.get("securityContext", {}).get("seccompProfile", {}).get("type") != "RuntimeDefault":
+        yield f"{where}: no seccomp profile"
+    for container in [*pod["containers"], *pod.get("initContainers", [])]:
+        name, security = f"{where}, {container['name']}", container.get("securityContext", {})
+        tag = container["image"].rpartition(":")[2] if ":" in container["image"].rpartition("/")[2] else ""
+        if tag in ("", "latest"):
+            yield f"{name}: image {container['image']} has no tag of its own"
+        for kind in ("requests", "limits"):
+            if set(container.get("resources", {}).get(kind, {})) < {"cpu", "memory"}:
+                yield f"{name}: no {kind}"
+        for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+            if probe not in container:
+                yield f"{name}: no {probe}"
+        if security.get("allowPrivilegeEscalation") is not False or not security.get("readOnlyRootFilesystem") or security.get("capabilities", {}).get("drop") != ["ALL"]:
+            yield f"{name}: privileges"
+    config = yaml_env(overlay)
+    drain = int(config.get("GTE_DRAIN_DELAY", 5)) + int(config.get("GTE_DRAIN_TIMEOUT", 30))
+    if pod.get("terminationGracePeriodSeconds", 30) <= drain:
+        yield f"{where}: killed before its drain of {drain} s is over"
+
+
+def objects(overlay):
+    built = subprocess.run(["kubectl", "kustomize", overlay], capture_output=True, text=True)
+    if built.returncode:
+        problems.append(f"{overlay}: {built.stderr.strip()}")
+        return []
+    return [item for item in yaml.safe_load_all(built.stdout) if item]
+
+
+def yaml_env(overlay):
+    return next((item["data"] for item in objects(overlay) if item["kind"] == "ConfigMap"), {})
+
+
+def metrics():
+    """Names as they are exposed: counters end in _total, infos in _info."""
+    source = (HERE.parent / "gte-server/src/metrics.rs").read_text(encoding="utf8")
+    found = re.findall(r"""\.register(_with_unit)?\(\s*"([a-z_]+)",\s*"[^"]*",\s*(Unit::Seconds)?""", source)
+    known = {name + ("_seconds" if unit else "") for _, name, unit in found}
+    return {f"gte_{name}" for name in known}
+
+
+def main():
+    overlays = [HERE / "k8s/base", *sorted(p for p in (HERE / "k8s/overlays").iterdir() if p.is_dir())]
+    count = 0
+    for overlay in overlays:
+        for item in objects(overlay):
+            count += 1
+            problems.extend(rules(overlay, item))
+            for version in VERSIONS:
+                try:
+                    kubernetes_validate.validate(item, version, strict=True)
+                except (kubernetes_validate.ValidationError, kubernetes_validate.InvalidSchemaError, kubernetes_validate.SchemaNotFoundError) as error:
+                    problems.append(f"{overlay.name}, {version}: {item['kind']} {item['metadata']['name']}: {error}")
+    known = metrics()
+    assert len(known) > 15, f"metrics.rs was not understood: {known}"
+    for path in [*HERE.rglob("*.yaml"), *HERE.rglob("*.json")]:
+        for name in set(re.findall(r"\bgte_[a-z_]+", path.read_text(encoding="utf8"))):
+            stem = re.sub(r"_(total|bucket|count|sum|info)$", "", name)
+            if not {name, stem} & known and name not in DERIVED:
+                problems.append(f"{path.relative_to(HERE)}: no metric {name}")
+    for command in (["promtool", "check", "rules", "monitoring/rules.yaml"], ["promtool", "test", "rules", "monitoring/rules_test.yaml"]):
+        run = subprocess.run(command, capture_output=True, text=True, cwd=HERE)
+        if run.returncode:
+            problems.append(f"{' '.join(command)}: {run.stdout}{run.stderr}")
+    print("\n".join(problems) or f"{len(overlays)} overlays, {count} objects, Kubernetes {', '.join(VERSIONS)}; {len(known)} metrics; rules: all well")
+    sys.exit(bool(problems))
+
+
+main()

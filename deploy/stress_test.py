@@ -1,0 +1,112 @@
+#!/usr/bin/env python3
+"""A quick load test of the service: concurrency, total, success rate, average, P50, P95, P99, requests a second.
+
+    python3 deploy/stress_test.py http://localhost:7860/v1/embedding -c 16 -n 500
+
+Standard library only. Each worker has one connection, kept open. Exit status 1 if a request failed. For percentiles of an open loop, mixed
+lengths and records, see `cargo run -p benches --bin load`.
+"""
+import argparse
+import http.client
+import json
+import sys
+import threading
+import time
+import urllib.parse
+
+TEXTS = [
+    "今天天气真好",
+    "怎么申请退货退款？",
+    "我的订单三天了还没有发货，请帮我查一下物流到哪里了。",
+    "这款手机支持无线充电吗？电池能用多久？",
+    "根据最新的季度财报，公司营业收入同比增长了百分之十二，净利润基本持平。",
+    "How do I change the delivery address of my order?",
+]
+
+
+def percentile(values, share):
+    """The value below which `share` of the sorted values lie (nearest rank)."""
+    return values[min(len(values) - 1, max(0, -(-len(values) * share // 100) - 1))] if values else float("nan")
+
+
+class Worker(threading.Thread):
+    def __init__(self, url, key, numbers, timeout):
+        super().__init__(daemon=True)
+        self.url, self.key, self.numbers, self.timeout = url, key, numbers, timeout
+        self.milliseconds, self.failures = [], []
+
+    def run(self):
+        kind = http.client.HTTPSConnection if self.url.scheme == "https" else http.client.HTTPConnection
+        connection = kind(self.url.hostname, self.url.port, timeout=self.timeout)
+        headers = {"content-type": "application/json", **({"authorization": f"Bearer {self.key}"} if self.key else {})}
+        for number in self.numbers:
+            start = time.perf_counter()
+            try:
+                connection.request("POST", self.url.path or "/", json.dumps({"text": TEXTS[number % len(TEXTS)]}).encode(), headers)
+                response = connection.getresponse()
+                body = response.read()
+                if response.status != 200:
+                    self.failures.append(f"HTTP {response.status}: {body[:80].decode(errors='replace')}")
+                    continue
+                assert json.loads(body)["embedding"], "no embedding"
+            except (OSError, http.client.HTTPException, AssertionError, KeyError, ValueError) as error:
+                self.failures.append(f"{type(error).__name__}: {error}")
+                connection.close()
+            else:
+                self.milliseconds.append(1000 * (time.perf_counter() - start))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("url", nargs="?", default="http://localhost:7860/v1/embedding")
+    parser.add_argument("-c", "--concurrency", type=int, default=10)
+    parser.add_argument("-n", "--requests", type=int, default=100)
+    parser.add_argument("--api-key", default="")
+    parser.add_argument("--timeout", type=float, default=60)
+    a = parser.parse_args()
+    if a.concurrency < 1 or a.requests < 1:
+        parser.error("concurrency and requests are at least 1")
+    url = urllib.parse.urlsplit(a.url)
+    if url.scheme not in ("http", "https") or not url.hostname:
+        parser.error(f"{a.url}: not an http:// or https:// address")
+
+    numbers = iter(range(a.requests))
+    lock = threading.Lock()
+
+    def shared():
+        while True:
+            with lock:
+                number = next(numbers, None)
+            if number is None:
+                return
+            yield number
+
+    workers = [Worker(url, a.api_key, shared(), a.timeout) for _ in range(min(a.concurrency, a.requests))]
+    start = time.perf_counter()
+    for worker in workers:
+        worker.start()
+    while any(worker.is_alive() for worker in workers):
+        time.sleep(0.2)
+        done = sum(len(w.milliseconds) + len(w.failures) for w in workers)
+        if sys.stderr.isatty():
+            print(f"\r{done}/{a.requests}  {done / (time.perf_counter() - start):.1f} requests/s ", end="", file=sys.stderr, flush=True)
+    seconds = time.perf_counter() - start
+    if sys.stderr.isatty():
+        print(file=sys.stderr)
+    times = sorted(t for w in workers for t in w.milliseconds)
+    failures = [f for w in workers for f in w.failures]
+    print(f"concurrency   {len(workers)}")
+    print(f"requests      {a.requests}")
+    print(f"success rate  {100 * len(times) / a.requests:.2f} %")
+    if times:
+        print(f"average       {sum(times) / len(times):.1f} ms")
+        for share in (50, 95, 99):
+            print(f"P{share}           {percentile(times, share):.1f} ms")
+        print(f"QPS           {len(times) / seconds:.1f}")
+    for failure in sorted(set(failures))[:5]:
+        print(f"failed {failures.count(failure)} x  {failure}")
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
