@@ -3,19 +3,21 @@
 MINILM := target/models/all-MiniLM-L6-v2
 export CARGO_TERM_COLOR ?= auto
 
-.PHONY: help run test models lint doc clients python soak fuzz bench-peers bench-server check-avx512 check-cuda fixtures
+.PHONY: help run test models lint doc clients python deploy bundled soak fuzz bench-peers bench-python bench-server check-avx512 check-cuda fixtures
 
 help:           ## This list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
-run: models     ## Embed and rank sentences with a real model
-	cargo run --release -q -p examples --bin embed -- --model $(MINILM) "How do I return a broken kettle?" "The weather is lovely today." | cut -c 1-150
-	cargo run --release -q -p examples --bin search -- --model $(MINILM) examples/data/help.txt "how do I get my money back?"
+run:            ## Embed and rank sentences, Chinese and English, with the model that comes with the crate
+	cargo run --release -q -p examples --bin embed -- "怎么退货？" "How do I return a broken kettle?" | cut -c 1-150
+	cargo run --release -q -p examples --bin search -- examples/data/help.zh.txt "坏了的水壶可以退吗？"
+	cargo run --release -q -p examples --bin search -- examples/data/help.zh.txt "When do I get my money back?"
 
 test: models lint doc ## Everything
 	cargo test --release --workspace
 	gte-server/tests/clients/run.sh
 	gte-py/tests/run.sh
+	deploy/check.sh
 
 clients: models ## The server against OpenAI's clients, a fuzzer, a browser and a proxy
 	cargo build --release -q -p gte-server
@@ -24,6 +26,12 @@ clients: models ## The server against OpenAI's clients, a fuzzer, a browser and 
 python: models  ## The Python module, built and tested against the packages that it fits into
 	cargo build --release -q -p examples
 	DISTRIBUTED=1 gte-py/tests/run.sh
+
+deploy:         ## The manifests against schemas, rules and metrics
+	deploy/check.sh
+
+bundled:        ## Train the bundled model anew: three hours on two cores
+	gte-core/bundled/train/train.sh
 
 lint:           ## Format and clippy
 	cargo fmt --all --check
@@ -39,6 +47,9 @@ $(MINILM)/model.safetensors:
 
 bench-peers:    ## Ours against PyTorch, ONNX Runtime and OpenVINO, in turn, on the gte-large-zh shape
 	benches/peers/run.sh
+
+bench-python:   ## The Python module beside sentence-transformers, and beside the bare engine
+	benches/peers/python.sh
 
 bench-server:   ## The server under load, beside the bare engine, on the gte-large-zh shape
 	benches/server/run.sh

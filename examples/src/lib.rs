@@ -9,10 +9,11 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 /// The model and how it is run.
 #[derive(clap::Args)]
 pub struct Model {
-    /// Directory, `thenlper/gte-large-zh`, or `modelscope:iic/nlp_gte_sentence-embedding_chinese-large`.
-    #[arg(long)]
+    /// Directory, `thenlper/gte-large-zh`, `modelscope:iic/nlp_gte_sentence-embedding_chinese-large`, or the bundled one: small, for
+    /// trying.
+    #[arg(long, default_value = gte_core::BUNDLED)]
     pub model: String,
-    /// f32.
+    /// f32, bf16, int8 or auto.
     #[arg(long, default_value_t)]
     pub precision: Precision,
     /// Threads; what the process may use if left out.

@@ -91,7 +91,7 @@ impl ModelConfig {
     /// [`Error::UnknownPooling`] where neither the files nor the model's name tell it.
     pub fn read(files: &ModelFiles, pooling: Option<Pooling>) -> Result<Self> {
         let config = Json::read(files, "config.json")?.ok_or_else(|| Error::MissingFile {
-            model: files.dir().display().to_string(),
+            model: files.place(),
             file: "config.json".into(),
             hint: "it is what tells the sizes of a model",
         })?;
@@ -182,7 +182,7 @@ fn pooling_of_modules(files: &ModelFiles) -> Result<Option<(Pooling, String)>> {
                     format!("{}/config.json", path.trim_end_matches('/'))
                 };
                 let json = Json::read(files, &file)?.ok_or_else(|| Error::MissingFile {
-                    model: files.dir().display().to_string(),
+                    model: files.place(),
                     file: file.clone(),
                     hint: "modules.json names it; or choose a pooling: cls, mean, last-token",
                 })?;

@@ -6,6 +6,8 @@ use ndarray::Array2;
 
 use crate::batch::{Budget, PackedBatch, plan};
 use crate::config::{ModelConfig, Pooling};
+use crate::convert::sample;
+use crate::device::{Device, Precision, not_on, resolve};
 use crate::embedding::Embeddings;
 use crate::encoder::{Encoder, Layer};
 use crate::files::{HubOptions, ModelFiles, OnProgress};
@@ -16,76 +18,6 @@ use crate::threads::Threads;
 use crate::tokens::{Tokenizer, Tokens};
 use crate::weights::Weights;
 use crate::{Error, Result};
-
-/// Where the forward pass runs.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Device {
-    /// Our own kernels.
-    #[default]
-    Cpu,
-    /// candle's CPU backend: slower, and an implementation that is not ours.
-    #[cfg(feature = "candle")]
-    CandleCpu,
-    /// An NVIDIA GPU, by number.
-    #[cfg(feature = "cuda")]
-    Cuda(usize),
-    /// An Apple GPU, by number.
-    #[cfg(feature = "metal")]
-    Metal(usize),
-}
-
-/// The type that the matrix products are computed in.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Precision {
-    /// IEEE single precision, on every device.
-    #[default]
-    F32,
-    /// IEEE half precision, on GPUs.
-    F16,
-    /// bfloat16: products of numbers of 8 significant bits, summed in f32. On CPUs without the instruction (AVX512-BF16) the
-    /// weights are half as large, but no faster than f32.
-    Bf16,
-    /// 8-bit integers, on the CPU: weights with a scale an output, hidden states with a scale and a zero a token, chosen by their own
-    /// values when they are computed; sums are exact.
-    Int8,
-    /// bf16 where the CPU computes it natively, else f32.
-    Auto,
-}
-
-impl Precision {
-    const ALL: [Self; 5] = [Self::F32, Self::F16, Self::Bf16, Self::Int8, Self::Auto];
-
-    /// `f32`, `f16`, `bf16`, `int8` or `auto`.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::F32 => "f32",
-            Self::F16 => "f16",
-            Self::Bf16 => "bf16",
-            Self::Int8 => "int8",
-            Self::Auto => "auto",
-        }
-    }
-}
-
-impl std::fmt::Display for Precision {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-impl std::str::FromStr for Precision {
-    type Err = Error;
-
-    fn from_str(name: &str) -> Result<Self> {
-        Self::ALL.into_iter().find(|p| p.name() == name).ok_or_else(|| Error::InvalidOption {
-            option: "precision",
-            value: name.to_owned(),
-            expected: "f32, f16, bf16, int8 or auto".into(),
-        })
-    }
-}
 
 /// Settings of an [`Embedder`]. Each has a default that serves.
 pub struct Builder {
@@ -212,6 +144,7 @@ impl Builder {
         let tokenizer = Tokenizer::read(&files, &config)?;
         let weights = Weights::open(&files, &config)?;
         let precision = resolve(self.precision, self.device, kernels);
+        let sample = sample(&tokenizer)?;
         let load = || -> Result<Box<dyn Forward>> {
             match self.device {
                 Device::Cpu => {
@@ -221,10 +154,10 @@ impl Builder {
                         Precision::F32 | Precision::Auto => None,
                         Precision::F16 => return Err(not_on("f32, bf16, int8 or auto on the CPU", precision)),
                     };
-                    Pass::load(Cpu::new(kernels, format, threads.count()), &weights, &config)
+                    Pass::load(Cpu::new(kernels, format, threads.count()), &weights, &config, &sample)
                 }
                 #[cfg(feature = "candle")]
-                device => Pass::load(candle_device(device, precision)?, &weights, &config),
+                device => Pass::load(candle_device(device, precision)?, &weights, &config, &sample),
             }
         };
         let forward = threads.run(load)?;
@@ -243,28 +176,6 @@ impl Builder {
             precision,
         })
     }
-}
-
-/// What `Auto` means here; and the one line about a precision that this CPU has no instructions for.
-fn resolve(precision: Precision, device: Device, kernels: &Kernels) -> Precision {
-    let format = match precision {
-        Precision::Int8 => Format::Int8,
-        _ => Format::Bf16,
-    };
-    let narrow = kernels.narrow(format);
-    match (device, precision) {
-        (Device::Cpu, Precision::Auto) if narrow.native => Precision::Bf16,
-        (_, Precision::Auto) => Precision::F32,
-        (Device::Cpu, Precision::Bf16 | Precision::Int8) if !narrow.native => {
-            tracing::info!(%precision, with = narrow.name, "no instructions for this precision here: the same results, with others");
-            precision
-        }
-        (_, precision) => precision,
-    }
-}
-
-fn not_on(expected: &str, precision: Precision) -> Error {
-    Error::InvalidOption { option: "precision", value: precision.to_string(), expected: expected.into() }
 }
 
 /// The kernels to use: those asked for, those of `GTE_ISA`, the best.
@@ -303,8 +214,8 @@ fn candle_device(device: Device, precision: Precision) -> Result<crate::ops::can
 
 /// A loaded model on some device.
 trait Forward: Send + Sync {
-    /// Computes the pooled vectors of `batch` into `out`: (texts × hidden).
-    fn pooled(&self, batch: &PackedBatch, out: &mut [f32]) -> Result<()>;
+    /// Computes the pooled vectors of `batch` into `out`: (texts × hidden). `between` is called between two layers.
+    fn pooled(&self, batch: &PackedBatch, out: &mut [f32], between: &dyn Fn()) -> Result<()>;
     /// Computes the hidden states of `batch` into `out`: (tokens × hidden).
     fn hidden(&self, batch: &PackedBatch, out: &mut [f32]) -> Result<()>;
 }
@@ -321,8 +232,8 @@ where
     Encoder<O>: Send + Sync,
     Layer<O>: Send,
 {
-    fn load(ops: O, weights: &Weights, config: &ModelConfig) -> Result<Box<dyn Forward>> {
-        let encoder = Encoder::load(&ops, weights, config)?;
+    fn load(ops: O, weights: &Weights, config: &ModelConfig, sample: &PackedBatch) -> Result<Box<dyn Forward>> {
+        let encoder = Encoder::load(&ops, weights, config, sample)?;
         Ok(Box::new(Self { ops, encoder }))
     }
 }
@@ -332,12 +243,12 @@ where
     O: Ops + Send + Sync,
     Encoder<O>: Send + Sync,
 {
-    fn pooled(&self, batch: &PackedBatch, out: &mut [f32]) -> Result<()> {
-        self.ops.read(&self.encoder.pooled(&self.ops, batch)?, out)
+    fn pooled(&self, batch: &PackedBatch, out: &mut [f32], between: &dyn Fn()) -> Result<()> {
+        self.ops.read(&self.encoder.pooled(&self.ops, batch, between)?, out)
     }
 
     fn hidden(&self, batch: &PackedBatch, out: &mut [f32]) -> Result<()> {
-        self.ops.read(&self.encoder.hidden(&self.ops, batch)?, out)
+        self.ops.read(&self.encoder.hidden(&self.ops, batch, &|| ())?, out)
     }
 }
 
@@ -361,6 +272,27 @@ struct Turns {
     batch: Mutex<PackedBatch>,
 }
 
+/// A forward pass that has paused between two layers: see [`Embedder::pool_tokens_pausing`].
+pub struct Pause<'a>(&'a Embedder);
+
+impl Pause<'_> {
+    /// As [`Embedder::pool_tokens`], before the pass goes on.
+    ///
+    /// # Errors
+    /// As [`Embedder::embed_tokens`].
+    pub fn pool_tokens<T: AsRef<[u32]> + Sync>(&self, texts: &[T]) -> Result<Vec<f32>> {
+        let dim = self.0.config.hidden;
+        let mut values = vec![0.0; texts.len() * dim];
+        for texts_in_batch in self.0.batches(texts)? {
+            let out = &mut values[texts_in_batch.start * dim..texts_in_batch.end * dim];
+            // The turn, and the batch that goes with it, belong to the pass that has paused; the pool's thread is this one.
+            let batch = PackedBatch::new(texts[texts_in_batch].iter().map(AsRef::as_ref))?;
+            self.0.forward.pass.pooled(&batch, out, &|| ())?;
+        }
+        Ok(values)
+    }
+}
+
 impl Embedder {
     /// A model by directory or hub id, with settings.
     pub fn builder(model: impl Into<String>) -> Builder {
@@ -378,6 +310,16 @@ impl Embedder {
     /// As [`Builder::build`].
     pub fn from_dir(dir: impl AsRef<std::path::Path>) -> Result<Self> {
         Self::from_files(ModelFiles::from_dir(dir)?).build()
+    }
+
+    /// The small model that comes with this crate: 384 dimensions, Chinese and English, for trying and testing. For production,
+    /// `thenlper/gte-large-zh`.
+    ///
+    /// # Errors
+    /// As [`Builder::build`], for want of threads.
+    #[cfg(feature = "bundled")]
+    pub fn bundled() -> Result<Self> {
+        Self::from_files(ModelFiles::bundled()).build()
     }
 
     /// A model by its hub id, `thenlper/gte-large-zh` or `modelscope:iic/nlp_gte_sentence-embedding_chinese-large`, with
@@ -422,8 +364,21 @@ impl Embedder {
     /// # Errors
     /// As [`embed_tokens`](Self::embed_tokens).
     pub fn pool_tokens<T: AsRef<[u32]> + Sync>(&self, texts: &[T]) -> Result<Vec<f32>> {
+        self.pool_tokens_pausing(texts, &|_| ())
+    }
+
+    /// As [`pool_tokens`](Self::pool_tokens); between two layers of the model, `pause` is called, and may compute something short: a
+    /// query need not wait for a long text to the end. Results do not depend on it.
+    ///
+    /// # Errors
+    /// As [`embed_tokens`](Self::embed_tokens).
+    pub fn pool_tokens_pausing<T: AsRef<[u32]> + Sync>(
+        &self,
+        texts: &[T],
+        pause: &(dyn Fn(&Pause<'_>) + Sync),
+    ) -> Result<Vec<f32>> {
         let mut values = vec![0.0; texts.len() * self.config.hidden];
-        self.pool_into(texts, &mut values)?;
+        self.pool_into(texts, &mut values, pause)?;
         Ok(values)
     }
 
@@ -432,7 +387,7 @@ impl Embedder {
     /// # Errors
     /// As [`embed_tokens`](Self::embed_tokens); [`Error::Dimensions`] if `out` has not just as many values.
     pub fn embed_tokens_into<T: AsRef<[u32]> + Sync>(&self, texts: &[T], out: &mut [f32]) -> Result<()> {
-        self.pool_into(texts, out)?;
+        self.pool_into(texts, out, &|_| ())?;
         out.chunks_exact_mut(self.config.hidden).for_each(self.kernels.normalize);
         Ok(())
     }
@@ -446,7 +401,12 @@ impl Embedder {
         Ok(plan(&lengths, self.budget).collect())
     }
 
-    fn pool_into<T: AsRef<[u32]> + Sync>(&self, texts: &[T], out: &mut [f32]) -> Result<()> {
+    fn pool_into<T: AsRef<[u32]> + Sync>(
+        &self,
+        texts: &[T],
+        out: &mut [f32],
+        pause: &(dyn Fn(&Pause<'_>) + Sync),
+    ) -> Result<()> {
         let dim = self.config.hidden;
         if out.len() != texts.len() * dim {
             return Err(Error::Dimensions { left: out.len(), right: texts.len() * dim });
@@ -459,7 +419,7 @@ impl Embedder {
             for ids in &texts[texts_in_batch] {
                 batch.push(ids.as_ref())?;
             }
-            self.threads.run(|| self.forward.pass.pooled(&batch, out))?;
+            self.threads.run(|| self.forward.pass.pooled(&batch, out, &|| pause(&Pause(self))))?;
         }
         Ok(())
     }

@@ -26,65 +26,99 @@ pub(crate) struct Layer<O: Ops> {
 }
 
 impl<O: Ops> Encoder<O> {
-    /// Loads all weights of a checkpoint, layers in parallel.
-    pub(crate) fn load(ops: &O, weights: &Weights, config: &ModelConfig) -> Result<Self>
+    /// Loads all weights of a checkpoint: layers in parallel; or one after the other, each with a look at its inputs for `sample`, where
+    /// the device asks for that.
+    pub(crate) fn load(ops: &O, weights: &Weights, config: &ModelConfig, sample: &PackedBatch) -> Result<Self>
     where
         O: Sync,
         Layer<O>: Send,
     {
-        let layer = |i: usize| {
-            let name = |part: &str| format!("encoder.layer.{i}.{part}");
-            let linear = |part: &str| ops.load_linear(weights, &[name(part)]);
-            let norm = |part: &str| ops.load_norm(weights, &name(part), config);
-            Ok(Layer {
-                query_key_value: ops
-                    .load_linear(weights, &["query", "key", "value"].map(|p| name(&format!("attention.self.{p}"))))?,
-                attention_output: linear("attention.output.dense")?,
-                attention_norm: norm("attention.output.LayerNorm")?,
-                up: linear("intermediate.dense")?,
-                down: linear("output.dense")?,
-                norm: norm("output.LayerNorm")?,
-            })
+        let embedding = ops.load_embedding(weights, config)?;
+        let layers = if ops.looks_at_inputs(weights) {
+            let mut x = ops.embed(sample, &embedding)?;
+            let mut layers = Vec::with_capacity(config.layers);
+            for i in 0..config.layers {
+                let (layer, next) = Layer::load(ops, weights, config, i, Some((&x, sample)))?;
+                layers.push(layer);
+                x = next.unwrap_or(x);
+            }
+            layers
+        } else {
+            let layer = |i| Layer::load(ops, weights, config, i, None).map(|(layer, _)| layer);
+            (0..config.layers).into_par_iter().map(layer).collect::<Result<_>>()?
         };
-        Ok(Self {
-            heads: config.heads,
-            pooling: config.pooling,
-            embedding: ops.load_embedding(weights, config)?,
-            layers: (0..config.layers).into_par_iter().map(layer).collect::<Result<_>>()?,
+        Ok(Self { heads: config.heads, pooling: config.pooling, embedding, layers })
+    }
+
+    /// The linear layers that see the hidden state itself, with the names of their weights.
+    pub(crate) fn readers(&self) -> impl Iterator<Item = (Vec<String>, &O::Linear)> {
+        self.layers.iter().enumerate().flat_map(|(i, layer)| {
+            let name = move |part: &str| format!("encoder.layer.{i}.{part}.weight");
+            let attention = ["query", "key", "value"].map(|p| name(&format!("attention.self.{p}"))).to_vec();
+            [(attention, &layer.query_key_value), (vec![name("intermediate.dense")], &layer.up)]
         })
     }
 
-    /// The hidden state of each token of `batch` after the last layer: (tokens × hidden).
-    pub(crate) fn hidden(&self, ops: &O, batch: &PackedBatch) -> Result<O::Hidden> {
-        self.through(&self.layers, ops, batch)
+    /// The hidden state of each token of `batch` after the last layer: (tokens × hidden). `between` is called between two layers.
+    pub(crate) fn hidden(&self, ops: &O, batch: &PackedBatch, between: &dyn Fn()) -> Result<O::Hidden> {
+        self.through(&self.layers, ops, batch, between)
     }
 
-    /// The pooled hidden state of each text of `batch`: (texts × hidden), not normalised.
-    pub(crate) fn pooled(&self, ops: &O, batch: &PackedBatch) -> Result<O::Hidden> {
+    /// The pooled hidden state of each text of `batch`: (texts × hidden), not normalised. `between` is called between two layers.
+    pub(crate) fn pooled(&self, ops: &O, batch: &PackedBatch, between: &dyn Fn()) -> Result<O::Hidden> {
         let rows = |x: &O::Hidden| ops.pool(x, batch, self.pooling);
         match (self.pooling, self.layers.split_last()) {
             // One token of each text is asked for, and behind its attention the last layer mixes tokens no more: three
             // quarters of its work need not be done.
             (Pooling::Cls | Pooling::LastToken, Some((last, layers))) => {
-                let x = self.through(layers, ops, batch)?;
+                let x = self.through(layers, ops, batch, between)?;
                 let context = last.context(ops, &x, batch, self.heads)?;
                 last.transform(ops, &rows(&context)?, &rows(&x)?)
             }
-            _ => rows(&self.hidden(ops, batch)?),
+            _ => rows(&self.hidden(ops, batch, between)?),
         }
     }
 
-    fn through(&self, layers: &[Layer<O>], ops: &O, batch: &PackedBatch) -> Result<O::Hidden> {
+    fn through(&self, layers: &[Layer<O>], ops: &O, batch: &PackedBatch, between: &dyn Fn()) -> Result<O::Hidden> {
         let mut x = ops.embed(batch, &self.embedding)?;
         for layer in layers {
             let context = layer.context(ops, &x, batch, self.heads)?;
             x = layer.transform(ops, &context, &x)?;
+            between();
         }
         Ok(x)
     }
 }
 
 impl<O: Ops> Layer<O> {
+    /// Loads layer `i`; with a look at its inputs, where they are given, and then with what comes out of it.
+    fn load(
+        ops: &O,
+        weights: &Weights,
+        config: &ModelConfig,
+        i: usize,
+        inputs: Option<(&O::Hidden, &PackedBatch)>,
+    ) -> Result<(Self, Option<O::Hidden>)> {
+        let name = |part: &str| format!("encoder.layer.{i}.{part}");
+        let linear = |part: &str, x: Option<&O::Hidden>| ops.load_linear(weights, &[name(part)], x);
+        let norm = |part: &str| ops.load_norm(weights, &name(part), config);
+        let attention = ["query", "key", "value"].map(|p| name(&format!("attention.self.{p}")));
+        let query_key_value = ops.load_linear(weights, &attention, inputs.map(|(x, _)| x))?;
+        let attention_output = linear("attention.output.dense", None)?;
+        let attention_norm = norm("attention.output.LayerNorm")?;
+        let attended = |(x, batch): (&O::Hidden, &PackedBatch)| {
+            let context = ops.attention(&ops.linear(x, &query_key_value, Activation::None)?, batch, config.heads)?;
+            ops.add_norm(ops.linear(&context, &attention_output, Activation::None)?, x, &attention_norm)
+        };
+        let attended = inputs.map(attended).transpose()?;
+        let up = linear("intermediate.dense", attended.as_ref())?;
+        let down = linear("output.dense", None)?;
+        let layer =
+            Self { query_key_value, attention_output, attention_norm, up, down, norm: norm("output.LayerNorm")? };
+        let next = attended.map(|x| layer.feed_forward(ops, x)).transpose()?;
+        Ok((layer, next))
+    }
+
     /// What each token has gathered from the tokens of its text.
     fn context(&self, ops: &O, x: &O::Hidden, batch: &PackedBatch, heads: usize) -> Result<O::Hidden> {
         let query_key_value = ops.linear(x, &self.query_key_value, Activation::None)?;
@@ -94,7 +128,10 @@ impl<O: Ops> Layer<O> {
     /// The rest of the layer, in which each token is by itself.
     fn transform(&self, ops: &O, context: &O::Hidden, x: &O::Hidden) -> Result<O::Hidden> {
         let attended = ops.linear(context, &self.attention_output, Activation::None)?;
-        let x = ops.add_norm(attended, x, &self.attention_norm)?;
+        self.feed_forward(ops, ops.add_norm(attended, x, &self.attention_norm)?)
+    }
+
+    fn feed_forward(&self, ops: &O, x: O::Hidden) -> Result<O::Hidden> {
         let inner = ops.linear(&x, &self.up, Activation::Gelu)?;
         let outer = ops.linear(&inner, &self.down, Activation::None)?;
         ops.add_norm(outer, &x, &self.norm)

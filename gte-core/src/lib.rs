@@ -22,11 +22,12 @@
 //! at any number of threads; no padding; no guess where a model's files do not say what they mean, but an error that names the
 //! key.
 //!
-//! Features: `hub` (on) downloads models; `candle` adds the same encoder on candle tensors, `cuda` and `metal` put it on a GPU.
+//! Features: `hub` (on) downloads models; `bundled` puts a small Chinese and English model into the library; `candle` adds the same encoder on candle tensors, `cuda` and `metal` put it on a GPU.
 
 mod batch;
 mod config;
 mod convert;
+mod device;
 mod embedder;
 mod embedding;
 mod encoder;
@@ -41,11 +42,14 @@ mod weights;
 mod wordpiece;
 
 pub use batch::{Budget, PackedBatch, plan};
-pub use convert::convert_to_int8;
 pub use config::{ModelConfig, Pooling};
-pub use embedder::{Builder, Device, Embedder, Precision};
+pub use convert::convert_to_int8;
+pub use device::{Device, Precision};
+pub use embedder::{Builder, Embedder, Pause};
 pub use embedding::{BinaryEmbeddings, Embeddings, Int8Embeddings};
 pub use error::{Error, Result};
+#[cfg(feature = "bundled")]
+pub use files::bundled::NAME as BUNDLED;
 pub use files::{DataFile, HubOptions, ModelFiles, OnProgress, Progress};
 pub use kernels::Isa;
 pub use tokens::{Piece, Tokenizer, Tokens};

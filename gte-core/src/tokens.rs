@@ -83,7 +83,7 @@ impl Tokenizer {
         }
         let Some(vocab) = files.read("vocab.txt")? else {
             return Err(Error::MissingFile {
-                model: files.dir().display().to_string(),
+                model: files.place(),
                 file: "tokenizer.json".into(),
                 hint: "nor is there a vocab.txt: the model's tokenizer is needed, not just its weights",
             });

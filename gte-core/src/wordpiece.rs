@@ -80,7 +80,8 @@ impl WordPiece {
         let model = &json["model"];
         let prefix = model["continuing_subword_prefix"].as_str()?;
         let unknown = tokenizer.get_vocab(false).get(model["unk_token"].as_str()?).copied()?;
-        let (mut starts, mut inner) = (HashMap::default(), HashMap::default());
+        type Map = HashMap<Box<str>, u32, ahash::RandomState>;
+        let (mut starts, mut inner) = (Map::default(), Map::default());
         for (token, id) in tokenizer.get_vocab(false) {
             if let Some(rest) = token.strip_prefix(prefix).filter(|rest| !rest.is_empty()) {
                 inner.insert(rest.into(), id);
@@ -94,7 +95,7 @@ impl WordPiece {
         if special.iter().filter(|&&s| s == 0).count() != 1 {
             return None;
         }
-        let longest = starts.keys().map(|token: &Box<str>| token.len()).max()?;
+        let longest = starts.keys().map(|token| token.len()).max()?;
         Some(Self {
             table: (0..CHARACTERS).map(|_| AtomicU32::new(0)).collect(),
             starts,
@@ -246,7 +247,9 @@ mod tests {
             let both = both(folding);
             let mut known = 0;
             for c in (0..CHARACTERS as u32 + 9).filter_map(char::from_u32) {
-                for text in [format!("{c}"), format!("play{c}ing"), format!("{c}{c} 天{c}气{c}"), format!("e{c}\u{301}x")] {
+                for text in
+                    [format!("{c}"), format!("play{c}ing"), format!("{c}{c} 天{c}气{c}"), format!("e{c}\u{301}x")]
+                {
                     known += u32::from(agree(&both, &text));
                 }
             }
@@ -268,7 +271,9 @@ mod tests {
     #[test]
     fn words_without_end_and_names_of_special_tokens() {
         let both = both(true);
-        for text in ["x".repeat(100), "x".repeat(101), "é".repeat(100), "é".repeat(101), "zzzzqqqq的qqqq".into(), String::new()] {
+        for text in
+            ["x".repeat(100), "x".repeat(101), "é".repeat(100), "é".repeat(101), "zzzzqqqq的qqqq".into(), String::new()]
+        {
             assert!(agree(&both, &text));
         }
         assert!(!agree(&both, "a [SEP] b"), "a special token's name is the crate's to find");

@@ -80,6 +80,25 @@ fn vectors_come_into_a_callers_place_a_batch_at_a_time() {
 }
 
 #[test]
+fn a_pass_that_pauses_gives_the_same_vectors() {
+    let dir = model::tiny_model();
+    for pooling in [Pooling::Cls, Pooling::Mean] {
+        let embedder = builder(&dir).pooling(pooling).budget(Budget::new(64).unwrap()).build().unwrap();
+        let long: Vec<_> = (0..5).map(|i| model::ids(i, 30)).collect();
+        let short = [model::ids(7, 5), model::ids(8, 70)];
+        let (expected, expected_short) = (embedder.pool_tokens(&long).unwrap(), embedder.pool_tokens(&short).unwrap());
+        let pauses = std::sync::atomic::AtomicUsize::new(0);
+        let found = embedder.pool_tokens_pausing(&long, &|pause| {
+            pauses.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            assert_eq!(pause.pool_tokens(&short).unwrap(), expected_short);
+            assert!(matches!(pause.pool_tokens(&[[9999]]), Err(Error::TokenId { .. })));
+        });
+        assert_eq!(found.unwrap(), expected);
+        assert!(pauses.into_inner() >= 3, "once a batch at least");
+    }
+}
+
+#[test]
 fn a_part_of_a_row_is_no_row() {
     let dir = model::tiny_model();
     let embedder = builder(&dir).build().unwrap();
@@ -96,7 +115,7 @@ fn options_that_make_no_sense_are_named() {
     refused(builder(&dir).threads(0).build(), "threads");
     refused(builder(&dir).max_length(2).build(), "max_length");
     refused(builder(&dir).max_length(161).build(), "max_length");
-    refused(builder(&dir).precision(Precision::Bf16).build(), "precision");
+    refused(builder(&dir).precision(Precision::F16).build(), "precision");
     assert!(Budget::new(0).is_err() && "int3".parse::<Precision>().is_err() && "max".parse::<Pooling>().is_err());
     assert!(matches!(Embedder::builder("/no/such/directory").build(), Err(Error::Io { .. })));
     assert!(matches!(Embedder::from_dir(std::env::temp_dir().join("no-such-model")), Err(Error::Io { .. })));

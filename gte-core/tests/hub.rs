@@ -81,15 +81,15 @@ fn a_download_lands_in_the_layout_that_python_shares() {
     let world = World::new();
     let files = world.fetch().unwrap();
     let root = world.cache.path().join("models--thenlper--gte-tiny-zh");
-    assert_eq!(files.dir(), root.join("snapshots").join(COMMIT));
+    assert_eq!(files.dir().unwrap(), root.join("snapshots").join(COMMIT));
     assert_eq!(std::fs::read_to_string(root.join("refs/main")).unwrap(), COMMIT);
-    let link = std::fs::read_link(files.dir().join(WEIGHTS)).unwrap();
+    let link = std::fs::read_link(files.dir().unwrap().join(WEIGHTS)).unwrap();
     assert_eq!(link, Path::new("../../blobs").join(sha256(&world.weights())));
-    let pooling = std::fs::read_link(files.dir().join("1_Pooling/config.json")).unwrap();
+    let pooling = std::fs::read_link(files.dir().unwrap().join("1_Pooling/config.json")).unwrap();
     assert!(pooling.starts_with("../../../blobs"), "{}", pooling.display());
     assert_eq!(files.name(), ID);
     assert!(
-        files.read("README.md").unwrap().is_none() && !files.dir().join("onnx").exists(),
+        files.read("README.md").unwrap().is_none() && !files.dir().unwrap().join("onnx").exists(),
         "only what is needed is fetched"
     );
     let embedder = Embedder::from_files(files).build().unwrap();
@@ -111,7 +111,7 @@ fn a_complete_cache_needs_no_request() {
     assert_eq!(world.server.requests(), before + 1, "a branch is asked for its commit, and nothing more");
     let unreachable = HubOptions { endpoint: "http://127.0.0.1:9".into(), tries: 1, ..world.options() };
     ModelFiles::from_hub(ID, &unreachable).unwrap();
-    std::fs::remove_file(world.fetch().unwrap().dir().join(WEIGHTS)).unwrap();
+    std::fs::remove_file(world.fetch().unwrap().dir().unwrap().join(WEIGHTS)).unwrap();
     assert!(matches!(ModelFiles::from_hub(ID, &offline), Err(Error::Offline { .. })));
     assert!(matches!(ModelFiles::from_hub(ID, &unreachable), Err(Error::Download { .. })));
     let before = world.server.requests();
@@ -209,7 +209,7 @@ fn modelscope_has_its_own_protocol_and_cache() {
     world.faults(Faults { cut_after: Some(size / 2), ..Faults::default() });
     let id = format!("modelscope:{ID}");
     let files = ModelFiles::from_hub(&id, &world.options()).unwrap();
-    assert_eq!(files.dir(), world.cache.path().join("ms/models/thenlper/gte-tiny-zh"));
+    assert_eq!(files.dir().unwrap(), world.cache.path().join("ms/models/thenlper/gte-tiny-zh"));
     assert_eq!(files.name(), ID);
     assert_eq!(world.server.state.lock().unwrap().bytes_sent, size);
     let before = world.server.requests();

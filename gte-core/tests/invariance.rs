@@ -4,31 +4,39 @@
 
 mod model;
 
-use gte_core::{Budget, Embedder, Isa, ModelFiles, Pooling};
+use gte_core::{Budget, Embedder, Isa, ModelFiles, Pooling, Precision};
 use proptest::prelude::*;
 
-fn embedder(dir: &std::path::Path, isa: Isa, threads: usize, budget: usize, pooling: Pooling) -> Embedder {
-    let builder = Embedder::from_files(ModelFiles::from_dir(dir).unwrap()).isa(isa).threads(threads);
+fn embedder(
+    dir: &std::path::Path,
+    isa: Isa,
+    threads: usize,
+    budget: usize,
+    pooling: Pooling,
+    precision: Precision,
+) -> Embedder {
+    let builder =
+        Embedder::from_files(ModelFiles::from_dir(dir).unwrap()).isa(isa).threads(threads).precision(precision);
     builder.budget(Budget::new(budget).unwrap()).pooling(pooling).build().unwrap()
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(24))]
+    #![proptest_config(ProptestConfig::with_cases(48))]
 
     #[test]
-    fn a_text_is_alone_in_any_batch(lengths in prop::collection::vec(1usize..130, 1..24), budget in 1usize..700, threads in 1usize..4, turn in 0usize..24, seed: u64) {
+    fn a_text_is_alone_in_any_batch(lengths in prop::collection::vec(1usize..130, 1..24), budget in 1usize..700, threads in 1usize..4, turn in 0usize..24, precision in prop::sample::select(vec![Precision::F32, Precision::Bf16, Precision::Int8]), seed: u64) {
         let dir = model::tiny_model();
         let texts: Vec<Vec<u32>> = lengths.iter().enumerate().map(|(i, &n)| model::ids(seed.wrapping_add(i as u64), n)).collect();
         for isa in Isa::available() {
             for pooling in [Pooling::Cls, Pooling::Mean, Pooling::LastToken] {
-                let alone = embedder(dir.path(), isa, 1, 1, pooling);
-                let together = embedder(dir.path(), isa, threads, budget, pooling);
+                let alone = embedder(dir.path(), isa, 1, 1, pooling, precision);
+                let together = embedder(dir.path(), isa, threads, budget, pooling, precision);
                 let mut turned = texts.clone();
                 turned.rotate_left(turn % texts.len());
                 let vectors = together.embed_tokens(&turned).unwrap();
                 for (text, vector) in turned.iter().zip(vectors.rows()) {
                     let expected = alone.embed_tokens(&[text]).unwrap();
-                    prop_assert!(expected.as_slice().iter().map(|v| v.to_bits()).eq(vector.iter().map(|v| v.to_bits())), "{isa}, {pooling}, {} tokens", text.len());
+                    prop_assert!(expected.as_slice().iter().map(|v| v.to_bits()).eq(vector.iter().map(|v| v.to_bits())), "{isa}, {precision}, {pooling}, {} tokens", text.len());
                 }
             }
         }
@@ -38,7 +46,7 @@ proptest! {
 #[test]
 fn many_threads_share_one_embedder() {
     let dir = model::tiny_model();
-    let embedder = embedder(dir.path(), Isa::available().last().unwrap(), 2, 256, Pooling::Mean);
+    let embedder = embedder(dir.path(), Isa::available().last().unwrap(), 2, 256, Pooling::Mean, Precision::F32);
     let texts: Vec<Vec<u32>> = (0..40).map(|i| model::ids(i, 1 + (i as usize * 7) % 90)).collect();
     let expected = embedder.embed_tokens(&texts).unwrap();
     std::thread::scope(|scope| {

@@ -4,17 +4,20 @@
 use std::path::{Path, PathBuf};
 
 /// The layers, lowest first: a module imports only from those before it.
-const ORDER: [&str; 13] = [
+const ORDER: [&str; 16] = [
     "error",
     "threads",
     "kernels",
+    "device",
     "files",
     "config",
+    "wordpiece",
     "tokens",
     "batch",
     "weights",
     "ops",
     "encoder",
+    "convert",
     "embedding",
     "similarity",
     "embedder",

@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import pickle
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -304,6 +305,76 @@ def test_memory_stays(embedder):
     for _ in range(10000):
         embedder.embed(["a b"])
     assert resident() - before < 8e6
+
+
+def test_vectors_are_the_engines_buffer(embedder):
+    vectors = embedder.embed(TEXTS)
+    assert not vectors.flags.owndata and vectors.flags.writeable, "handed over, not copied"
+    # Freed memory is filled with rubbish and checked: a buffer that is freed twice, or used after, does not go unnoticed.
+    script = f"""
+import gc, gte, numpy as np
+embedder = gte.Embedder({str(MODEL)!r}, threads=2)
+kept = [embedder.embed(["text %d" % i]) for i in range(200)]
+views = [rows[:, 3:7] for rows in kept]
+copies = [view.copy() for view in views]
+del embedder, kept
+gc.collect()
+rubbish = [bytes(1536) for _ in range(10000)]
+assert all((view == copy).all() for view, copy in zip(views, copies))
+del views
+gc.collect()
+"""
+    checked = {**os.environ, "LD_PRELOAD": "libc_malloc_debug.so.0", "GLIBC_TUNABLES": "glibc.malloc.check=3:glibc.malloc.perturb=165"}
+    run = subprocess.run([sys.executable, "-c", script], env=checked, capture_output=True, text=True)
+    assert run.returncode == 0 and "cannot be preloaded" not in run.stderr, run.stderr
+
+
+def test_bundled():
+    embedder = gte.Embedder.bundled(threads=2)
+    assert embedder.dim == 384 and embedder.name == "bundled"
+    ranking = embedder.rank("我想退货", ["今天天气真好", "How do I return an item?", "怎么办理退货退款"])
+    assert ranking[-1][0] == 0
+    again = pickle.loads(pickle.dumps(embedder))
+    np.testing.assert_array_equal(again.embed(["你好"]), embedder.embed(["你好"]))
+    run = subprocess.run([sys.executable, "-m", "gte", "similarity", "怎么退货", "如何办理退货"], capture_output=True, text=True)
+    assert run.returncode == 0 and float(run.stdout) > 0.6 and "bundled model" in run.stderr, run
+
+
+def test_precisions(expected):
+    for precision, least in [("f32", 0.9999999), ("bf16", 0.999), ("int8", 0.99)]:
+        embedder = gte.Embedder(MODEL, precision=precision, threads=2)
+        assert embedder.precision == precision and precision in repr(embedder)
+        assert (embedder.embed(TEXTS) * expected).sum(1).min() > least, precision
+    assert gte.Embedder(MODEL, precision="auto").precision in ("f32", "bf16")
+
+
+def test_serve():
+    import urllib.request
+
+    program = MODEL.parents[1] / "release/gte-server"
+    if not program.exists():
+        pytest.fail("target/release/gte-server is needed: cargo build --release")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "gte", "serve", "--host", "127.0.0.1", "--port", str(port), "--drain-delay", "0"]
+    nowhere = subprocess.run(command, env={**os.environ, "PATH": ""}, capture_output=True, text=True)
+    assert nowhere.returncode == 1 and "cargo install" in nowhere.stderr
+    server = subprocess.Popen(command, env={**os.environ, "PATH": f"{program.parent}:{os.environ['PATH']}"}, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                info = json.load(urllib.request.urlopen(f"http://127.0.0.1:{port}/info"))
+                break
+            except OSError:
+                assert server.poll() is None and time.monotonic() < deadline
+                time.sleep(0.05)
+        assert info["dimension"] == 384 and "bundled" in info["note"]
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(60) == 0
+    finally:
+        server.kill()
 
 
 def test_types(tmp_path):

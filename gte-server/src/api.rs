@@ -255,6 +255,9 @@ pub struct Info {
     pub isa: &'static str,
     /// Compute threads.
     pub threads: usize,
+    /// What to know of this model, if anything.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub note: Option<&'static str>,
 }
 
 /// `GET /v1/models`, OpenAI's.

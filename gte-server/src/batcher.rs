@@ -1,14 +1,16 @@
 //! From requests to forward passes: bounded queue → token budget → one compute thread → replies.
 //!
 //! A request is admitted whole or refused whole. The compute thread takes texts by deadline, as many as fit the token budget,
-//! also a part of a request's; nothing waits for a batch to fill. Texts of requests whose callers are gone, or whose time is up,
-//! are not computed. When the batcher is closed, what was admitted is still computed.
+//! also a part of a request's; nothing waits for a batch to fill. While little waits, a batch gives way to short texts between two
+//! layers of the model. Texts of requests whose callers are gone, or whose time is up, are not computed. When the batcher is closed, what
+//! was admitted is still computed.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use gte_core::{Embedder, PackedBatch, Tokens};
+use gte_core::{Embedder, PackedBatch, Pause, Tokens};
 use tokio::sync::oneshot;
 use tracing::Span;
 
@@ -103,6 +105,12 @@ impl Queue {
 /// Whole seconds for `Retry-After`.
 fn wait_s(delay: f64) -> u64 {
     delay.ceil().clamp(1.0, 600.0) as u64
+}
+
+/// What has been computed between the layers of a batch.
+struct Between {
+    left: AtomicUsize, // tokens that may still be
+    nanoseconds: AtomicU64,
 }
 
 /// Texts of one request in a batch.
@@ -295,7 +303,7 @@ impl Shared {
         loop {
             let mut queue = self.lock();
             let (parts, ids) = loop {
-                let (parts, ids) = self.next_batch(&mut queue);
+                let (parts, ids) = self.next_batch(&mut queue, None);
                 if !parts.is_empty() {
                     break (parts, ids);
                 }
@@ -310,24 +318,11 @@ impl Shared {
             drop(queue);
 
             let tokens: usize = ids.iter().map(Vec::len).sum();
-            // A panic in the engine must not silence the server: the batch fails, the thread goes on.
-            let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.embedder.pool_tokens(&ids)));
-            let end = Instant::now();
-            let result = match result {
-                // NaN and infinity come from a device that is broken: no vector is better than such a one.
-                Ok(Ok(values)) if values.iter().all(|v| v.is_finite()) => Ok(values),
-                Ok(Ok(_)) => Err(Error::Engine("it gave values that are not numbers".into())),
-                Ok(Err(e)) => Err(Error::from(e)),
-                Err(_) => Err(Error::Engine("it panicked".into())),
-            };
-            let seconds = (end - start).as_secs_f64();
-            self.metrics.compute_seconds.observe(seconds);
-            self.metrics.batch_tokens.observe(tokens as f64);
-            self.metrics.batch_texts.observe(ids.len() as f64);
-            if result.is_ok() {
-                self.metrics.tokens.inc_by(tokens as u64);
-                self.metrics.texts.inc_by(ids.len() as u64);
-            }
+            let between = Between { left: AtomicUsize::new(tokens), nanoseconds: AtomicU64::new(0) };
+            let work = || self.embedder.pool_tokens_pausing(&ids, &|pause| self.give_way(pause, &between));
+            let (result, elapsed) = self.pass(&ids, work);
+            let end = start + elapsed;
+            let seconds = (elapsed - Duration::from_nanos(between.nanoseconds.into_inner())).as_secs_f64();
 
             let mut queue = self.lock();
             queue.running = None;
@@ -341,8 +336,60 @@ impl Shared {
         }
     }
 
-    /// Takes texts by deadline until the budget is full.
-    fn next_batch(&self, queue: &mut Queue) -> (Vec<Part>, Vec<Vec<u32>>) {
+    /// Runs a forward pass over `ids`, and counts it.
+    fn pass(
+        &self,
+        ids: &[Vec<u32>],
+        work: impl FnOnce() -> gte_core::Result<Vec<f32>>,
+    ) -> (Result<Vec<f32>, Error>, Duration) {
+        let start = Instant::now();
+        // A panic in the engine must not silence the server: the batch fails, the thread goes on.
+        let result = match std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)) {
+            // NaN and infinity come from a device that is broken: no vector is better than such a one.
+            Ok(Ok(values)) if values.iter().all(|v| v.is_finite()) => Ok(values),
+            Ok(Ok(_)) => Err(Error::Engine("it gave values that are not numbers".into())),
+            Ok(Err(e)) => Err(Error::from(e)),
+            Err(_) => Err(Error::Engine("it panicked".into())),
+        };
+        let elapsed = start.elapsed();
+        let tokens: usize = ids.iter().map(Vec::len).sum();
+        self.metrics.compute_seconds.observe(elapsed.as_secs_f64());
+        self.metrics.batch_tokens.observe(tokens as f64);
+        self.metrics.batch_texts.observe(ids.len() as f64);
+        if result.is_ok() {
+            self.metrics.tokens.inc_by(tokens as u64);
+            self.metrics.texts.inc_by(ids.len() as u64);
+        }
+        (result, elapsed)
+    }
+
+    /// Between two layers of a batch: computes short texts that are next in line. Not while more than a batch waits: then many texts at
+    /// once shorten the waiting more, for all of them. And no more than the batch's own size, so that it is at most twice as late.
+    fn give_way(&self, pause: &Pause<'_>, between: &Between) {
+        let budget = self.embedder.budget().tokens();
+        let short = (budget / 4).min(between.left.load(Ordering::Relaxed));
+        let (parts, ids) = {
+            let mut queue = self.lock();
+            if queue.tokens == 0 || queue.tokens > budget {
+                return;
+            }
+            let taken = self.next_batch(&mut queue, Some(short));
+            self.publish(&queue);
+            taken
+        };
+        if parts.is_empty() {
+            return;
+        }
+        let (result, elapsed) = self.pass(&ids, || pause.pool_tokens(&ids));
+        between.left.fetch_sub(ids.iter().map(Vec::len).sum(), Ordering::Relaxed);
+        between.nanoseconds.fetch_add(elapsed.as_nanos() as u64, Ordering::Relaxed);
+        let mut queue = self.lock();
+        self.deliver(&mut queue, parts, result, Instant::now());
+        self.publish(&queue);
+    }
+
+    /// Takes texts by deadline until the budget is full; with `short`, only what is next in line and all together that short.
+    fn next_batch(&self, queue: &mut Queue, short: Option<usize>) -> (Vec<Part>, Vec<Vec<u32>>) {
         let now = Instant::now();
         let gone: Vec<_> = queue
             .waiting
@@ -355,12 +402,18 @@ impl Shared {
                 let _ = request.reply.send(Err(Error::Deadline(self.limits.timeout.as_secs())));
             }
         }
-        let budget = self.embedder.budget().tokens();
+        let budget = short.unwrap_or(self.embedder.budget().tokens());
         let (mut parts, mut ids, mut used) = (Vec::new(), Vec::new(), 0);
         for (&key, request) in &mut queue.waiting {
             let first = request.next;
+            // Of a request that has begun, a part may be in the batch that is to give way: its vectors come in order.
+            if short.is_some() && first > 0 {
+                continue;
+            }
+            let mut full = false;
             while let Some(tokens) = request.tokens.get_mut(request.next) {
-                if used > 0 && used + tokens.len() > budget {
+                if (used > 0 || short.is_some()) && used + tokens.len() > budget {
+                    full = true;
                     break;
                 }
                 used += tokens.len();
@@ -375,7 +428,7 @@ impl Shared {
                 }
                 parts.push(Part { key, texts: first..request.next });
             }
-            if used >= budget {
+            if used >= budget || full && short.is_some() {
                 break;
             }
         }

@@ -6,10 +6,7 @@ use std::time::Duration;
 
 use axum::http::HeaderValue;
 use clap::{Parser, ValueEnum};
-use gte_core::{Pooling, Precision};
-
-/// What is served without `--model`: the model that `make run` fetches.
-pub const DEFAULT_MODEL: &str = "target/models/all-MiniLM-L6-v2";
+use gte_core::{BUNDLED, Pooling, Precision};
 
 /// The port of the service.
 const DEFAULT_PORT: u16 = 7860;
@@ -21,8 +18,9 @@ const DEFAULT_PORT: u16 = 7860;
 #[derive(Clone, Debug, Parser)]
 #[command(name = "gte-server", version, about)]
 pub struct Config {
-    /// Directory, `thenlper/gte-large-zh`, or `modelscope:iic/nlp_gte_sentence-embedding_chinese-large`
-    #[arg(long, env = "GTE_MODEL", default_value = DEFAULT_MODEL)]
+    /// Directory, `thenlper/gte-large-zh`, `modelscope:iic/nlp_gte_sentence-embedding_chinese-large`, or `bundled`: the small model
+    /// that this binary carries, for trying and testing
+    #[arg(long, env = "GTE_MODEL", default_value = BUNDLED)]
     pub model: String,
     /// Commit, branch or tag on the hub
     #[arg(long, env = "GTE_REVISION")]
@@ -33,7 +31,7 @@ pub struct Config {
     /// Make no request to a hub: the model is a directory or in the cache
     #[arg(long, env = "GTE_OFFLINE")]
     pub offline: bool,
-    /// Type of the matrix products: f32
+    /// Type of the matrix products: f32, bf16, int8, or auto: bf16 where the CPU computes it natively
     #[arg(long, env = "GTE_PRECISION", default_value_t)]
     pub precision: Precision,
     /// cls, mean or last-token, where the model's files do not say
@@ -201,19 +199,19 @@ impl Config {
     }
 
     /// The model as the engine names it: an id without a hub gets that of `--hub`.
-    ///
-    /// # Errors
-    /// Where there is no default model.
-    pub fn model(&self) -> Result<String, String> {
-        if self.model == DEFAULT_MODEL && !Path::new(DEFAULT_MODEL).exists() {
-            return Err("no model: --model thenlper/gte-large-zh, or a directory; or run `make models` and start here"
-                .to_owned());
-        }
-        let prefixed = self.model.contains(':') || Path::new(&self.model).exists();
-        Ok(match self.hub {
-            Hub::Modelscope if !prefixed => format!("modelscope:{}", self.model),
+    pub fn model(&self) -> String {
+        let known = self.model == BUNDLED || self.model.contains(':') || Path::new(&self.model).exists();
+        match self.hub {
+            Hub::Modelscope if !known => format!("modelscope:{}", self.model),
             _ => self.model.clone(),
-        })
+        }
+    }
+
+    /// What whoever uses the bundled model should know.
+    pub fn note(&self) -> Option<&'static str> {
+        (self.model == BUNDLED).then_some(
+            "bundled model, 384 dimensions, for trying and testing; for production --model thenlper/gte-large-zh",
+        )
     }
 
     /// How long a body may take to arrive.
@@ -272,9 +270,9 @@ mod tests {
             let all = ["gte-server"].iter().chain(arguments);
             Config::try_parse_from(all).expect("valid").model()
         };
-        assert_eq!(model(&["--model", "iic/x", "--hub", "modelscope"]).as_deref(), Ok("modelscope:iic/x"));
-        assert_eq!(model(&["--model", "iic/x"]).as_deref(), Ok("iic/x"));
-        assert_eq!(model(&["--model", "src", "--hub", "modelscope"]).as_deref(), Ok("src"), "a directory");
+        assert_eq!(model(&["--model", "iic/x", "--hub", "modelscope"]), "modelscope:iic/x");
+        assert_eq!(model(&["--model", "iic/x"]), "iic/x");
+        assert_eq!(model(&["--model", "src", "--hub", "modelscope"]), "src", "a directory");
     }
 
     #[test]

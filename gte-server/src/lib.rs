@@ -35,7 +35,7 @@ pub fn load(config: Config) -> Result<Arc<Service>, String> {
     let keys = config.keys()?;
     let start = Instant::now();
     let text = |e: gte_core::Error| e.to_string();
-    let mut builder = Embedder::builder(config.model()?)
+    let mut builder = Embedder::builder(config.model())
         .precision(config.precision)
         .budget(Budget::new(config.batch_tokens).map_err(text)?);
     if let Some(revision) = &config.revision {

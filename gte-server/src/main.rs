@@ -73,8 +73,8 @@ fn run(config: Config) -> Result<(), String> {
         };
         let embedder = &service.embedder;
         tracing::info!(
-            %address, https = tls.is_some(), model = embedder.name(), dimensions = embedder.dim(),
-            "ready; another model: --model thenlper/gte-large-zh"
+            %address, https = tls.is_some(), model = embedder.name(), dimensions = embedder.dim(), precision = %embedder.precision(),
+            "ready{}", service.config.note().map(|note| format!(": {note}")).unwrap_or_default()
         );
         gte_server::serve(listener, service, tls, shutdown).await.map_err(|e| e.to_string())
     })

@@ -374,6 +374,7 @@ async fn info(State(service): Shared) -> Json<Info> {
         dimension: embedder.dim(),
         isa: embedder.isa().name(),
         threads: embedder.threads(),
+        note: config.note(),
     })
 }
 

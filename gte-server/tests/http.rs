@@ -240,6 +240,30 @@ async fn answers_do_not_depend_on_who_else_asks() {
     }
 }
 
+/// Long and short texts, many in one request, several requests at once, and a batch of a few texts: parts of requests give way to each
+/// other between layers, and every vector comes out in its place.
+#[tokio::test(flavor = "multi_thread")]
+async fn texts_of_a_request_come_back_in_their_order() {
+    let (service, _dir) = service(&["--batch-tokens", "160"]);
+    let mut tasks = tokio::task::JoinSet::new();
+    for i in 0..200usize {
+        let texts: Vec<String> = (0..1 + i % 7).map(|j| "今天 a b c ".repeat(1 + (i * 13 + j * 29) % 30)).collect();
+        let service = service.clone();
+        tasks.spawn(async move {
+            tokio::time::sleep(std::time::Duration::from_micros(500 * i as u64)).await;
+            let expected = service.embedder.embed(&texts).unwrap();
+            let answer = ask(&service, "/v1/embeddings", json!({ "input": texts, "model": "m" })).await;
+            for (item, expected) in answer["data"].as_array().unwrap().iter().zip(expected.rows()) {
+                assert_eq!(vector(&item["embedding"]), expected);
+            }
+            assert_eq!(answer["data"].as_array().unwrap().len(), texts.len());
+        });
+    }
+    while let Some(done) = tasks.join_next().await {
+        done.unwrap();
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_drain_answers_what_came_and_ends() {
     let (service, _dir) = service(&["--drain-delay", "1", "--drain-timeout", "5"]);

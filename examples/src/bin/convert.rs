@@ -3,6 +3,7 @@
 //!     cargo run --release -p examples --bin convert -- thenlper/gte-large-zh models/gte-large-zh-int8
 //!     cargo run --release -p examples --bin embed -- --model models/gte-large-zh-int8 --precision int8 "今天天气真好"
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -24,7 +25,7 @@ fn main() -> ExitCode {
     match convert() {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
-            eprintln!("{e}");
+            let _ = writeln!(std::io::stderr(), "convert: {e}");
             ExitCode::FAILURE
         }
     }

@@ -1,6 +1,7 @@
-"""Writes the trained student as a model directory with int8 weights: python export.py WORK_DIR OUT_DIR
+"""Writes the trained student as a model directory with int8 weights: python export.py TEACHER_DIR WORK_DIR OUT_DIR
 
 Matrices: integers in −127..=127 with one scale a row (`NAME`, I8, and `NAME.scale`, F32); vectors: F32. The layout that gte-core reads.
+Then measures the student as it was written, and writes its vectors of some texts for gte-core's tests.
 """
 import json
 import pathlib
@@ -8,11 +9,16 @@ import sys
 
 import numpy as np
 import torch
+from tokenizers import Tokenizer
+from transformers import BertConfig, BertModel, BertTokenizerFast
 from safetensors.numpy import save_file
 
+import data
+import train
 import vocabulary
+from evaluate import evaluate
 
-work, out = map(pathlib.Path, sys.argv[1:])
+teacher, work, out = map(pathlib.Path, sys.argv[1:])
 saved = torch.load(work / "student.pt", weights_only=True)
 tokens, others = json.loads((work / "tokens.json").read_text(encoding="utf8"))
 (out / "1_Pooling").mkdir(parents=True, exist_ok=True)
@@ -25,6 +31,7 @@ for name, value in saved["state"].items():
         scale = np.abs(value).max(1) / 127
         tensors[f"{name}.scale"] = scale.astype(np.float32)
         value = np.round(value / np.where(scale > 0, scale, 1)[:, None]).astype(np.int8)
+        saved["state"][name] = torch.from_numpy(value.astype(np.float32) * scale.astype(np.float32)[:, None])
     tensors[name] = np.ascontiguousarray(value)
 save_file(tensors, out / "model.safetensors", metadata={"format": "pt"})
 
@@ -47,3 +54,22 @@ write("1_Pooling/config.json", {"word_embedding_dimension": config["hidden_size"
 size = sum(f.stat().st_size for f in out.rglob("*") if f.is_file() and "train" not in f.parts)
 print(f"{size / 1e6:.2f} MB")
 assert size <= 9.5e6, "too large to be published"
+
+# As it was written: the rounded weights, in PyTorch.
+student = BertModel(BertConfig(**saved["config"]), add_pooling_layer=False).eval()
+student.load_state_dict(saved["state"])
+tokenizer = Tokenizer.from_str((out / "tokenizer.json").read_text(encoding="utf8"))
+ids = lambda texts: [e.ids for e in tokenizer.encode_batch(texts)]
+held = data.pairs(True)
+vectors = train.teacher_vectors(BertModel.from_pretrained(teacher, add_pooling_layer=False).eval(), BertTokenizerFast.from_pretrained(teacher), [e for _, e in held], work / "teacher.npz")
+measured = evaluate(lambda texts: train.embed(student, ids(texts)), vectors)
+print(measured)
+(out / "measured.json").write_text(json.dumps(measured) + "\n")
+
+texts = [text for pair in held[::32] for text in pair] + ["", "我想退貨，請問怎麼辦理？", "我想退货，请问怎么办理?", "龘靐齉", "Ｈｅｌｌｏ，ｗｏｒｌｄ！", "价格是¥1,299.00（含税）", "字" * 300]
+fixtures = out.parent / "tests/fixtures"
+(fixtures / "bundled.json").write_text(json.dumps({"texts": texts}, ensure_ascii=False) + "\n", encoding="utf8")
+double = student.double()
+with torch.inference_mode():
+    rows = [train.mean_pool(double, *train.pad([i])).numpy()[0] for i in ids(texts)]
+np.stack(rows).astype("<f4").tofile(fixtures / "bundled.f32")

@@ -1,4 +1,4 @@
-"""Distils a small bilingual encoder from an English one: python train.py TEACHER_DIR WORK_DIR [--minutes 150]
+"""Distils a small bilingual encoder from an English one: python train.py TEACHER_DIR WORK_DIR [--minutes 150] [--start DIR]
 
 The student's vectors of a Chinese text and of its English translation both go towards the teacher's vector of the translation: the cosine,
 and the teacher's own similarities within the batch (their distribution, so that a paraphrase in the batch is no false negative).
@@ -13,6 +13,7 @@ import time
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from torch.nn import functional as F
 from transformers import BertConfig, BertModel, BertTokenizerFast
@@ -71,11 +72,20 @@ def teacher_vectors(teacher, tokenizer, texts, cache):
     return known
 
 
+def start(student, tokens, directory):
+    """Gives the student the weights of an exported model of the same tokens."""
+    assert (directory / "vocab.txt").read_text(encoding="utf8").splitlines() == tokens, f"{directory} has other tokens"
+    stored = load_file(directory / "model.safetensors")
+    matrix = lambda name, value: value.float() * stored[f"{name}.scale"][:, None] if value.dtype == torch.int8 else value
+    student.load_state_dict({name: matrix(name, value) for name, value in stored.items() if not name.endswith(".scale")})
+
+
 def main():
     p = argparse.ArgumentParser()
     p.add_argument("teacher")
     p.add_argument("work", type=pathlib.Path)
     p.add_argument("--minutes", type=float, default=150)
+    p.add_argument("--start", type=pathlib.Path, help="a directory that export.py wrote: go on from its weights")
     p.add_argument("--generated", type=int, default=12000, help="pairs of each generator")
     a = p.parse_args()
     a.work.mkdir(parents=True, exist_ok=True)
@@ -102,6 +112,8 @@ def main():
         student.embeddings.LayerNorm.load_state_dict(teacher.embeddings.LayerNorm.state_dict())
         for to, of in enumerate(LAYERS):
             student.encoder.layer[to].load_state_dict(teacher.encoder.layer[of].state_dict())
+    if a.start:
+        start(student, tokens, a.start)
     del teacher
     encode = lambda many: [e.ids for e in tokenizer.encode_batch(many)]
     print(f"{len(tokens)} tokens, {len(others)} further names; before training: {evaluate(lambda t: embed(student.eval(), encode(t)), vectors)}", flush=True)

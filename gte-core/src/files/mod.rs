@@ -1,6 +1,9 @@
-//! `ModelFiles`: where a model's files are, and how to read them. Local directories here; `hub.rs` brings models from the
-//! Hugging Face hub, its mirrors and ModelScope into their caches, through the one downloader in `download.rs`.
+//! `ModelFiles`: where a model's files are, and how to read them. Local directories here; `bundled.rs` has the model that comes with
+//! the crate; `hub.rs` brings models from the Hugging Face hub, its mirrors and ModelScope into their caches, through the one
+//! downloader in `download.rs`.
 
+#[cfg(feature = "bundled")]
+pub(crate) mod bundled;
 #[cfg(feature = "hub")]
 mod download;
 #[cfg(feature = "hub")]
@@ -17,7 +20,14 @@ use crate::{Error, Result};
 #[derive(Clone, Debug)]
 pub struct ModelFiles {
     name: String,
-    dir: PathBuf,
+    place: Place,
+}
+
+#[derive(Clone, Debug)]
+enum Place {
+    Dir(PathBuf),
+    #[cfg(feature = "bundled")]
+    Bundled,
 }
 
 /// How far a download is.
@@ -148,7 +158,14 @@ impl ModelFiles {
             });
         }
         let name = dir.file_name().map_or_else(|| dir.display().to_string(), |n| n.to_string_lossy().into_owned());
-        Ok(Self { name, dir: dir.to_path_buf() })
+        Ok(Self { name, place: Place::Dir(dir.to_path_buf()) })
+    }
+
+    /// The small model that comes with this crate: 384 dimensions, Chinese and English, for trying and testing. Reads no file and
+    /// makes no request.
+    #[cfg(feature = "bundled")]
+    pub fn bundled() -> Self {
+        Self { name: bundled::NAME.to_owned(), place: Place::Bundled }
     }
 
     /// A model by its hub id, `thenlper/gte-large-zh`, or `modelscope:iic/nlp_gte_sentence-embedding_chinese-large`: from
@@ -160,14 +177,18 @@ impl ModelFiles {
     #[cfg(feature = "hub")]
     pub fn from_hub(id: &str, options: &HubOptions) -> Result<Self> {
         let dir = hub::fetch(id, options)?;
-        Ok(Self { name: id.strip_prefix(hub::MODELSCOPE).unwrap_or(id).to_owned(), dir })
+        Ok(Self { name: id.strip_prefix(hub::MODELSCOPE).unwrap_or(id).to_owned(), place: Place::Dir(dir) })
     }
 
-    /// An existing directory, else a hub id.
+    /// `bundled` with that feature, else an existing directory, else a hub id.
     ///
     /// # Errors
     /// As [`from_dir`](Self::from_dir) and [`from_hub`](Self::from_hub).
     pub fn open(id_or_dir: &str, options: &HubOptions) -> Result<Self> {
+        #[cfg(feature = "bundled")]
+        if id_or_dir == bundled::NAME {
+            return Ok(Self::bundled());
+        }
         if Path::new(id_or_dir).is_dir() {
             return Self::from_dir(id_or_dir);
         }
@@ -189,14 +210,27 @@ impl ModelFiles {
         &self.name
     }
 
-    /// The directory that holds the files.
-    pub fn dir(&self) -> &Path {
-        &self.dir
+    /// The directory that holds the files; `None` for the bundled model.
+    pub fn dir(&self) -> Option<&Path> {
+        match &self.place {
+            Place::Dir(dir) => Some(dir),
+            #[cfg(feature = "bundled")]
+            Place::Bundled => None,
+        }
+    }
+
+    /// How messages name the model: its directory, if it has one.
+    pub(crate) fn place(&self) -> String {
+        self.dir().map_or_else(|| self.name.clone(), |dir| dir.display().to_string())
     }
 
     /// How messages name one of the files.
     pub fn label(&self, file: &str) -> String {
-        self.dir.join(file).display().to_string()
+        match &self.place {
+            Place::Dir(dir) => dir.join(file).display().to_string(),
+            #[cfg(feature = "bundled")]
+            Place::Bundled => format!("{}/{file}", self.name),
+        }
     }
 
     /// A whole small file; `None` if the model has no such file.
@@ -204,11 +238,17 @@ impl ModelFiles {
     /// # Errors
     /// [`Error::Io`] if it is there and cannot be read; [`Error::InvalidFile`] if its name leaves the model's directory.
     pub fn read(&self, file: &str) -> Result<Option<Vec<u8>>> {
-        let path = self.path(file)?;
-        match std::fs::read(&path) {
-            Ok(content) => Ok(Some(content)),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(e) => Err(Error::io(path, e)),
+        match &self.place {
+            Place::Dir(dir) => {
+                let path = inside(dir, file)?;
+                match std::fs::read(&path) {
+                    Ok(content) => Ok(Some(content)),
+                    Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+                    Err(e) => Err(Error::io(path, e)),
+                }
+            }
+            #[cfg(feature = "bundled")]
+            Place::Bundled => Ok(bundled::file(file).map(<[u8]>::to_vec)),
         }
     }
 
@@ -217,27 +257,34 @@ impl ModelFiles {
     /// # Errors
     /// As [`read`](Self::read).
     pub fn open_data(&self, file: &str) -> Result<Option<DataFile>> {
-        let path = self.path(file)?;
-        let opened = match File::open(&path) {
-            Ok(opened) => opened,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(e) => return Err(Error::io(path, e)),
-        };
-        let len = opened.metadata().map_err(|e| Error::io(&path, e))?.len();
-        Ok(Some(DataFile { file: opened, path, len }))
-    }
-
-    /// Names come out of a model's own files (shards of an index, paths of modules): none may lead out of its directory.
-    fn path(&self, file: &str) -> Result<PathBuf> {
-        let plain = Path::new(file).components().all(|c| matches!(c, std::path::Component::Normal(_)));
-        if plain && !file.is_empty() {
-            Ok(self.dir.join(file))
-        } else {
-            Err(Error::invalid(
-                self.dir.display(),
-                format_args!("`{file}` is not the name of a file in this directory"),
-            ))
+        match &self.place {
+            Place::Dir(dir) => {
+                let path = inside(dir, file)?;
+                let opened = match File::open(&path) {
+                    Ok(opened) => opened,
+                    Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+                    Err(e) => return Err(Error::io(path, e)),
+                };
+                let len = opened.metadata().map_err(|e| Error::io(&path, e))?.len();
+                Ok(Some(DataFile { label: path.display().to_string(), data: Data::File(opened, path), len }))
+            }
+            #[cfg(feature = "bundled")]
+            Place::Bundled => Ok(bundled::file(file).map(|content| DataFile {
+                label: self.label(file),
+                len: content.len() as u64,
+                data: Data::Bundled(content),
+            })),
         }
+    }
+}
+
+/// Names come out of a model's own files (shards of an index, paths of modules): none may lead out of its directory.
+fn inside(dir: &Path, file: &str) -> Result<PathBuf> {
+    let plain = Path::new(file).components().all(|c| matches!(c, std::path::Component::Normal(_)));
+    if plain && !file.is_empty() {
+        Ok(dir.join(file))
+    } else {
+        Err(Error::invalid(dir.display(), format_args!("`{file}` is not the name of a file in this directory")))
     }
 }
 
@@ -245,9 +292,16 @@ impl ModelFiles {
 /// process, and weights are copied into their packed layout anyway.
 #[derive(Debug)]
 pub struct DataFile {
-    file: File,
-    path: PathBuf,
+    label: String,
+    data: Data,
     len: u64,
+}
+
+#[derive(Debug)]
+enum Data {
+    File(File, PathBuf),
+    #[cfg(feature = "bundled")]
+    Bundled(&'static [u8]),
 }
 
 impl DataFile {
@@ -263,7 +317,7 @@ impl DataFile {
 
     /// How messages name the file.
     pub fn label(&self) -> String {
-        self.path.display().to_string()
+        self.label.clone()
     }
 
     /// Fills `buffer` with the bytes at `offset`.
@@ -271,19 +325,30 @@ impl DataFile {
     /// # Errors
     /// [`Error::Io`], also where the file ends before the buffer is full.
     pub fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
-        #[cfg(unix)]
-        let read = std::os::unix::fs::FileExt::read_exact_at(&self.file, buffer, offset);
-        #[cfg(not(unix))]
-        let read = {
-            use std::io::{Read, Seek};
-            // A second handle has a position of its own.
-            File::open(&self.path).and_then(|mut file| {
-                file.seek(std::io::SeekFrom::Start(offset))?;
-                file.read_exact(buffer)
-            })
-        };
-        read.map_err(|e| Error::io(&self.path, e))
+        match &self.data {
+            Data::File(file, path) => read_exact_at(file, path, offset, buffer).map_err(|e| Error::io(path, e)),
+            #[cfg(feature = "bundled")]
+            Data::Bundled(content) => {
+                let part = usize::try_from(offset).ok().and_then(|start| content.get(start..)?.get(..buffer.len()));
+                let ended = || Error::io(&self.label, std::io::ErrorKind::UnexpectedEof.into());
+                part.map(|part| buffer.copy_from_slice(part)).ok_or_else(ended)
+            }
+        }
     }
+}
+
+#[cfg(unix)]
+fn read_exact_at(file: &File, _: &Path, offset: u64, buffer: &mut [u8]) -> std::io::Result<()> {
+    std::os::unix::fs::FileExt::read_exact_at(file, buffer, offset)
+}
+
+#[cfg(not(unix))]
+fn read_exact_at(_: &File, path: &Path, offset: u64, buffer: &mut [u8]) -> std::io::Result<()> {
+    use std::io::{Read, Seek};
+    // A second handle has a position of its own.
+    let mut file = File::open(path)?;
+    file.seek(std::io::SeekFrom::Start(offset))?;
+    file.read_exact(buffer)
 }
 
 #[cfg(test)]

@@ -4,7 +4,8 @@
 //! depend on the batch. Either way a row is a list of words: the values that one step of a tile multiplies and adds into the same
 //! sum. A word of A has 32 bits and is given to all columns at once; a word of B has 16 bits (one bf16, two integers) or 32.
 //!
-//! Integers: x ≈ scale · (q − zero) with q in 0..=255 and both numbers a row's own, so that a row after GELU, which has hardly a
+//! Integers: the values of A are first multiplied, column by column, with numbers that B was divided by, so that a column of large
+//! values does not set the steps of all (SmoothQuant: Xiao et al. 2022, <https://arxiv.org/abs/2211.10438>). Then x ≈ scale · (q − zero) with q in 0..=255 and both numbers a row's own, so that a row after GELU, which has hardly a
 //! negative value, does not waste half of the steps; weights are scale · w with w in −127..=127 and a scale an output. Then
 //! Σ x·w = scale · scale_w · (Σ q·w − zero · Σ w): sums of integers are exact, whatever the order, and the same on every CPU.
 
@@ -53,8 +54,8 @@ pub(crate) struct Narrow {
     pub(crate) group: usize,
     /// Units of 16 bits in a word of B.
     pub(crate) units: usize,
-    /// Narrows a row to [`Narrow::row_words`] words.
-    pub(crate) encode: fn(&[f32], &mut [u32]),
+    /// Narrows a row, multiplied with as many factors, to [`Narrow::row_words`] words. (bf16 takes no factors.)
+    pub(crate) encode: fn(&[f32], &[f32], &mut [u32]),
     /// C = act(A·B + bias).
     pub(crate) matmul: fn(NarrowProduct<'_>),
 }
@@ -199,7 +200,7 @@ pub(crate) fn to_bf16(x: f32) -> u32 {
 
 /// Narrows a row to bf16, `GROUP` values a word: one as the f32 that it is, or two.
 #[inline(always)]
-pub(crate) fn encode_bf16<const GROUP: usize>(row: &[f32], out: &mut [u32]) {
+pub(crate) fn encode_bf16<const GROUP: usize>(row: &[f32], _factors: &[f32], out: &mut [u32]) {
     let (header, words) = out.split_at_mut(HEADER);
     header.copy_from_slice(&[1f32.to_bits(), 0]);
     for (word, values) in words.iter_mut().zip(row.chunks(GROUP)) {
@@ -214,20 +215,24 @@ pub(crate) fn encode_bf16<const GROUP: usize>(row: &[f32], out: &mut [u32]) {
 
 /// Narrows a row to integers, `GROUP` values a word: two of 16 bits, or four of 8.
 #[inline(always)]
-pub(crate) fn encode_int8<const GROUP: usize>(row: &[f32], out: &mut [u32]) {
+pub(crate) fn encode_int8<const GROUP: usize>(row: &[f32], factors: &[f32], out: &mut [u32]) {
     const LANES: usize = 16;
     const BITS: usize = 32;
-    let (mut low, mut high) = ([0f32; LANES], [0f32; LANES]);
-    let chunks = row.chunks_exact(LANES);
-    let tail = chunks.remainder();
-    for chunk in chunks {
+    let factors = &factors[..row.len()];
+    let (mut lows, mut highs) = ([0f32; LANES], [0f32; LANES]);
+    for (row, factors) in row.chunks_exact(LANES).zip(factors.chunks_exact(LANES)) {
         for i in 0..LANES {
-            low[i] = if chunk[i] < low[i] { chunk[i] } else { low[i] };
-            high[i] = if chunk[i] > high[i] { chunk[i] } else { high[i] };
+            let x = row[i] * factors[i];
+            lows[i] = if x < lows[i] { x } else { lows[i] };
+            highs[i] = if x > highs[i] { x } else { highs[i] };
         }
     }
-    let low = low.iter().chain(tail).fold(0f32, |low, &x| low.min(x));
-    let high = high.iter().chain(tail).fold(0f32, |high, &x| high.max(x));
+    let mut low = lows.iter().fold(0f32, |low, &x| low.min(x));
+    let mut high = highs.iter().fold(0f32, |high, &x| high.max(x));
+    for i in row.len() / LANES * LANES..row.len() {
+        low = low.min(row[i] * factors[i]);
+        high = high.max(row[i] * factors[i]);
+    }
     let inverse = if high > low { 255.0 / (high - low) } else { 0.0 };
     let zero = (-low * inverse).round_ties_even();
     let (header, words) = out.split_at_mut(HEADER);
@@ -238,14 +243,13 @@ pub(crate) fn encode_int8<const GROUP: usize>(row: &[f32], out: &mut [u32]) {
         let q = if q > 0.0 { q } else { 0.0 };
         (q + ROUND).to_bits() & 0xFF
     };
-    let whole = row.chunks_exact(GROUP);
-    let rest = whole.remainder();
-    for (word, values) in words.iter_mut().zip(whole) {
-        *word = (0..GROUP).fold(0, |word, i| word | integer(values[i]) << (BITS / GROUP * i));
+    for ((word, values), factors) in words.iter_mut().zip(row.chunks_exact(GROUP)).zip(factors.chunks_exact(GROUP)) {
+        *word = (0..GROUP).fold(0, |word, i| word | integer(values[i] * factors[i]) << (BITS / GROUP * i));
     }
-    if !rest.is_empty() {
+    let whole = row.len() / GROUP * GROUP;
+    if whole < row.len() {
         words[row.len() / GROUP] =
-            rest.iter().enumerate().fold(0, |word, (i, &x)| word | integer(x) << (BITS / GROUP * i));
+            (whole..row.len()).fold(0, |word, i| word | integer(row[i] * factors[i]) << (BITS / GROUP * (i - whole)));
     }
 }
 

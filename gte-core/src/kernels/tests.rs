@@ -228,7 +228,7 @@ fn narrow_product(
     let stride = narrow.row_words(k) + 3;
     let mut words = vec![0xDEAD_BEEF; m * stride];
     for (row, words) in a.rows().into_iter().zip(words.chunks_mut(stride)) {
-        (narrow.encode)(row.as_slice().unwrap(), &mut words[..narrow.row_words(k)]);
+        (narrow.encode)(row.as_slice().unwrap(), &vec![1.0; k], &mut words[..narrow.row_words(k)]);
     }
     let mut c = Array2::from_elem((m, n), f32::NAN);
     let chunk = n.div_ceil(narrow.nr).div_ceil(pieces).max(1) * narrow.nr;

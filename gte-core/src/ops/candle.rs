@@ -78,7 +78,11 @@ impl Ops for Candle {
         })
     }
 
-    fn load_linear(&self, weights: &Weights, names: &[String]) -> Result<Linear> {
+    fn looks_at_inputs(&self, _weights: &Weights) -> bool {
+        false
+    }
+
+    fn load_linear(&self, weights: &Weights, names: &[String], _inputs: Option<&Tensor>) -> Result<Linear> {
         let read = |part: &str| -> Result<Tensor> {
             let parts: Result<Vec<_>> = names.iter().map(|n| self.tensor(weights, &format!("{n}.{part}"))).collect();
             Ok(Tensor::cat(&parts?, 0)?)

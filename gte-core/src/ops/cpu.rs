@@ -11,7 +11,8 @@ use crate::Result;
 use crate::batch::PackedBatch;
 use crate::config::{ModelConfig, Pooling};
 use crate::kernels::{
-    Format, Head, Kernels, Narrow, NarrowProduct, NarrowRows, Packed, PackedNarrow, Product, Rows, row_stride, scratch_len,
+    Format, Head, Kernels, Narrow, NarrowProduct, NarrowRows, Packed, PackedNarrow, Product, Rows, row_stride,
+    scratch_len, to_bf16,
 };
 use crate::weights::{Tensor, Weights};
 
@@ -23,7 +24,7 @@ pub(crate) struct Cpu {
     kernels: &'static Kernels,
     narrow: Option<&'static Narrow>, // what linear layers are computed with, if not f32
     buffers: Arc<Buffers<f32>>,
-    words: Buffers<u32>, // narrowed hidden states
+    words: Buffers<u32>,           // narrowed hidden states
     scratch: Vec<Mutex<Vec<f32>>>, // one a thread of the pool, for attention
 }
 
@@ -126,7 +127,42 @@ pub(crate) struct Linear {
 
 enum Weight {
     F32(Packed),
-    Narrow(&'static Narrow, PackedNarrow),
+    Narrow {
+        narrow: &'static Narrow,
+        weight: PackedNarrow,
+        factors: Vec<f32>, // one an input of 8-bit products
+    },
+}
+
+impl Linear {
+    /// What inputs are multiplied with before they are narrowed, and weights were divided by; empty where nothing is.
+    pub(crate) fn factors(&self) -> &[f32] {
+        match &self.weight {
+            Weight::F32(_) => &[],
+            Weight::Narrow { factors, .. } => factors,
+        }
+    }
+}
+
+/// The factors that share the spread of the columns between `inputs` and weights: √(largest weight / largest input) of each column, with
+/// a mean of one (SmoothQuant with α = ½). The inputs are a sample: what was small in it is not taken for smaller than a tenth of the rest.
+fn smoothing(inputs: &Hidden, parts: &[Tensor]) -> Vec<f32> {
+    let mut largest = vec![0f32; inputs.columns];
+    for row in 0..inputs.rows {
+        largest.iter_mut().zip(inputs.row(row)).for_each(|(l, x)| *l = l.max(x.abs()));
+    }
+    let mut weights = vec![0f32; inputs.columns];
+    for part in parts {
+        for row in part.clone().into_f32().chunks_exact(inputs.columns) {
+            weights.iter_mut().zip(row).for_each(|(l, w)| *l = l.max(w.abs()));
+        }
+    }
+    let mean = largest.iter().sum::<f32>() / largest.len() as f32;
+    let ratio = |(x, w): (&f32, &f32)| (w.max(1e-6) / x.max(0.1 * mean).max(1e-6)).sqrt();
+    let factors: Vec<f32> = largest.iter().zip(&weights).map(ratio).collect();
+    let mean = factors.iter().sum::<f32>() / factors.len() as f32;
+    // Few digits, so that a last digit of the sample's, which differs between instruction sets, makes no other weights.
+    factors.into_iter().map(|f| f32::from_bits(to_bf16(f / mean))).collect()
 }
 
 /// A LayerNorm.
@@ -157,7 +193,11 @@ impl Ops for Cpu {
         })
     }
 
-    fn load_linear(&self, weights: &Weights, names: &[String]) -> Result<Linear> {
+    fn looks_at_inputs(&self, weights: &Weights) -> bool {
+        self.narrow.is_some_and(|narrow| narrow.format == Format::Int8) && !weights.has_factors()
+    }
+
+    fn load_linear(&self, weights: &Weights, names: &[String], inputs: Option<&Hidden>) -> Result<Linear> {
         let read = |part: &str| -> Result<Vec<Tensor>> {
             names.par_iter().map(|name| weights.read(&format!("{name}.{part}"))).collect()
         };
@@ -175,15 +215,23 @@ impl Ops for Cpu {
                 Weight::F32(Packed::from_weights(&views, self.kernels.nr))
             }
             Some(narrow) => {
+                let inner = shapes[0].1;
+                let factors = match (narrow.format, inputs) {
+                    (Format::Bf16, _) => Vec::new(),
+                    (Format::Int8, Some(inputs)) => smoothing(inputs, &parts),
+                    (Format::Int8, None) => parts[0].factors().to_vec(),
+                };
                 let rows = |tensor: Tensor| match narrow.format {
                     Format::Bf16 => NarrowRows::Bf16(tensor.into_bf16()),
                     Format::Int8 => {
-                        let (values, scales) = tensor.into_int8();
+                        let (values, scales) = tensor.into_int8(&factors);
                         NarrowRows::Int8(values, scales)
                     }
                 };
                 let parts: Vec<NarrowRows> = parts.into_par_iter().map(rows).collect();
-                Weight::Narrow(narrow, PackedNarrow::from_weights(&parts, shapes[0].1, narrow))
+                let weight = PackedNarrow::from_weights(&parts, inner, narrow);
+                let factors = if factors.is_empty() { vec![1.0; inner] } else { factors };
+                Weight::Narrow { narrow, weight, factors }
             }
         };
         Ok(Linear { weight, bias })
@@ -220,12 +268,12 @@ impl Ops for Cpu {
                     (self.kernels.matmul)(Product { a, b, first_panel, c, bias, activation });
                 });
             }
-            Weight::Narrow(narrow, b) => {
+            Weight::Narrow { narrow, weight: b, factors } => {
                 let stride = row_stride(narrow.row_words(x.columns));
                 let mut words = self.words.take(x.rows * stride);
                 words[..x.rows * stride].par_chunks_mut(ROWS * stride).enumerate().for_each(|(chunk, rows)| {
                     for (i, row) in rows.chunks_mut(stride).enumerate() {
-                        (narrow.encode)(x.row(chunk * ROWS + i), &mut row[..narrow.row_words(x.columns)]);
+                        (narrow.encode)(x.row(chunk * ROWS + i), factors, &mut row[..narrow.row_words(x.columns)]);
                     }
                 });
                 let a = Rows { data: &words, stride };

@@ -26,8 +26,11 @@ pub(crate) trait Ops {
 
     /// Loads the tables of token embeddings.
     fn load_embedding(&self, weights: &Weights, config: &ModelConfig) -> Result<Self::Embedding>;
-    /// Loads linear layers of one input as one: their outputs side by side. `names` lack the `.weight` and `.bias`.
-    fn load_linear(&self, weights: &Weights, names: &[String]) -> Result<Self::Linear>;
+    /// Whether linear layers are loaded better with a look at what they will be fed with.
+    fn looks_at_inputs(&self, weights: &Weights) -> bool;
+    /// Loads linear layers of one input as one: their outputs side by side. `names` lack the `.weight` and `.bias`; `inputs` are some
+    /// hidden states as the layer will see them, where that helps.
+    fn load_linear(&self, weights: &Weights, names: &[String], inputs: Option<&Self::Hidden>) -> Result<Self::Linear>;
     /// Loads a LayerNorm. `name` lacks the `.weight` and `.bias`.
     fn load_norm(&self, weights: &Weights, name: &str, config: &ModelConfig) -> Result<Self::Norm>;
 

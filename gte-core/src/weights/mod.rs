@@ -74,17 +74,20 @@ pub enum Values {
     F16(Vec<f16>),
     /// The upper half of a single.
     Bf16(Vec<bf16>),
-    /// `values[r][c] · scales[r]`: integers in −127..=127 and one scale a row.
+    /// `values[r][c] · scales[r] · factors[c]`: integers in −127..=127, one scale a row, and a factor a column where there are any.
     Int8 {
         /// (rows × columns)
         values: Vec<i8>,
         /// (rows)
         scales: Vec<f32>,
+        /// (columns), or empty: what a value of the layer's input is multiplied with before it is narrowed itself, and the weights were
+        /// divided by.
+        factors: Vec<f32>,
     },
 }
 
 impl Tensor {
-    /// The values as f32, which holds each of the stored types exactly (int8: value · scale, rounded once).
+    /// The values as f32, which holds each of the stored types exactly (int8: value · scale · factor, rounded).
     pub fn into_f32(self) -> Vec<f32> {
         match self.values {
             Values::F32(values) => values,
@@ -98,13 +101,16 @@ impl Tensor {
                 values.convert_to_f32_slice(&mut out);
                 out
             }
-            Values::Int8 { values, scales } => {
+            Values::Int8 { values, scales, factors } => {
                 let columns = values.len().checked_div(scales.len()).unwrap_or(0).max(1);
-                values
-                    .chunks(columns)
-                    .zip(&scales)
-                    .flat_map(|(row, &scale)| row.iter().map(move |&v| f32::from(v) * scale))
-                    .collect()
+                let mut out = Vec::with_capacity(values.len());
+                for (row, &scale) in values.chunks(columns).zip(&scales) {
+                    match &factors[..] {
+                        [] => out.extend(row.iter().map(|&v| f32::from(v) * scale)),
+                        factors => out.extend(row.iter().zip(factors).map(|(&v, f)| f32::from(v) * scale * f)),
+                    }
+                }
+                out
             }
         }
     }
@@ -119,12 +125,29 @@ impl Tensor {
         }
     }
 
-    /// A matrix as integers in −127..=127, and a scale a row: as they are, or each row by its own largest value.
-    pub(crate) fn into_int8(self) -> (Vec<i8>, Vec<f32>) {
+    /// A matrix, divided by `factors` a column (empty: by none), as integers in −127..=127 and a scale a row: as they are, if they are
+    /// of just these factors, or each row by its own largest value.
+    pub(crate) fn into_int8(self, factors: &[f32]) -> (Vec<i8>, Vec<f32>) {
         let columns = self.shape.last().copied().unwrap_or(1);
         match self.values {
-            Values::Int8 { values, scales } => (values, scales),
-            _ => int8_rows(&self.into_f32(), columns),
+            Values::Int8 { values, scales, factors: own } if own == factors => (values, scales),
+            _ => {
+                let mut values = self.into_f32();
+                if !factors.is_empty() {
+                    for row in values.chunks_exact_mut(columns) {
+                        row.iter_mut().zip(factors).for_each(|(v, f)| *v /= f);
+                    }
+                }
+                int8_rows(&values, columns)
+            }
+        }
+    }
+
+    /// The factors that it is stored with, if any.
+    pub(crate) fn factors(&self) -> &[f32] {
+        match &self.values {
+            Values::Int8 { factors, .. } => factors,
+            _ => &[],
         }
     }
 }
@@ -200,7 +223,7 @@ impl Weights {
             let mut tensors = BTreeMap::new();
             for name in names {
                 let file = files.open_data(&name)?.ok_or_else(|| Error::MissingFile {
-                    model: files.dir().display().to_string(),
+                    model: files.place(),
                     file: name,
                     hint: "the checkpoint's index names it",
                 })?;
@@ -210,7 +233,7 @@ impl Weights {
             return Self { files: opened, tensors }.checked(config);
         }
         Err(Error::MissingFile {
-            model: files.dir().display().to_string(),
+            model: files.place(),
             file: "model.safetensors".into(),
             hint: "nor is there pytorch_model.bin or an index of shards",
         })
@@ -251,6 +274,11 @@ impl Weights {
                         ));
                     }
                     self.tensors.insert(scale, scales);
+                    let factor = format!("{name}.factor");
+                    if let Some(factors) = tensors.remove(&factor) {
+                        self.check_shape(&factor, &factors, &expected[1..])?;
+                        self.tensors.insert(factor, factors);
+                    }
                 }
                 Dtype::Other(_) => {
                     return Err(Error::invalid(self.label(entry.file), format_args!("tensor `{name}` is of integers")));
@@ -283,10 +311,18 @@ impl Weights {
         self.files.get(file).map_or_else(String::new, DataFile::label)
     }
 
-    /// The canonical names of all tensors, without those of scales.
+    /// The canonical names of all tensors, without those of scales and factors.
     pub fn names(&self) -> Vec<String> {
-        let scale = |name: &&String| name.strip_suffix(".scale").is_some_and(|of| self.tensors.contains_key(of));
-        self.tensors.keys().filter(|name| !scale(name)).cloned().collect()
+        let part = |name: &str| {
+            let of = name.strip_suffix(".scale").or_else(|| name.strip_suffix(".factor"));
+            of.is_some_and(|of| self.tensors.contains_key(of))
+        };
+        self.tensors.keys().filter(|name| !part(name)).cloned().collect()
+    }
+
+    /// Whether the checkpoint is of 8-bit weights with factors: ready for 8-bit products as it is.
+    pub(crate) fn has_factors(&self) -> bool {
+        self.tensors.keys().any(|name| name.ends_with(".factor"))
     }
 
     /// Reads a tensor by its canonical name.
@@ -328,10 +364,10 @@ impl Weights {
             }
             Dtype::I8 => {
                 let values = bytes.into_iter().map(|b| b as i8).collect();
-                match self.read(&format!("{name}.scale"))?.values {
-                    Values::F32(scales) => Values::Int8 { values, scales },
-                    _ => return Err(missing()),
-                }
+                let beside = |part: &str| self.read(&format!("{name}.{part}")).map(Tensor::into_f32);
+                let factors =
+                    if self.tensors.contains_key(&format!("{name}.factor")) { beside("factor")? } else { Vec::new() };
+                Values::Int8 { values, scales: beside("scale")?, factors }
             }
             Dtype::Other(_) => return Err(missing()),
         };

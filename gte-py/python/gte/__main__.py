@@ -19,7 +19,8 @@ def main(arguments: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
 
     model = argparse.ArgumentParser(add_help=False)
-    model.add_argument("--model", default=os.environ.get("GTE_MODEL", "thenlper/gte-large-zh"), help="directory or hub id (GTE_MODEL; default: %(default)s)")
+    model.add_argument("--model", default=os.environ.get("GTE_MODEL", "bundled"), help="directory, hub id such as thenlper/gte-large-zh, or bundled: the small one for trying (GTE_MODEL; default: %(default)s)")
+    model.add_argument("--precision", default="auto", help="f32, bf16, int8 or auto (default: %(default)s)")
     model.add_argument("--threads", type=int, help="compute threads")
     model.add_argument("--max-length", type=int, help="tokens at which texts are cut")
     model.add_argument("--offline", action="store_true", help="make no request")
@@ -41,7 +42,9 @@ def main(arguments: list[str] | None = None) -> int:
     if rest:
         parser.error(f"unknown: {' '.join(rest)}")
     try:
-        embedder = Embedder(known.model, threads=known.threads, max_length=known.max_length, offline=known.offline)
+        embedder = Embedder(known.model, precision=known.precision, threads=known.threads, max_length=known.max_length, offline=known.offline)
+        if known.model == "bundled":
+            print("gte: bundled model, 384 dimensions, for trying and testing; for production --model thenlper/gte-large-zh", file=sys.stderr)
         if known.command == "similarity":
             print(f"{embedder.similarity(known.a, known.b):.4f}")
             return 0

@@ -25,8 +25,10 @@ class Embedder:
     """A model, ready to embed. Safe to use from many threads at once; pickles as its arguments and opens the model again.
 
     Args:
-        model: a directory, a hub id such as ``thenlper/gte-large-zh``, or ``modelscope:iic/nlp_gte_sentence-embedding_chinese-large``.
-        precision: type of the matrix products: ``"auto"`` or ``"f32"``.
+        model: a directory, a hub id such as ``thenlper/gte-large-zh``, ``modelscope:iic/nlp_gte_sentence-embedding_chinese-large``, or
+            ``bundled``: the small model of Chinese and English that this package carries, for trying and testing.
+        precision: type of the matrix products: ``"f32"``, ``"bf16"``, ``"int8"``, or ``"auto"``: bf16 where the CPU computes it natively,
+            else f32.
         threads: compute threads; by default what the process may use (affinity, cgroup).
         max_length: tokens at which texts are cut; by default the model's.
         device: ``"cpu"``.
@@ -68,10 +70,15 @@ class Embedder:
         }
         self._open()
 
+    @classmethod
+    def bundled(cls, **options: Any) -> Embedder:
+        """The small model that this package carries: Chinese and English, 384 dimensions, nothing to download; for trying and testing.
+        For production, ``Embedder("thenlper/gte-large-zh")``. Takes the options of the class.
+        """
+        return cls("bundled", **options)
+
     def _open(self) -> None:
         arguments = {k: v for k, v in self._arguments.items() if k != "device"}
-        if arguments["precision"] == "auto":
-            arguments["precision"] = None
         self._process = os.getpid()
         self._engine = _gte.Engine(arguments.pop("model"), **arguments)
 

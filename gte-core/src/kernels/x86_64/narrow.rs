@@ -140,7 +140,13 @@ impl Mac for Avx512Bf16 {
     #[inline(always)]
     unsafe fn add(sum: __m512, a: __m512i, b: __m512i) -> __m512 {
         // SAFETY: see the trait; both types are 512 bits of any content.
-        unsafe { _mm512_dpbf16_ps(sum, std::mem::transmute::<__m512i, __m512bh>(a), std::mem::transmute::<__m512i, __m512bh>(b)) }
+        unsafe {
+            _mm512_dpbf16_ps(
+                sum,
+                std::mem::transmute::<__m512i, __m512bh>(a),
+                std::mem::transmute::<__m512i, __m512bh>(b),
+            )
+        }
     }
     #[inline(always)]
     unsafe fn store(sum: __m512, _zero: i32, _totals: *const i32, out: *mut f32) {
@@ -291,13 +297,13 @@ macro_rules! narrow {
             nr: <$mac as Dot>::NR,
             group: $group,
             units: <$mac as Mac>::UNITS,
-            encode: |row, words| {
+            encode: |row, factors, words| {
                 #[target_feature(enable = $features)]
-                fn f(row: &[f32], words: &mut [u32]) {
-                    $encode::<$group>(row, words);
+                fn f(row: &[f32], factors: &[f32], words: &mut [u32]) {
+                    $encode::<$group>(row, factors, words);
                 }
                 // SAFETY: the table is handed out only where its instructions were seen.
-                unsafe { f(row, words) }
+                unsafe { f(row, factors, words) }
             },
             matmul: |p| {
                 #[target_feature(enable = $features)]

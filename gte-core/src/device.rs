@@ -1,0 +1,97 @@
+//! `Device` and `Precision`: where a forward pass is computed, and in what.
+
+use crate::kernels::{Format, Kernels};
+use crate::{Error, Result};
+
+/// Where the forward pass runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Device {
+    /// Our own kernels.
+    #[default]
+    Cpu,
+    /// candle's CPU backend: slower, and an implementation that is not ours.
+    #[cfg(feature = "candle")]
+    CandleCpu,
+    /// An NVIDIA GPU, by number.
+    #[cfg(feature = "cuda")]
+    Cuda(usize),
+    /// An Apple GPU, by number.
+    #[cfg(feature = "metal")]
+    Metal(usize),
+}
+
+/// The type that the matrix products are computed in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Precision {
+    /// IEEE single precision, on every device.
+    #[default]
+    F32,
+    /// IEEE half precision, on GPUs.
+    F16,
+    /// bfloat16: products of numbers of 8 significant bits, summed in f32. On CPUs without the instruction (AVX512-BF16) the
+    /// weights are half as large, but no faster than f32.
+    Bf16,
+    /// 8-bit integers, on the CPU: weights with a scale an output, hidden states with a scale and a zero a token, chosen by their own
+    /// values when they are computed; sums are exact.
+    Int8,
+    /// bf16 where the CPU computes it natively, else f32.
+    Auto,
+}
+
+impl Precision {
+    const ALL: [Self; 5] = [Self::F32, Self::F16, Self::Bf16, Self::Int8, Self::Auto];
+
+    /// `f32`, `f16`, `bf16`, `int8` or `auto`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::Bf16 => "bf16",
+            Self::Int8 => "int8",
+            Self::Auto => "auto",
+        }
+    }
+}
+
+impl std::fmt::Display for Precision {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl std::str::FromStr for Precision {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        Self::ALL.into_iter().find(|p| p.name() == name).ok_or_else(|| Error::InvalidOption {
+            option: "precision",
+            value: name.to_owned(),
+            expected: "f32, f16, bf16, int8 or auto".into(),
+        })
+    }
+}
+
+/// What `Auto` means here; and the one line about a precision that this CPU has no instructions for.
+pub(crate) fn resolve(precision: Precision, device: Device, kernels: &Kernels) -> Precision {
+    let format = match precision {
+        Precision::Int8 => Format::Int8,
+        _ => Format::Bf16,
+    };
+    let narrow = kernels.narrow(format);
+    match (device, precision) {
+        (Device::Cpu, Precision::Auto) if narrow.native => Precision::Bf16,
+        (_, Precision::Auto) => Precision::F32,
+        (Device::Cpu, Precision::Bf16 | Precision::Int8) if !narrow.native => {
+            tracing::info!(%precision, with = narrow.name, "no instructions for this precision here: the same results, with others");
+            precision
+        }
+        (_, precision) => precision,
+    }
+}
+
+/// The error of a device that does not compute in `precision`.
+pub(crate) fn not_on(expected: &str, precision: Precision) -> Error {
+    Error::InvalidOption { option: "precision", value: precision.to_string(), expected: expected.into() }
+}

@@ -1,0 +1,17 @@
+//! The files of the model that comes with the crate; `bundled/README.md` tells how it was made.
+
+/// The name by which the bundled model is opened, as a directory or a hub id would be. A directory of this name is `./bundled`.
+pub const NAME: &str = "bundled";
+
+/// The content of one of its files.
+pub(super) fn file(name: &str) -> Option<&'static [u8]> {
+    macro_rules! files {
+        ($($name:literal)*) => {
+            match name {
+                $($name => Some(include_bytes!(concat!("../../bundled/", $name)).as_slice()),)*
+                _ => None,
+            }
+        };
+    }
+    files!("config.json" "tokenizer.json" "tokenizer_config.json" "sentence_bert_config.json" "modules.json" "1_Pooling/config.json" "model.safetensors")
+}

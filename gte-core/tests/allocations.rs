@@ -1,0 +1,47 @@
+//! A forward pass allocates nothing that grows with its batch: hidden states, narrowed rows and scratch are used again.
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test")]
+
+mod model;
+
+use std::alloc::System;
+
+use gte_core::{Budget, Embedder, ModelFiles, Precision};
+use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
+
+#[global_allocator]
+static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
+
+#[test]
+fn a_batch_that_fits_the_buffers_allocates_next_to_nothing() {
+    let dir = model::tiny_model();
+    for precision in [Precision::F32, Precision::Bf16, Precision::Int8] {
+        let builder = Embedder::from_files(ModelFiles::from_dir(dir.path()).unwrap());
+        let builder = builder.precision(precision).threads(2).budget(Budget::new(4096).unwrap());
+        let embedder = builder.build().unwrap();
+        let small = vec![model::ids(1, 4)];
+        let large: Vec<Vec<u32>> = (0..60).map(|i| model::ids(i, 20 + i as usize % 40)).collect();
+        let bytes_of = |texts: &[Vec<u32>]| {
+            let mut out = vec![0.0; texts.len() * model::HIDDEN];
+            // Until each thread has met the longest text, and each buffer has found its place.
+            for _ in 0..20 {
+                embedder.embed_tokens_into(texts, &mut out).unwrap();
+            }
+            let region = Region::new(ALLOCATOR);
+            for _ in 0..20 {
+                embedder.embed_tokens_into(texts, &mut out).unwrap();
+            }
+            let change = region.change();
+            eprintln!(
+                "{precision}, {} texts: {} allocations, {} bytes in 20 passes",
+                texts.len(),
+                change.allocations,
+                change.bytes_allocated
+            );
+            change.bytes_allocated / 20
+        };
+        let (small, large) = (bytes_of(&small), bytes_of(&large));
+        // What remains: the lengths by which batches are planned, and the pool's queue of jobs.
+        assert!(small < 4 << 10, "{precision}: {small} bytes a pass");
+        assert!(large < small + (8 << 10), "{precision}: {large} bytes a pass of 60 texts, {small} of one");
+    }
+}
