@@ -211,45 +211,32 @@ unsafe fn tile<M: Mac, const R: usize>(
     out: *mut f32,
     ahead: &[u16],
 ) {
-    // SAFETY: of this block: k < words throughout, and the caller's promises.
+    // Pointers that walk, each to every third row: the two rows behind it are a scaled index away, so that six rows need two pointers and
+    // the distance, not six registers.
+    let mut thirds: [*const u32; 4] = std::array::from_fn(|i| a.wrapping_add(3 * i * lda));
+    let mut line = b;
+    // Bytes of what comes next that each step fetches.
+    let share = size_of_val(ahead).div_ceil(words.max(1));
+    let mut ahead = ahead.as_ptr().cast::<u8>();
+    // SAFETY: of this block: `words` steps stay within what the caller promises; pointers of rows beyond R are not read.
     unsafe {
-        // Bytes of what comes next that each step fetches.
-        let share = size_of_val(ahead).div_ceil(words.max(1));
-        let ahead = (ahead.as_ptr().cast::<u8>(), share);
         let mut sums = [[M::zero(); 2]; R];
-        // One at a time: of two, the compiler would add the products first, for which there are no registers.
-        for k in 0..words {
-            step::<M, R>(k, a, lda, b, ahead, &mut sums);
+        // One word at a time: of two, the compiler would add the products first, for which there are no registers.
+        for _ in 0..words {
+            prefetch::<_MM_HINT_T1>(ahead.cast());
+            let b = [M::load(line), M::load(line.add(M::WIDTH * M::UNITS))];
+            for (r, sum) in sums.iter_mut().enumerate() {
+                let a = M::splat(thirds[r / 3].add(r % 3 * lda));
+                *sum = [M::add(sum[0], a, b[0]), M::add(sum[1], a, b[1])];
+            }
+            thirds.iter_mut().take(R.div_ceil(3)).for_each(|p| *p = p.wrapping_add(1));
+            line = line.wrapping_add(2 * M::WIDTH * M::UNITS);
+            ahead = ahead.wrapping_add(share);
         }
         for r in 0..R {
             let out = out.add(r * 2 * M::WIDTH);
             M::store(sums[r][0], zeros[r], totals, out);
             M::store(sums[r][1], zeros[r], totals.add(M::WIDTH), out.add(M::WIDTH));
-        }
-    }
-}
-
-/// Adds the products of word `k` of A's rows and line `k` of the panel.
-///
-/// # Safety
-/// As [`tile`]; `k` is less than its `words`.
-#[inline(always)]
-unsafe fn step<M: Mac, const R: usize>(
-    k: usize,
-    a: *const u32,
-    lda: usize,
-    b: *const u16,
-    (ahead, share): (*const u8, usize),
-    sums: &mut [[M::Sum; 2]; R],
-) {
-    prefetch::<_MM_HINT_T1>(ahead.wrapping_add(k * share).cast());
-    // SAFETY: the caller's promises.
-    unsafe {
-        let line = b.add(k * 2 * M::WIDTH * M::UNITS);
-        let b = [M::load(line), M::load(line.add(M::WIDTH * M::UNITS))];
-        for (r, sum) in sums.iter_mut().enumerate() {
-            let a = M::splat(a.add(r * lda + k));
-            *sum = [M::add(sum[0], a, b[0]), M::add(sum[1], a, b[1])];
         }
     }
 }
