@@ -107,6 +107,9 @@ fn wait_s(delay: f64) -> u64 {
     delay.ceil().clamp(1.0, 600.0) as u64
 }
 
+/// Batches that wait, from which on none gives way.
+const CROWD: usize = 8;
+
 /// What has been computed between the layers of a batch.
 struct Between {
     left: AtomicUsize, // tokens that may still be
@@ -363,14 +366,14 @@ impl Shared {
         (result, elapsed)
     }
 
-    /// Between two layers of a batch: computes short texts that are next in line. Not while more than a batch waits: then many texts at
-    /// once shorten the waiting more, for all of them. And no more than the batch's own size, so that it is at most twice as late.
+    /// Between two layers of a batch: computes short texts that are next in line. Not in a crowd: then it is throughput that shortens the
+    /// waiting, for all. And no more than the batch's own size, so that it is at most twice as late.
     fn give_way(&self, pause: &Pause<'_>, between: &Between) {
         let budget = self.embedder.budget().tokens();
         let short = (budget / 4).min(between.left.load(Ordering::Relaxed));
         let (parts, ids) = {
             let mut queue = self.lock();
-            if queue.tokens == 0 || queue.tokens > budget {
+            if queue.tokens == 0 || queue.tokens > CROWD * budget {
                 return;
             }
             let taken = self.next_batch(&mut queue, Some(short));
