@@ -1,7 +1,8 @@
 //! How fast is the way from text to vectors, and the tokenizer alone?
 //!
 //!     cargo run --release -p benches --bin texts -- --model bundled TEXTS_FILE
-//!     … --in-turn: one task for each of its names on standard input, and its seconds: for measuring in turn with others
+//!
+//! With `--in-turn`: one task for each of its names on standard input, and its seconds: for measuring in turn with others.
 //!
 //! Tasks: `embed` all texts; `tokenize` them on one thread; `crate`: the same with the crate `tokenizers`, for comparison. Token ids are
 //! compared with the crate's before anything is timed.
