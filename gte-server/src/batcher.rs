@@ -377,12 +377,12 @@ impl Shared {
                 return;
             }
             let taken = self.next_batch(&mut queue, Some(short));
+            if taken.0.is_empty() {
+                return;
+            }
             self.publish(&queue);
             taken
         };
-        if parts.is_empty() {
-            return;
-        }
         let (result, elapsed) = self.pass(&ids, || pause.pool_tokens(&ids));
         between.left.fetch_sub(ids.iter().map(Vec::len).sum(), Ordering::Relaxed);
         between.nanoseconds.fetch_add(elapsed.as_nanos() as u64, Ordering::Relaxed);
