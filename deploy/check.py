@@ -14,6 +14,7 @@ import yaml
 
 HERE = pathlib.Path(__file__).resolve().parent
 VERSIONS = ["1.34", "1.35", "1.36", "1.37"]
+CUSTOM = {"keda.sh/v1alpha1", "monitoring.coreos.com/v1"}  # whose schemas are not Kubernetes' own
 DERIVED = {"gte_requests_per_second"}  # made by the adapter's rules
 problems = []
 
@@ -43,7 +44,7 @@ def rules(overlay, item):
                 yield f"{name}: no {probe}"
         if security.get("allowPrivilegeEscalation") is not False or not security.get("readOnlyRootFilesystem") or security.get("capabilities", {}).get("drop") != ["ALL"]:
             yield f"{name}: privileges"
-    config = yaml_env(overlay)
+    config = environment(overlay, pod["containers"][0])
     drain = int(config.get("GTE_DRAIN_DELAY", 5)) + int(config.get("GTE_DRAIN_TIMEOUT", 30))
     if pod.get("terminationGracePeriodSeconds", 30) <= drain:
         yield f"{where}: killed before its drain of {drain} s is over"
@@ -57,8 +58,26 @@ def objects(overlay):
     return [item for item in yaml.safe_load_all(built.stdout) if item]
 
 
-def yaml_env(overlay):
-    return next((item["data"] for item in objects(overlay) if item["kind"] == "ConfigMap"), {})
+def environment(overlay, container):
+    """The variables that a container gets from ConfigMaps."""
+    names = {source["configMapRef"]["name"] for source in container.get("envFrom", []) if "configMapRef" in source}
+    return {k: v for item in objects(overlay) if item["kind"] == "ConfigMap" and item["metadata"]["name"] in names for k, v in item["data"].items()}
+
+
+def copies():
+    """What stands in two places is the same in both."""
+    operator = yaml.safe_load((HERE / "k8s/overlays/monitoring/prometheusrule.yaml").read_text(encoding="utf8"))
+    if operator["spec"] != yaml.safe_load((HERE / "monitoring/rules.yaml").read_text(encoding="utf8")):
+        yield "k8s/overlays/monitoring/prometheusrule.yaml has other rules than monitoring/rules.yaml"
+    made = subprocess.run([sys.executable, HERE / "monitoring/dashboard.py"], capture_output=True, text=True, check=True).stdout
+    if made != (HERE / "k8s/overlays/monitoring/dashboard.json").read_text(encoding="utf8"):
+        yield "k8s/overlays/monitoring/dashboard.json is not what monitoring/dashboard.py writes"
+    jobs = (HERE.parent / "gte-server/src/jobs/mod.rs").read_text(encoding="utf8")
+    for item in objects(HERE / "k8s/overlays/keda"):
+        for trigger in item["spec"].get("triggers", []) if item["kind"] == "ScaledObject" else []:
+            for key in ("stream", "consumer"):
+                if trigger["type"] == "nats-jetstream" and f'"{trigger["metadata"][key]}"' not in jobs:
+                    yield f"keda: the server knows no {key} {trigger['metadata'][key]}"
 
 
 def metrics():
@@ -76,11 +95,12 @@ def main():
         for item in objects(overlay):
             count += 1
             problems.extend(rules(overlay, item))
-            for version in VERSIONS:
+            for version in VERSIONS if item["apiVersion"] not in CUSTOM else []:
                 try:
                     kubernetes_validate.validate(item, version, strict=True)
                 except (kubernetes_validate.ValidationError, kubernetes_validate.InvalidSchemaError, kubernetes_validate.SchemaNotFoundError) as error:
                     problems.append(f"{overlay.name}, {version}: {item['kind']} {item['metadata']['name']}: {error}")
+    problems.extend(copies())
     known = metrics()
     assert len(known) > 15, f"metrics.rs was not understood: {known}"
     for path in [*HERE.rglob("*.yaml"), *HERE.rglob("*.json")]:

@@ -21,6 +21,50 @@ pub enum Device {
     Metal(usize),
 }
 
+impl std::fmt::Display for Device {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Cpu => f.write_str("cpu"),
+            #[cfg(feature = "candle")]
+            Self::CandleCpu => f.write_str("candle-cpu"),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(number) => write!(f, "cuda:{number}"),
+            #[cfg(feature = "metal")]
+            Self::Metal(number) => write!(f, "metal:{number}"),
+        }
+    }
+}
+
+impl std::str::FromStr for Device {
+    type Err = Error;
+
+    /// `cpu`, `candle-cpu`, `cuda`, `cuda:1`, `metal` or `metal:1`, as far as this build has them.
+    fn from_str(name: &str) -> Result<Self> {
+        let (kind, number) = name.split_once(':').unwrap_or((name, "0"));
+        let numbered = number.parse::<usize>().ok();
+        match (kind, numbered) {
+            ("cpu", _) if kind == name => Ok(Self::Cpu),
+            #[cfg(feature = "candle")]
+            ("candle-cpu", _) if kind == name => Ok(Self::CandleCpu),
+            #[cfg(feature = "cuda")]
+            ("cuda", Some(number)) => Ok(Self::Cuda(number)),
+            #[cfg(feature = "metal")]
+            ("metal", Some(number)) => Ok(Self::Metal(number)),
+            _ => {
+                let all = ["cpu", "candle-cpu", "cuda:NUMBER", "metal:NUMBER"];
+                let built = [true, cfg!(feature = "candle"), cfg!(feature = "cuda"), cfg!(feature = "metal")];
+                let names: Vec<_> =
+                    all.into_iter().zip(built).filter(|(_, built)| *built).map(|(name, _)| name).collect();
+                Err(Error::InvalidOption {
+                    option: "device",
+                    value: name.to_owned(),
+                    expected: format!("what this build has: {}", names.join(", ")),
+                })
+            }
+        }
+    }
+}
+
 /// The type that the matrix products are computed in.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -94,4 +138,19 @@ pub(crate) fn resolve(precision: Precision, device: Device, kernels: &Kernels) -
 /// The error of a device that does not compute in `precision`.
 pub(crate) fn not_on(expected: &str, precision: Precision) -> Error {
     Error::InvalidOption { option: "precision", value: precision.to_string(), expected: expected.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_have_names() {
+        assert_eq!("cpu".parse::<Device>().ok(), Some(Device::Cpu));
+        for wrong in ["", "cpu:0", "gpu", "cuda:x", "CPU"] {
+            let error = wrong.parse::<Device>().expect_err("no device").to_string();
+            assert!(error.contains("cpu") && error.contains("device"), "{error}");
+        }
+        assert_eq!(Device::Cpu.to_string(), "cpu");
+    }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use axum::http::HeaderValue;
 use clap::{Parser, ValueEnum};
-use gte_core::{BUNDLED, Pooling, Precision};
+use gte_core::{BUNDLED, Device, Pooling, Precision};
 
 /// The port of the service.
 const DEFAULT_PORT: u16 = 7860;
@@ -31,6 +31,9 @@ pub struct Config {
     /// Make no request to a hub: the model is a directory or in the cache
     #[arg(long, env = "GTE_OFFLINE")]
     pub offline: bool,
+    /// Where the model runs: cpu, or cuda:0 … in a build with the feature `cuda`
+    #[arg(long, env = "GTE_DEVICE", default_value_t)]
+    pub device: Device,
     /// Type of the matrix products: f32, bf16, int8, or auto: bf16 where the CPU computes it natively
     #[arg(long, env = "GTE_PRECISION", default_value_t)]
     pub precision: Precision,
@@ -108,6 +111,12 @@ pub struct Config {
     /// API keys, separated by commas
     #[arg(skip)]
     pub api_keys: Vec<String>,
+    /// NATS server, such as nats://user:password@broker:4222: takes jobs on /v1/jobs for workers to do
+    #[arg(long, env = "GTE_NATS", conflicts_with = "worker")]
+    pub nats: Option<String>,
+    /// NATS server: takes jobs, and works on those that wait there
+    #[arg(long, env = "GTE_WORKER")]
+    pub worker: Option<String>,
     /// How logs are written
     #[arg(long, env = "GTE_LOG_FORMAT", value_enum, default_value_t = LogFormat::Human)]
     pub log_format: LogFormat,

@@ -52,6 +52,9 @@ pub enum Error {
     /// The server is shutting down or not ready.
     #[error("the server is {0}")]
     Unavailable(&'static str),
+    /// The broker of jobs cannot be reached, or refuses.
+    #[error("the broker does not answer: try again")]
+    Broker,
     /// The engine failed.
     #[error("the engine failed: {0}")]
     Engine(String),
@@ -70,7 +73,7 @@ impl Error {
             Self::Method(_) => (StatusCode::METHOD_NOT_ALLOWED, "invalid_request_error", "Validation"),
             Self::Overloaded { .. } => (StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", "Overloaded"),
             Self::Deadline(_) => (StatusCode::GATEWAY_TIMEOUT, "timeout_error", "Overloaded"),
-            Self::Unavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, "server_error", "Unhealthy"),
+            Self::Unavailable(_) | Self::Broker => (StatusCode::SERVICE_UNAVAILABLE, "server_error", "Unhealthy"),
             Self::Engine(_) => (StatusCode::INTERNAL_SERVER_ERROR, "server_error", "Backend"),
         }
     }

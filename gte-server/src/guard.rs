@@ -119,19 +119,36 @@ impl<T: DeserializeOwned> FromRequest<Arc<Service>> for Checked<T> {
     type Rejection = Error;
 
     async fn from_request(request: Request<Body>, service: &Arc<Service>) -> Result<Self, Error> {
+        let RawBody(bytes) = RawBody::from_request(request, service).await?;
+        parse(&bytes).map(Self)
+    }
+}
+
+/// A value from JSON, or the path of the field that is wrong.
+pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
+    let mut json = serde_json::Deserializer::from_slice(bytes);
+    let value = serde_path_to_error::deserialize(&mut json).map_err(|e| {
+        let field = e.path().to_string();
+        let inner = e.into_inner();
+        if inner.is_data() { Error::field(field, inner) } else { Error::Syntax(inner.to_string()) }
+    })?;
+    json.end().map_err(|e| Error::Syntax(e.to_string()))?;
+    Ok(value)
+}
+
+/// A body, within the limits of size and time.
+pub(crate) struct RawBody(pub(crate) Bytes);
+
+impl FromRequest<Arc<Service>> for RawBody {
+    type Rejection = Error;
+
+    async fn from_request(request: Request<Body>, service: &Arc<Service>) -> Result<Self, Error> {
         let (limit, timeout) = (service.config.body_limit, service.config.body_timeout());
         let body = tokio::time::timeout(timeout, Bytes::from_request(request, service));
         let bytes = body.await.map_err(|_| Error::SlowBody(timeout.as_secs()))?.map_err(|e| match e.status() {
             StatusCode::PAYLOAD_TOO_LARGE => Error::TooLarge { limit },
             _ => Error::Syntax(e.body_text()),
         })?;
-        let mut json = serde_json::Deserializer::from_slice(&bytes);
-        let value = serde_path_to_error::deserialize(&mut json).map_err(|e| {
-            let field = e.path().to_string();
-            let inner = e.into_inner();
-            if inner.is_data() { Error::field(field, inner) } else { Error::Syntax(inner.to_string()) }
-        })?;
-        json.end().map_err(|e| Error::Syntax(e.to_string()))?;
-        Ok(Self(value))
+        Ok(Self(bytes))
     }
 }

@@ -6,6 +6,7 @@ pub mod config;
 mod connections;
 pub mod error;
 mod guard;
+pub mod jobs;
 pub mod metrics;
 mod pages;
 pub mod routes;
@@ -23,19 +24,21 @@ use gte_core::{Budget, Embedder};
 use crate::batcher::{Batcher, Limits};
 use crate::config::Config;
 use crate::connections::Room;
+use crate::jobs::Jobs;
 use crate::metrics::Metrics;
 use crate::routes::Service;
 
-/// Loads the model and starts its queue.
+/// Loads the model and starts its queue; `jobs` is the broker of `--nats` or `--worker`, if there is one.
 ///
 /// # Errors
 /// One line that says what is wrong.
-pub fn load(config: Config) -> Result<Arc<Service>, String> {
+pub fn load(config: Config, jobs: Option<Jobs>) -> Result<Arc<Service>, String> {
     config.check()?;
     let keys = config.keys()?;
     let start = Instant::now();
     let text = |e: gte_core::Error| e.to_string();
     let mut builder = Embedder::builder(config.model())
+        .device(config.device)
         .precision(config.precision)
         .budget(Budget::new(config.batch_tokens).map_err(text)?);
     if let Some(revision) = &config.revision {
@@ -76,7 +79,15 @@ pub fn load(config: Config) -> Result<Arc<Service>, String> {
     };
     let batcher = Batcher::start(embedder.clone(), metrics.clone(), limits, tokens_per_second)
         .map_err(|e| format!("no compute thread: {e}"))?;
-    Ok(Arc::new(Service { embedder, batcher, metrics, keys: keys.into(), draining: AtomicBool::new(false), config }))
+    Ok(Arc::new(Service {
+        jobs,
+        embedder,
+        batcher,
+        metrics,
+        keys: keys.into(),
+        draining: AtomicBool::new(false),
+        config,
+    }))
 }
 
 /// Answers requests on `listener` until `shutdown`. Then `/readyz` says so, the listener stays open for `--drain-delay`, and what
@@ -101,6 +112,10 @@ pub async fn serve(
         tokio::time::sleep(delay).await;
         stopping.graceful_shutdown(Some(timeout));
     });
+    let worker = match (&config.worker, &service.jobs) {
+        (Some(_), Some(jobs)) => Some(tokio::spawn(jobs::worker::work(service.clone(), jobs.clone()))),
+        _ => None,
+    };
     let room = Room::new(config.max_connections, service.metrics.clone());
     let app = routes::app(service.clone()).into_make_service();
     let mut server = axum_server::from_tcp(listener)?
@@ -112,9 +127,24 @@ pub async fn serve(
         None => server.acceptor(room).serve(app).await?,
         Some(tls) => server.acceptor(RustlsAcceptor::new(tls).acceptor(room)).serve(app).await?,
     }
+    if let Some(worker) = worker {
+        // What it has pulled is finished, as long as other requests are given.
+        let _ = tokio::time::timeout(timeout, worker).await;
+    }
     let closing = service.clone();
     let _ = tokio::task::spawn_blocking(move || closing.batcher.close()).await;
     Ok(())
+}
+
+/// The broker of `--nats` or `--worker`, if one is given; it need not be there yet.
+///
+/// # Errors
+/// An address that is none.
+pub async fn jobs(config: &Config) -> Result<Option<Jobs>, String> {
+    match config.nats.as_ref().or(config.worker.as_ref()) {
+        Some(address) => Jobs::connect(address).await.map(Some),
+        None => Ok(None),
+    }
 }
 
 /// The certificate and key of `--tls-cert` and `--tls-key`, if they are given.

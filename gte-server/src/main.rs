@@ -49,7 +49,8 @@ fn run(config: Config) -> Result<(), String> {
     let address = listener.local_addr().map_err(|e| e.to_string())?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|e| e.to_string())?;
     let tls = runtime.block_on(gte_server::tls(&config))?;
-    let service = gte_server::load(config)?;
+    let jobs = runtime.block_on(gte_server::jobs(&config))?;
+    let service = gte_server::load(config, jobs)?;
     runtime.block_on(async move {
         if let Some(listener) = metrics_listener {
             let metrics = axum::routing::get(gte_server::routes::metrics).with_state(service.clone());

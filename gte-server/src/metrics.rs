@@ -59,6 +59,10 @@ pub struct Metrics {
     pub texts: Counter,
     /// Texts that were cut.
     pub truncated_texts: Counter,
+    /// Texts of jobs whose vectors were stored.
+    pub job_texts: Counter,
+    /// Texts of jobs that were given up.
+    pub failed_job_texts: Counter,
     /// Share of the last window in which the compute thread was busy.
     pub utilization: FloatGauge,
     /// How long a request that arrives now will wait.
@@ -92,6 +96,8 @@ impl Metrics {
             tokens: Counter::default(),
             texts: Counter::default(),
             truncated_texts: Counter::default(),
+            job_texts: Counter::default(),
+            failed_job_texts: Counter::default(),
             utilization: Gauge::default(),
             queue_delay: Gauge::default(),
             tokens_per_second: Gauge::default(),
@@ -139,6 +145,8 @@ impl Metrics {
             "Texts that were longer than the limit and were cut",
             metrics.truncated_texts.clone(),
         );
+        r.register("job_texts", "Texts of jobs whose vectors were stored", metrics.job_texts.clone());
+        r.register("failed_job_texts", "Texts of jobs that were given up", metrics.failed_job_texts.clone());
         r.register(
             "utilization_ratio",
             "Share of the last window in which the compute thread was busy",

@@ -20,6 +20,7 @@ use crate::batcher::{Answer, Batcher};
 use crate::config::Config;
 use crate::error::Error;
 use crate::guard::{self, Checked};
+use crate::jobs::{self, Jobs};
 use crate::metrics::Metrics;
 use crate::pages;
 
@@ -35,6 +36,8 @@ pub struct Service {
     pub config: Config,
     /// Keys that open the service; none: it is open.
     pub keys: std::sync::RwLock<Vec<String>>,
+    /// The broker of jobs, if there is one.
+    pub(crate) jobs: Option<Jobs>,
     /// Set when shutdown begins.
     pub draining: AtomicBool,
 }
@@ -49,6 +52,7 @@ type Shared = State<Arc<Service>>;
         (name = "own", description = "A vector, and a ranking"),
         (name = "OpenAI", description = "As in OpenAI's API reference"),
         (name = "text-embeddings-inference", description = "As its clients expect them"),
+        (name = "jobs", description = "Texts for workers behind a broker, where the server has one"),
         (name = "operation", description = "For probes and monitoring; never behind a key"),
     )
 )]
@@ -56,6 +60,7 @@ struct Document;
 
 /// The routes that need a key where there are keys, and those of probes, monitoring and people, which do not.
 pub fn app(service: Arc<Service>) -> Router {
+    let jobs = if service.jobs.is_some() { jobs::routes::routes() } else { OpenApiRouter::new() };
     let keyed = OpenApiRouter::new()
         .routes(routes!(embedding))
         .routes(routes!(similarity))
@@ -67,6 +72,7 @@ pub fn app(service: Arc<Service>) -> Router {
         .routes(routes!(decode))
         .routes(routes!(info))
         .routes(routes!(models))
+        .merge(jobs)
         // The same as /v1/embeddings, for clients whose base address has no /v1.
         .route("/embeddings", axum::routing::post(openai))
         .route_layer(axum::middleware::from_fn_with_state(service.clone(), guard::authorize));
@@ -88,7 +94,7 @@ pub fn app(service: Arc<Service>) -> Router {
 
 impl Service {
     /// Tokenizes on a thread for blocking work: neither the compute thread nor the reactor waits for it.
-    async fn tokenize(self: &Arc<Self>, texts: Vec<String>) -> Result<(Vec<Tokens>, Duration), Error> {
+    pub(crate) async fn tokenize(self: &Arc<Self>, texts: Vec<String>) -> Result<(Vec<Tokens>, Duration), Error> {
         let service = self.clone();
         let span = tracing::info_span!("tokenize", texts = texts.len());
         let work = move || {

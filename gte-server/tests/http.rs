@@ -22,7 +22,7 @@ fn service(arguments: &[&str]) -> (Arc<Service>, tempfile::TempDir) {
     let model = dir.path().to_str().unwrap().to_owned();
     let all = ["gte-server", "--model", &model, "--threads", "2"].into_iter().chain(arguments.iter().copied());
     let config = Config::try_parse_from(all).unwrap();
-    (gte_server::load(config).unwrap(), dir)
+    (gte_server::load(config, None).unwrap(), dir)
 }
 
 async fn send(service: &Arc<Service>, request: Request<Body>) -> (StatusCode, Value, axum::http::HeaderMap) {

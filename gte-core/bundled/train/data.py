@@ -1,4 +1,5 @@
 """The texts: hand-written pairs, a lexicon, and pairs that the generators print. Paths, splits, cleaning."""
+import collections
 import pathlib
 import re
 import subprocess
@@ -57,3 +58,60 @@ def joined(rng):
                 out.append(("".join(c for c, _ in block), " ".join(e for _, e in block)))
                 block = []
     return out
+
+
+def _spans():
+    """The lexicon's words of two characters and more with their glosses, in its order, which is by theme: a word's neighbours are of its kind."""
+    return [(word, gloss) for word, gloss in lexicon() if len(word) > 1]
+
+
+def substituted(pairs, count, rng, reach=12):
+    """`count` pairs made of `pairs`: a word and its gloss, found in both sides of a pair, give way to a near word of the lexicon and its gloss."""
+    entries = _spans()
+    places = collections.defaultdict(list)
+    for at, (word, _) in enumerate(entries):
+        places[word].append(at)
+    longest = max(map(len, places))
+    found = []
+    for row, (chinese, english) in enumerate(pairs):
+        for start in range(len(chinese)):
+            for end in range(start + 2, min(start + longest, len(chinese)) + 1):
+                for at in places.get(chinese[start:end], ()):
+                    gloss = re.compile(rf"\b{re.escape(entries[at][1])}(?=s?\b)", re.I)
+                    if gloss.search(english):
+                        found.append((row, start, end, at, gloss))
+    held = {text for pair in globals()["pairs"](True) for text in pair}
+    out = set()
+    while len(out) < count:
+        row, start, end, at, gloss = rng.choice(found)
+        word, new = entries[min(max(at + rng.randint(-reach, reach), 0), len(entries) - 1)]
+        chinese, english = pairs[row]
+        pair = chinese[:start] + word + chinese[end:], gloss.sub(lambda _: new, english, count=1)
+        if pair != pairs[row] and not held & set(pair):
+            out.add(pair)
+    return sorted(out)
+
+
+def by_gloss():
+    """{English word: the lexicon's words of two characters and more that it is the gloss of}."""
+    out = collections.defaultdict(list)
+    for word, gloss in _spans():
+        out[gloss.lower()].append(word)
+    return out
+
+
+def mixed(english, glosses, rng, share=0.4):
+    """`english` with about `share` of the words that the lexicon has (runs of up to three) in Chinese."""
+    words, out, at = english.split(" "), [], 0
+    while at < len(words):
+        for length in (3, 2, 1):
+            piece = " ".join(words[at : at + length])
+            bare = piece.strip(".,?!;:\"'").lower()
+            if at + length <= len(words) and bare in glosses and rng.random() < share:
+                out.append(re.sub(re.escape(bare), lambda _: rng.choice(glosses[bare]), piece, flags=re.I))
+                at += length
+                break
+        else:
+            out.append(words[at])
+            at += 1
+    return " ".join(out)

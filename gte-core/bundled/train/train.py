@@ -1,7 +1,8 @@
 """Distils a small bilingual encoder from an English one: python train.py TEACHER_DIR WORK_DIR [--minutes 150] [--start DIR]
 
 The student's vectors of a Chinese text and of its English translation both go towards the teacher's vector of the translation: the cosine,
-and the teacher's own similarities within the batch (their distribution, so that a paraphrase in the batch is no false negative).
+and the teacher's own similarities within the batch (their distribution, so that a paraphrase in the batch is no false negative). English
+tokens go towards the teacher's last hidden states too: a hundred times the signal of a vector. Some English texts come with words in Chinese.
 Stops by itself when the minutes are used; the learning rate falls with them. Writes WORK_DIR/student.pt; then export.py.
 """
 import argparse
@@ -26,16 +27,27 @@ LAYERS = [0, 2, 5]  # of the teacher's six
 VOCABULARY = 9600
 POSITIONS = 256
 BATCH = 96
-SHARES = {"pairs": 0.48, "lexicon": 0.12, "joined": 0.08, "generated": 0.32}
+SHARES = {"pairs": 0.42, "lexicon": 0.10, "joined": 0.07, "generated": 0.16, "substituted": 0.25}
+MIXED = 0.25  # of the English texts
 UNKNOWN = 0.04  # of the Chinese tokens, in half of the texts: a rare character must not spoil a sentence
 TEMPERATURE = 0.05
+HIDDEN = 3.0  # the weight of the hidden states' relative error
 RATE_ROWS, RATE = 2e-3, 1.5e-4
 
 
-def mean_pool(model, ids, mask):
-    hidden = model(input_ids=ids, attention_mask=mask).last_hidden_state
+def pooled(states, mask):
     weights = mask.unsqueeze(-1).float()
-    return F.normalize((hidden * weights).sum(1) / weights.sum(1), dim=1)
+    return F.normalize((states * weights).sum(1) / weights.sum(1), dim=1)
+
+
+def mean_pool(model, ids, mask):
+    return pooled(model(input_ids=ids, attention_mask=mask).last_hidden_state, mask)
+
+
+def hidden(model, lists):
+    """The last hidden states of a padded batch, and its mask."""
+    ids, mask = pad(lists)
+    return model(input_ids=ids, attention_mask=mask).last_hidden_state, mask
 
 
 def pad(lists):
@@ -57,19 +69,39 @@ def embed(model, lists, size=64):
     return out
 
 
-def teacher_vectors(teacher, tokenizer, texts, cache):
-    """The teacher's vector of each English text; kept in `cache`, which takes minutes to make."""
-    unique = sorted(set(texts))
-    known = {}
-    if cache.exists():
-        saved = np.load(cache, allow_pickle=True)
-        known = dict(zip(saved["texts"], saved["vectors"]))
-    missing = [t for t in unique if t not in known]
-    if missing:
-        print(f"the teacher embeds {len(missing)} texts", flush=True)
-        known |= dict(zip(missing, embed(teacher, tokenizer(missing, truncation=True, max_length=256)["input_ids"])))
-        np.savez(cache, texts=np.array(list(known), dtype=object), vectors=np.stack(list(known.values())))
-    return known
+class Teacher:
+    """The teacher's vectors and last hidden states of English texts; kept in `cache`, for they take minutes to make."""
+
+    def __init__(self, model, tokenizer, texts, cache=None):
+        texts = sorted(set(texts), key=len)
+        self.row = {text: i for i, text in enumerate(texts)}
+        ids = tokenizer(texts, truncation=True, max_length=POSITIONS)["input_ids"]
+        self.tokens = [tokenizer.convert_ids_to_tokens(i) for i in ids]
+        self.offsets = np.cumsum([0] + [len(i) for i in ids])
+        self.vectors = np.zeros((len(texts), model.config.hidden_size), np.float32)
+        self.hidden = np.zeros((self.offsets[-1], model.config.hidden_size), np.float16)
+        if cache and cache.exists() and json.loads((cache / "texts.json").read_text(encoding="utf8")) == texts:
+            self.vectors, self.hidden = np.load(cache / "vectors.npy"), np.load(cache / "hidden.npy")
+            return
+        print(f"the teacher reads {len(texts)} texts of {self.offsets[-1]} tokens", flush=True)
+        with torch.inference_mode():
+            for start in range(0, len(ids), 64):
+                batch, mask = pad(ids[start : start + 64])
+                states = model(input_ids=batch, attention_mask=mask).last_hidden_state
+                self.vectors[start : start + 64] = pooled(states, mask).numpy()
+                self.hidden[self.offsets[start] : self.offsets[start] + int(mask.sum())] = states[mask.bool()].numpy()
+        if cache:
+            cache.mkdir(exist_ok=True)
+            np.save(cache / "vectors.npy", self.vectors)
+            np.save(cache / "hidden.npy", self.hidden)
+            (cache / "texts.json").write_text(json.dumps(texts), encoding="utf8")
+
+    def __getitem__(self, text):
+        return self.vectors[self.row[text]]
+
+    def states(self, text):
+        row = self.row[text]
+        return self.hidden[self.offsets[row] : self.offsets[row + 1]]
 
 
 def start(student, tokens, directory):
@@ -87,6 +119,7 @@ def main():
     p.add_argument("--minutes", type=float, default=150)
     p.add_argument("--start", type=pathlib.Path, help="a directory that export.py wrote: go on from its weights")
     p.add_argument("--generated", type=int, default=12000, help="pairs of each generator")
+    p.add_argument("--substituted", type=int, default=30000, help="pairs with a word put in place of another")
     a = p.parse_args()
     a.work.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(1)
@@ -97,10 +130,10 @@ def main():
     sets = {"pairs": data.pairs(False), "lexicon": data.lexicon(), "joined": data.joined(rng), "generated": data.generated(a.generated, 1)}
     texts = [pair for part in sets.values() for pair in part]
     print({name: len(part) for name, part in sets.items()}, flush=True)
-    vectors = teacher_vectors(teacher, teacher_tokenizer, [e for _, e in texts + data.pairs(True)], a.work / "teacher.npz")
-
     tokens, rows, others = vocabulary.build(teacher_tokenizer, teacher.embeddings.word_embeddings.weight.detach().numpy(), texts, VOCABULARY)
     (a.work / "tokens.json").write_text(json.dumps([tokens, others], ensure_ascii=False))
+    sets["substituted"] = data.substituted(sets["pairs"], a.substituted, rng)
+    vectors = Teacher(teacher, teacher_tokenizer, [e for part in sets.values() for _, e in part] + [e for _, e in data.pairs(True)], a.work / "teacher")
     tokenizer = Tokenizer.from_str(vocabulary.tokenizer_json(tokens, others, POSITIONS))
     config = BertConfig(**{**teacher.config.to_dict(), "num_hidden_layers": len(LAYERS), "vocab_size": len(tokens), "max_position_embeddings": POSITIONS,
                            "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0})
@@ -122,20 +155,25 @@ def main():
     rest = [p for p in student.parameters() if p is not rows_of_words[0]]
     optimizer = torch.optim.AdamW([{"params": rows_of_words, "lr": RATE_ROWS, "weight_decay": 0.0}, {"params": rest, "lr": RATE, "weight_decay": 0.01}])
     base = [group["lr"] for group in optimizer.param_groups]
-    ids = {name: list(zip(encode([c for c, _ in part]), encode([e for _, e in part]), [e for _, e in part])) for name, part in sets.items()}
+    ids = {name: list(zip(encode([c for c, _ in part]), [e for _, e in part])) for name, part in sets.items()}
     queues = {name: [] for name in ids}
-
-    unknown = vocabulary.SPECIAL.index("[UNK]")
+    number = {token: i for i, token in enumerate(tokens)}
+    # The ids of each English text whose tokens are the teacher's.
+    same = {text: found for text, row in vectors.row.items() if None not in (found := [number.get(t) for t in vectors.tokens[row]])}
+    print(f"{len(same)} of {len(vectors.row)} English texts have the teacher's tokens", flush=True)
+    glosses = data.by_gloss()
+    unknown = number["[UNK]"]
 
     def draw(name):
         if not queues[name]:
             queues[name] = rng.sample(ids[name], len(ids[name]))
-        chinese, english, text = queues[name].pop()
+        chinese, text = queues[name].pop()
         if len(chinese) > 6 and rng.random() < 0.5:
             chinese = [unknown if 0 < i < len(chinese) - 1 and rng.random() < UNKNOWN else token for i, token in enumerate(chinese)]
-        return chinese, english, text
+        english = data.mixed(text, glosses, rng) if rng.random() < MIXED else text
+        return chinese, encode([english])[0] if english != text or text not in same else same[text], text, english == text and text in same
 
-    used, step, ready, losses = 0.0, 0, [], []
+    used, step, ready, losses, differences = 0.0, 0, [], [], []
     budget = 60 * a.minutes
     while used < budget:
         begin = time.process_time()  # of both threads
@@ -151,25 +189,31 @@ def main():
         for group, rate in zip(optimizer.param_groups, base):
             group["lr"] = rate * scale
         student.train()
-        target = torch.from_numpy(np.stack([vectors[english] for _, _, english in batch]))
+        target = torch.from_numpy(np.stack([vectors[text] for _, _, text, _ in batch]))
         similar = target @ target.T
         wanted = F.softmax(similar / TEMPERATURE, dim=1)
-        chinese = mean_pool(student, *pad([c for c, _, _ in batch]))
-        english = mean_pool(student, *pad([e for _, e, _ in batch]))
+        chinese = pooled(*hidden(student, [c for c, *_ in batch]))
+        made = hidden(student, [e for _, e, *_ in batch])
+        english = pooled(*made)
         loss = 0
         for own in (chinese, english):
             distance = (1 - (own * target).sum(1)).mean()
             contrast = F.cross_entropy(own @ target.T / TEMPERATURE, wanted) + 0.5 * F.mse_loss(own @ own.T, similar) * 20
             loss = loss + 4 * distance + contrast
+        losses.append(loss.item())
+        alike = torch.tensor([same for *_, same in batch])
+        states = torch.from_numpy(np.concatenate([vectors.states(text) for *_, text, same in batch if same])).float()
+        apart = F.mse_loss(made[0][alike][made[1][alike].bool()], states) / states.square().mean()
+        loss = loss + HIDDEN * apart
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)
         optimizer.step()
-        losses.append(loss.item())
+        differences.append(apart.item())
         step += 1
         used += (time.process_time() - begin) / torch.get_num_threads()
         if step % 250 == 0:
-            print(f"step {step}, {used / 60:.1f} min, loss {np.mean(losses[-250:]):.3f}", flush=True)
+            print(f"step {step}, {used / 60:.1f} min, loss {np.mean(losses[-250:]):.3f}, hidden states {np.mean(differences[-250:]):.3f}", flush=True)
         if step % 1000 == 0 or used >= budget:
             student.eval()
             print(f"step {step}: {evaluate(lambda t: embed(student, encode(t)), vectors)}", flush=True)
