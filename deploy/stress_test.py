@@ -3,11 +3,13 @@
 
     python3 deploy/stress_test.py http://localhost:7860/v1/embedding -c 16 -n 500
 
-Standard library only. Each worker has one connection, kept open. Exit status 1 if a request failed. For percentiles of an open loop, mixed
+Standard library only. Each worker has one connection, kept open; with --fresh a new one for every request, as many clients would have, so that
+new replicas get their share. Exit status 1 if a request failed. For percentiles of an open loop, mixed
 lengths and records, see `cargo run -p benches --bin load`.
 """
 import argparse
 import http.client
+import itertools
 import json
 import sys
 import threading
@@ -30,9 +32,9 @@ def percentile(values, share):
 
 
 class Worker(threading.Thread):
-    def __init__(self, url, key, numbers, timeout):
+    def __init__(self, url, numbers, a):
         super().__init__(daemon=True)
-        self.url, self.key, self.numbers, self.timeout = url, key, numbers, timeout
+        self.url, self.key, self.numbers, self.timeout, self.fresh, self.repeat = url, a.api_key, numbers, a.timeout, a.fresh, a.repeat
         self.milliseconds, self.failures = [], []
 
     def run(self):
@@ -42,7 +44,7 @@ class Worker(threading.Thread):
         for number in self.numbers:
             start = time.perf_counter()
             try:
-                connection.request("POST", self.url.path or "/", json.dumps({"text": TEXTS[number % len(TEXTS)]}).encode(), headers)
+                connection.request("POST", self.url.path or "/", json.dumps({"text": self.repeat * TEXTS[number % len(TEXTS)]}).encode(), headers)
                 response = connection.getresponse()
                 body = response.read()
                 if response.status != 200:
@@ -54,6 +56,8 @@ class Worker(threading.Thread):
                 connection.close()
             else:
                 self.milliseconds.append(1000 * (time.perf_counter() - start))
+                if self.fresh:
+                    connection.close()
 
 
 def main():
@@ -61,6 +65,9 @@ def main():
     parser.add_argument("url", nargs="?", default="http://localhost:7860/v1/embedding")
     parser.add_argument("-c", "--concurrency", type=int, default=10)
     parser.add_argument("-n", "--requests", type=int, default=100)
+    parser.add_argument("--seconds", type=float, help="go on for so long, however many requests that are")
+    parser.add_argument("--fresh", action="store_true", help="a new connection for every request")
+    parser.add_argument("--repeat", type=int, default=1, help="how often a text is repeated in itself: longer texts, more work")
     parser.add_argument("--api-key", default="")
     parser.add_argument("--timeout", type=float, default=60)
     a = parser.parse_args()
@@ -70,7 +77,8 @@ def main():
     if url.scheme not in ("http", "https") or not url.hostname:
         parser.error(f"{a.url}: not an http:// or https:// address")
 
-    numbers = iter(range(a.requests))
+    end = time.perf_counter() + a.seconds if a.seconds else None
+    numbers = itertools.takewhile(lambda _: time.perf_counter() < end, itertools.count()) if end else iter(range(a.requests))
     lock = threading.Lock()
 
     def shared():
@@ -81,7 +89,7 @@ def main():
                 return
             yield number
 
-    workers = [Worker(url, a.api_key, shared(), a.timeout) for _ in range(min(a.concurrency, a.requests))]
+    workers = [Worker(url, shared(), a) for _ in range(a.concurrency if end else min(a.concurrency, a.requests))]
     start = time.perf_counter()
     for worker in workers:
         worker.start()
@@ -89,15 +97,16 @@ def main():
         time.sleep(0.2)
         done = sum(len(w.milliseconds) + len(w.failures) for w in workers)
         if sys.stderr.isatty():
-            print(f"\r{done}/{a.requests}  {done / (time.perf_counter() - start):.1f} requests/s ", end="", file=sys.stderr, flush=True)
+            print(f"\r{done}{'' if end else f'/{a.requests}'}  {done / (time.perf_counter() - start):.1f} requests/s ", end="", file=sys.stderr, flush=True)
     seconds = time.perf_counter() - start
     if sys.stderr.isatty():
         print(file=sys.stderr)
     times = sorted(t for w in workers for t in w.milliseconds)
     failures = [f for w in workers for f in w.failures]
     print(f"concurrency   {len(workers)}")
-    print(f"requests      {a.requests}")
-    print(f"success rate  {100 * len(times) / a.requests:.2f} %")
+    total = len(times) + len(failures)
+    print(f"requests      {total}")
+    print(f"success rate  {100 * len(times) / max(total, 1):.2f} %")
     if times:
         print(f"average       {sum(times) / len(times):.1f} ms")
         for share in (50, 95, 99):

@@ -1,0 +1,126 @@
+#!/usr/bin/env bash
+# The service on a real cluster, end to end: scales up under load and back, on CPU, on utilization and on the predicted wait; restarts, scales
+# down and loses a pod under load without losing a request.
+#
+#     deploy/e2e.sh IMAGE [cpu] [utilization] [delay] [roll] [kill] [drain]     (all of them if none is named; some 25 minutes)
+#
+# Needs a kube context whose nodes have IMAGE (kind load, minikube image load, a registry), metrics-server, and for `utilization` and `delay` the
+# custom metrics API with k8s/overlays/custom-metrics/adapter-rules.yaml. Variables:
+#
+#     GTE_URL     where the service is reached; its ClusterIP if left out
+#     GTE_APPLY   what applies a kustomization; `kubectl apply -k` if left out
+#
+# What changes for the trial: one compute thread and a small CPU request a pod, so that a small cluster has room, and 60 s in place of 300 before a
+# scale-down.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+image=${1:?image}; shift
+wanted=" ${*:-cpu utilization delay roll kill drain} "
+apply=${GTE_APPLY:-kubectl apply -k}
+here=target/e2e
+failed=0
+rm -rf $here; mkdir -p $here
+
+say() { printf '\n=== %s %s\n' "$(date +%T)" "$*"; }
+want() { [[ $wanted == *" $1 "* ]]; }
+check() { if "${@:2}"; then echo "ok: $1"; else echo "FAILED: $1"; failed=1; fi; }
+replicas() { kubectl -n gte get deployment gte -o jsonpath='{.status.readyReplicas}'; }
+
+# An overlay with the trial's image and sizes.
+deploy() {
+  mkdir -p "$here/$1"
+  cat > "$here/$1/kustomization.yaml" <<EOF
+apiVersion: kustomize.config.k8s.io/v1beta1
+kind: Kustomization
+namespace: gte
+resources: [../../../deploy/k8s/$2]
+images: [{name: gte-server, newName: ${image%:*}, newTag: "${image##*:}"}]
+patches:
+  - target: {kind: Deployment, name: gte}
+    patch: |
+      - {op: replace, path: /spec/template/spec/containers/0/resources, value: {requests: {cpu: 200m, memory: 128Mi}, limits: {cpu: 400m, memory: 512Mi}}}
+      - {op: add, path: /spec/template/spec/containers/0/env, value: [{name: GTE_THREADS, value: "1"}]}
+EOF
+  if [ "$2" != base ]; then cat >> "$here/$1/kustomization.yaml" <<EOF
+  - target: {kind: HorizontalPodAutoscaler, name: gte}
+    patch: |
+      - {op: replace, path: /spec/maxReplicas, value: 5}
+      - {op: replace, path: /spec/behavior/scaleDown/stabilizationWindowSeconds, value: 60}
+EOF
+  fi
+  [ -z "${3:-}" ] || printf '%s\n' "$3" >> "$here/$1/kustomization.yaml"
+  $apply "$here/$1" >/dev/null
+  kubectl -n gte rollout status deployment/gte --timeout=180s | tail -n 1
+}
+
+url() { echo "${GTE_URL:-http://$(kubectl -n gte get service gte -o jsonpath='{.spec.clusterIP}')}/v1/embedding"; }
+load() { python3 deploy/stress_test.py "$(url)" --fresh "$@"; }
+lossless() { grep -q '^success rate  100.00 %$' "$1"; }
+
+# Prints the autoscaler's line when it changes, until the deployment has as many ready replicas as the condition says, or for $1 s.
+watch() {
+  local end=$((SECONDS + $1)) last="" line n
+  while [ $SECONDS -lt $end ]; do
+    line=$(kubectl -n gte get hpa gte --no-headers | awk '{$1=$2=$NF=""; print}' | tr -s ' ')
+    [ "$line" = "$last" ] || { printf '%s %s\n' "$(date +%T)" "$line"; last=$line; }
+    n=$(replicas); if [ "${n:-0}" "$2" "$3" ]; then echo "$(date +%T)  $n ready"; return 0; fi
+    sleep 2
+  done
+  return 1
+}
+
+scales() { # name, overlay, concurrency, further lines of the kustomization
+  say "$1: two replicas, load, more replicas, no load, two replicas"
+  deploy "$1" "$2" "${4:-}"
+  local started=$SECONDS
+  load -c "$3" --seconds 150 --repeat 8 > "$here/$1.txt" & local pid=$!
+  check "$1: more replicas under load" watch 150 -ge 3
+  echo "first further replica ready after $((SECONDS - started)) s of load"
+  check "$1: and more" watch 60 -ge 4
+  wait $pid || true; cat "$here/$1.txt"
+  check "$1: no request lost while scaling up" lossless "$here/$1.txt"
+  check "$1: back to two" watch 420 -le 2
+  kubectl -n gte delete hpa gte >/dev/null
+}
+
+only() { printf '  - target: {kind: HorizontalPodAutoscaler, name: gte}\n    patch: |\n      - {op: remove, path: /spec/metrics/%s}' "$1"; }
+
+want cpu && scales cpu overlays/cpu-hpa 12
+want utilization && scales utilization overlays/custom-metrics 12 "$(only 1)"
+want delay && scales delay overlays/custom-metrics 24 "$(only 0)"
+
+if want roll; then
+  say "roll: a rolling restart under load"
+  deploy base base; kubectl -n gte scale deployment gte --replicas=2 >/dev/null
+  load -c 4 --seconds 75 > $here/roll.txt & pid=$!
+  sleep 5; kubectl -n gte rollout restart deployment/gte; kubectl -n gte rollout status deployment/gte --timeout=120s | tail -n 1
+  wait $pid || true; cat $here/roll.txt
+  check "roll: no request lost" lossless $here/roll.txt
+fi
+
+if want drain; then
+  say "drain: from four replicas to one under load"
+  deploy base base; kubectl -n gte scale deployment gte --replicas=4; kubectl -n gte rollout status deployment/gte --timeout=120s | tail -n 1
+  load -c 4 --seconds 60 > $here/drain.txt & pid=$!
+  sleep 5; kubectl -n gte scale deployment gte --replicas=1
+  wait $pid || true; cat $here/drain.txt
+  check "drain: no request lost" lossless $here/drain.txt
+  kubectl -n gte scale deployment gte --replicas=2 >/dev/null
+fi
+
+if want kill; then
+  say "kill: a pod dies without notice; who is connected to it loses that request, and the service goes on"
+  deploy base base; kubectl -n gte rollout status deployment/gte --timeout=120s | tail -n 1
+  load -c 4 --seconds 45 > $here/kill.txt & pid=$!
+  sleep 5; victim=$(kubectl -n gte get pods -l app.kubernetes.io/name=gte -o jsonpath='{.items[0].metadata.name}')
+  kubectl -n gte delete pod "$victim" --grace-period=0 --force 2>/dev/null
+  wait $pid || true; cat $here/kill.txt
+  lost=$(awk '/^failed/ {n += $2} END {print n + 0}' $here/kill.txt)
+  echo "$lost requests were in the hands of the pod that died"
+  check "kill: at most a few requests lost" [ "$lost" -le 8 ]
+  kubectl -n gte rollout status deployment/gte --timeout=120s | tail -n 1
+  check "kill: two replicas again" [ "$(replicas)" = 2 ]
+fi
+
+say "done"
+exit $failed
