@@ -3,7 +3,7 @@
 MINILM := target/models/all-MiniLM-L6-v2
 export CARGO_TERM_COLOR ?= auto
 
-.PHONY: help run test models lint doc clients python deploy bundled soak fuzz bench-peers bench-python bench-server check-avx512 check-cuda fixtures
+.PHONY: help run test models lint doc clients broker python deploy monitoring bundled soak fuzz bench-peers bench-python bench-server check-avx512 check-cuda fixtures
 
 help:           ## This list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -13,11 +13,15 @@ run:            ## Embed and rank sentences, Chinese and English, with the model
 	cargo run --release -q -p examples --bin search -- examples/data/help.zh.txt "坏了的水壶可以退吗？"
 	cargo run --release -q -p examples --bin search -- examples/data/help.zh.txt "When do I get my money back?"
 
-test: models lint doc ## Everything
+test: models broker lint doc ## Everything
 	cargo test --release --workspace
 	gte-server/tests/clients/run.sh
 	gte-py/tests/run.sh
 	deploy/check.sh
+	deploy/monitoring/run.sh
+
+broker:         ## The NATS server of the tests, from Debian
+	gte-server/tests/install.sh
 
 clients: models ## The server against OpenAI's clients, a fuzzer, a browser and a proxy
 	cargo build --release -q -p gte-server
@@ -29,6 +33,9 @@ python: models  ## The Python module, built and tested against the packages that
 
 deploy:         ## The manifests against schemas, rules and metrics
 	deploy/check.sh
+
+monitoring:     ## The dashboard's queries on a real Prometheus that scrapes servers under load
+	deploy/monitoring/run.sh
 
 bundled:        ## Train the bundled model anew: three hours on two cores
 	gte-core/bundled/train/train.sh

@@ -12,6 +12,7 @@ use crate::embedding::Embeddings;
 use crate::encoder::{Encoder, Layer};
 use crate::files::{HubOptions, ModelFiles, OnProgress};
 use crate::kernels::{Format, Isa, Kernels};
+use crate::profile::Profile;
 use crate::ops::Ops;
 use crate::ops::cpu::Cpu;
 use crate::threads::Threads;
@@ -216,6 +217,8 @@ fn candle_device(device: Device, precision: Precision) -> Result<crate::ops::can
 trait Forward: Send + Sync {
     /// Computes the pooled vectors of `batch` into `out`: (texts × hidden). `between` is called between two layers.
     fn pooled(&self, batch: &PackedBatch, out: &mut [f32], between: &dyn Fn()) -> Result<()>;
+    /// Where the time went.
+    fn profile(&self) -> Profile;
     /// Computes the hidden states of `batch` into `out`: (tokens × hidden).
     fn hidden(&self, batch: &PackedBatch, out: &mut [f32]) -> Result<()>;
 }
@@ -245,6 +248,10 @@ where
 {
     fn pooled(&self, batch: &PackedBatch, out: &mut [f32], between: &dyn Fn()) -> Result<()> {
         self.ops.read(&self.encoder.pooled(&self.ops, batch, between)?, out)
+    }
+
+    fn profile(&self) -> Profile {
+        self.ops.profile()
     }
 
     fn hidden(&self, batch: &PackedBatch, out: &mut [f32]) -> Result<()> {
@@ -497,6 +504,21 @@ impl Embedder {
     /// Where texts are cut, in tokens.
     pub fn max_length(&self) -> usize {
         self.tokenizer.max_length()
+    }
+
+    /// Where the time of forward passes went since the model was loaded; of [`Device::Cpu`] alone.
+    pub fn profile(&self) -> Profile {
+        self.forward.pass.profile()
+    }
+
+    /// Multiply-adds a second that one thread of this CPU makes at most with the instructions that the linear layers are computed with:
+    /// measured in registers alone, in some tenths of a second. None where there is no probe.
+    pub fn peak(&self) -> Option<f64> {
+        self.kernels.peak(match self.precision {
+            Precision::Bf16 => Some(Format::Bf16),
+            Precision::Int8 => Some(Format::Int8),
+            _ => None,
+        })
     }
 
     /// The type of the matrix products.

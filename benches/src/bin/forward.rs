@@ -35,6 +35,9 @@ struct Options {
     /// Tokens computed at once.
     #[arg(long)]
     batch_tokens: Option<usize>,
+    /// Print where the time goes, how far the products are from the peak of the instructions, and one thread against all.
+    #[arg(long)]
+    profile: bool,
     /// Take the answers on trust: for a quick look, never for a record.
     #[arg(long)]
     unchecked: bool,
@@ -137,11 +140,67 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         line["threads"] = options.threads.into();
         writeln!(out, "{line}")?;
     }
+    if options.profile {
+        profile(&options, &embedder, &workloads, &mut out)?;
+    }
     writeln!(
         std::io::stderr(),
         "loaded in {load_seconds:.2} s; instruction sets here: {:?}",
         Isa::available().collect::<Vec<_>>()
     )?;
+    Ok(())
+}
+
+/// Shares of the time, and the products against the peak that the same threads have in registers alone.
+fn profile(
+    options: &Options,
+    embedder: &Embedder,
+    workloads: &BTreeMap<String, Vec<usize>>,
+    out: &mut impl Write,
+) -> Result<(), Box<dyn std::error::Error>> {
+    let one = Embedder::builder(&options.model).offline(true).precision(options.precision).threads(1).build()?;
+    // All threads at once: a CPU that is busy everywhere may be slower.
+    let peaks: Option<Vec<f64>> = std::thread::scope(|scope| {
+        let probes: Vec<_> = (0..options.threads).map(|_| scope.spawn(|| embedder.peak())).collect();
+        probes.into_iter().map(|probe| probe.join().ok().flatten()).collect()
+    });
+    let peak: f64 = peaks.unwrap_or_default().iter().sum();
+    writeln!(out, "\n{}: peak of {} threads {:.1} G multiply-adds/s", embedder.precision(), options.threads, peak / 1e9)?;
+    writeln!(
+        out,
+        "{:<14}{:>10}{:>11}{:>8}{:>12}{:>10}{:>18}",
+        "workload", "products", "attention", "rest", "G mul-add/s", "of peak", "threads over one"
+    )?;
+    for (name, lengths) in workloads {
+        let texts = token_ids(lengths, embedder.config().vocab);
+        let time = |embedder: &Embedder| -> gte_core::Result<f64> {
+            let start = Instant::now();
+            embedder.embed_tokens(&texts).map(|_| start.elapsed().as_secs_f64())
+        };
+        one.embed_tokens(&texts)?;
+        let before = embedder.profile();
+        let (mut ratios, mut spent) = (Vec::new(), 0.0);
+        for _ in 0..options.repeat {
+            let all = time(embedder)?;
+            spent += all;
+            ratios.push(time(&one)? / all);
+        }
+        ratios.sort_by(f64::total_cmp);
+        let after = embedder.profile();
+        let share = |now: std::time::Duration, then: std::time::Duration| (now - then).as_secs_f64() / spent;
+        let products = share(after.products, before.products);
+        let speed = (after.multiplications - before.multiplications) as f64 / (products * spent);
+        writeln!(
+            out,
+            "{name:<14}{:>9.1}%{:>10.1}%{:>7.1}%{:>12.1}{:>9.0}%{:>17.2}x",
+            100.0 * products,
+            100.0 * share(after.attention, before.attention),
+            100.0 * share(after.rest, before.rest),
+            speed / 1e9,
+            100.0 * speed / peak,
+            ratios[ratios.len() / 2]
+        )?;
+    }
     Ok(())
 }
 

@@ -73,7 +73,7 @@ class Teacher:
     """The teacher's vectors and last hidden states of English texts; kept in `cache`, for they take minutes to make."""
 
     def __init__(self, model, tokenizer, texts, cache=None):
-        texts = sorted(set(texts), key=len)
+        texts = sorted(set(texts), key=lambda text: (len(text), text))
         self.row = {text: i for i, text in enumerate(texts)}
         ids = tokenizer(texts, truncation=True, max_length=POSITIONS)["input_ids"]
         self.tokens = [tokenizer.convert_ids_to_tokens(i) for i in ids]

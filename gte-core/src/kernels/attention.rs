@@ -5,13 +5,20 @@
 
 use ndarray::{ArrayView2, ArrayViewMut2};
 
+use super::lanes::Lanes;
 use super::matmul::{Activation, Product, Tile, matmul, row_stride};
+use super::narrow::{self, Dot, HEADER, NarrowPanels, NarrowProduct, Rows, encode_bf16};
 use super::pack::{Panels, line_offset, pack_rows, pack_transposed, packed_len};
 use super::softmax::softmax;
 
 /// Maximum error of a value against f64, for inputs in −2..2, up to 130 tokens and heads of up to 80 values.
 #[cfg(test)]
 pub(crate) const MAX_ERROR: f64 = 2e-5;
+
+/// Maximum error of a value in bf16 against f64 on the rounded inputs, for such inputs: the weights of the values are rounded too, each by
+/// up to 2⁻⁹ of itself.
+#[cfg(test)]
+pub(crate) const MAX_ERROR_BF16: f64 = 8e-3;
 
 /// Queries in a block: a multiple of every tile height, and 48 × 512 scores are 96 KiB.
 const QUERIES: usize = 48;
@@ -74,6 +81,84 @@ pub(crate) fn attention<T: Tile>(t: T, head: Head<'_>, scratch: &mut [f32]) {
             if let Some(row) = row.as_slice_mut() {
                 let inverse = t.splat(1.0 / sum);
                 t.map(row, |v| t.mul(v, inverse));
+            }
+        }
+    }
+}
+
+/// A head in bf16, see [`attention_bf16`].
+pub(crate) type NarrowAttention = fn(Head<'_>, &mut Scratch);
+
+/// What attention in bf16 works in; grows to what the longest text needs.
+#[derive(Default)]
+pub(crate) struct Scratch {
+    scores: Vec<f32>,
+    words: Vec<u32>,
+    panels: Vec<u16>,
+}
+
+/// A·B without bias.
+fn product<'a>(a: Rows<'a>, b: NarrowPanels<'a>, c: ArrayViewMut2<'a, f32>) -> NarrowProduct<'a> {
+    NarrowProduct { a, b, first_panel: 0, c, bias: &[], activation: Activation::None }
+}
+
+/// The first `len` values of `buffer`, of any content.
+fn grown<T: Clone + Default>(buffer: &mut Vec<T>, len: usize) -> &mut [T] {
+    if buffer.len() < len {
+        *buffer = vec![T::default(); len];
+    }
+    &mut buffer[..len]
+}
+
+/// Computes `head` with products in bf16, `GROUP` values a word, summed in f32. The softmax between them is that of f32.
+#[inline(always)]
+pub(crate) fn attention_bf16<D: Dot, L: Lanes, const GROUP: usize>(
+    dot: D,
+    l: L,
+    head: Head<'_>,
+    scratch: &mut Scratch,
+) {
+    const LINE: usize = 64 / size_of::<u16>();
+    let Head { q, k, v, mut out } = head;
+    let (tokens, d) = q.dim();
+    let words = |n: usize| n.div_ceil(GROUP);
+    let packed = |k: usize, n: usize| n.div_ceil(D::NR) * D::NR * words(k) * GROUP;
+    let panels = grown(&mut scratch.panels, LINE + packed(d, tokens) + packed(tokens, d));
+    let start = Some(panels.as_ptr().align_offset(64)).filter(|&offset| offset < LINE).unwrap_or(0);
+    let (keys, values) = panels[start..][..packed(d, tokens) + packed(tokens, d)].split_at_mut(packed(d, tokens));
+    narrow::pack_transposed::<GROUP>(k, D::NR, keys);
+    narrow::pack_rows::<GROUP>(v, D::NR, values);
+    let view = |data, k, n| NarrowPanels { data, words: words(k), n, nr: D::NR, units: GROUP, scales: &[], totals: &[] };
+    let (keys, values) = (view(&*keys, d, tokens), view(&*values, tokens, d));
+    let stride = row_stride(tokens);
+    let scores = grown(&mut scratch.scores, QUERIES.min(tokens) * stride);
+    let word_stride = row_stride(HEADER + words(d.max(tokens)));
+    let narrowed = grown(&mut scratch.words, QUERIES.min(tokens) * word_stride);
+    let scale = 1.0 / (d as f32).sqrt();
+
+    for q0 in (0..tokens).step_by(QUERIES) {
+        let q1 = tokens.min(q0 + QUERIES);
+        let (rows, queries) = (q1 - q0, ndarray::s![q0..q1, ..]);
+        for (row, words_of) in q.slice(queries).rows().into_iter().zip(narrowed.chunks_mut(word_stride)) {
+            if let Some(row) = row.to_slice() {
+                encode_bf16::<GROUP>(row, &[], &mut words_of[..HEADER + words(d)]);
+            }
+        }
+        let a = Rows { data: narrowed, stride: word_stride };
+        narrow::matmul(dot, product(a, keys, view_mut(scores, rows, tokens, stride)));
+        let mut sums = [0.0; QUERIES];
+        let lines = scores.chunks_mut(stride).zip(narrowed.chunks_mut(word_stride)).take(rows);
+        for ((row, words_of), sum) in lines.zip(&mut sums) {
+            *sum = softmax(l, &mut row[..tokens], scale);
+            encode_bf16::<GROUP>(&row[..tokens], &[], &mut words_of[..HEADER + words(tokens)]);
+        }
+        let mut out = out.slice_mut(queries);
+        let a = Rows { data: narrowed, stride: word_stride };
+        narrow::matmul(dot, product(a, values, out.view_mut()));
+        for (mut row, sum) in out.rows_mut().into_iter().zip(sums) {
+            if let Some(row) = row.as_slice_mut() {
+                let inverse = l.splat(1.0 / sum);
+                l.map(row, |v| l.mul(v, inverse));
             }
         }
     }

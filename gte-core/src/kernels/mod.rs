@@ -21,7 +21,7 @@ mod x86_64;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use attention::{Head, scratch_len};
+pub(crate) use attention::{Head, NarrowAttention, Scratch, scratch_len};
 pub(crate) use matmul::{Activation, Product, row_stride};
 pub(crate) use narrow::{Format, Narrow, NarrowProduct, NarrowRows, PackedNarrow, Rows, int8_rows, to_bf16};
 pub(crate) use pack::Packed;
@@ -114,6 +114,25 @@ impl Kernels {
             #[cfg(not(target_arch = "x86_64"))]
             _ => None,
         }
+    }
+
+    /// One head of one text in bf16, for models whose linear layers are narrow.
+    pub(crate) fn narrow_attention(&self) -> NarrowAttention {
+        match self.isa {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => x86_64::narrow::avx2_attention(),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => x86_64::narrow::avx512_attention(),
+            _ => narrow::scalar::attention,
+        }
+    }
+
+    /// Multiply-adds a second of one thread in registers alone, where there is a probe.
+    pub(crate) fn peak(&self, format: Option<Format>) -> Option<f64> {
+        #[cfg(target_arch = "x86_64")]
+        return x86_64::peak::peak(self.isa, format);
+        #[cfg(not(target_arch = "x86_64"))]
+        return None;
     }
 
     /// The table of narrow products that goes with this one.

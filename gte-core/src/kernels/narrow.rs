@@ -9,7 +9,7 @@
 //! negative value, does not waste half of the steps; weights are scale · w with w in −127..=127 and a scale an output. Then
 //! Σ x·w = scale · scale_w · (Σ q·w − zero · Σ w): sums of integers are exact, whatever the order, and the same on every CPU.
 
-use ndarray::ArrayViewMut2;
+use ndarray::{ArrayView2, ArrayViewMut2, Axis};
 use rayon::prelude::*;
 
 use super::matmul::{Activation, MAX_TILE};
@@ -27,7 +27,7 @@ pub(crate) const MAX_ERROR_INT8: f64 = 1.001;
 const A_BLOCK: usize = 256 << 10;
 
 /// Words before a row's values: its scale and its zero.
-const HEADER: usize = 2;
+pub(crate) const HEADER: usize = 2;
 
 /// 1.5 · 2²³: a sum with it is rounded to an integer (to nearest, ties to even), which then stands in its lowest bits.
 const ROUND: f32 = 12_582_912.0;
@@ -114,14 +114,38 @@ impl PackedNarrow {
         Self { buffer, start, words, n, nr, units, scales, totals }
     }
 
+    /// The panels, for a product.
+    pub(crate) fn panels(&self) -> NarrowPanels<'_> {
+        let Self { words, n, nr, units, .. } = *self;
+        let data = &self.buffer[self.start..][..n.div_ceil(nr) * words * nr * units];
+        NarrowPanels { data, words, n, nr, units, scales: &self.scales, totals: &self.totals }
+    }
+}
+
+/// A packed matrix, borrowed.
+#[derive(Clone, Copy)]
+pub(crate) struct NarrowPanels<'a> {
+    pub(crate) data: &'a [u16],
+    /// In a column.
+    pub(crate) words: usize,
+    pub(crate) n: usize,
+    pub(crate) nr: usize,
+    pub(crate) units: usize,
+    /// One a column, padded, for integers.
+    pub(crate) scales: &'a [f32],
+    /// One a column, padded, for integers.
+    pub(crate) totals: &'a [i32],
+}
+
+impl<'a> NarrowPanels<'a> {
     /// Number of panels.
     pub(crate) fn count(&self) -> usize {
         self.n.div_ceil(self.nr)
     }
 
-    fn panel(&self, panel: usize) -> &[u16] {
+    fn panel(&self, panel: usize) -> &'a [u16] {
         let len = self.words * self.nr * self.units;
-        &self.buffer[self.start + panel * len..][..len]
+        &self.data[panel * len..][..len]
     }
 }
 
@@ -253,6 +277,56 @@ pub(crate) fn encode_int8<const GROUP: usize>(row: &[f32], factors: &[f32], out:
     }
 }
 
+/// The upper half of [`to_bf16`].
+#[inline(always)]
+fn half(x: f32) -> u16 {
+    (to_bf16(x) >> 16) as u16
+}
+
+/// Packs the transpose of `rows` (n × k, contiguous rows), values of bf16: each row becomes a column.
+#[inline(always)]
+pub(crate) fn pack_transposed<const GROUP: usize>(rows: ArrayView2<'_, f32>, nr: usize, dst: &mut [u16]) {
+    let words = rows.ncols().div_ceil(GROUP);
+    for (panel, rows) in dst.chunks_exact_mut((words * nr * GROUP).max(1)).zip(rows.axis_chunks_iter(Axis(0), nr)) {
+        if rows.nrows() < nr {
+            panel.fill(0);
+        }
+        for (column, row) in rows.rows().into_iter().enumerate() {
+            let Some(row) = row.to_slice() else { continue };
+            let lines = panel.chunks_exact_mut(nr * GROUP).map(|line| &mut line[column * GROUP..][..GROUP]);
+            for (word, values) in lines.zip(row.chunks(GROUP)) {
+                let narrowed: [u16; GROUP] = std::array::from_fn(|i| values.get(i).map_or(0, |&v| half(v)));
+                word.copy_from_slice(&narrowed);
+            }
+        }
+    }
+}
+
+/// Packs `matrix` (k × n, contiguous rows), values of bf16, as it lies.
+#[inline(always)]
+pub(crate) fn pack_rows<const GROUP: usize>(matrix: ArrayView2<'_, f32>, nr: usize, dst: &mut [u16]) {
+    let words = matrix.nrows().div_ceil(GROUP);
+    let panels = dst.chunks_exact_mut((words * nr * GROUP).max(1)).zip(matrix.axis_chunks_iter(Axis(1), nr));
+    for (panel, columns) in panels {
+        for (line, rows) in panel.chunks_exact_mut(nr * GROUP).zip(columns.axis_chunks_iter(Axis(0), GROUP)) {
+            if columns.ncols() < nr {
+                line.fill(0);
+            }
+            // A row of zeros stands for what the last word lacks.
+            let lines: [&[f32]; GROUP] = std::array::from_fn(|i| match i < rows.nrows() {
+                true => rows.row(i).to_slice().unwrap_or(&[]),
+                false => &NOTHING[..columns.ncols()],
+            });
+            for (i, word) in line.as_chunks_mut::<GROUP>().0.iter_mut().take(columns.ncols()).enumerate() {
+                *word = std::array::from_fn(|g| half(lines[g][i]));
+            }
+        }
+    }
+}
+
+/// A row of a panel, of zeros.
+const NOTHING: [f32; MAX_TILE.1] = [0.0; MAX_TILE.1];
+
 /// Narrowed rows.
 #[derive(Clone, Copy)]
 pub(crate) struct Rows<'a> {
@@ -283,12 +357,12 @@ impl<'a> Rows<'a> {
 pub(crate) struct NarrowProduct<'a> {
     /// As many rows as `c`, narrowed for the same table that `b` was.
     pub(crate) a: Rows<'a>,
-    pub(crate) b: &'a PackedNarrow,
+    pub(crate) b: NarrowPanels<'a>,
     /// The first panel of `b` that belongs to `c`.
     pub(crate) first_panel: usize,
     /// (rows × columns): the columns from `first_panel` on
     pub(crate) c: ArrayViewMut2<'a, f32>,
-    /// One a column of `c`.
+    /// One a column of `c`, or none.
     pub(crate) bias: &'a [f32],
     pub(crate) activation: Activation,
 }
@@ -315,6 +389,8 @@ pub(crate) trait Dot: Copy {
     fn sums(self, a: Rows<'_>, rows: (usize, usize), panel: Panel<'_>, out: &mut [f32], ahead: &[u16]);
     /// GELU of every value, in place.
     fn gelu(self, row: &mut [f32]);
+    /// `row` will be written soon: the cache may begin to fetch its lines.
+    fn expect(self, _row: &[f32]) {}
 }
 
 /// Computes `p`.
@@ -323,7 +399,7 @@ pub(crate) fn matmul<D: Dot>(d: D, p: NarrowProduct<'_>) {
     let NarrowProduct { a, b, first_panel, mut c, bias, activation } = p;
     let (rows, columns) = c.dim();
     assert!(b.nr == D::NR && b.units == D::UNITS, "packed for this table");
-    assert!(first_panel * D::NR + columns <= b.count() * D::NR && bias.len() == columns, "columns of a product");
+    assert!(first_panel * D::NR + columns <= b.count() * D::NR && (bias.len() == columns || bias.is_empty()), "columns of a product");
     assert!(columns < 2 || c.strides()[1] == 1, "rows of C are contiguous");
     let mut sums = [0.0; MAX_TILE.0 * MAX_TILE.1];
     let height = (A_BLOCK / (b.words.max(1) * size_of::<u32>()) / D::MR).max(1) * D::MR;
@@ -333,28 +409,33 @@ pub(crate) fn matmul<D: Dot>(d: D, p: NarrowProduct<'_>) {
         for column in (0..columns).step_by(D::NR) {
             let width = D::NR.min(columns - column);
             let number = first_panel + column / D::NR;
-            let padded = number * D::NR..(number + 1) * D::NR;
-            let panel = Panel { data: b.panel(number), totals: &b.totals[padded.clone()] };
-            let scales = &b.scales[padded][..width];
-            let bias = &bias[column..column + width];
+            let (totals, scales): (&[i32], &[f32]) = match D::FORMAT {
+                Format::Bf16 => (&[], &[]),
+                Format::Int8 => {
+                    let padded = number * D::NR..(number + 1) * D::NR;
+                    (&b.totals[padded.clone()], &b.scales[padded][..width])
+                }
+            };
+            let panel = Panel { data: b.panel(number), totals };
+            let bias = if bias.is_empty() { &NOTHING[..width] } else { &bias[column..column + width] };
             let next = if column + D::NR < columns { b.panel(number + 1) } else { &[] };
             for i in 0..tiles {
                 let (row, end) = (block + height * i / tiles, block + height * (i + 1) / tiles);
                 let ahead = &next[next.len() * i / tiles..next.len() * (i + 1) / tiles];
-                d.sums(a, (row, end), panel, &mut sums, ahead);
                 let mut tile = c.slice_mut(ndarray::s![row..end, column..column + width]);
+                // C is larger than the second-level cache: its lines come while the sums are made, or every store would wait.
+                tile.rows().into_iter().filter_map(|row| row.to_slice()).for_each(|row| d.expect(row));
+                d.sums(a, (row, end), panel, &mut sums, ahead);
                 for (i, mut out) in tile.rows_mut().into_iter().enumerate() {
                     let Some(out) = out.as_slice_mut() else { continue };
                     let sums = &sums[i * D::NR..][..width];
                     match D::FORMAT {
                         Format::Bf16 => {
-                            out.iter_mut().zip(sums).zip(bias).for_each(|((out, sum), bias)| *out = sum + bias);
+                            each(out, [sums, bias, bias], |sum, bias, _| sum + bias);
                         }
                         Format::Int8 => {
                             let scale = a.scale(row + i);
-                            for (((out, sum), bias), column) in out.iter_mut().zip(sums).zip(bias).zip(scales) {
-                                *out = sum * (scale * column) + bias;
-                            }
+                            each(out, [sums, bias, scales], |sum, bias, column| sum * (scale * column) + bias);
                         }
                     }
                     if activation == Activation::Gelu {
@@ -366,9 +447,24 @@ pub(crate) fn matmul<D: Dot>(d: D, p: NarrowProduct<'_>) {
     }
 }
 
+/// out[i] ← f(a[i], b[i], c[i]), sixteen values at a time, which a compiler makes vectors of without a look at the length.
+#[inline(always)]
+fn each(out: &mut [f32], from: [&[f32]; 3], f: impl Fn(f32, f32, f32) -> f32) {
+    let (whole, rest) = out.as_chunks_mut::<16>();
+    let [(a, last_a), (b, last_b), (c, last_c)] = from.map(|x| x.as_chunks::<16>());
+    for (((out, a), b), c) in whole.iter_mut().zip(a).zip(b).zip(c) {
+        *out = std::array::from_fn(|i| f(a[i], b[i], c[i]));
+    }
+    for (((out, a), b), c) in rest.iter_mut().zip(last_a).zip(last_b).zip(last_c) {
+        *out = f(*a, *b, *c);
+    }
+}
+
 /// The plain twins.
 pub(crate) mod scalar {
     use super::*;
+    use crate::kernels::attention::{Head, Scratch, attention_bf16};
+    use crate::kernels::scalar::Plain;
 
     pub(crate) static BF16: Narrow = Narrow {
         format: Format::Bf16,
@@ -390,6 +486,11 @@ pub(crate) mod scalar {
         encode: encode_int8::<2>,
         matmul: |p| matmul(Int8, p),
     };
+
+    /// [`attention_bf16`] of the plain twin.
+    pub(crate) fn attention(head: Head<'_>, scratch: &mut Scratch) {
+        attention_bf16::<_, _, 1>(Bf16, Plain, head, scratch);
+    }
 
     #[derive(Clone, Copy)]
     struct Bf16;

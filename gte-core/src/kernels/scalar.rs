@@ -59,7 +59,7 @@ fn softmax(row: &mut [f32], scale: f32) -> f32 {
 
 /// One lane.
 #[derive(Clone, Copy)]
-struct Plain;
+pub(super) struct Plain;
 
 impl Lanes for Plain {
     type V = f32;

@@ -5,7 +5,7 @@
 use ndarray::{Array2, ArrayView2, ArrayViewMut2, ShapeBuilder, s};
 use proptest::prelude::*;
 
-use super::attention::{Head, scratch_len};
+use super::attention::{Head, Scratch, scratch_len};
 use super::matmul::{Activation, Product, row_stride};
 use super::narrow::{self, Format, NarrowProduct, NarrowRows, PackedNarrow, Rows, int8_rows, to_bf16};
 use super::pack::Packed;
@@ -235,7 +235,7 @@ fn narrow_product(
     for (i, c) in c.axis_chunks_iter_mut(ndarray::Axis(1), chunk).enumerate() {
         let first = i * chunk;
         let (a, bias) = (Rows { data: &words, stride }, &bias[first..first + c.ncols()]);
-        (narrow.matmul)(NarrowProduct { a, b: &packed, first_panel: first / narrow.nr, c, bias, activation });
+        (narrow.matmul)(NarrowProduct { a, b: packed.panels(), first_panel: first / narrow.nr, c, bias, activation });
     }
     c
 }
@@ -359,6 +359,35 @@ proptest! {
                 for c in 0..d {
                     let expected = (0..tokens).map(|j| weights[j] / sum * v[[j, c]] as f64).sum::<f64>();
                     assert!((out[[i, c]] as f64 - expected).abs() < attention::MAX_ERROR, "{}: [{i}, {c}]: {} for {expected}", kernels.isa, out[[i, c]]);
+                }
+            }
+        });
+    }
+
+    #[test]
+    fn attention_in_bf16_is_that_of_the_rounded_inputs(tokens in 1usize..130, d in prop::sample::select(vec![8usize, 16, 24, 32, 64, 80]), seed: u64) {
+        let data = values(seed, tokens * 3 * d, 2.0);
+        let rounded: Vec<f64> = data.iter().map(|&v| f64::from(f32::from_bits(to_bf16(v)))).collect();
+        let qkv = ArrayView2::from_shape((tokens, 3 * d), &data).unwrap();
+        let (q, k, v) = (qkv.slice(s![.., ..d]), qkv.slice(s![.., d..2 * d]), qkv.slice(s![.., 2 * d..]));
+        let at = |i: usize, part: usize, c: usize| rounded[i * 3 * d + part * d + c];
+        on_every_isa(|kernels| {
+            let mut scratch = Scratch::default();
+            let mut out = Array2::from_elem((tokens, d), f32::NAN);
+            // Twice: what a longer text left behind must not matter.
+            let long = values(1, 140 * 80, 9.0);
+            let long = ArrayView2::from_shape((140, 80), &long).unwrap();
+            let mut other = Array2::zeros((140, 80));
+            (kernels.narrow_attention())(Head { q: long, k: long, v: long, out: other.view_mut() }, &mut scratch);
+            (kernels.narrow_attention())(Head { q, k, v, out: out.view_mut() }, &mut scratch);
+            for i in 0..tokens {
+                let scores: Vec<f64> = (0..tokens).map(|j| (0..d).map(|c| at(i, 0, c) * at(j, 1, c)).sum::<f64>() / (d as f64).sqrt()).collect();
+                let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+                let weights: Vec<f64> = scores.iter().map(|s| (s - max).exp()).collect();
+                let sum: f64 = weights.iter().sum();
+                for c in 0..d {
+                    let expected = (0..tokens).map(|j| weights[j] / sum * at(j, 2, c)).sum::<f64>();
+                    assert!((out[[i, c]] as f64 - expected).abs() < attention::MAX_ERROR_BF16, "{}: [{i}, {c}]: {} for {expected}", kernels.isa, out[[i, c]]);
                 }
             }
         });

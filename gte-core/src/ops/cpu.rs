@@ -11,9 +11,10 @@ use crate::Result;
 use crate::batch::PackedBatch;
 use crate::config::{ModelConfig, Pooling};
 use crate::kernels::{
-    Format, Head, Kernels, Narrow, NarrowProduct, NarrowRows, Packed, PackedNarrow, Product, Rows, row_stride,
+    Format, Head, Kernels, Narrow, NarrowProduct, NarrowRows, Packed, PackedNarrow, Product, Rows, Scratch, row_stride,
     scratch_len, to_bf16,
 };
+use crate::profile::{Clock, Profile};
 use crate::weights::{Tensor, Weights};
 
 /// Rows that one task of a row-wise verb takes: some 64 KiB of a wide layer.
@@ -25,7 +26,9 @@ pub(crate) struct Cpu {
     narrow: Option<&'static Narrow>, // what linear layers are computed with, if not f32
     buffers: Arc<Buffers<f32>>,
     words: Buffers<u32>,           // narrowed hidden states
-    scratch: Vec<Mutex<Vec<f32>>>, // one a thread of the pool, for attention
+    clock: Clock,
+    // One a thread of the pool, for attention: in f32, or in bf16.
+    scratch: Vec<Mutex<(Vec<f32>, Scratch)>>,
 }
 
 impl Cpu {
@@ -36,6 +39,7 @@ impl Cpu {
             narrow: format.map(|format| kernels.narrow(format)),
             buffers: Arc::default(),
             words: Buffers::default(),
+            clock: Clock::default(),
             scratch: (0..threads).map(|_| Mutex::default()).collect(),
         }
     }
@@ -247,20 +251,20 @@ impl Ops for Cpu {
         let mut x = self.take(batch.tokens(), width);
         let starts = batch.starts();
         let norm = &tables.norm;
-        x.for_each_row(|token, row| {
+        self.clock.rest(|| x.for_each_row(|token, row| {
             // The last text that starts at or before this token.
             let start = starts[starts.partition_point(|&start| start <= token) - 1];
             let word = &tables.words[batch.ids()[token] as usize * width..][..width];
             row.copy_from_slice(word);
             let position = &tables.positions[(token - start) * width..][..width];
             (self.kernels.add_norm)(row, Some(position), &norm.gamma, &norm.beta, norm.eps);
-        });
+        }));
         Ok(x)
     }
 
     fn linear(&self, x: &Hidden, layer: &Linear, activation: Activation) -> Result<Hidden> {
         let mut y = self.take(x.rows, layer.bias.len());
-        match &layer.weight {
+        self.clock.products(x.rows * x.columns * layer.bias.len(), || match &layer.weight {
             Weight::F32(weight) => {
                 let (a, b) = (x.view(), weight.panels());
                 for_each_piece(&mut y, b.nr, |first_panel, c| {
@@ -276,14 +280,14 @@ impl Ops for Cpu {
                         (narrow.encode)(x.row(chunk * ROWS + i), factors, &mut row[..narrow.row_words(x.columns)]);
                     }
                 });
-                let a = Rows { data: &words, stride };
+                let (a, b) = (Rows { data: &words, stride }, b.panels());
                 for_each_piece(&mut y, narrow.nr, |first_panel, c| {
                     let bias = &layer.bias[first_panel * narrow.nr..][..c.ncols()];
                     (narrow.matmul)(NarrowProduct { a, b, first_panel, c, bias, activation });
                 });
                 self.words.give(words);
             }
-        }
+        });
         Ok(y)
     }
 
@@ -291,21 +295,21 @@ impl Ops for Cpu {
         let width = qkv.columns / 3;
         let d = width / heads;
         let mut out = self.take(qkv.rows, width);
-        self.attend(&qkv.view(), batch.starts(), d, out.view_mut());
+        self.clock.attention(|| self.attend(&qkv.view(), batch.starts(), d, out.view_mut()));
         Ok(out)
     }
 
     fn add_norm(&self, mut x: Hidden, residual: &Hidden, norm: &Norm) -> Result<Hidden> {
-        x.for_each_row(|i, row| {
+        self.clock.rest(|| x.for_each_row(|i, row| {
             (self.kernels.add_norm)(row, Some(residual.row(i)), &norm.gamma, &norm.beta, norm.eps);
-        });
+        }));
         Ok(x)
     }
 
     fn pool(&self, x: &Hidden, batch: &PackedBatch, pooling: Pooling) -> Result<Hidden> {
         let mut pooled = self.take(batch.texts(), x.columns);
         let starts = batch.starts();
-        pooled.for_each_row(|text, row| {
+        self.clock.rest(|| pooled.for_each_row(|text, row| {
             let (start, end) = (starts[text], starts[text + 1]);
             match pooling {
                 Pooling::Cls => row.copy_from_slice(x.row(start)),
@@ -319,8 +323,12 @@ impl Ops for Cpu {
                     row.iter_mut().for_each(|v| *v *= scale);
                 }
             }
-        });
+        }));
         Ok(pooled)
+    }
+
+    fn profile(&self) -> Profile {
+        self.clock.profile()
     }
 
     fn read(&self, x: &Hidden, out: &mut [f32]) -> Result<()> {
@@ -365,11 +373,15 @@ impl Cpu {
             let head = Head { q: part(0), k: part(1), v: part(2), out };
             let thread = rayon::current_thread_index().unwrap_or(0);
             let mut scratch = self.scratch[thread].lock().unwrap_or_else(PoisonError::into_inner);
+            let (scratch, narrow_scratch) = &mut *scratch;
+            if self.narrow.is_some() {
+                return self.kernels.narrow_attention()(head, narrow_scratch);
+            }
             let needed = scratch_len(text.nrows(), d, self.kernels.nr);
             if scratch.len() < needed {
                 *scratch = vec![0.0; needed];
             }
-            (self.kernels.attention)(head, &mut scratch);
+            (self.kernels.attention)(head, scratch);
         });
     }
 }

@@ -7,6 +7,7 @@ pub(crate) mod cpu;
 use crate::Result;
 use crate::batch::PackedBatch;
 use crate::config::{ModelConfig, Pooling};
+use crate::profile::Profile;
 use crate::weights::Weights;
 
 pub(crate) use crate::kernels::Activation;
@@ -44,6 +45,10 @@ pub(crate) trait Ops {
     fn add_norm(&self, x: Self::Hidden, residual: &Self::Hidden, norm: &Self::Norm) -> Result<Self::Hidden>;
     /// One row a text, by `pooling`, not normalised.
     fn pool(&self, x: &Self::Hidden, batch: &PackedBatch, pooling: Pooling) -> Result<Self::Hidden>;
+    /// Where the time went, on devices that know.
+    fn profile(&self) -> Profile {
+        Profile::default()
+    }
     /// Copies `x` to `out`, which has just its size, row after row.
     fn read(&self, x: &Self::Hidden, out: &mut [f32]) -> Result<()>;
 }

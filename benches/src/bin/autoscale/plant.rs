@@ -144,15 +144,13 @@ pub(crate) fn simulate(plant: &Plant, curve: &[f64], metrics: &[Metric]) -> Day 
         replicas: Vec::new(),
         p99: Vec::new(),
     };
-    let mut next = 0.0; // arrival
     let mut ready: Vec<usize> = Vec::new();
     for (second, &rate) in curve.iter().enumerate() {
         let (from, to) = (second as f64, second as f64 + 1.0);
         ready.clear();
         ready.extend((0..pods.len()).filter(|&i| pods[i].ready <= from));
-        next = f64::max(next, from);
         // A Poisson process has no memory: it may begin anew with the rate of each second.
-        next = from - (1.0 - chance.next()).ln() / rate.max(1e-9);
+        let mut next = from - (1.0 - chance.next()).ln() / rate.max(1e-9);
         while next < to {
             let tokens = plant.lengths[chance.below(plant.lengths.len())];
             let service = tokens / plant.speed;

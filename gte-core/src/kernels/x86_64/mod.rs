@@ -9,6 +9,7 @@ use super::lanes::Lanes;
 pub(super) mod avx2;
 pub(super) mod avx512;
 pub(super) mod narrow;
+pub(super) mod peak;
 
 /// The functions of a table, compiled for the instructions that `$token` proves.
 ///

@@ -1,0 +1,62 @@
+#!/usr/bin/env bash
+# The image built and run where no registry can be reached: buildah on a base made by debootstrap, which has the name that the Dockerfile uses.
+#     deploy/image.sh [TAG=gte-server:0.1.0]
+# The binary is target/release/gte-server of this checkout, the Dockerfile's own last stages. Then the image is run as Kubernetes runs it (not as root,
+# read-only, no capability) and asked. Needs root, and Debian's buildah, debootstrap and runc, which it installs.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+tag=${1:-gte-server:0.1.0}
+base=gcr.io/distroless/cc-debian12:nonroot
+limit=60000000 # bytes, of the binary with the 24 MB of the real base
+[ "$(id -u)" = 0 ] || { echo "deploy/image.sh needs root" >&2; exit 1; }
+missing=(); for program in buildah debootstrap runc; do command -v $program >/dev/null || missing+=($program); done
+if [ ${#missing[@]} -gt 0 ]; then
+  apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends "${missing[@]}" >/dev/null
+fi
+[ -x target/release/gte-server ] || cargo build --release -q -p gte-server
+mkdir -p target/image && strip -o target/image/gte-server target/release/gte-server
+size=$(($(stat -c %s target/image/gte-server) + 24000000))
+echo "binary with the real base: $((size / 1000000)) MB"
+[ $size -le $limit ] || { echo "more than $((limit / 1000000)) MB" >&2; exit 1; }
+
+if ! buildah inspect --type image $base >/dev/null 2>&1; then
+  root=$(mktemp -d)
+  debootstrap --variant=minbase --include=ca-certificates bookworm "$root" >/dev/null
+  rm -rf "$root"/var/cache/apt/* "$root"/var/lib/apt/lists/* "$root"/usr/share/{doc,man,locale}
+  container=$(buildah from scratch)
+  buildah add -q "$container" "$root" / >/dev/null
+  buildah config --user 65532 "$container"
+  buildah commit -q "$container" $base >/dev/null
+  buildah rm "$container" >/dev/null; rm -rf "$root"
+fi
+buildah bud -q --isolation chroot --pull-never --build-arg BINARY=prebuilt --build-arg REVISION="$(git rev-parse HEAD 2>/dev/null || true)" \
+  -f deploy/Dockerfile -t "$tag" . >/dev/null
+echo "built $tag"
+
+# As Kubernetes runs it.
+work=$(mktemp -d)
+container=$(buildah from --pull-never "$tag")
+trap 'runc kill gte-image KILL 2>/dev/null; sleep 0.5; runc delete -f gte-image 2>/dev/null; buildah umount "$container" >/dev/null; buildah rm "$container" >/dev/null; rm -rf "$work"' EXIT
+port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
+mount=$(buildah mount "$container")
+(cd "$work" && runc spec && python3 - "$mount" "$port" <<'EOF'
+import json, sys
+spec = json.load(open("config.json"))
+spec["root"] = {"path": sys.argv[1], "readonly": True}
+process = spec["process"]
+process.update(terminal=False, args=["/usr/local/bin/gte-server"], user={"uid": 65532, "gid": 65532}, noNewPrivileges=True, cwd="/",
+               env=["HF_HOME=/models", "GTE_LOG_FORMAT=json", f"GTE_PORT={sys.argv[2]}"])
+process["capabilities"] = {kind: [] for kind in process["capabilities"]}
+spec["linux"]["namespaces"] = [n for n in spec["linux"]["namespaces"] if n["type"] not in ("network", "cgroup")]
+spec["linux"].pop("resources", None)
+json.dump(spec, open("config.json", "w"))
+EOF
+)
+(cd "$work" && runc run gte-image >"$work/log" 2>&1 </dev/null) &
+for _ in $(seq 100); do curl -fs "http://127.0.0.1:$port/readyz" >/dev/null && break; sleep 0.1; done
+curl -fs "http://127.0.0.1:$port/v1/similarity" -H 'content-type: application/json' -d '{"source_text": "怎么退货？", "candidate_texts": ["如何申请退货", "今天天气真好"]}' \
+  || { cat "$work/log" >&2; exit 1; }
+echo
+runc kill gte-image TERM
+for _ in $(seq 150); do runc state gte-image 2>/dev/null | grep -q '"running"' || break; sleep 0.1; done
+grep -q draining "$work/log" && echo "answered, and drained on SIGTERM"
