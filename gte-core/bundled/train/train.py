@@ -44,10 +44,19 @@ def mean_pool(model, ids, mask):
     return pooled(model(input_ids=ids, attention_mask=mask).last_hidden_state, mask)
 
 
-def hidden(model, lists):
-    """The last hidden states of a padded batch, and its mask."""
-    ids, mask = pad(lists)
-    return model(input_ids=ids, attention_mask=mask).last_hidden_state, mask
+def hidden(model, lists, parts=6):
+    """The last hidden states of each text, without padding: computed in parts of like length, for half of a batch would be padding."""
+    order = sorted(range(len(lists)), key=lambda i: len(lists[i]))
+    out = [None] * len(lists)
+    for part in np.array_split(order, parts):
+        ids, mask = pad([lists[i] for i in part])
+        for i, states in zip(part, model(input_ids=ids, attention_mask=mask).last_hidden_state):
+            out[i] = states[: len(lists[i])]
+    return out
+
+
+def mean(states):
+    return F.normalize(torch.stack([s.mean(0) for s in states]), dim=1)
 
 
 def pad(lists):
@@ -74,13 +83,16 @@ class Teacher:
 
     def __init__(self, model, tokenizer, texts, cache=None):
         texts = sorted(set(texts), key=lambda text: (len(text), text))
+        kept = json.loads((cache / "texts.json").read_text(encoding="utf8")) if cache and (cache / "texts.json").exists() else []
+        if sorted(kept) == sorted(texts):
+            texts = kept
         self.row = {text: i for i, text in enumerate(texts)}
         ids = tokenizer(texts, truncation=True, max_length=POSITIONS)["input_ids"]
         self.tokens = [tokenizer.convert_ids_to_tokens(i) for i in ids]
         self.offsets = np.cumsum([0] + [len(i) for i in ids])
         self.vectors = np.zeros((len(texts), model.config.hidden_size), np.float32)
         self.hidden = np.zeros((self.offsets[-1], model.config.hidden_size), np.float16)
-        if cache and cache.exists() and json.loads((cache / "texts.json").read_text(encoding="utf8")) == texts:
+        if texts is kept:
             self.vectors, self.hidden = np.load(cache / "vectors.npy"), np.load(cache / "hidden.npy")
             return
         print(f"the teacher reads {len(texts)} texts of {self.offsets[-1]} tokens", flush=True)
@@ -192,18 +204,16 @@ def main():
         target = torch.from_numpy(np.stack([vectors[text] for _, _, text, _ in batch]))
         similar = target @ target.T
         wanted = F.softmax(similar / TEMPERATURE, dim=1)
-        chinese = pooled(*hidden(student, [c for c, *_ in batch]))
-        made = hidden(student, [e for _, e, *_ in batch])
-        english = pooled(*made)
+        made = hidden(student, [c for c, *_ in batch] + [e for _, e, *_ in batch])
+        chinese, english = mean(made[: len(batch)]), mean(made[len(batch) :])
         loss = 0
         for own in (chinese, english):
             distance = (1 - (own * target).sum(1)).mean()
             contrast = F.cross_entropy(own @ target.T / TEMPERATURE, wanted) + 0.5 * F.mse_loss(own @ own.T, similar) * 20
             loss = loss + 4 * distance + contrast
         losses.append(loss.item())
-        alike = torch.tensor([same for *_, same in batch])
         states = torch.from_numpy(np.concatenate([vectors.states(text) for *_, text, same in batch if same])).float()
-        apart = F.mse_loss(made[0][alike][made[1][alike].bool()], states) / states.square().mean()
+        apart = F.mse_loss(torch.cat([own for own, (*_, same) in zip(made[len(batch) :], batch) if same]), states) / states.square().mean()
         loss = loss + HIDDEN * apart
         optimizer.zero_grad()
         loss.backward()

@@ -97,4 +97,5 @@ async def main():
     print(f"rolling restart: passed, {restarts} restarts, {len(done)} requests, 0 failures")
 
 
-asyncio.run(main())
+if __name__ == "__main__":
+    asyncio.run(main())

@@ -6,8 +6,9 @@ set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 cd "$here/../../.."
 venv=target/venv-clients node=target/node-clients
-for package in chromium haproxy; do
+for package in chromium haproxy libfaketime; do
   command -v $package >/dev/null && continue
+  ls /usr/lib/*/faketime/$package.so.1 >/dev/null 2>&1 && continue
   [ "$(id -u)" = 0 ] || { echo "install the Debian package $package first" >&2; exit 1; }
   apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends $package >/dev/null
 done
@@ -28,3 +29,4 @@ $python "$here/with_server.py" node $node/page.mjs URL target/screenshots
 $python "$here/with_server.py" $venv/bin/schemathesis run URL/openapi.json --seed 11 --max-examples "${EXAMPLES:-40}" \
   --checks not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance --no-color
 $python "$here/restart.py" --seconds "${RESTART_SECONDS:-15}"
+$python "$here/drills.py"

@@ -1,0 +1,162 @@
+"""What goes wrong in production, done on purpose: python drills.py
+
+kill -9 of one replica of two behind haproxy, under load; a clock that jumps; a disk that is full while a model is downloaded; no hub; a directory
+that is no model. (A rolling restart is restart.py; workers and a broker that are killed are ../jobs.rs.)
+"""
+import asyncio
+import contextlib
+import hashlib
+import http.server
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+
+from restart import CONFIG, free_port, load, ready
+from server import BINARY, Server
+
+BUNDLED = pathlib.Path(__file__).resolve().parents[3] / "gte-core/bundled"
+# Embeddings may be asked for twice: the proxy does so where a replica dies with a request in its hands.
+RETRYING = CONFIG.replace("  # Nothing is tried twice: a lost request would show.\n  retries 0\n",
+                          "  retries 3\n  option redispatch 1\n  option http-buffer-request\n  retry-on conn-failure empty-response junk-response response-timeout 503\n")
+
+
+async def killed():
+    assert RETRYING != CONFIG
+    ports = {name: free_port() for name in ("port", "a", "b")}
+    replicas = {name: Server("--threads", "1", port=ports[name]) for name in "ab"}
+    with tempfile.TemporaryDirectory() as folder:
+        config = pathlib.Path(folder) / "haproxy.cfg"
+        config.write_text(RETRYING.format(**ports))
+        proxy = subprocess.Popen(["haproxy", "-db", "-q", "-f", config])
+        try:
+            url = f"http://127.0.0.1:{ports['port']}"
+            await ready(url)
+            stop, done, failed = asyncio.Event(), [], []
+            clients = [asyncio.create_task(load(url, stop, done, failed)) for _ in range(8)]
+            for name in "abab":
+                await asyncio.sleep(1)
+                replicas[name].process.send_signal(signal.SIGKILL)
+                await asyncio.to_thread(replicas[name].process.wait)
+                await asyncio.sleep(1)
+                replicas[name] = await asyncio.to_thread(lambda: Server("--threads", "1", port=ports[name]))
+                await ready(replicas[name].url)
+            stop.set()
+            await asyncio.gather(*clients)
+        finally:
+            proxy.kill()
+            for replica in replicas.values():
+                replica.process.kill()
+    assert not failed and len(done) > 100, f"{len(failed)} of {len(done) + len(failed)} failed: {failed[:5]}"
+    print(f"kill -9 of a replica, four times: {len(done)} requests, 0 failures")
+
+
+async def clock():
+    library = next(iter(sorted(pathlib.Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))), None)
+    assert library, "this drill needs the Debian package libfaketime"
+    with tempfile.TemporaryDirectory() as folder:
+        offset = pathlib.Path(folder) / "offset"
+        offset.write_text("+0")
+        environment = {"LD_PRELOAD": str(library), "FAKETIME_TIMESTAMP_FILE": str(offset), "FAKETIME_NO_CACHE": "1", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+        server = Server("--threads", "1", environment=environment)
+        try:
+            await ready(server.url)
+            stop, done, failed = asyncio.Event(), [], []
+            clients = [asyncio.create_task(load(server.url, stop, done, failed)) for _ in range(4)]
+            for jump in ("+2h", "-3h", "+400d", "+0"):
+                await asyncio.sleep(0.7)
+                offset.write_text(jump)
+            await asyncio.sleep(0.7)
+            stop.set()
+            await asyncio.gather(*clients)
+            assert not failed and len(done) > 50, f"{len(failed)} failed of {len(done)}: {failed[:3]}"
+            assert server.stop() == 0
+        finally:
+            server.process.kill()
+    print(f"a clock that jumps by hours and back: {len(done)} requests, 0 failures")
+
+
+class Hub(http.server.BaseHTTPRequestHandler):
+    """The Hugging Face hub with one model: its API and its files, in ranges where asked."""
+
+    FILES = {path.relative_to(BUNDLED).as_posix(): path for path in BUNDLED.rglob("*") if path.is_file() and "train" not in path.parts}
+    COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+    def do_GET(self):
+        path = self.path.split("?")[0]
+        if path.startswith("/api/models/"):
+            files = [{"rfilename": name, "size": file.stat().st_size, "lfs": {"sha256": hashlib.sha256(file.read_bytes()).hexdigest(), "size": file.stat().st_size}}
+                     for name, file in self.FILES.items()]
+            return self.send(200, json.dumps({"sha": self.COMMIT, "siblings": files}).encode())
+        file = self.FILES.get(path.partition(f"/resolve/{self.COMMIT}/")[2])
+        if not file:
+            return self.send(404, b"")
+        content, status = file.read_bytes(), 200
+        if asked := self.headers.get("range"):
+            content, status = content[int(asked.removeprefix("bytes=").rstrip("-")):], 206
+        self.send(status, content)
+
+    def send(self, status, content):
+        self.send_response(status)
+        self.send_header("content-length", str(len(content)))
+        self.end_headers()
+        with contextlib.suppress(OSError):  # a client with a full disk hangs up
+            self.wfile.write(content)
+
+    def log_message(self, *_):
+        pass
+
+
+def refused(*arguments, **environment):
+    """A start that must fail: its one line."""
+    run = subprocess.run([BINARY, "--port", "0", "--host", "127.0.0.1", *arguments], env={**os.environ, **environment}, capture_output=True, text=True, timeout=120)
+    lines = [line for line in run.stderr.splitlines() if line.startswith("gte-server: ")]
+    assert run.returncode == 1 and len(lines) == 1, (run.returncode, run.stderr)
+    return lines[0]
+
+
+def full_disk():
+    hub = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    threading.Thread(target=hub.serve_forever, daemon=True).start()
+    endpoint = f"http://127.0.0.1:{hub.server_address[1]}"
+    with tempfile.TemporaryDirectory() as folder:
+        mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "gte-drill", folder], capture_output=True, text=True)
+        if mounted.returncode:
+            print(f"NOT RUN: a full disk (no right to mount a small one: {mounted.stderr.strip()})", file=sys.stderr)
+            return
+        try:
+            environment = {"HF_ENDPOINT": endpoint, "HF_HOME": folder}
+            line = refused("--model", "some/model", **environment)
+            assert "No space left" in line or "space" in line, line
+            whole = [p for p in pathlib.Path(folder).rglob("model.safetensors")]
+            assert not whole, f"a file that is not whole has its final name: {whole}"
+            print(f"a full disk: {line}")
+            subprocess.run(["mount", "-o", "remount,size=64m", folder], check=True)
+            server = Server("--model", "some/model", environment=environment)
+            asyncio.run(ready(server.url))
+            assert server.stop() == 0
+            print("with room again: it starts")
+        finally:
+            subprocess.run(["umount", folder], check=True)
+            hub.shutdown()
+
+
+def no_hub_and_no_model():
+    with tempfile.TemporaryDirectory() as folder:
+        line = refused("--model", "some/model", HF_ENDPOINT=f"http://127.0.0.1:{free_port()}", HF_HOME=folder)
+        assert "some/model" in line or "127.0.0.1" in line, line
+        print(f"no hub: {line}")
+        (pathlib.Path(folder) / "config.json").write_text("{}")
+        line = refused("--model", folder)
+        assert "config.json" in line, line
+        print(f"no model: {line.replace(folder, 'DIR')}")
+
+
+asyncio.run(killed())
+asyncio.run(clock())
+full_disk()
+no_hub_and_no_model()
