@@ -1,5 +1,6 @@
 //! `Embedder`: text in, unit vectors out. The only file that knows all the others.
 
+use std::cell::Cell;
 use std::sync::{Mutex, PoisonError};
 
 use ndarray::Array2;
@@ -280,21 +281,33 @@ struct Turns {
 }
 
 /// A forward pass that has paused between two layers: see [`Embedder::pool_tokens_pausing`].
-pub struct Pause<'a>(&'a Embedder);
+pub struct Pause<'a> {
+    embedder: &'a Embedder,
+    layers: usize, // that are done
+}
 
 impl Pause<'_> {
-    /// As [`Embedder::pool_tokens`], before the pass goes on.
+    /// How much of the pass is still to be done: a share of its layers, between 0 and 1.
+    pub fn left(&self) -> f64 {
+        1.0 - self.layers as f64 / self.embedder.config.layers as f64
+    }
+
+    /// As [`Embedder::pool_tokens`], before the pass goes on. It pauses too, for what is shorter still.
     ///
     /// # Errors
     /// As [`Embedder::embed_tokens`].
-    pub fn pool_tokens<T: AsRef<[u32]> + Sync>(&self, texts: &[T]) -> Result<Vec<f32>> {
-        let dim = self.0.config.hidden;
+    pub fn pool_tokens_pausing<T: AsRef<[u32]> + Sync>(
+        &self,
+        texts: &[T],
+        pause: &(dyn Fn(&Pause<'_>) + Sync),
+    ) -> Result<Vec<f32>> {
+        let dim = self.embedder.config.hidden;
         let mut values = vec![0.0; texts.len() * dim];
-        for texts_in_batch in self.0.batches(texts)? {
+        for texts_in_batch in self.embedder.batches(texts)? {
             let out = &mut values[texts_in_batch.start * dim..texts_in_batch.end * dim];
             // The turn, and the batch that goes with it, belong to the pass that has paused; the pool's thread is this one.
             let batch = PackedBatch::new(texts[texts_in_batch].iter().map(AsRef::as_ref))?;
-            self.0.forward.pass.pooled(&batch, out, &|| ())?;
+            self.embedder.pass(&batch, out, pause)?;
         }
         Ok(values)
     }
@@ -426,9 +439,18 @@ impl Embedder {
             for ids in &texts[texts_in_batch] {
                 batch.push(ids.as_ref())?;
             }
-            self.threads.run(|| self.forward.pass.pooled(&batch, out, &|| pause(&Pause(self))))?;
+            self.threads.run(|| self.pass(&batch, out, pause))?;
         }
         Ok(())
+    }
+
+    /// One forward pass, on a thread of the pool.
+    fn pass(&self, batch: &PackedBatch, out: &mut [f32], pause: &dyn Fn(&Pause<'_>)) -> Result<()> {
+        let layers = Cell::new(0);
+        self.forward.pass.pooled(batch, out, &|| {
+            layers.set(layers.get() + 1);
+            pause(&Pause { embedder: self, layers: layers.get() });
+        })
     }
 
     /// Pooled vectors, row after row, scaled to unit length: the second half of [`embed_tokens`](Self::embed_tokens).

@@ -90,8 +90,13 @@ fn a_pass_that_pauses_gives_the_same_vectors() {
         let pauses = std::sync::atomic::AtomicUsize::new(0);
         let found = embedder.pool_tokens_pausing(&long, &|pause| {
             pauses.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-            assert_eq!(pause.pool_tokens(&short).unwrap(), expected_short);
-            assert!(matches!(pause.pool_tokens(&[[9999]]), Err(Error::TokenId { .. })));
+            assert!((0.0..1.0).contains(&pause.left()));
+            // A pass in a pause pauses too.
+            let within = pause.pool_tokens_pausing(&short, &|inner| {
+                assert_eq!(inner.pool_tokens_pausing(&long, &|_| ()).unwrap(), expected);
+            });
+            assert_eq!(within.unwrap(), expected_short);
+            assert!(matches!(pause.pool_tokens_pausing(&[[9999]], &|_| ()), Err(Error::TokenId { .. })));
         });
         assert_eq!(found.unwrap(), expected);
         assert!(pauses.into_inner() >= 3, "once a batch at least");

@@ -1,12 +1,13 @@
 //! From requests to forward passes: bounded queue → token budget → one compute thread → replies.
 //!
-//! A request is admitted whole or refused whole. The compute thread takes texts by deadline, as many as fit the token budget,
-//! also a part of a request's; nothing waits for a batch to fill. While little waits, a batch gives way to short texts between two
-//! layers of the model. Texts of requests whose callers are gone, or whose time is up, are not computed. When the batcher is closed, what
+//! A request is admitted whole or refused whole; nothing waits for a batch to fill. While little waits, what has least to do is computed
+//! first, with others of like length, and gives way between two layers of the model to what has less: a query costs little
+//! more than its own time (shortest remaining processing time, Schrage 1968). In a crowd it is throughput that shortens the waiting
+//! for all: then texts go by deadline, as many as fit the token budget, also a part of a request's. Texts of requests whose callers are gone, or whose time is up, are not computed. When the batcher is closed, what
 //! was admitted is still computed.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -107,14 +108,14 @@ fn wait_s(delay: f64) -> u64 {
     delay.ceil().clamp(1.0, 600.0) as u64
 }
 
-/// Batches that wait, from which on none gives way.
-const CROWD: usize = 8;
+/// Batches that wait, from which on it is a crowd.
+const CROWD: usize = 6;
 
-/// What has been computed between the layers of a batch.
-struct Between {
-    left: AtomicUsize, // tokens that may still be
-    nanoseconds: AtomicU64,
-}
+/// Tokens that are computed in about the time of one: so many go together, however short the shortest is.
+const FEW: usize = 32;
+
+/// Passes within passes, at most.
+const DEPTH: usize = 4;
 
 /// Texts of one request in a batch.
 struct Part {
@@ -321,11 +322,11 @@ impl Shared {
             drop(queue);
 
             let tokens: usize = ids.iter().map(Vec::len).sum();
-            let between = Between { left: AtomicUsize::new(tokens), nanoseconds: AtomicU64::new(0) };
-            let work = || self.embedder.pool_tokens_pausing(&ids, &|pause| self.give_way(pause, &between));
+            let between = AtomicU64::new(0); // nanoseconds for others
+            let work = || self.embedder.pool_tokens_pausing(&ids, &|pause| self.give_way(pause, tokens, 1, &between));
             let (result, elapsed) = self.pass(&ids, work);
             let end = start + elapsed;
-            let seconds = (elapsed - Duration::from_nanos(between.nanoseconds.into_inner())).as_secs_f64();
+            let seconds = elapsed.saturating_sub(Duration::from_nanos(between.into_inner())).as_secs_f64();
 
             let mut queue = self.lock();
             queue.running = None;
@@ -366,33 +367,40 @@ impl Shared {
         (result, elapsed)
     }
 
-    /// Between two layers of a batch: computes short texts that are next in line. Not in a crowd: then it is throughput that shortens the
-    /// waiting, for all. And no more than the batch's own size, so that it is at most twice as late.
-    fn give_way(&self, pause: &Pause<'_>, between: &Between) {
-        let budget = self.embedder.budget().tokens();
-        let short = (budget / 4).min(between.left.load(Ordering::Relaxed));
-        let (parts, ids) = {
+    /// Between two layers of a pass over `tokens`: computes what has less to do than the rest of it, for as long as there is such.
+    fn give_way(&self, pause: &Pause<'_>, tokens: usize, depth: usize, between: &AtomicU64) {
+        let left = (pause.left() * tokens as f64) as usize;
+        while depth <= DEPTH {
+            let (parts, ids) = {
+                let mut queue = self.lock();
+                if queue.tokens == 0 || self.crowded(&queue) {
+                    return;
+                }
+                let taken = self.next_batch(&mut queue, Some(left));
+                if taken.0.is_empty() {
+                    return;
+                }
+                self.publish(&queue);
+                taken
+            };
+            let inside: usize = ids.iter().map(Vec::len).sum();
+            let deeper = AtomicU64::new(0);
+            let work = || pause.pool_tokens_pausing(&ids, &|pause| self.give_way(pause, inside, depth + 1, &deeper));
+            let (result, elapsed) = self.pass(&ids, work);
+            between.fetch_add(elapsed.as_nanos() as u64, Ordering::Relaxed);
             let mut queue = self.lock();
-            if queue.tokens == 0 || queue.tokens > CROWD * budget {
-                return;
-            }
-            let taken = self.next_batch(&mut queue, Some(short));
-            if taken.0.is_empty() {
-                return;
-            }
+            self.deliver(&mut queue, parts, result, Instant::now());
             self.publish(&queue);
-            taken
-        };
-        let (result, elapsed) = self.pass(&ids, || pause.pool_tokens(&ids));
-        between.left.fetch_sub(ids.iter().map(Vec::len).sum(), Ordering::Relaxed);
-        between.nanoseconds.fetch_add(elapsed.as_nanos() as u64, Ordering::Relaxed);
-        let mut queue = self.lock();
-        self.deliver(&mut queue, parts, result, Instant::now());
-        self.publish(&queue);
+        }
     }
 
-    /// Takes texts by deadline until the budget is full; with `short`, only what is next in line and all together that short.
-    fn next_batch(&self, queue: &mut Queue, short: Option<usize>) -> (Vec<Part>, Vec<Vec<u32>>) {
+    fn crowded(&self, queue: &Queue) -> bool {
+        queue.tokens > CROWD * self.embedder.budget().tokens()
+    }
+
+    /// Takes texts to compute together. `within` a pass with so many tokens to go, only requests that have less to do, and whole: of one that
+    /// has begun, a part may be in that pass, and its vectors come in order.
+    fn next_batch(&self, queue: &mut Queue, within: Option<usize>) -> (Vec<Part>, Vec<Vec<u32>>) {
         let now = Instant::now();
         let gone: Vec<_> = queue
             .waiting
@@ -405,18 +413,32 @@ impl Shared {
                 let _ = request.reply.send(Err(Error::Deadline(self.limits.timeout.as_secs())));
             }
         }
-        let budget = short.unwrap_or(self.embedder.budget().tokens());
+        let budget = self.embedder.budget().tokens();
+        let left = |request: &Request| request.tokens[request.next..].iter().map(Tokens::len).sum::<usize>();
+        let candidates = queue.waiting.iter().filter(|(_, r)| within.is_none() || r.next == 0);
+        let mut order: Vec<_> = candidates.map(|(&key, r)| (left(r), key)).filter(|&(left, _)| left > 0).collect();
+        let crowded = self.crowded(queue);
+        // By least to do, those of one length in their order; in a crowd by deadline, as the queue is.
+        if !crowded {
+            order.sort();
+        }
+        let Some(&(least, _)) = order.first().filter(|&&(least, _)| within.is_none_or(|left| least < left)) else {
+            return (Vec::new(), Vec::new());
+        };
+        let limit = match crowded {
+            true => budget,
+            // Like lengths together: whoever is much longer would keep the shortest waiting.
+            false => (2 * least).max(FEW).min(budget).min(within.unwrap_or(budget).max(least)),
+        };
         let (mut parts, mut ids, mut used) = (Vec::new(), Vec::new(), 0);
-        for (&key, request) in &mut queue.waiting {
-            let first = request.next;
-            // Of a request that has begun, a part may be in the batch that is to give way: its vectors come in order.
-            if short.is_some() && first > 0 {
-                continue;
+        for (left, key) in order {
+            if within.is_some() && used + left > limit {
+                break;
             }
-            let mut full = false;
+            let Some(request) = queue.waiting.get_mut(&key) else { continue };
+            let first = request.next;
             while let Some(tokens) = request.tokens.get_mut(request.next) {
-                if (used > 0 || short.is_some()) && used + tokens.len() > budget {
-                    full = true;
+                if used > 0 && used + tokens.len() > limit {
                     break;
                 }
                 used += tokens.len();
@@ -431,7 +453,7 @@ impl Shared {
                 }
                 parts.push(Part { key, texts: first..request.next });
             }
-            if used >= budget || full && short.is_some() {
+            if used >= limit {
                 break;
             }
         }
