@@ -32,6 +32,7 @@ def rules(overlay, item):
     if pod.get("securityContext", {}).get("seccompProfile", {}).get("type") != "RuntimeDefault":
         yield f"{where}: no seccomp profile"
     for container in [*pod["containers"], *pod.get("initContainers", [])]:
+        init = container not in pod["containers"]
         name, security = f"{where}, {container['name']}", container.get("securityContext", {})
         tag = container["image"].rpartition(":")[2] if ":" in container["image"].rpartition("/")[2] else ""
         if tag in ("", "latest"):
@@ -40,7 +41,7 @@ def rules(overlay, item):
             if set(container.get("resources", {}).get(kind, {})) < {"cpu", "memory"}:
                 yield f"{name}: no {kind}"
         for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
-            if probe not in container:
+            if probe not in container and not init:
                 yield f"{name}: no {probe}"
         if security.get("allowPrivilegeEscalation") is not False or not security.get("readOnlyRootFilesystem") or security.get("capabilities", {}).get("drop") != ["ALL"]:
             yield f"{name}: privileges"

@@ -31,6 +31,9 @@ pub struct Config {
     /// Make no request to a hub: the model is a directory or in the cache
     #[arg(long, env = "GTE_OFFLINE")]
     pub offline: bool,
+    /// Fetch the model, verify it, and exit: for an init container. Several at once wait for the one that downloads
+    #[arg(long, env = "GTE_DOWNLOAD")]
+    pub download: bool,
     /// Where the model runs: cpu, or cuda:0 … in a build with the feature `cuda`
     #[arg(long, env = "GTE_DEVICE", default_value_t)]
     pub device: Device,

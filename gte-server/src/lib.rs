@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use axum_server::Handle;
 use axum_server::tls_rustls::{RustlsAcceptor, RustlsConfig};
-use gte_core::{Budget, Embedder};
+use gte_core::{Budget, Embedder, HubOptions, ModelConfig, ModelFiles};
 
 use crate::batcher::{Batcher, Limits};
 use crate::config::Config;
@@ -27,6 +27,21 @@ use crate::connections::Room;
 use crate::jobs::Jobs;
 use crate::metrics::Metrics;
 use crate::routes::Service;
+
+/// Fetches the model's files where they are missing, and verifies them.
+///
+/// # Errors
+/// One line that says what is wrong.
+pub fn download(config: &Config) -> Result<(), String> {
+    let mut options = HubOptions::from_env();
+    options.revision.clone_from(&config.revision);
+    options.offline = config.offline;
+    let files = ModelFiles::open(&config.model(), &options).map_err(|e| e.to_string())?;
+    // What cannot be read as a model is found here, not when a pod starts.
+    ModelConfig::read(&files, config.pooling).map_err(|e| e.to_string())?;
+    tracing::info!(model = files.name(), "the model is complete");
+    Ok(())
+}
 
 /// Loads the model and starts its queue; `jobs` is the broker of `--nats` or `--worker`, if there is one.
 ///

@@ -31,7 +31,7 @@ fn start() -> Result<(), String> {
     }
     config.check()?;
     let _telemetry = gte_server::telemetry::start(&config)?;
-    run(config)
+    if config.download { gte_server::download(&config) } else { run(config) }
 }
 
 fn run(config: Config) -> Result<(), String> {
