@@ -136,13 +136,16 @@ def full_disk():
             assert not whole, f"a file that is not whole has its final name: {whole}"
             print(f"a full disk: {line}")
             subprocess.run(["mount", "-o", "remount,size=64m", folder], check=True)
-            server = Server("--model", "some/model", environment=environment)
+            # Three pods' init containers at once, then a server that asks no hub.
+            fetching = [subprocess.Popen([BINARY, "--download", "--model", "some/model"], env={**os.environ, **environment}, stderr=subprocess.DEVNULL) for _ in range(3)]
+            assert [process.wait(60) for process in fetching] == [0, 0, 0]
+            hub.shutdown()
+            server = Server("--model", "some/model", environment={**environment, "GTE_OFFLINE": "true"})
             asyncio.run(ready(server.url))
             assert server.stop() == 0
-            print("with room again: it starts")
+            print("with room again: three --download at once, and a server that starts offline")
         finally:
             subprocess.run(["umount", folder], check=True)
-            hub.shutdown()
 
 
 def no_hub_and_no_model():
