@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 /// The layers, lowest first: a module imports only from those before it.
-const ORDER: [&str; 16] = [
+const ORDER: [&str; 17] = [
     "error",
     "threads",
     "kernels",
@@ -15,6 +15,7 @@ const ORDER: [&str; 16] = [
     "tokens",
     "batch",
     "weights",
+    "profile",
     "ops",
     "encoder",
     "convert",

@@ -165,7 +165,13 @@ fn profile(
         probes.into_iter().map(|probe| probe.join().ok().flatten()).collect()
     });
     let peak: f64 = peaks.unwrap_or_default().iter().sum();
-    writeln!(out, "\n{}: peak of {} threads {:.1} G multiply-adds/s", embedder.precision(), options.threads, peak / 1e9)?;
+    writeln!(
+        out,
+        "\n{}: peak of {} threads {:.1} G multiply-adds/s",
+        embedder.precision(),
+        options.threads,
+        peak / 1e9
+    )?;
     writeln!(
         out,
         "{:<14}{:>10}{:>11}{:>8}{:>12}{:>10}{:>18}",

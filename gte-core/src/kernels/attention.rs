@@ -128,7 +128,8 @@ pub(crate) fn attention_bf16<D: Dot, L: Lanes, const GROUP: usize>(
     let (keys, values) = panels[start..][..packed(d, tokens) + packed(tokens, d)].split_at_mut(packed(d, tokens));
     narrow::pack_transposed::<GROUP>(k, D::NR, keys);
     narrow::pack_rows::<GROUP>(v, D::NR, values);
-    let view = |data, k, n| NarrowPanels { data, words: words(k), n, nr: D::NR, units: GROUP, scales: &[], totals: &[] };
+    let view =
+        |data, k, n| NarrowPanels { data, words: words(k), n, nr: D::NR, units: GROUP, scales: &[], totals: &[] };
     let (keys, values) = (view(&*keys, d, tokens), view(&*values, tokens, d));
     let stride = row_stride(tokens);
     let scores = grown(&mut scratch.scores, QUERIES.min(tokens) * stride);

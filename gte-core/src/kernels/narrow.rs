@@ -399,7 +399,10 @@ pub(crate) fn matmul<D: Dot>(d: D, p: NarrowProduct<'_>) {
     let NarrowProduct { a, b, first_panel, mut c, bias, activation } = p;
     let (rows, columns) = c.dim();
     assert!(b.nr == D::NR && b.units == D::UNITS, "packed for this table");
-    assert!(first_panel * D::NR + columns <= b.count() * D::NR && (bias.len() == columns || bias.is_empty()), "columns of a product");
+    assert!(
+        first_panel * D::NR + columns <= b.count() * D::NR && (bias.len() == columns || bias.is_empty()),
+        "columns of a product"
+    );
     assert!(columns < 2 || c.strides()[1] == 1, "rows of C are contiguous");
     let mut sums = [0.0; MAX_TILE.0 * MAX_TILE.1];
     let height = (A_BLOCK / (b.words.max(1) * size_of::<u32>()) / D::MR).max(1) * D::MR;

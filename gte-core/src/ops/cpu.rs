@@ -25,7 +25,7 @@ pub(crate) struct Cpu {
     kernels: &'static Kernels,
     narrow: Option<&'static Narrow>, // what linear layers are computed with, if not f32
     buffers: Arc<Buffers<f32>>,
-    words: Buffers<u32>,           // narrowed hidden states
+    words: Buffers<u32>, // narrowed hidden states
     clock: Clock,
     // One a thread of the pool, for attention: in f32, or in bf16.
     scratch: Vec<Mutex<(Vec<f32>, Scratch)>>,
@@ -251,14 +251,16 @@ impl Ops for Cpu {
         let mut x = self.take(batch.tokens(), width);
         let starts = batch.starts();
         let norm = &tables.norm;
-        self.clock.rest(|| x.for_each_row(|token, row| {
-            // The last text that starts at or before this token.
-            let start = starts[starts.partition_point(|&start| start <= token) - 1];
-            let word = &tables.words[batch.ids()[token] as usize * width..][..width];
-            row.copy_from_slice(word);
-            let position = &tables.positions[(token - start) * width..][..width];
-            (self.kernels.add_norm)(row, Some(position), &norm.gamma, &norm.beta, norm.eps);
-        }));
+        self.clock.rest(|| {
+            x.for_each_row(|token, row| {
+                // The last text that starts at or before this token.
+                let start = starts[starts.partition_point(|&start| start <= token) - 1];
+                let word = &tables.words[batch.ids()[token] as usize * width..][..width];
+                row.copy_from_slice(word);
+                let position = &tables.positions[(token - start) * width..][..width];
+                (self.kernels.add_norm)(row, Some(position), &norm.gamma, &norm.beta, norm.eps);
+            })
+        });
         Ok(x)
     }
 
@@ -300,30 +302,34 @@ impl Ops for Cpu {
     }
 
     fn add_norm(&self, mut x: Hidden, residual: &Hidden, norm: &Norm) -> Result<Hidden> {
-        self.clock.rest(|| x.for_each_row(|i, row| {
-            (self.kernels.add_norm)(row, Some(residual.row(i)), &norm.gamma, &norm.beta, norm.eps);
-        }));
+        self.clock.rest(|| {
+            x.for_each_row(|i, row| {
+                (self.kernels.add_norm)(row, Some(residual.row(i)), &norm.gamma, &norm.beta, norm.eps);
+            })
+        });
         Ok(x)
     }
 
     fn pool(&self, x: &Hidden, batch: &PackedBatch, pooling: Pooling) -> Result<Hidden> {
         let mut pooled = self.take(batch.texts(), x.columns);
         let starts = batch.starts();
-        self.clock.rest(|| pooled.for_each_row(|text, row| {
-            let (start, end) = (starts[text], starts[text + 1]);
-            match pooling {
-                Pooling::Cls => row.copy_from_slice(x.row(start)),
-                Pooling::LastToken => row.copy_from_slice(x.row(end - 1)),
-                Pooling::Mean => {
-                    row.fill(0.0);
-                    for token in start..end {
-                        row.iter_mut().zip(x.row(token)).for_each(|(sum, v)| *sum += v);
+        self.clock.rest(|| {
+            pooled.for_each_row(|text, row| {
+                let (start, end) = (starts[text], starts[text + 1]);
+                match pooling {
+                    Pooling::Cls => row.copy_from_slice(x.row(start)),
+                    Pooling::LastToken => row.copy_from_slice(x.row(end - 1)),
+                    Pooling::Mean => {
+                        row.fill(0.0);
+                        for token in start..end {
+                            row.iter_mut().zip(x.row(token)).for_each(|(sum, v)| *sum += v);
+                        }
+                        let scale = 1.0 / (end - start) as f32;
+                        row.iter_mut().for_each(|v| *v *= scale);
                     }
-                    let scale = 1.0 / (end - start) as f32;
-                    row.iter_mut().for_each(|v| *v *= scale);
                 }
-            }
-        }));
+            })
+        });
         Ok(pooled)
     }
 

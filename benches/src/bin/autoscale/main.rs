@@ -89,12 +89,23 @@ fn main() -> Result<(), Failure> {
     writeln!(
         out,
         "{:.0} tokens/s a pod, {mean:.0} tokens a request, so {:.2} requests/s a pod; {:.0} requests/s at most; a pod starts in {} s",
-        options.tokens_per_second, options.tokens_per_second / mean, curve.iter().copied().fold(0.0, f64::max), options.start
+        options.tokens_per_second,
+        options.tokens_per_second / mean,
+        curve.iter().copied().fold(0.0, f64::max),
+        options.start
     )?;
     writeln!(
         out,
         "\n{:<24}{:>10}{:>8}{:>8}{:>9}{:>9}{:>9}{:>10}{:>12}",
-        "target", "pod-hours", "most", "busy", "p50 s", "p99 s", "p99.9 s", "refused", format!("p99<{} s", options.slo)
+        "target",
+        "pod-hours",
+        "most",
+        "busy",
+        "p50 s",
+        "p99 s",
+        "p99.9 s",
+        "refused",
+        format!("p99<{} s", options.slo)
     )?;
     let mut days = Vec::new();
     for metrics in targets() {
@@ -103,8 +114,14 @@ fn main() -> Result<(), Failure> {
         writeln!(
             out,
             "{name:<24}{:>10.1}{:>8}{:>7.0}%{:>9.2}{:>9.2}{:>9.2}{:>9.2}%{:>11.1}%",
-            day.pod_seconds / 3600.0, day.most(), 100.0 * day.busy(), day.quantile(0.5), day.quantile(0.99), day.quantile(0.999),
-            100.0 * day.refused as f64 / day.requests().max(1) as f64, 100.0 * day.within(options.slo)
+            day.pod_seconds / 3600.0,
+            day.most(),
+            100.0 * day.busy(),
+            day.quantile(0.5),
+            day.quantile(0.99),
+            day.quantile(0.999),
+            100.0 * day.refused as f64 / day.requests().max(1) as f64,
+            100.0 * day.within(options.slo)
         )?;
         days.push((name, day));
     }
@@ -143,7 +160,9 @@ fn synthetic(peak: f64, hours: f64) -> Vec<f64> {
 fn read(path: &std::path::Path) -> Result<Vec<f64>, Failure> {
     let mut curve: Vec<f64> = Vec::new();
     for (i, line) in std::fs::read_to_string(path)?.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
-        let parsed = line.split_once(',').and_then(|(s, r)| Some((s.trim().parse::<usize>().ok()?, r.trim().parse::<f64>().ok()?)));
+        let parsed = line
+            .split_once(',')
+            .and_then(|(s, r)| Some((s.trim().parse::<usize>().ok()?, r.trim().parse::<f64>().ok()?)));
         match parsed {
             Some((second, rate)) if second >= curve.len() && rate >= 0.0 => {
                 let last = curve.last().copied().unwrap_or(rate);
@@ -151,7 +170,14 @@ fn read(path: &std::path::Path) -> Result<Vec<f64>, Failure> {
                 curve.push(rate);
             }
             None if i == 0 => {} // the names of the columns
-            _ => return Err(format!("{}:{}: expected rising second,requests_per_second, found {line:?}", path.display(), i + 1).into()),
+            _ => {
+                return Err(format!(
+                    "{}:{}: expected rising second,requests_per_second, found {line:?}",
+                    path.display(),
+                    i + 1
+                )
+                .into());
+            }
         }
     }
     match curve.is_empty() {
@@ -179,12 +205,17 @@ fn draw(curve: &[f64], days: &[(String, Day)], path: &std::path::Path) -> Result
     let root = SVGBackend::new(path, (960, 760)).into_drawing_area();
     root.fill(&WHITE).map_err(|e| fail(&e))?;
     let hours = curve.len() as f64 / 3600.0;
-    let shown: Vec<(usize, RGBColor)> = [(2, BLUE), (6, RGBColor(0, 130, 60)), (9, RED), (11, RGBColor(140, 90, 0))].into();
-    let minutes = |values: &[f64]| -> Vec<(f64, f64)> { values.iter().enumerate().map(|(m, &v)| (m as f64 / 60.0, v)).collect() };
+    let shown: Vec<(usize, RGBColor)> =
+        [(2, BLUE), (6, RGBColor(0, 130, 60)), (9, RED), (11, RGBColor(140, 90, 0))].into();
+    let minutes =
+        |values: &[f64]| -> Vec<(f64, f64)> { values.iter().enumerate().map(|(m, &v)| (m as f64 / 60.0, v)).collect() };
     let traffic: Vec<f64> = curve.chunks(60).map(|c| c.iter().sum::<f64>() / c.len() as f64).collect();
     type Lines = Vec<(String, RGBColor, Vec<(f64, f64)>)>;
     let of = |f: &dyn Fn(&Day) -> Vec<f64>| -> Lines {
-        shown.iter().filter_map(|&(i, color)| days.get(i).map(|(name, day)| (name.clone(), color, minutes(&f(day))))).collect()
+        shown
+            .iter()
+            .filter_map(|&(i, color)| days.get(i).map(|(name, day)| (name.clone(), color, minutes(&f(day)))))
+            .collect()
     };
     let panels: [(&str, Lines); 3] = [
         ("requests a second", vec![("traffic".into(), BLACK, minutes(&traffic))]),

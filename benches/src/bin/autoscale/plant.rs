@@ -136,14 +136,8 @@ pub(crate) fn simulate(plant: &Plant, curve: &[f64], metrics: &[Metric]) -> Day 
     let mut pods: Vec<Pod> = (0..plant.spec.min).map(|_| Pod::new(0.0)).collect();
     let mut autoscaler = Autoscaler::default();
     let mut minute = histogram();
-    let mut day = Day {
-        latency: histogram(),
-        refused: 0,
-        pod_seconds: 0.0,
-        work: 0.0,
-        replicas: Vec::new(),
-        p99: Vec::new(),
-    };
+    let mut day =
+        Day { latency: histogram(), refused: 0, pod_seconds: 0.0, work: 0.0, replicas: Vec::new(), p99: Vec::new() };
     let mut ready: Vec<usize> = Vec::new();
     for (second, &rate) in curve.iter().enumerate() {
         let (from, to) = (second as f64, second as f64 + 1.0);
