@@ -369,8 +369,11 @@ impl Shared {
 
     /// Between two layers of a pass over `tokens`: computes what has less to do than the rest of it, for as long as there is such.
     fn give_way(&self, pause: &Pause<'_>, tokens: usize, depth: usize, between: &AtomicU64) {
+        if depth > DEPTH {
+            return;
+        }
         let left = (pause.left() * tokens as f64) as usize;
-        while depth <= DEPTH {
+        loop {
             let (parts, ids) = {
                 let mut queue = self.lock();
                 if queue.tokens == 0 || self.crowded(&queue) {
