@@ -3,7 +3,7 @@
 MINILM := target/models/all-MiniLM-L6-v2
 export CARGO_TERM_COLOR ?= auto
 
-.PHONY: help run test models lint doc clients broker python deploy monitoring bundled soak fuzz bench-peers bench-python bench-server check-avx512 check-cuda fixtures
+.PHONY: help run test models lint doc clients broker python deploy monitoring image bundled soak fuzz bench-peers bench-python bench-server check-avx512 check-cuda fixtures
 
 help:           ## This list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -18,7 +18,8 @@ test: models broker lint doc ## Everything
 	gte-server/tests/clients/run.sh
 	gte-py/tests/run.sh
 	deploy/check.sh
-	deploy/monitoring/run.sh
+	SECONDS_OF_LOAD=25 deploy/monitoring/run.sh
+	deploy/image.sh
 
 broker:         ## The NATS server of the tests, from Debian
 	gte-server/tests/install.sh
@@ -36,6 +37,9 @@ deploy:         ## The manifests against schemas, rules and metrics
 
 monitoring:     ## The dashboard's queries on a real Prometheus that scrapes servers under load
 	deploy/monitoring/run.sh
+
+image:          ## The image, built without a registry, run and asked
+	deploy/image.sh
 
 bundled:        ## Train the bundled model anew: three hours on two cores
 	gte-core/bundled/train/train.sh

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # The server under load, on the gte-large-zh shape with 2 threads, in one run with the bare engine: a lone client, 32 and 64 clients, 70 % of
-# its capacity, five times its capacity, 10,000 idle connections with rubbish beside them. Writes benches/record/MACHINE/server-DATE.txt and
-# the charts of the load generator. Arguments are passed to the server.
+# its capacity, five times its capacity, 10,000 idle connections with rubbish beside them. Writes benches/record/MACHINE/server-DATE-PRECISION.txt
+# and the charts of the load generator. PRECISION=f32, SECONDS_EACH=60; arguments are passed to the server.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-model=target/models/gte-large-zh-shape port=${PORT:-7871} seconds=${SECONDS_EACH:-60}
+model=target/models/gte-large-zh-shape port=${PORT:-7871} seconds=${SECONDS_EACH:-60} precision=${PRECISION:-f32}
 [ -x target/venv-peers/bin/python ] || python3 -m venv target/venv-peers
 target/venv-peers/bin/pip install -q -r benches/peers/requirements.txt
 [ -e $model/config.json ] || target/venv-peers/bin/python benches/peers/make_model.py large $model
@@ -12,39 +12,39 @@ cargo build --release -q --workspace
 machine=$(lscpu | awk -F': +' '/^Model name/ {n=$2} /^CPU family/ {f=$2} /^Model:/ {m=$2} END {print tolower(n " family " f " model " m)}' | sed 's/[^a-z0-9]\+/-/g; s/^-//; s/-$//')
 out=benches/record/$machine
 mkdir -p "$out"
-record=$out/server-$(date +%F).txt
+record=$out/server-$(date +%F)-$precision.txt
 load() { target/release/load "$@" 2>/dev/null; }
 field() { python3 -c 'import json,sys; print(json.load(sys.stdin)[sys.argv[1]])' "$1"; }
 url=http://127.0.0.1:$port/v1/embedding
 server=
 start() {
-  target/release/gte-server --model $model --threads 2 --host 127.0.0.1 --port "$port" --log-format json --drain-delay 0 "$@" 2>/dev/null &
+  target/release/gte-server --model $model --precision "$precision" --threads 2 --host 127.0.0.1 --port "$port" --log-format json --drain-delay 0 "$@" 2>/dev/null &
   server=$!
   until curl -sf "http://127.0.0.1:$port/readyz" >/dev/null; do sleep 0.2; kill -0 $server; done
 }
 stop() { kill -TERM $server; wait $server; }
 trap '[ -z "$server" ] || kill -9 $server 2>/dev/null || true' EXIT
 {
-  echo "gte-large-zh shape, 2 threads, f32, commit $(git rev-parse --short HEAD), texts of benches/texts-mixed.jsonl, one a request"
+  echo "gte-large-zh shape, 2 threads, $precision, commit $(git rev-parse --short HEAD), texts of benches/texts-mixed.jsonl, one a request"
   echo "server options: ${*:-none}"
   # The bare engine before and after the server: the machine's speed drifts.
-  echo "bare engine: $(load $model --bare --seconds "$seconds")"
-  echo "bare engine, one text at a time: $(load $model --bare --at-once 1 --seconds "$seconds")"
+  echo "bare engine: $(load $model --bare --precision $precision --seconds "$seconds")"
+  echo "bare engine, one text at a time: $(load $model --bare --precision $precision --at-once 1 --seconds "$seconds")"
   start "$@"
-  echo "1 client: $(load $url --clients 1 --seconds "$seconds" --out "$out/server-1-client")"
-  echo "32 clients: $(load $url --clients 32 --seconds "$seconds" --probes --out "$out/server-32-clients")"
-  full=$(load $url --clients 64 --seconds "$seconds" --probes --out "$out/server-64-clients"); echo "64 clients: $full"
+  echo "1 client: $(load $url --clients 1 --seconds "$seconds" --out "$out/server-1-client-$precision")"
+  echo "32 clients: $(load $url --clients 32 --seconds "$seconds" --probes --out "$out/server-32-clients-$precision")"
+  full=$(load $url --clients 64 --seconds "$seconds" --probes --out "$out/server-64-clients-$precision"); echo "64 clients: $full"
   capacity=$(echo "$full" | field requests_per_second)
   rate() { python3 -c "print($capacity * $1)"; }
-  echo "70 % of that, open loop: $(load $url --rate "$(rate 0.7)" --seconds "$seconds" --probes --out "$out/server-70-percent")"
-  echo "five times that, open loop: $(load $url --rate "$(rate 5)" --seconds "$seconds" --probes --out "$out/server-overload")"
+  echo "70 % of that, open loop: $(load $url --rate "$(rate 0.7)" --seconds "$seconds" --probes --out "$out/server-70-percent-$precision")"
+  echo "five times that, open loop: $(load $url --rate "$(rate 5)" --seconds "$seconds" --probes --out "$out/server-overload-$precision")"
   echo "2,000 bad requests a second beside 10,000 idle connections: $(load $url --shape bad --rate 2000 --idle 10000 --seconds 20 --probes)"
   echo "still serving: $(load $url --clients 8 --seconds 10)"
   echo "memory: $(grep -E 'VmRSS|VmHWM' /proc/$server/status | tr -s '\t \n' ' ')"
   stop
   server=
-  echo "bare engine: $(load $model --bare --seconds "$seconds")"
-  echo "bare engine, one text at a time: $(load $model --bare --at-once 1 --seconds "$seconds")"
+  echo "bare engine: $(load $model --bare --precision $precision --seconds "$seconds")"
+  echo "bare engine, one text at a time: $(load $model --bare --precision $precision --at-once 1 --seconds "$seconds")"
   target/venv-peers/bin/python benches/server/tutorial_server.py $model "$port" 2 >/dev/null 2>&1 &
   server=$!
   until curl -sf "http://127.0.0.1:$port/readyz" >/dev/null; do sleep 0.5; kill -0 $server; done

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use clap::{Parser, ValueEnum};
-use gte_core::{Budget, Embedder};
+use gte_core::{Budget, Embedder, Precision};
 use hdrhistogram::Histogram;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
@@ -60,6 +60,9 @@ struct Options {
     /// Threads of --bare.
     #[arg(long, default_value_t = 2)]
     threads: usize,
+    /// What --bare computes in.
+    #[arg(long, default_value_t)]
+    precision: Precision,
     /// Tokens in a batch of --bare.
     #[arg(long, default_value_t = 512)]
     batch_tokens: usize,
@@ -121,7 +124,8 @@ fn main() -> Result<(), Failure> {
 /// The engine's own speed on the texts, in batches as a caller with all of them would make.
 fn bare(options: &Options, texts: &[String]) -> Result<serde_json::Value, Failure> {
     let budget = Budget::new(options.batch_tokens)?;
-    let embedder = Embedder::builder(&options.target).offline(true).threads(options.threads).budget(budget).build()?;
+    let embedder = Embedder::builder(&options.target).offline(true).threads(options.threads);
+    let embedder = embedder.precision(options.precision).budget(budget).build()?;
     let mut tokens = embedder.tokenize(texts)?;
     let count: usize = tokens.iter().map(|t| t.ids.len()).sum();
     // A few seconds at a time, so that --seconds is kept.

@@ -7,7 +7,7 @@ use ndarray::{ArrayView2, ArrayViewMut2};
 
 use super::lanes::Lanes;
 use super::matmul::{Activation, Product, Tile, matmul, row_stride};
-use super::narrow::{self, Dot, HEADER, NarrowPanels, NarrowProduct, Rows, encode_bf16};
+use super::narrow::{self, Dot, HEADER, NarrowPanels, NarrowProduct, Rows};
 use super::pack::{Panels, line_offset, pack_rows, pack_transposed, packed_len};
 use super::softmax::softmax;
 
@@ -110,11 +110,12 @@ fn grown<T: Clone + Default>(buffer: &mut Vec<T>, len: usize) -> &mut [T] {
     &mut buffer[..len]
 }
 
-/// Computes `head` with products in bf16, `GROUP` values a word, summed in f32. The softmax between them is that of f32.
+/// Computes `head` with products in bf16, `GROUP` values a word, summed in f32; `encode` narrows a row. The softmax between them is that of f32.
 #[inline(always)]
 pub(crate) fn attention_bf16<D: Dot, L: Lanes, const GROUP: usize>(
     dot: D,
     l: L,
+    encode: impl Fn(&[f32], &mut [u32]),
     head: Head<'_>,
     scratch: &mut Scratch,
 ) {
@@ -142,7 +143,7 @@ pub(crate) fn attention_bf16<D: Dot, L: Lanes, const GROUP: usize>(
         let (rows, queries) = (q1 - q0, ndarray::s![q0..q1, ..]);
         for (row, words_of) in q.slice(queries).rows().into_iter().zip(narrowed.chunks_mut(word_stride)) {
             if let Some(row) = row.to_slice() {
-                encode_bf16::<GROUP>(row, &[], &mut words_of[..HEADER + words(d)]);
+                encode(row, &mut words_of[..HEADER + words(d)]);
             }
         }
         let a = Rows { data: narrowed, stride: word_stride };
@@ -151,7 +152,7 @@ pub(crate) fn attention_bf16<D: Dot, L: Lanes, const GROUP: usize>(
         let lines = scores.chunks_mut(stride).zip(narrowed.chunks_mut(word_stride)).take(rows);
         for ((row, words_of), sum) in lines.zip(&mut sums) {
             *sum = softmax(l, &mut row[..tokens], scale);
-            encode_bf16::<GROUP>(&row[..tokens], &[], &mut words_of[..HEADER + words(tokens)]);
+            encode(&row[..tokens], &mut words_of[..HEADER + words(tokens)]);
         }
         let mut out = out.slice_mut(queries);
         let a = Rows { data: narrowed, stride: word_stride };

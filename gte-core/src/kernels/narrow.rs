@@ -492,7 +492,7 @@ pub(crate) mod scalar {
 
     /// [`attention_bf16`] of the plain twin.
     pub(crate) fn attention(head: Head<'_>, scratch: &mut Scratch) {
-        attention_bf16::<_, _, 1>(Bf16, Plain, head, scratch);
+        attention_bf16::<_, _, 1>(Bf16, Plain, |row, words| encode_bf16::<1>(row, &[], words), head, scratch);
     }
 
     #[derive(Clone, Copy)]

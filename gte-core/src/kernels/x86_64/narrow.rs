@@ -7,7 +7,9 @@ use super::avx512::Avx512;
 use super::prefetch;
 use crate::kernels::attention::{Head, NarrowAttention, Scratch, attention_bf16};
 use crate::kernels::gelu::gelu;
-use crate::kernels::narrow::{Dot, Format, Narrow, NarrowProduct, Panel, Rows, encode_bf16, encode_int8, matmul};
+use crate::kernels::narrow::{
+    Dot, Format, HEADER, Narrow, NarrowProduct, Panel, Rows, encode_bf16, encode_int8, matmul,
+};
 
 /// Multiplies and adds words of A, given to all lanes, and vectors of words of B.
 ///
@@ -288,9 +290,31 @@ unsafe fn tile<M: Mac, const R: usize>(
     }
 }
 
+/// `encode_bf16::<2>` by the instruction for it: left to itself, the compiler gathers the pairs one by one. Values below 2⁻¹²⁶ become zero.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bf16")]
+fn encode_bf16_pairs(row: &[f32], factors: &[f32], out: &mut [u32]) {
+    let (whole, rest) = row.as_chunks::<32>();
+    let (header, words) = out.split_at_mut(HEADER);
+    let (lines, last) = words.split_at_mut(16 * whole.len());
+    for (line, values) in lines.chunks_exact_mut(16).zip(whole) {
+        // SAFETY: 32 values are read, and 16 words written.
+        unsafe {
+            let (low, high) = (_mm512_loadu_ps(values.as_ptr()), _mm512_loadu_ps(values[16..].as_ptr()));
+            let pairs = std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(high, low));
+            _mm512_storeu_si512(line.as_mut_ptr().cast(), pairs);
+        }
+    }
+    header.copy_from_slice(&[1f32.to_bits(), 0]);
+    let mut tail = [0; HEADER + 16];
+    let tail = &mut tail[..HEADER + last.len()];
+    encode_bf16::<2>(rest, factors, tail);
+    last.copy_from_slice(&tail[HEADER..]);
+}
+
 /// The table of a `Mac`, compiled for its instructions.
 macro_rules! narrow {
-    ($table:ident, $mac:ident, $token:ident, $name:literal, $features:literal, $group:literal, $encode:ident, [$($height:literal)*]) => {
+    ($table:ident, $mac:ident, $token:ident, $name:literal, $features:literal, $group:literal, $encode:expr, [$($height:literal)*]) => {
         impl Dot for $mac {
             const FORMAT: Format = <Self as Mac>::FORMAT;
             const MR: usize = [$($height),*].len();
@@ -339,7 +363,7 @@ macro_rules! narrow {
             encode: |row, factors, words| {
                 #[target_feature(enable = $features)]
                 fn f(row: &[f32], factors: &[f32], words: &mut [u32]) {
-                    $encode::<$group>(row, factors, words);
+                    $encode(row, factors, words);
                 }
                 // SAFETY: the table is handed out only where its instructions were seen.
                 unsafe { f(row, factors, words) }
@@ -356,18 +380,24 @@ macro_rules! narrow {
     };
 }
 
-narrow!(AVX2_BF16, Avx2Bf16, Avx2, "avx2", "avx2,fma", 1, encode_bf16, [1 2 3 4 5 6]);
-narrow!(AVX2_INT8, Avx2Int8, Avx2, "avx2", "avx2,fma", 2, encode_int8, [1 2 3 4 5 6]);
-narrow!(AVX512_BF16, Avx512Bf16, Avx512, "avx512-bf16", "avx512f,avx512vl,avx512bw,avx512dq,avx512bf16", 2, encode_bf16, [1 2 3 4 5 6 7 8 9 10 11 12]);
-narrow!(AVX512_INT8, Avx512Int8, Avx512, "avx512-vnni", "avx512f,avx512vl,avx512bw,avx512dq,avx512vnni", 4, encode_int8, [1 2 3 4 5 6 7 8 9 10 11 12]);
+narrow!(AVX2_BF16, Avx2Bf16, Avx2, "avx2", "avx2,fma", 1, encode_bf16::<1>, [1 2 3 4 5 6]);
+narrow!(AVX2_INT8, Avx2Int8, Avx2, "avx2", "avx2,fma", 2, encode_int8::<2>, [1 2 3 4 5 6]);
+narrow!(AVX512_BF16, Avx512Bf16, Avx512, "avx512-bf16", "avx512f,avx512vl,avx512bw,avx512dq,avx512bf16", 2, encode_bf16_pairs, [1 2 3 4 5 6 7 8 9 10 11 12]);
+narrow!(AVX512_INT8, Avx512Int8, Avx512, "avx512-vnni", "avx512f,avx512vl,avx512bw,avx512dq,avx512vnni", 4, encode_int8::<4>, [1 2 3 4 5 6 7 8 9 10 11 12]);
 
 /// `attention_bf16` compiled for a `Mac`'s instructions.
 macro_rules! attention {
-    ($function:ident, $mac:ident, $token:ident, $features:literal, $group:literal) => {
+    ($function:ident, $mac:ident, $token:ident, $features:literal, $group:literal, $encode:expr) => {
         fn $function(head: Head<'_>, scratch: &mut Scratch) {
             #[target_feature(enable = $features)]
             fn f(head: Head<'_>, scratch: &mut Scratch) {
-                attention_bf16::<_, _, $group>($mac, $token::PROVEN, head, scratch);
+                attention_bf16::<_, _, $group>(
+                    $mac,
+                    $token::PROVEN,
+                    |row, words| $encode(row, &[], words),
+                    head,
+                    scratch,
+                );
             }
             // SAFETY: the function is handed out only where its instructions were seen.
             unsafe { f(head, scratch) }
@@ -375,8 +405,15 @@ macro_rules! attention {
     };
 }
 
-attention!(avx2_attention_bf16, Avx2Bf16, Avx2, "avx2,fma", 1);
-attention!(avx512_attention_bf16, Avx512Bf16, Avx512, "avx512f,avx512vl,avx512bw,avx512dq,avx512bf16", 2);
+attention!(avx2_attention_bf16, Avx2Bf16, Avx2, "avx2,fma", 1, encode_bf16::<1>);
+attention!(
+    avx512_attention_bf16,
+    Avx512Bf16,
+    Avx512,
+    "avx512f,avx512vl,avx512bw,avx512dq,avx512bf16",
+    2,
+    encode_bf16_pairs
+);
 
 /// Attention in bf16 beside AVX2's table: there if AVX2 is.
 pub(crate) fn avx2_attention() -> NarrowAttention {
