@@ -1,5 +1,5 @@
 //! Jobs on a real NATS server, with workers that are killed, and a broker that is.
-#![allow(clippy::unwrap_used, reason = "a test")]
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test")]
 
 use std::collections::HashSet;
 use std::io::{BufRead, BufReader};
