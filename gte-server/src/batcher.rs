@@ -397,8 +397,11 @@ impl Shared {
         }
     }
 
+    /// Whether texts go by deadline: where much waits, and where someone, also in a pass that has paused, has waited for half of the time that
+    /// a request has: who comes later with less to do must not keep him until it is over.
     fn crowded(&self, queue: &Queue) -> bool {
         queue.tokens > CROWD * self.embedder.budget().tokens()
+            || queue.waiting.values().any(|request| request.admitted.elapsed() > self.limits.timeout / 2)
     }
 
     /// Takes texts to compute together. `within` a pass with so many tokens to go, only requests that have less to do, and whole: of one that

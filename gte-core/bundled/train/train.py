@@ -83,18 +83,15 @@ class Teacher:
 
     def __init__(self, model, tokenizer, texts, cache=None):
         texts = sorted(set(texts), key=lambda text: (len(text), text))
-        kept = json.loads((cache / "texts.json").read_text(encoding="utf8")) if cache and (cache / "texts.json").exists() else []
-        if sorted(kept) == sorted(texts):
-            texts = kept
         self.row = {text: i for i, text in enumerate(texts)}
         ids = tokenizer(texts, truncation=True, max_length=POSITIONS)["input_ids"]
         self.tokens = [tokenizer.convert_ids_to_tokens(i) for i in ids]
         self.offsets = np.cumsum([0] + [len(i) for i in ids])
-        self.vectors = np.zeros((len(texts), model.config.hidden_size), np.float32)
-        self.hidden = np.zeros((self.offsets[-1], model.config.hidden_size), np.float16)
-        if texts is kept:
+        if cache and (cache / "texts.json").exists() and json.loads((cache / "texts.json").read_text(encoding="utf8")) == texts:
             self.vectors, self.hidden = np.load(cache / "vectors.npy"), np.load(cache / "hidden.npy")
             return
+        self.vectors = np.zeros((len(texts), model.config.hidden_size), np.float32)
+        self.hidden = np.zeros((self.offsets[-1], model.config.hidden_size), np.float16)
         print(f"the teacher reads {len(texts)} texts of {self.offsets[-1]} tokens", flush=True)
         with torch.inference_mode():
             for start in range(0, len(ids), 64):

@@ -8,7 +8,7 @@ use ndarray::{ArrayView2, ArrayViewMut2};
 use super::lanes::Lanes;
 use super::matmul::{Activation, Product, Tile, matmul, row_stride};
 use super::narrow::{self, Dot, HEADER, NarrowPanels, NarrowProduct, Rows};
-use super::pack::{Panels, line_offset, pack_rows, pack_transposed, packed_len};
+use super::pack::{LINE, Panels, line_offset, pack_rows, pack_transposed, packed_len};
 use super::softmax::softmax;
 
 /// Maximum error of a value against f64, for inputs in −2..2, up to 130 tokens and heads of up to 80 values.
@@ -119,13 +119,12 @@ pub(crate) fn attention_bf16<D: Dot, L: Lanes, const GROUP: usize>(
     head: Head<'_>,
     scratch: &mut Scratch,
 ) {
-    const LINE: usize = 64 / size_of::<u16>();
     let Head { q, k, v, mut out } = head;
     let (tokens, d) = q.dim();
     let words = |n: usize| n.div_ceil(GROUP);
     let packed = |k: usize, n: usize| n.div_ceil(D::NR) * D::NR * words(k) * GROUP;
-    let panels = grown(&mut scratch.panels, LINE + packed(d, tokens) + packed(tokens, d));
-    let start = Some(panels.as_ptr().align_offset(64)).filter(|&offset| offset < LINE).unwrap_or(0);
+    let panels = grown(&mut scratch.panels, LINE / size_of::<u16>() + packed(d, tokens) + packed(tokens, d));
+    let start = line_offset(panels);
     let (keys, values) = panels[start..][..packed(d, tokens) + packed(tokens, d)].split_at_mut(packed(d, tokens));
     narrow::pack_transposed::<GROUP>(k, D::NR, keys);
     narrow::pack_rows::<GROUP>(v, D::NR, values);

@@ -13,6 +13,7 @@ use ndarray::{ArrayView2, ArrayViewMut2, Axis};
 use rayon::prelude::*;
 
 use super::matmul::{Activation, MAX_TILE};
+use super::pack::{LINE, line_offset};
 
 /// Maximum error of a bf16 product against f64 on the rounded operands, as a multiple of Σ|aₖ·bₖ| + |bias|.
 #[cfg(test)]
@@ -94,9 +95,8 @@ impl PackedNarrow {
         let rows: Vec<Row<'_>> = weights.iter().flat_map(|part| part.rows(k)).collect();
         let (n, words) = (rows.len(), k.div_ceil(narrow.group));
         let panels = n.div_ceil(nr);
-        let line = 64 / size_of::<u16>();
-        let mut buffer = vec![0; panels * words * nr * units + line];
-        let start = Some(buffer.as_ptr().align_offset(64)).filter(|&offset| offset < line).unwrap_or(0);
+        let mut buffer = vec![0; panels * words * nr * units + LINE / size_of::<u16>()];
+        let start = line_offset(&buffer);
         if words > 0 {
             let panel_len = words * nr * units;
             buffer[start..start + panels * panel_len].par_chunks_mut(panel_len).zip(rows.par_chunks(nr)).for_each(

@@ -13,7 +13,7 @@ use rayon::prelude::*;
 pub(crate) const KC: usize = 1024;
 
 /// Bytes of a cache line: panels begin on one, so that no vector load crosses two.
-const LINE: usize = 64;
+pub(crate) const LINE: usize = 64;
 
 /// A matrix packed once, at load.
 pub(crate) struct Packed {
@@ -96,10 +96,10 @@ pub(crate) fn packed_len(k: usize, n: usize, nr: usize) -> usize {
 }
 
 /// How many values to skip so that the rest of `buffer` begins on a cache line.
-pub(crate) fn line_offset(buffer: &[f32]) -> usize {
+pub(crate) fn line_offset<T>(buffer: &[T]) -> usize {
     let offset = buffer.as_ptr().align_offset(LINE);
     // align_offset may decline in theory; an unaligned panel is slower, not wrong.
-    if offset < LINE / size_of::<f32>() { offset } else { 0 }
+    if offset < LINE / size_of::<T>() { offset } else { 0 }
 }
 
 /// Packs the transpose of `rows` (n × k): each row becomes a column.

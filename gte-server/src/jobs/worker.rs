@@ -93,7 +93,15 @@ async fn reassure(messages: &[Message]) -> ! {
 
 /// Computes the texts, stores what became of them, and acknowledges. Returns their tokens.
 async fn answer(service: &Arc<Service>, jobs: &Jobs, messages: &[Message]) -> usize {
-    let outcomes = match compute(service, messages).await {
+    let mut computed = compute(service, messages).await;
+    // Other requests come first: a text that waits is not one that fails.
+    while matches!(computed, Err(Error::Overloaded { .. } | Error::Deadline(_)))
+        && !service.draining.load(Ordering::Relaxed)
+    {
+        sleep(Duration::from_secs(1)).await;
+        computed = compute(service, messages).await;
+    }
+    let outcomes = match computed {
         Ok(outcomes) => outcomes,
         // One of them is to blame: each for itself.
         Err(_) if messages.len() > 1 => {
@@ -133,10 +141,15 @@ async fn finish(service: &Service, jobs: &Jobs, message: &Message, outcome: Opti
         let error = format!("given up after {attempts} attempts");
         (attempts >= ATTEMPTS).then_some(Outcome { index, result: Err(error) })
     });
-    let stored = match &outcome {
-        Some(outcome) => jobs.store(job, outcome).await,
-        None => Err(Error::Broker),
-    };
+    let mut stored = Err(Error::Broker);
+    if let Some(outcome) = &outcome {
+        stored = jobs.store(job, outcome).await;
+        // Kept for when the broker is back, or has room: an attempt is what a text has failed at, not its broker.
+        while stored.is_err() && !service.draining.load(Ordering::Relaxed) {
+            sleep(Duration::from_secs(1)).await;
+            stored = jobs.store(job, outcome).await;
+        }
+    }
     match stored {
         Ok(()) => {
             let failed = outcome.is_some_and(|o| o.result.is_err());

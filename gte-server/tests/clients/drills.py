@@ -16,7 +16,7 @@ import sys
 import tempfile
 import threading
 
-from restart import CONFIG, free_port, load, ready
+from proxied import CONFIG, free_port, load, ready, under_load
 from server import BINARY, Server
 
 BUNDLED = pathlib.Path(__file__).resolve().parents[3] / "gte-core/bundled"
@@ -27,30 +27,15 @@ RETRYING = CONFIG.replace("  # Nothing is tried twice: a lost request would show
 
 async def killed():
     assert RETRYING != CONFIG
-    ports = {name: free_port() for name in ("port", "a", "b")}
-    replicas = {name: Server("--threads", "1", port=ports[name]) for name in "ab"}
-    with tempfile.TemporaryDirectory() as folder:
-        config = pathlib.Path(folder) / "haproxy.cfg"
-        config.write_text(RETRYING.format(**ports))
-        proxy = subprocess.Popen(["haproxy", "-db", "-q", "-f", config])
-        try:
-            url = f"http://127.0.0.1:{ports['port']}"
-            await ready(url)
-            stop, done, failed = asyncio.Event(), [], []
-            clients = [asyncio.create_task(load(url, stop, done, failed)) for _ in range(8)]
-            for name in "abab":
-                await asyncio.sleep(1)
-                replicas[name].process.send_signal(signal.SIGKILL)
-                await asyncio.to_thread(replicas[name].process.wait)
-                await asyncio.sleep(1)
-                replicas[name] = await asyncio.to_thread(lambda: Server("--threads", "1", port=ports[name]))
-                await ready(replicas[name].url)
-            stop.set()
-            await asyncio.gather(*clients)
-        finally:
-            proxy.kill()
-            for replica in replicas.values():
-                replica.process.kill()
+    async with under_load("--threads", "1", config=RETRYING) as proxied:
+        for name in "abab":
+            await asyncio.sleep(1)
+            proxied.replicas[name].process.send_signal(signal.SIGKILL)
+            await asyncio.to_thread(proxied.replicas[name].process.wait)
+            await asyncio.sleep(1)
+            await proxied.start(name)
+            await ready(proxied.replicas[name].url)
+    done, failed = proxied.done, proxied.failed
     assert not failed and len(done) > 100, f"{len(failed)} of {len(done) + len(failed)} failed: {failed[:5]}"
     print(f"kill -9 of a replica, four times: {len(done)} requests, 0 failures")
 

@@ -13,10 +13,10 @@ MODEL = ROOT / "target/models/all-MiniLM-L6-v2"
 
 
 class Server:
-    def __init__(self, *arguments, port=0, environment={}):
+    def __init__(self, *arguments, port=0, environment=None):
         model = () if "--model" in arguments else ("--model", MODEL)
         command = [BINARY, *model, "--host", "127.0.0.1", "--port", str(port), "--log-format", "json", *arguments]
-        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, **environment})
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, **(environment or {})})
         self.errors, self.address, start = [], None, []
         for line in self.process.stderr:
             entry = json.loads(line) if line.startswith("{") else {"message": line}

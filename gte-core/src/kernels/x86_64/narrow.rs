@@ -25,21 +25,10 @@ trait Mac: Copy {
     type Sum: Copy;
 
     unsafe fn zero() -> Self::Sum;
-    /// A word of A in all lanes.
-    unsafe fn splat(a: *const u32) -> Self::Word;
     /// `WIDTH` words of B.
     unsafe fn load(b: *const u16) -> Self::Word;
-    /// sum + a · b
-    unsafe fn add(sum: Self::Sum, a: Self::Word, b: Self::Word) -> Self::Sum;
-    /// One row's step: the word at `a` by two vectors of B.
-    #[inline(always)]
-    unsafe fn step(sums: [Self::Sum; 2], a: *const u32, b: [Self::Word; 2]) -> [Self::Sum; 2] {
-        // SAFETY: see the trait.
-        unsafe {
-            let a = Self::splat(a);
-            [Self::add(sums[0], a, b[0]), Self::add(sums[1], a, b[1])]
-        }
-    }
+    /// One row's step: sums + the word of A at `a`, given to all lanes, · two vectors of B.
+    unsafe fn step(sums: [Self::Sum; 2], a: *const u32, b: [Self::Word; 2]) -> [Self::Sum; 2];
     /// Writes the sums, integers less zero · total, to `WIDTH` values of `out`.
     unsafe fn store(sum: Self::Sum, zero: i32, totals: *const i32, out: *mut f32);
 }
@@ -61,19 +50,17 @@ impl Mac for Avx2Bf16 {
         unsafe { _mm256_setzero_ps() }
     }
     #[inline(always)]
-    unsafe fn splat(a: *const u32) -> __m256 {
-        // SAFETY: see the trait.
-        unsafe { _mm256_set1_ps(f32::from_bits(*a)) }
-    }
-    #[inline(always)]
     unsafe fn load(b: *const u16) -> __m256 {
         // SAFETY: see the trait.
         unsafe { _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(_mm_loadu_si128(b.cast())))) }
     }
     #[inline(always)]
-    unsafe fn add(sum: __m256, a: __m256, b: __m256) -> __m256 {
+    unsafe fn step(sums: [__m256; 2], a: *const u32, b: [__m256; 2]) -> [__m256; 2] {
         // SAFETY: see the trait.
-        unsafe { _mm256_fmadd_ps(a, b, sum) }
+        unsafe {
+            let a = _mm256_set1_ps(f32::from_bits(*a));
+            [_mm256_fmadd_ps(a, b[0], sums[0]), _mm256_fmadd_ps(a, b[1], sums[1])]
+        }
     }
     #[inline(always)]
     unsafe fn store(sum: __m256, _zero: i32, _totals: *const i32, out: *mut f32) {
@@ -99,19 +86,18 @@ impl Mac for Avx2Int8 {
         unsafe { _mm256_setzero_si256() }
     }
     #[inline(always)]
-    unsafe fn splat(a: *const u32) -> __m256i {
-        // SAFETY: see the trait.
-        unsafe { _mm256_set1_epi32(*a as i32) }
-    }
-    #[inline(always)]
     unsafe fn load(b: *const u16) -> __m256i {
         // SAFETY: see the trait.
         unsafe { _mm256_cvtepi8_epi16(_mm_loadu_si128(b.cast())) }
     }
     #[inline(always)]
-    unsafe fn add(sum: __m256i, a: __m256i, b: __m256i) -> __m256i {
+    unsafe fn step(sums: [__m256i; 2], a: *const u32, b: [__m256i; 2]) -> [__m256i; 2] {
         // SAFETY: see the trait.
-        unsafe { _mm256_add_epi32(sum, _mm256_madd_epi16(a, b)) }
+        unsafe {
+            let a = _mm256_set1_epi32(*a as i32);
+            let add = |sum, b| _mm256_add_epi32(sum, _mm256_madd_epi16(a, b));
+            [add(sums[0], b[0]), add(sums[1], b[1])]
+        }
     }
     #[inline(always)]
     unsafe fn store(sum: __m256i, zero: i32, totals: *const i32, out: *mut f32) {
@@ -170,25 +156,9 @@ impl Mac for Avx512Bf16 {
         unsafe { _mm512_setzero_ps() }
     }
     #[inline(always)]
-    unsafe fn splat(a: *const u32) -> __m512i {
-        // SAFETY: see the trait.
-        unsafe { _mm512_set1_epi32(*a as i32) }
-    }
-    #[inline(always)]
     unsafe fn load(b: *const u16) -> __m512i {
         // SAFETY: see the trait.
         unsafe { _mm512_loadu_si512(b.cast()) }
-    }
-    #[inline(always)]
-    unsafe fn add(sum: __m512, a: __m512i, b: __m512i) -> __m512 {
-        // SAFETY: see the trait; both types are 512 bits of any content.
-        unsafe {
-            _mm512_dpbf16_ps(
-                sum,
-                std::mem::transmute::<__m512i, __m512bh>(a),
-                std::mem::transmute::<__m512i, __m512bh>(b),
-            )
-        }
     }
     #[inline(always)]
     unsafe fn step(sums: [__m512; 2], a: *const u32, b: [__m512i; 2]) -> [__m512; 2] {
@@ -218,19 +188,9 @@ impl Mac for Avx512Int8 {
         unsafe { _mm512_setzero_si512() }
     }
     #[inline(always)]
-    unsafe fn splat(a: *const u32) -> __m512i {
-        // SAFETY: see the trait.
-        unsafe { _mm512_set1_epi32(*a as i32) }
-    }
-    #[inline(always)]
     unsafe fn load(b: *const u16) -> __m512i {
         // SAFETY: see the trait.
         unsafe { _mm512_loadu_si512(b.cast()) }
-    }
-    #[inline(always)]
-    unsafe fn add(sum: __m512i, a: __m512i, b: __m512i) -> __m512i {
-        // SAFETY: see the trait.
-        unsafe { _mm512_dpbusd_epi32(sum, a, b) }
     }
     #[inline(always)]
     unsafe fn step(sums: [__m512i; 2], a: *const u32, b: [__m512i; 2]) -> [__m512i; 2] {
