@@ -24,6 +24,10 @@ def rules(overlay, item):
     where = f"{overlay}: {item['kind']} {item['metadata']['name']}"
     if item["kind"] == "HorizontalPodAutoscaler" and not 1 <= item["spec"]["minReplicas"] < item["spec"]["maxReplicas"]:
         yield f"{where}: replicas"
+    # kustomize adds its labels to a selector that is there, not to an empty one, which would count the workers too.
+    for key in ("selector", "podSelector"):
+        if item["kind"] in ("PodDisruptionBudget", "NetworkPolicy") and item["spec"].get(key, True) == {}:
+            yield f"{where}: an empty {key} means every pod of the namespace"
     if item["kind"] != "Deployment":
         return
     pod = item["spec"]["template"]["spec"]

@@ -34,8 +34,8 @@ def percentile(values, share):
 class Worker(threading.Thread):
     def __init__(self, url, numbers, a):
         super().__init__(daemon=True)
-        self.url, self.key, self.numbers, self.timeout, self.fresh, self.repeat = url, a.api_key, numbers, a.timeout, a.fresh, a.repeat
-        self.milliseconds, self.failures = [], []
+        self.url, self.key, self.numbers, self.timeout, self.fresh, self.repeat, self.retries = url, a.api_key, numbers, a.timeout, a.fresh, a.repeat, a.retries
+        self.milliseconds, self.failures, self.retried = [], [], []
 
     def run(self):
         kind = http.client.HTTPSConnection if self.url.scheme == "https" else http.client.HTTPConnection
@@ -43,21 +43,33 @@ class Worker(threading.Thread):
         headers = {"content-type": "application/json", **({"authorization": f"Bearer {self.key}"} if self.key else {})}
         for number in self.numbers:
             start = time.perf_counter()
-            try:
-                connection.request("POST", self.url.path or "/", json.dumps({"text": self.repeat * TEXTS[number % len(TEXTS)]}).encode(), headers)
-                response = connection.getresponse()
-                body = response.read()
-                if response.status != 200:
-                    self.failures.append(f"HTTP {response.status}: {body[:80].decode(errors='replace')}")
+            for attempt in range(self.retries + 1):
+                failure = self.ask(connection, number, headers)
+                if failure is None:
+                    self.milliseconds.append(1000 * (time.perf_counter() - start))
+                elif attempt < self.retries:
+                    self.retried.append(failure)
+                    time.sleep(0.5 * 2**attempt)
                     continue
-                assert json.loads(body)["embedding"], "no embedding"
-            except (OSError, http.client.HTTPException, AssertionError, KeyError, ValueError) as error:
-                self.failures.append(f"{type(error).__name__}: {error}")
-                connection.close()
-            else:
-                self.milliseconds.append(1000 * (time.perf_counter() - start))
-                if self.fresh:
-                    connection.close()
+                else:
+                    self.failures.append(failure)
+                break
+
+    def ask(self, connection, number, headers):
+        """One request; what went wrong, or None."""
+        try:
+            connection.request("POST", self.url.path or "/", json.dumps({"text": self.repeat * TEXTS[number % len(TEXTS)]}).encode(), headers)
+            response = connection.getresponse()
+            body = response.read()
+            if response.status != 200:
+                return f"HTTP {response.status}: {body[:80].decode(errors='replace')}"
+            assert json.loads(body)["embedding"], "no embedding"
+        except (OSError, http.client.HTTPException, AssertionError, KeyError, ValueError) as error:
+            connection.close()
+            return f"{type(error).__name__}: {error}"
+        if self.fresh:
+            connection.close()
+        return None
 
 
 def main():
@@ -68,6 +80,7 @@ def main():
     parser.add_argument("--seconds", type=float, help="go on for so long, however many requests that are")
     parser.add_argument("--fresh", action="store_true", help="a new connection for every request")
     parser.add_argument("--repeat", type=int, default=1, help="how often a text is repeated in itself: longer texts, more work")
+    parser.add_argument("--retries", type=int, default=0, help="ask again so many times after a failure, as OpenAI's clients do (2); an embedding may be asked for twice")
     parser.add_argument("--api-key", default="")
     parser.add_argument("--timeout", type=float, default=60)
     a = parser.parse_args()
@@ -112,8 +125,10 @@ def main():
         for share in (50, 95, 99):
             print(f"P{share}           {percentile(times, share):.1f} ms")
         print(f"QPS           {len(times) / seconds:.1f}")
-    for failure in sorted(set(failures))[:5]:
-        print(f"failed {failures.count(failure)} x  {failure}")
+    retried = [f for w in workers for f in w.retried]
+    for word, kind in (("retried", retried), ("failed", failures)):
+        for failure in sorted(set(kind))[:5]:
+            print(f"{word} {kind.count(failure)} x  {failure}")
     return 1 if failures else 0
 
 
