@@ -9,6 +9,8 @@
 #
 #     GTE_URL     where the service is reached; its ClusterIP if left out
 #     GTE_APPLY   what applies a kustomization; `kubectl apply -k` if left out
+#     GTE_KILL    what kills the server in the pod that is its argument, with SIGKILL and no notice; `kubectl delete --force` if left out, which gives
+#                 it two seconds on some versions
 #     GTE_NATS    a broker with JetStream that pods can reach, for `worker`: nats://HOST:4222
 #
 # What changes for the trial: one compute thread and a small CPU request a pod, so that a small cluster has room, and 60 s in place of 300 before a
@@ -18,6 +20,7 @@ cd "$(dirname "$0")/.."
 image=${1:?image}; shift
 wanted=" ${*:-cpu utilization delay roll drain kill worker} "
 apply=${GTE_APPLY:-kubectl apply -k}
+kill_pod=${GTE_KILL:-kubectl -n gte delete pod --grace-period=0 --force}
 here=target/e2e
 failed=0
 rm -rf $here; mkdir -p $here
@@ -25,6 +28,10 @@ rm -rf $here; mkdir -p $here
 say() { printf '\n=== %s %s\n' "$(date +%T)" "$*"; }
 want() { [[ $wanted == *" $1 "* ]]; }
 check() { if "${@:2}"; then echo "ok: $1"; else echo "FAILED: $1"; failed=1; fi; }
+# One of the pods of $1 that are ready and stay.
+some_pod() {
+  kubectl -n gte get pods -l "app.kubernetes.io/name=$1" -o go-template='{{range .items}}{{if not .metadata.deletionTimestamp}}{{$name := .metadata.name}}{{range .status.containerStatuses}}{{if .ready}}{{$name}}{{"\n"}}{{end}}{{end}}{{end}}{{end}}' | shuf -n 1
+}
 replicas() { kubectl -n gte get deployment gte -o jsonpath='{.status.readyReplicas}'; }
 
 # An overlay with the trial's image and sizes.
@@ -50,7 +57,7 @@ EOF
 EOF
   fi
   [ -z "${3:-}" ] || printf '%s\n' "$3" >> "$here/$1/kustomization.yaml"
-  $apply "$here/$1" >/dev/null
+  $apply "$here/$1" >/dev/null 2>$here/apply.log || { cat $here/apply.log; exit 1; }
   kubectl -n gte rollout status deployment/gte --timeout=180s | tail -n 1
 }
 
@@ -113,8 +120,8 @@ if want kill; then
   say "kill: a pod dies without notice; a client that asks again, as OpenAI's do, loses nothing"
   deploy base base; kubectl -n gte rollout status deployment/gte --timeout=120s | tail -n 1
   load -c 4 --seconds 45 --retries 2 > $here/kill.txt & pid=$!
-  sleep 5; victim=$(kubectl -n gte get pods -l app.kubernetes.io/name=gte -o jsonpath='{.items[0].metadata.name}')
-  kubectl -n gte delete pod "$victim" --grace-period=0 --force 2>/dev/null
+  sleep 5; victim=$(some_pod gte)
+  $kill_pod "$victim" >/dev/null 2>&1; echo "killed $victim"
   wait $pid || true; cat $here/kill.txt
   check "kill: no request lost" lossless $here/kill.txt
   kubectl -n gte rollout status deployment/gte --timeout=120s | tail -n 1
@@ -152,7 +159,7 @@ patches:
     patch: |
       - {op: add, path: /data/GTE_WORKER, value: "$GTE_NATS"}
 EOF
-    $apply $here/jobs >/dev/null
+    $apply $here/jobs >/dev/null 2>$here/apply.log || { cat $here/apply.log; exit 1; }
     kubectl -n gte rollout restart deployment/gte >/dev/null # a ConfigMap that changes restarts nobody
     for name in gte gte-worker; do kubectl -n gte rollout status deployment/$name --timeout=180s | tail -n 1; done
     jobs=$(url); jobs=${jobs%/embedding}/jobs
@@ -160,8 +167,9 @@ EOF
     id=$(curl -sSf -H 'content-type: application/x-ndjson' --data-binary @$here/texts.jsonl "$jobs" | python3 -c 'import json, sys; print(json.load(sys.stdin)["id"])')
     curl -sSfN "$jobs/$id/results" > $here/results.jsonl & pid=$!
     for _ in 1 2 3 4; do
-      sleep 4; victim=$(kubectl -n gte get pods -l app.kubernetes.io/name=gte-worker -o jsonpath='{.items[0].metadata.name}')
-      kubectl -n gte delete pod "$victim" --grace-period=0 --force 2>/dev/null
+      sleep 4; victim=$(some_pod gte-worker)
+      [ -n "$victim" ] || { echo "$(date +%T)  no worker is up"; continue; }
+      $kill_pod "$victim" >/dev/null 2>&1
       echo "$(date +%T)  killed $victim; $(wc -l < $here/results.jsonl) results are there"
     done
     wait $pid || true

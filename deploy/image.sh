@@ -18,6 +18,7 @@ mkdir -p target/image && strip -o target/image/gte-server target/release/gte-ser
 size=$(($(stat -c %s target/image/gte-server) + 24000000))
 echo "binary with the real base: $((size / 1000000)) MB"
 [ $size -le $limit ] || { echo "more than $((limit / 1000000)) MB" >&2; exit 1; }
+deploy/sbom.sh target/image/gte-server.cdx.json
 
 if ! buildah inspect --type image $base >/dev/null 2>&1; then
   root=$(mktemp -d)
@@ -39,6 +40,7 @@ container=$(buildah from --pull-never "$tag")
 trap 'runc kill gte-image KILL 2>/dev/null; sleep 0.5; runc delete -f gte-image 2>/dev/null; buildah umount "$container" >/dev/null; buildah rm "$container" >/dev/null; rm -rf "$work"' EXIT
 port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
 mount=$(buildah mount "$container")
+[ -s "$mount/usr/share/sbom/gte-server.cdx.json" ] || { echo "no SBOM in the image" >&2; exit 1; }
 (cd "$work" && runc spec && python3 - "$mount" "$port" <<'EOF'
 import json, sys
 spec = json.load(open("config.json"))

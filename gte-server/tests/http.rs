@@ -401,3 +401,33 @@ async fn who_has_gone_away_is_not_computed() {
     service.batcher.close();
     assert!(service.metrics.texts.get() < 5000, "{} texts were computed for nobody", service.metrics.texts.get());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_has_more_to_do_is_passed_for_half_of_his_time_at_most() {
+    let (service, _dir) = service(&[]);
+    let timeout = std::time::Duration::from_secs(4);
+    let limits = Limits { requests: 1000, texts: 10_000, tokens: 1 << 20, timeout };
+    let batcher =
+        Arc::new(Batcher::start(service.embedder.clone(), service.metrics.clone(), limits, 10_000.0).unwrap());
+    let tokens = |text: &str| vec![service.embedder.tokenizer().encode_one(text).unwrap()];
+    // Short texts without end, so that there is always one with less to do, and never enough of them for a crowd.
+    let short = tokens("a");
+    assert!(400 * short[0].len() < 6 * service.embedder.budget().tokens(), "a crowd");
+    let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let others: Vec<_> = (0..400)
+        .map(|_| {
+            let (batcher, short, stop) = (batcher.clone(), short.clone(), stop.clone());
+            tokio::spawn(async move {
+                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    batcher.embed(short.clone()).await.map(|_| ()).unwrap();
+                }
+            })
+        })
+        .collect();
+    let long = batcher.embed(tokens(&"a ".repeat(400))).await;
+    stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    for other in others {
+        other.await.unwrap();
+    }
+    assert!(long.is_ok(), "he was passed until his time was over");
+}
