@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import torch
 from tokenizers import Tokenizer
-from transformers import BertConfig, BertModel, BertTokenizerFast
+from transformers import BertConfig, BertModel
 from safetensors.numpy import save_file
 
 import data
@@ -61,8 +61,7 @@ student.load_state_dict(saved["state"])
 tokenizer = Tokenizer.from_str((out / "tokenizer.json").read_text(encoding="utf8"))
 ids = lambda texts: [e.ids for e in tokenizer.encode_batch(texts)]
 held = data.pairs(True)
-vectors = train.Teacher(BertModel.from_pretrained(teacher, add_pooling_layer=False).eval(), BertTokenizerFast.from_pretrained(teacher), [e for _, e in held])
-measured = evaluate(lambda texts: train.embed(student, ids(texts)), vectors)
+measured = evaluate(lambda texts: train.embed(student, ids(texts)), train.Teacher(teacher).vectors([e for _, e in held]))
 print(measured)
 (out / "measured.json").write_text(json.dumps(measured) + "\n")
 

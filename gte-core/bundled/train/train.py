@@ -3,7 +3,8 @@
 The student's vectors of a Chinese text and of its English translation both go towards the teacher's vector of the translation: the cosine,
 and the teacher's own similarities within the batch (their distribution, so that a paraphrase in the batch is no false negative). English
 tokens go towards the teacher's last hidden states too: a hundred times the signal of a vector. Some English texts come with words in Chinese.
-Stops by itself when the minutes are used; the learning rate falls with them. Writes WORK_DIR/student.pt; then export.py.
+Most texts are made anew for each step, with words replaced, left out or turned round, and the teacher reads them there and then: a student that
+sees the same sentences again and again knows those by heart and no others. Stops by itself when the minutes are used; the learning rate falls with them. Writes WORK_DIR/student.pt; then export.py.
 """
 import argparse
 import json
@@ -27,8 +28,8 @@ LAYERS = [0, 2, 5]  # of the teacher's six
 VOCABULARY = 9600
 POSITIONS = 256
 BATCH = 96
-SHARES = {"pairs": 0.42, "lexicon": 0.10, "joined": 0.07, "generated": 0.16, "substituted": 0.25}
-MIXED = 0.25  # of the English texts
+SHARES = {"pairs": 0.30, "lexicon": 0.06, "joined": 0.05, "generated": 0.12, "substituted": 0.31, "listed": 0.06, "spliced": 0.10}
+MIXED, NOISED = 0.2, 0.5  # of the English texts
 UNKNOWN = 0.04  # of the Chinese tokens, in half of the texts: a rare character must not spoil a sentence
 TEMPERATURE = 0.05
 HIDDEN = 3.0  # the weight of the hidden states' relative error
@@ -79,46 +80,37 @@ def embed(model, lists, size=64):
 
 
 class Teacher:
-    """The teacher's vectors and last hidden states of English texts; kept in `cache`, for they take minutes to make."""
+    """What the teacher makes of English texts."""
 
-    def __init__(self, model, tokenizer, texts, cache=None):
-        texts = sorted(set(texts), key=lambda text: (len(text), text))
-        self.row = {text: i for i, text in enumerate(texts)}
-        ids = tokenizer(texts, truncation=True, max_length=POSITIONS)["input_ids"]
-        self.tokens = [tokenizer.convert_ids_to_tokens(i) for i in ids]
-        self.offsets = np.cumsum([0] + [len(i) for i in ids])
-        if cache and (cache / "texts.json").exists() and json.loads((cache / "texts.json").read_text(encoding="utf8")) == texts:
-            self.vectors, self.hidden = np.load(cache / "vectors.npy"), np.load(cache / "hidden.npy")
-            return
-        self.vectors = np.zeros((len(texts), model.config.hidden_size), np.float32)
-        self.hidden = np.zeros((self.offsets[-1], model.config.hidden_size), np.float16)
-        print(f"the teacher reads {len(texts)} texts of {self.offsets[-1]} tokens", flush=True)
-        with torch.inference_mode():
-            for start in range(0, len(ids), 64):
-                batch, mask = pad(ids[start : start + 64])
-                states = model(input_ids=batch, attention_mask=mask).last_hidden_state
-                self.vectors[start : start + 64] = pooled(states, mask).numpy()
-                self.hidden[self.offsets[start] : self.offsets[start] + int(mask.sum())] = states[mask.bool()].numpy()
-        if cache:
-            cache.mkdir(exist_ok=True)
-            np.save(cache / "vectors.npy", self.vectors)
-            np.save(cache / "hidden.npy", self.hidden)
-            (cache / "texts.json").write_text(json.dumps(texts), encoding="utf8")
+    def __init__(self, directory):
+        self.tokenizer = BertTokenizerFast.from_pretrained(directory)
+        self.model = BertModel.from_pretrained(directory, add_pooling_layer=False).eval()
 
-    def __getitem__(self, text):
-        return self.vectors[self.row[text]]
+    def tokens(self, texts):
+        """The tokens of each text, and their ids."""
+        ids = self.tokenizer(texts, truncation=True, max_length=POSITIONS)["input_ids"]
+        return [self.tokenizer.convert_ids_to_tokens(i) for i in ids], ids
 
-    def states(self, text):
-        row = self.row[text]
-        return self.hidden[self.offsets[row] : self.offsets[row + 1]]
+    @torch.no_grad()
+    def states(self, ids):
+        """The last hidden states of each text's tokens."""
+        return hidden(self.model, ids)
+
+    def vectors(self, texts):
+        """{text: its vector}"""
+        return dict(zip(texts, mean(self.states(self.tokens(texts)[1])).numpy()))
 
 
 def start(student, tokens, directory):
-    """Gives the student the weights of an exported model of the same tokens."""
-    assert (directory / "vocab.txt").read_text(encoding="utf8").splitlines() == tokens, f"{directory} has other tokens"
+    """Gives the student the weights of an exported model; tokens that it did not have keep the rows that they start with."""
     stored = load_file(directory / "model.safetensors")
     matrix = lambda name, value: value.float() * stored[f"{name}.scale"][:, None] if value.dtype == torch.int8 else value
-    student.load_state_dict({name: matrix(name, value) for name, value in stored.items() if not name.endswith(".scale")})
+    weights = {name: matrix(name, value) for name, value in stored.items() if not name.endswith(".scale")}
+    table, before = "embeddings.word_embeddings.weight", (directory / "vocab.txt").read_text(encoding="utf8").splitlines()
+    row, own = {token: i for i, token in enumerate(before)}, weights[table]
+    weights[table] = torch.stack([own[row[token]] if token in row else fresh for token, fresh in zip(tokens, student.state_dict()[table])])
+    print(f"{sum(token in row for token in tokens)} of {len(tokens)} tokens from {directory}", flush=True)
+    student.load_state_dict(weights)
 
 
 def main():
@@ -128,59 +120,62 @@ def main():
     p.add_argument("--minutes", type=float, default=150)
     p.add_argument("--start", type=pathlib.Path, help="a directory that export.py wrote: go on from its weights")
     p.add_argument("--generated", type=int, default=12000, help="pairs of each generator")
-    p.add_argument("--substituted", type=int, default=30000, help="pairs with a word put in place of another")
     a = p.parse_args()
     a.work.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(1)
     rng = random.Random(1)
 
-    teacher_tokenizer = BertTokenizerFast.from_pretrained(a.teacher)
-    teacher = BertModel.from_pretrained(a.teacher, add_pooling_layer=False).eval()
+    teacher = Teacher(a.teacher)
     sets = {"pairs": data.pairs(False), "lexicon": data.lexicon(), "joined": data.joined(rng), "generated": data.generated(a.generated, 1)}
     texts = [pair for part in sets.values() for pair in part]
     print({name: len(part) for name, part in sets.items()}, flush=True)
-    tokens, rows, others = vocabulary.build(teacher_tokenizer, teacher.embeddings.word_embeddings.weight.detach().numpy(), texts, VOCABULARY)
+    table = teacher.model.embeddings
+    tokens, rows, others = vocabulary.build(teacher.tokenizer, table.word_embeddings.weight.detach().numpy(), texts, VOCABULARY)
     (a.work / "tokens.json").write_text(json.dumps([tokens, others], ensure_ascii=False))
-    sets["substituted"] = data.substituted(sets["pairs"], a.substituted, rng)
-    vectors = Teacher(teacher, teacher_tokenizer, [e for part in sets.values() for _, e in part] + [e for _, e in data.pairs(True)], a.work / "teacher")
+    expected = teacher.vectors(sorted({e for _, e in data.pairs(True)}))
     tokenizer = Tokenizer.from_str(vocabulary.tokenizer_json(tokens, others, POSITIONS))
-    config = BertConfig(**{**teacher.config.to_dict(), "num_hidden_layers": len(LAYERS), "vocab_size": len(tokens), "max_position_embeddings": POSITIONS,
+    config = BertConfig(**{**teacher.model.config.to_dict(), "num_hidden_layers": len(LAYERS), "vocab_size": len(tokens), "max_position_embeddings": POSITIONS,
                            "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0})
     student = BertModel(config, add_pooling_layer=False)
     with torch.no_grad():
         student.embeddings.word_embeddings.weight.copy_(torch.from_numpy(rows))
-        student.embeddings.position_embeddings.weight.copy_(teacher.embeddings.position_embeddings.weight[:POSITIONS])
-        student.embeddings.token_type_embeddings.load_state_dict(teacher.embeddings.token_type_embeddings.state_dict())
-        student.embeddings.LayerNorm.load_state_dict(teacher.embeddings.LayerNorm.state_dict())
+        student.embeddings.position_embeddings.weight.copy_(table.position_embeddings.weight[:POSITIONS])
+        student.embeddings.token_type_embeddings.load_state_dict(table.token_type_embeddings.state_dict())
+        student.embeddings.LayerNorm.load_state_dict(table.LayerNorm.state_dict())
         for to, of in enumerate(LAYERS):
-            student.encoder.layer[to].load_state_dict(teacher.encoder.layer[of].state_dict())
+            student.encoder.layer[to].load_state_dict(teacher.model.encoder.layer[of].state_dict())
     if a.start:
         start(student, tokens, a.start)
-    del teacher
     encode = lambda many: [e.ids for e in tokenizer.encode_batch(many)]
-    print(f"{len(tokens)} tokens, {len(others)} further names; before training: {evaluate(lambda t: embed(student.eval(), encode(t)), vectors)}", flush=True)
+    print(f"{len(tokens)} tokens, {len(others)} further names; before training: {evaluate(lambda t: embed(student.eval(), encode(t)), expected)}", flush=True)
 
     rows_of_words = [student.embeddings.word_embeddings.weight]
     rest = [p for p in student.parameters() if p is not rows_of_words[0]]
     optimizer = torch.optim.AdamW([{"params": rows_of_words, "lr": RATE_ROWS, "weight_decay": 0.0}, {"params": rest, "lr": RATE, "weight_decay": 0.01}])
     base = [group["lr"] for group in optimizer.param_groups]
-    ids = {name: list(zip(encode([c for c, _ in part]), [e for _, e in part])) for name, part in sets.items()}
-    queues = {name: [] for name in ids}
+    queues = {name: [] for name in sets}
     number = {token: i for i, token in enumerate(tokens)}
-    # The ids of each English text whose tokens are the teacher's.
-    same = {text: found for text, row in vectors.row.items() if None not in (found := [number.get(t) for t in vectors.tokens[row]])}
-    print(f"{len(same)} of {len(vectors.row)} English texts have the teacher's tokens", flush=True)
-    glosses = data.by_gloss()
+    glosses, substitution = data.by_gloss(), data.Substitution(sets["pairs"])
+    words = data.words(english for _, english in texts)
+    made_anew = {
+        "substituted": lambda: substitution.draw(rng),
+        "listed": lambda: data.listed(sets["lexicon"], rng),
+        "spliced": lambda: data.spliced(sets["pairs"], rng),
+    }
     unknown = number["[UNK]"]
 
     def draw(name):
-        if not queues[name]:
-            queues[name] = rng.sample(ids[name], len(ids[name]))
-        chinese, text = queues[name].pop()
+        """Chinese ids, the English text that they say, and the English text that the student reads, which may be another."""
+        if name in made_anew:
+            chinese, text = made_anew[name]()
+        else:
+            if not queues[name]:
+                queues[name] = rng.sample(sets[name], len(sets[name]))
+            chinese, text = queues[name].pop()
+        chinese = encode([chinese])[0]
         if len(chinese) > 6 and rng.random() < 0.5:
             chinese = [unknown if 0 < i < len(chinese) - 1 and rng.random() < UNKNOWN else token for i, token in enumerate(chinese)]
-        english = data.mixed(text, glosses, rng) if rng.random() < MIXED else text
-        return chinese, encode([english])[0] if english != text or text not in same else same[text], text, english == text and text in same
+        return chinese, text, data.noised(text, words, rng) if rng.random() < NOISED else text
 
     used, step, ready, losses, differences = 0.0, 0, [], [], []
     budget = 60 * a.minutes
@@ -198,19 +193,33 @@ def main():
         for group, rate in zip(optimizer.param_groups, base):
             group["lr"] = rate * scale
         student.train()
-        target = torch.from_numpy(np.stack([vectors[text] for _, _, text, _ in batch]))
-        similar = target @ target.T
-        wanted = F.softmax(similar / TEMPERATURE, dim=1)
-        made = hidden(student, [c for c, *_ in batch] + [e for _, e, *_ in batch])
-        chinese, english = mean(made[: len(batch)]), mean(made[len(batch) :])
+        # What the texts say, and those of the English ones that are others.
+        changed = [i for i, (_, text, read) in enumerate(batch) if read != text]
+        read_tokens, read_ids = teacher.tokens([text for _, text, _ in batch] + [batch[i][2] for i in changed])
+        known = teacher.states(read_ids)
+        target = mean(known[: len(batch)])
+        own_row = list(range(len(batch)))
+        for at, i in enumerate(changed):
+            own_row[i] = len(batch) + at
+        target_english = mean([known[row] for row in own_row])
+        # The student reads the teacher's tokens where it has them all; with words in Chinese, tokens are not those of the teacher.
+        english, aligned = [], []
+        for i, (_, text, read) in enumerate(batch):
+            found = [number.get(token) for token in read_tokens[own_row[i]]]
+            strange = None in found
+            turned = data.mixed(read, glosses, rng) if rng.random() < MIXED else read
+            aligned.append(not strange and turned == read)
+            english.append(found if aligned[i] else encode([turned])[0])
+        made = hidden(student, [c for c, *_ in batch] + english)
         loss = 0
-        for own in (chinese, english):
-            distance = (1 - (own * target).sum(1)).mean()
-            contrast = F.cross_entropy(own @ target.T / TEMPERATURE, wanted) + 0.5 * F.mse_loss(own @ own.T, similar) * 20
+        for own, goal in ((mean(made[: len(batch)]), target), (mean(made[len(batch) :]), target_english)):
+            similar = goal @ goal.T
+            distance = (1 - (own * goal).sum(1)).mean()
+            contrast = F.cross_entropy(own @ goal.T / TEMPERATURE, F.softmax(similar / TEMPERATURE, dim=1)) + 0.5 * F.mse_loss(own @ own.T, similar) * 20
             loss = loss + 4 * distance + contrast
         losses.append(loss.item())
-        states = torch.from_numpy(np.concatenate([vectors.states(text) for *_, text, same in batch if same])).float()
-        apart = F.mse_loss(torch.cat([own for own, (*_, same) in zip(made[len(batch) :], batch) if same]), states) / states.square().mean()
+        states = torch.cat([known[row] for row, same in zip(own_row, aligned) if same])
+        apart = F.mse_loss(torch.cat([own for own, same in zip(made[len(batch) :], aligned) if same]), states) / states.square().mean()
         loss = loss + HIDDEN * apart
         optimizer.zero_grad()
         loss.backward()
@@ -219,11 +228,11 @@ def main():
         differences.append(apart.item())
         step += 1
         used += (time.process_time() - begin) / torch.get_num_threads()
-        if step % 250 == 0:
-            print(f"step {step}, {used / 60:.1f} min, loss {np.mean(losses[-250:]):.3f}, hidden states {np.mean(differences[-250:]):.3f}", flush=True)
-        if step % 1000 == 0 or used >= budget:
+        if step % 100 == 0:
+            print(f"step {step}, {used / 60:.1f} min, loss {np.mean(losses[-100:]):.3f}, hidden states {np.mean(differences[-100:]):.3f}", flush=True)
+        if step % 400 == 0 or used >= budget:
             student.eval()
-            print(f"step {step}: {evaluate(lambda t: embed(student, encode(t)), vectors)}", flush=True)
+            print(f"step {step}: {evaluate(lambda t: embed(student, encode(t)), expected)}", flush=True)
             torch.save({"config": config.to_dict(), "state": student.state_dict()}, a.work / "student.tmp")
             (a.work / "student.tmp").rename(a.work / "student.pt")
 
