@@ -94,10 +94,21 @@ fn int8_with_scales_is_read_as_their_product() {
     }
     let dir = tempfile::tempdir().unwrap();
     write_small_files(dir.path());
-    let views =
-        data.iter().map(|(name, dtype, shape, bytes)| (name, TensorView::new(*dtype, shape.clone(), bytes).unwrap()));
-    safetensors::serialize_to_file(views, None, &dir.path().join("model.safetensors")).unwrap();
+    let write = |data: &[(String, Dtype, Vec<usize>, Vec<u8>)]| {
+        let views = data
+            .iter()
+            .map(|(name, dtype, shape, bytes)| (name, TensorView::new(*dtype, shape.clone(), bytes).unwrap()));
+        safetensors::serialize_to_file(views, None, &dir.path().join("model.safetensors")).unwrap();
+    };
+    write(&data);
     assert_eq!(vectors(dir.path()).unwrap(), vectors(with(&exact).path()).unwrap());
+    // A column that is divided by nothing.
+    let (name, shape) =
+        data.iter().find(|(_, dtype, ..)| *dtype == Dtype::I8).map(|t| (t.0.clone(), t.2.clone())).unwrap();
+    data.push((format!("{name}.factor"), Dtype::F32, vec![shape[1]], vec![0; 4 * shape[1]]));
+    write(&data);
+    let error = vectors(dir.path()).unwrap_err().to_string();
+    assert!(error.contains(&format!("{name}.factor")) && error.contains("more than 0"), "{error}");
 }
 
 #[test]

@@ -329,7 +329,7 @@ impl Weights {
     ///
     /// # Errors
     /// [`Error::MissingTensor`] for a name that the table does not have, [`Error::NotFinite`] for NaN and infinity,
-    /// [`Error::Io`] where the file cannot be read.
+    /// [`Error::InvalidFile`] for a factor that is not more than 0, [`Error::Io`] where the file cannot be read.
     pub fn read(&self, name: &str) -> Result<Tensor> {
         let missing = || Error::MissingTensor { file: self.label(0), name: name.to_owned(), expected: Vec::new() };
         let entry = self.tensors.get(name).ok_or_else(missing)?;
@@ -367,6 +367,12 @@ impl Weights {
                 let beside = |part: &str| self.read(&format!("{name}.{part}")).map(Tensor::into_f32);
                 let factors =
                     if self.tensors.contains_key(&format!("{name}.factor")) { beside("factor")? } else { Vec::new() };
+                if let Some((i, factor)) = factors.iter().enumerate().find(|&(_, &factor)| factor <= 0.0) {
+                    return Err(Error::invalid(
+                        self.label(entry.file),
+                        format_args!("tensor `{name}.factor` holds {factor} at index {i}, a factor is more than 0"),
+                    ));
+                }
                 Values::Int8 { values, scales: beside("scale")?, factors }
             }
             Dtype::Other(_) => return Err(missing()),

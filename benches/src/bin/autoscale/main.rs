@@ -205,8 +205,9 @@ fn draw(curve: &[f64], days: &[(String, Day)], path: &std::path::Path) -> Result
     let root = SVGBackend::new(path, (960, 760)).into_drawing_area();
     root.fill(&WHITE).map_err(|e| fail(&e))?;
     let hours = curve.len() as f64 / 3600.0;
+    // What swings most comes first, under the others.
     let shown: Vec<(usize, RGBColor)> =
-        [(2, BLUE), (6, RGBColor(0, 130, 60)), (9, RED), (11, RGBColor(140, 90, 0))].into();
+        [(9, RGBColor(240, 170, 170)), (2, BLUE), (6, RGBColor(0, 130, 60)), (11, RGBColor(140, 90, 0))].into();
     let minutes =
         |values: &[f64]| -> Vec<(f64, f64)> { values.iter().enumerate().map(|(m, &v)| (m as f64 / 60.0, v)).collect() };
     let traffic: Vec<f64> = curve.chunks(60).map(|c| c.iter().sum::<f64>() / c.len() as f64).collect();
@@ -236,7 +237,10 @@ fn draw(curve: &[f64], days: &[(String, Day)], path: &std::path::Path) -> Result
             let series = chart.draw_series(LineSeries::new(line, &color)).map_err(|e| fail(&e))?;
             series.label(name).legend(move |(x, y)| PathElement::new([(x, y), (x + 16, y)], color));
         }
-        chart.configure_series_labels().border_style(BLACK).background_style(WHITE).draw().map_err(|e| fail(&e))?;
+        // At night, where nothing happens.
+        let labels = SeriesLabelPosition::UpperLeft;
+        let mut labels = chart.configure_series_labels().position(labels);
+        labels.border_style(BLACK).background_style(WHITE).draw().map_err(|e| fail(&e))?;
     }
     root.present().map_err(|e| fail(&e))
 }
