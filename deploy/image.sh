@@ -37,7 +37,9 @@ echo "built $tag"
 # As Kubernetes runs it.
 work=$(mktemp -d)
 container=$(buildah from --pull-never "$tag")
-trap 'runc kill gte-image KILL 2>/dev/null; sleep 0.5; runc delete -f gte-image 2>/dev/null; buildah umount "$container" >/dev/null; buildah rm "$container" >/dev/null; rm -rf "$work"' EXIT
+# What is already gone is no error.
+clean() { set +e; runc kill gte-image KILL 2>/dev/null; sleep 0.5; runc delete -f gte-image 2>/dev/null; buildah umount "$container" >/dev/null; buildah rm "$container" >/dev/null; rm -rf "$work"; }
+trap clean EXIT
 port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
 mount=$(buildah mount "$container")
 [ -s "$mount/usr/share/sbom/gte-server.cdx.json" ] || { echo "no SBOM in the image" >&2; exit 1; }

@@ -238,9 +238,13 @@ fn draw(curve: &[f64], days: &[(String, Day)], path: &std::path::Path) -> Result
             series.label(name).legend(move |(x, y)| PathElement::new([(x, y), (x + 16, y)], color));
         }
         // At night, where nothing happens.
-        let labels = SeriesLabelPosition::UpperLeft;
-        let mut labels = chart.configure_series_labels().position(labels);
-        labels.border_style(BLACK).background_style(WHITE).draw().map_err(|e| fail(&e))?;
+        chart
+            .configure_series_labels()
+            .position(SeriesLabelPosition::UpperLeft)
+            .border_style(BLACK)
+            .background_style(WHITE)
+            .draw()
+            .map_err(|e| fail(&e))?;
     }
     root.present().map_err(|e| fail(&e))
 }
