@@ -68,18 +68,18 @@ def _spans():
 
 
 class Substitution:
-    """Pairs made of `pairs`: words and their glosses, found in both sides of a pair, give way to others of the lexicon, half of them to near ones,
+    """Pairs made of those that were `written`: words and their glosses, found in both sides of a pair, give way to others of the lexicon, half of them to near ones,
     which are of their kind."""
 
-    def __init__(self, pairs):
-        self.pairs, self.entries = pairs, _spans()
-        self.held = {text for pair in globals()["pairs"](True) for text in pair}
+    def __init__(self, written):
+        self.pairs, self.entries = written, _spans()
+        self.held = {text for pair in pairs(True) for text in pair}
         places = collections.defaultdict(list)
         for at, (word, _) in enumerate(self.entries):
             places[word].append(at)
         longest = max(map(len, places))
         found = collections.defaultdict(list)
-        for row, (chinese, english) in enumerate(pairs):
+        for row, (chinese, english) in enumerate(written):
             for start in range(len(chinese)):
                 for end in range(start + 2, min(start + longest, len(chinese)) + 1):
                     for at in places.get(chinese[start:end], ()):

@@ -1,4 +1,4 @@
-"""Distils a small bilingual encoder from an English one: python train.py TEACHER_DIR WORK_DIR [--minutes 150] [--start DIR]
+"""Distils a small bilingual encoder from an English one: python train.py TEACHER_DIR WORK_DIR [--minutes 160] [--start DIR]
 
 The student's vectors of a Chinese text and of its English translation both go towards the teacher's vector of the translation: the cosine,
 and the teacher's own similarities within the batch (their distribution, so that a paraphrase in the batch is no false negative). English
@@ -117,7 +117,7 @@ def main():
     p = argparse.ArgumentParser()
     p.add_argument("teacher")
     p.add_argument("work", type=pathlib.Path)
-    p.add_argument("--minutes", type=float, default=150)
+    p.add_argument("--minutes", type=float, default=160)
     p.add_argument("--start", type=pathlib.Path, help="a directory that export.py wrote: go on from its weights")
     p.add_argument("--generated", type=int, default=12000, help="pairs of each generator")
     a = p.parse_args()
@@ -206,9 +206,8 @@ def main():
         english, aligned = [], []
         for i, (_, text, read) in enumerate(batch):
             found = [number.get(token) for token in read_tokens[own_row[i]]]
-            strange = None in found
             turned = data.mixed(read, glosses, rng) if rng.random() < MIXED else read
-            aligned.append(not strange and turned == read)
+            aligned.append(None not in found and turned == read)
             english.append(found if aligned[i] else encode([turned])[0])
         made = hidden(student, [c for c, *_ in batch] + english)
         loss = 0
