@@ -4,8 +4,9 @@
 set -euo pipefail
 out=$(realpath -m "${1:?OUT.cdx.json}") features=${2:-}
 cd "$(dirname "$0")/.."
+# Without optimisation: it is compiled for one second of work.
 tool=target/tools/bin/cargo-cyclonedx
-[ -x $tool ] || CARGO_TARGET_DIR=target/tools cargo install -q --locked --root target/tools cargo-cyclonedx@0.5.9
+[ -x $tool ] || CARGO_TARGET_DIR=target/tools cargo install -q --debug --locked --root target/tools cargo-cyclonedx@0.5.9
 # It writes a file beside each Cargo.toml of the workspace.
 name=sbom-of-the-moment
 trap 'rm -f -- */$name.json' EXIT

@@ -5,8 +5,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use rayon::prelude::*;
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
-use tokenizers::Encoding;
+use tokenizers::{Decoder, Encoding};
 
 use crate::config::ModelConfig;
 use crate::files::ModelFiles;
@@ -65,6 +67,7 @@ pub struct Piece {
 pub struct Tokenizer {
     tokenizer: tokenizers::Tokenizer,
     fast: Option<Arc<WordPiece>>,
+    names: Arc<HashMap<u32, String>>, // of ids that several entries of the vocabulary share: the one that they are decoded to
     max_length: usize,
     tail: usize, // special tokens behind the text, which a cut keeps
 }
@@ -103,7 +106,8 @@ impl Tokenizer {
             tokenizer.with_truncation(None).map_err(|e| e.to_string())?;
             tokenizer.with_padding(None);
             let fast = WordPiece::of(&settings, &tokenizer).map(Arc::new);
-            Ok(Self { fast, ..Self::checked(tokenizer, vocab, max_length)? })
+            let names = Arc::new(shared_names(json, &tokenizer));
+            Ok(Self { fast, names, ..Self::checked(tokenizer, vocab, max_length)? })
         };
         std::panic::catch_unwind(read).unwrap_or_else(|_| Err("it contradicts itself".into()))
     }
@@ -182,7 +186,7 @@ impl Tokenizer {
         if tail == special.len() || special.len() >= max_length.max(3) {
             return Err("its post-processor leaves no room for text".into());
         }
-        Ok(Self { tokenizer, fast: None, max_length, tail })
+        Ok(Self { tokenizer, fast: None, names: Arc::default(), max_length, tail })
     }
 
     /// The longest list of ids that comes out, special tokens included.
@@ -245,11 +249,78 @@ impl Tokenizer {
             .collect())
     }
 
-    /// The text of token ids, near to what they came from: case, accents and spaces that the tokenizer removed are gone.
+    /// The text of token ids, near to what they came from: case, accents and spaces that the tokenizer removed are gone, and an id that
+    /// several entries of the vocabulary share is the first of them.
     ///
     /// # Errors
     /// [`Error::Tokenize`].
     pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String> {
-        self.tokenizer.decode(ids, skip_special).map_err(|e| Error::Tokenize { index: 0, reason: e.to_string() })
+        let failed = |e: tokenizers::Error| Error::Tokenize { index: 0, reason: e.to_string() };
+        if self.names.is_empty() {
+            return self.tokenizer.decode(ids, skip_special).map_err(failed);
+        }
+        // As the crate does it, but for the names.
+        let special = self.tokenizer.get_added_vocabulary();
+        let name = |id: &u32| self.names.get(id).cloned().or_else(|| self.tokenizer.id_to_token(*id));
+        let tokens: Vec<String> =
+            ids.iter().filter_map(name).filter(|name| !skip_special || !special.is_special_token(name)).collect();
+        match self.tokenizer.get_decoder() {
+            Some(decoder) => decoder.decode(tokens).map_err(failed),
+            None => Ok(tokens.join(" ")),
+        }
+    }
+}
+
+/// The first name in the file of each id that has several: the crate would pick any of them, another one in each process.
+fn shared_names(json: &[u8], tokenizer: &tokenizers::Tokenizer) -> HashMap<u32, String> {
+    let mut uses: HashMap<u32, usize> = HashMap::new();
+    tokenizer.get_vocab(false).into_values().for_each(|id| *uses.entry(id).or_default() += 1);
+    uses.retain(|_, uses| *uses > 1);
+    let mut names = HashMap::new();
+    if uses.is_empty() {
+        return names;
+    }
+    // `Value` sorts an object's entries; their order is needed here.
+    if let Ok(File { model: Model { vocab: Entries(entries) } }) = serde_json::from_slice(json) {
+        for (name, id) in entries.into_iter().filter(|(_, id)| uses.contains_key(id)) {
+            names.entry(id).or_insert(name);
+        }
+    }
+    names
+}
+
+/// What `shared_names` reads of a `tokenizer.json`.
+#[derive(Deserialize)]
+struct File {
+    model: Model,
+}
+
+#[derive(Deserialize)]
+struct Model {
+    vocab: Entries,
+}
+
+/// An object's entries, in the order of the file.
+struct Entries(Vec<(String, u32)>);
+
+impl<'de> Deserialize<'de> for Entries {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visit;
+        impl<'de> Visitor<'de> for Visit {
+            type Value = Entries;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a vocabulary: names and their ids")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Entries, A::Error> {
+                let mut entries = Vec::new();
+                while let Some(entry) = map.next_entry()? {
+                    entries.push(entry);
+                }
+                Ok(Entries(entries))
+            }
+        }
+        deserializer.deserialize_map(Visit)
     }
 }

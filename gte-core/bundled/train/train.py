@@ -7,6 +7,7 @@ Most texts are made anew for each step, with words replaced, left out or turned 
 sees the same sentences again and again knows those by heart and no others. Stops by itself when the minutes are used; the learning rate falls with them. Writes WORK_DIR/student.pt; then export.py.
 """
 import argparse
+import collections
 import json
 import math
 import pathlib
@@ -24,16 +25,17 @@ import data
 import vocabulary
 from evaluate import evaluate
 
-LAYERS = [0, 2, 5]  # of the teacher's six
-VOCABULARY = 9600
+LAYERS = [0, 2, 4, 5]  # of the teacher's six
+WIDTH = 768  # of the teacher's 1,536 neurons between a layer's two matrices: four such layers are worth more than three whole ones
+ENGLISH, CHINESE = 7050, 3400  # rows
 POSITIONS = 256
-BATCH = 96
+BATCH = 64
 SHARES = {"pairs": 0.30, "lexicon": 0.06, "joined": 0.05, "generated": 0.12, "substituted": 0.31, "listed": 0.06, "spliced": 0.10}
 MIXED, NOISED = 0.2, 0.5  # of the English texts
 UNKNOWN = 0.04  # of the Chinese tokens, in half of the texts: a rare character must not spoil a sentence
 TEMPERATURE = 0.05
 HIDDEN = 3.0  # the weight of the hidden states' relative error
-RATE_ROWS, RATE = 2e-3, 1.5e-4
+RATE_CHINESE, RATE_ENGLISH, RATE = 2e-3, 1e-4, 3e-4  # rows of the characters; of the English pieces, which are right already; the rest
 
 
 def pooled(states, mask):
@@ -101,16 +103,83 @@ class Teacher:
         return dict(zip(texts, mean(self.states(self.tokens(texts)[1])).numpy()))
 
 
-def start(student, tokens, directory):
-    """Gives the student the weights of an exported model; tokens that it did not have keep the rows that they start with."""
-    stored = load_file(directory / "model.safetensors")
-    matrix = lambda name, value: value.float() * stored[f"{name}.scale"][:, None] if value.dtype == torch.int8 else value
-    weights = {name: matrix(name, value) for name, value in stored.items() if not name.endswith(".scale")}
-    table, before = "embeddings.word_embeddings.weight", (directory / "vocab.txt").read_text(encoding="utf8").splitlines()
-    row, own = {token: i for i, token in enumerate(before)}, weights[table]
-    weights[table] = torch.stack([own[row[token]] if token in row else fresh for token, fresh in zip(tokens, student.state_dict()[table])])
-    print(f"{sum(token in row for token in tokens)} of {len(tokens)} tokens from {directory}", flush=True)
-    student.load_state_dict(weights)
+class Rows(torch.nn.Module):
+    """The embedding's rows: English ones, then Chinese ones, which learn at rates of their own."""
+
+    def __init__(self, rows):
+        super().__init__()
+        self.english, self.chinese = (torch.nn.Parameter(torch.from_numpy(part.copy())) for part in (rows[:-CHINESE], rows[-CHINESE:]))
+
+    def forward(self, ids):
+        return F.embedding(ids, torch.cat([self.english, self.chinese]))
+
+
+TABLE = "embeddings.word_embeddings"
+
+
+def state(student):
+    """The student's weights under the names that BERT's have."""
+    weights = student.state_dict()
+    weights[f"{TABLE}.weight"] = torch.cat([weights.pop(f"{TABLE}.english"), weights.pop(f"{TABLE}.chinese")])
+    return weights
+
+
+@torch.no_grad()
+def student_of(teacher, rows, texts):
+    """The teacher's `LAYERS`, each with the `WIDTH` neurons that give most to their layer's result when it reads `texts`; the embedding's `rows`."""
+    ids = teacher.tokens(texts)[1]
+    squares = collections.defaultdict(list)
+    watch = lambda layer: layer.intermediate.register_forward_hook(lambda _, __, out: squares[layer].append(out.flatten(0, 1).square().mean(0)))
+    hooks = [watch(layer) for layer in teacher.model.encoder.layer]
+    teacher.states(ids)
+    for hook in hooks:
+        hook.remove()
+    own = {**teacher.model.config.to_dict(), "num_hidden_layers": len(LAYERS), "intermediate_size": WIDTH, "vocab_size": len(rows), "max_position_embeddings": POSITIONS,
+           "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    student, table = BertModel(BertConfig(**own), add_pooling_layer=False), teacher.model.embeddings
+    student.embeddings.word_embeddings = Rows(rows)
+    student.embeddings.position_embeddings.weight.copy_(table.position_embeddings.weight[:POSITIONS])
+    student.embeddings.token_type_embeddings.load_state_dict(table.token_type_embeddings.state_dict())
+    student.embeddings.LayerNorm.load_state_dict(table.LayerNorm.state_dict())
+    for to, of in zip(student.encoder.layer, (teacher.model.encoder.layer[i] for i in LAYERS)):
+        gives = torch.stack(squares[of]).mean(0).sqrt() * of.output.dense.weight.norm(dim=0)
+        kept = gives.topk(WIDTH).indices.sort().values
+        weights = of.state_dict()
+        for name in ("intermediate.dense.weight", "intermediate.dense.bias"):
+            weights[name] = weights[name][kept]
+        weights["output.dense.weight"] = weights["output.dense.weight"][:, kept]
+        to.load_state_dict(weights)
+    return student
+
+
+class Exported:
+    """A model that export.py wrote."""
+
+    def __init__(self, directory):
+        read = lambda name: (directory / name).read_text(encoding="utf8")
+        stored = load_file(directory / "model.safetensors")
+        matrix = lambda name, value: value.float() * stored[f"{name}.scale"][:, None] if value.dtype == torch.int8 else value
+        self.weights = {name: matrix(name, value) for name, value in stored.items() if not name.endswith(".scale")}
+        self.rows = self.weights.pop(f"{TABLE}.weight")
+        self.tokens = read("vocab.txt").splitlines()
+        names = json.loads(read("tokenizer.json"))["model"]["vocab"]
+        self.others = {name: id for name, id in names.items() if self.tokens[id] != name}
+        config = json.loads(read("config.json"))
+        self.is_whole = (config["num_hidden_layers"], config["intermediate_size"], config["vocab_size"]) == (len(LAYERS), WIDTH, ENGLISH + CHINESE)
+
+    @torch.no_grad()
+    def give(self, student, tokens):
+        """Gives the student, whose tokens are `tokens`, all weights if the model is of its shape, else the rows of the Chinese characters."""
+        own = student.embeddings.word_embeddings
+        if self.is_whole:
+            own.english.copy_(self.rows[:-CHINESE])
+            own.chinese.copy_(self.rows[-CHINESE:])
+            student.load_state_dict(self.weights, strict=False)
+            return
+        row = {token: i for i, token in enumerate(self.tokens)}
+        for i, token in enumerate(tokens[-CHINESE:]):
+            if token in row:
+                own.chinese[i] = self.rows[row[token]]
 
 
 def main():
@@ -118,7 +187,7 @@ def main():
     p.add_argument("teacher")
     p.add_argument("work", type=pathlib.Path)
     p.add_argument("--minutes", type=float, default=160)
-    p.add_argument("--start", type=pathlib.Path, help="a directory that export.py wrote: go on from its weights")
+    p.add_argument("--start", type=pathlib.Path, help="a directory that export.py wrote: go on from its weights, or, where it has another shape, from the rows of its characters")
     p.add_argument("--generated", type=int, default=12000, help="pairs of each generator")
     a = p.parse_args()
     a.work.mkdir(parents=True, exist_ok=True)
@@ -129,32 +198,27 @@ def main():
     sets = {"pairs": data.pairs(False), "lexicon": data.lexicon(), "joined": data.joined(rng), "generated": data.generated(a.generated, 1)}
     texts = [pair for part in sets.values() for pair in part]
     print({name: len(part) for name, part in sets.items()}, flush=True)
-    table = teacher.model.embeddings
-    tokens, rows, others = vocabulary.build(teacher.tokenizer, table.word_embeddings.weight.detach().numpy(), texts, VOCABULARY)
+    rows = teacher.model.embeddings.word_embeddings.weight.detach().numpy()
+    tokens, rows, others = vocabulary.build(teacher.tokenizer, rows, sets["pairs"] + sets["lexicon"], ENGLISH, CHINESE)
+    before = Exported(a.start) if a.start else None
+    if before and before.is_whole:
+        tokens, others = before.tokens, before.others
     (a.work / "tokens.json").write_text(json.dumps([tokens, others], ensure_ascii=False))
     expected = teacher.vectors(sorted({e for _, e in data.pairs(True)}))
     tokenizer = Tokenizer.from_str(vocabulary.tokenizer_json(tokens, others, POSITIONS))
-    config = BertConfig(**{**teacher.model.config.to_dict(), "num_hidden_layers": len(LAYERS), "vocab_size": len(tokens), "max_position_embeddings": POSITIONS,
-                           "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0})
-    student = BertModel(config, add_pooling_layer=False)
-    with torch.no_grad():
-        student.embeddings.word_embeddings.weight.copy_(torch.from_numpy(rows))
-        student.embeddings.position_embeddings.weight.copy_(table.position_embeddings.weight[:POSITIONS])
-        student.embeddings.token_type_embeddings.load_state_dict(table.token_type_embeddings.state_dict())
-        student.embeddings.LayerNorm.load_state_dict(table.LayerNorm.state_dict())
-        for to, of in enumerate(LAYERS):
-            student.encoder.layer[to].load_state_dict(teacher.model.encoder.layer[of].state_dict())
-    if a.start:
-        start(student, tokens, a.start)
+    student = student_of(teacher, rows, rng.sample([english for _, english in sets["pairs"]], 500))
+    if before:
+        before.give(student, tokens)
     encode = lambda many: [e.ids for e in tokenizer.encode_batch(many)]
     print(f"{len(tokens)} tokens, {len(others)} further names; before training: {evaluate(lambda t: embed(student.eval(), encode(t)), expected)}", flush=True)
 
-    rows_of_words = [student.embeddings.word_embeddings.weight]
-    rest = [p for p in student.parameters() if p is not rows_of_words[0]]
-    optimizer = torch.optim.AdamW([{"params": rows_of_words, "lr": RATE_ROWS, "weight_decay": 0.0}, {"params": rest, "lr": RATE, "weight_decay": 0.01}])
+    words_of = student.embeddings.word_embeddings
+    rest = [p for p in student.parameters() if p is not words_of.english and p is not words_of.chinese]
+    optimizer = torch.optim.AdamW([{"params": [words_of.chinese], "lr": RATE_CHINESE, "weight_decay": 0.0},
+                                   {"params": [words_of.english], "lr": RATE_ENGLISH, "weight_decay": 0.0}, {"params": rest, "lr": RATE, "weight_decay": 0.01}])
     base = [group["lr"] for group in optimizer.param_groups]
     queues = {name: [] for name in sets}
-    number = {token: i for i, token in enumerate(tokens)}
+    number = {token: i for i, token in enumerate(tokens)} | others
     glosses, substitution = data.by_gloss(), data.Substitution(sets["pairs"])
     words = data.words(english for _, english in texts)
     made_anew = {
@@ -232,7 +296,7 @@ def main():
         if step % 400 == 0 or used >= budget:
             student.eval()
             print(f"step {step}: {evaluate(lambda t: embed(student, encode(t)), expected)}", flush=True)
-            torch.save({"config": config.to_dict(), "state": student.state_dict()}, a.work / "student.tmp")
+            torch.save({"config": student.config.to_dict(), "state": state(student)}, a.work / "student.tmp")
             (a.work / "student.tmp").rename(a.work / "student.pt")
 
 
