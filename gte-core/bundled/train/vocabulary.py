@@ -54,8 +54,8 @@ def build(teacher_tokenizer, teacher_rows, texts, english_rows, chinese_rows):
     # How often a piece comes up: in our texts, and in general, by Zipf's law for the teacher's ids, which fall with the frequency.
     pieces = [t for t in sorted(teacher, key=teacher.get) if re.fullmatch("(##)?[a-z0-9]+", t)]
     zipf = [1 / (rank + 1) for rank in range(len(pieces))]
-    total = sum(counts[t] for t in pieces)
-    often = {t: OURS * counts[t] / total + (1 - OURS) * z / sum(zipf) for t, z in zip(pieces, zipf)}
+    total, whole = sum(counts[t] for t in pieces), sum(zipf)
+    often = {t: OURS * counts[t] / total + (1 - OURS) * z / whole for t, z in zip(pieces, zipf)}
     single = sorted(t for t in teacher if len(t.removeprefix("##")) == 1 and ord(t[-1]) < 128)
     signs = sorted(t for t in counts if t in teacher and t not in often and t not in SPECIAL and t not in single and not is_chinese(t[-1]))
     ranked = sorted(set(pieces) - set(single), key=lambda t: (-often[t], t))
