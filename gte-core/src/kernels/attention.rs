@@ -102,12 +102,14 @@ fn product<'a>(a: Rows<'a>, b: NarrowPanels<'a>, c: ArrayViewMut2<'a, f32>) -> N
     NarrowProduct { a, b, first_panel: 0, c, bias: &[], activation: Activation::None }
 }
 
-/// The first `len` values of `buffer`, of any content.
+/// `len` values of `buffer`, of any content, from a cache line on.
 fn grown<T: Clone + Default>(buffer: &mut Vec<T>, len: usize) -> &mut [T] {
-    if buffer.len() < len {
-        *buffer = vec![T::default(); len];
+    let room = len + LINE / size_of::<T>();
+    if buffer.len() < room {
+        *buffer = vec![T::default(); room];
     }
-    &mut buffer[..len]
+    let start = line_offset(buffer);
+    &mut buffer[start..][..len]
 }
 
 /// Computes `head` with products in bf16, `GROUP` values a word, summed in f32; `encode` narrows a row. The softmax between them is that of f32.
@@ -123,9 +125,8 @@ pub(crate) fn attention_bf16<D: Dot, L: Lanes, const GROUP: usize>(
     let (tokens, d) = q.dim();
     let words = |n: usize| n.div_ceil(GROUP);
     let packed = |k: usize, n: usize| n.div_ceil(D::NR) * D::NR * words(k) * GROUP;
-    let panels = grown(&mut scratch.panels, LINE / size_of::<u16>() + packed(d, tokens) + packed(tokens, d));
-    let start = line_offset(panels);
-    let (keys, values) = panels[start..][..packed(d, tokens) + packed(tokens, d)].split_at_mut(packed(d, tokens));
+    let panels = grown(&mut scratch.panels, packed(d, tokens) + packed(tokens, d));
+    let (keys, values) = panels.split_at_mut(packed(d, tokens));
     narrow::pack_transposed::<GROUP>(k, D::NR, keys);
     narrow::pack_rows::<GROUP>(v, D::NR, values);
     let view =

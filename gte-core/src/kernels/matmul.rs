@@ -126,14 +126,19 @@ pub(crate) fn matmul<T: Tile>(t: T, p: Product<'_>, gelu: impl Fn(&mut [f32])) {
                         narrow_tile(t, &a, panel, c.slice_mut(ndarray::s![row..end, column..]), place, start);
                     }
                     if last && activation == Activation::Gelu {
-                        for mut row in c.slice_mut(ndarray::s![row..end, column..column + width]).rows_mut() {
-                            row.as_slice_mut().map(&gelu);
-                        }
+                        (row..end).for_each(|row| gelu(part_of(&mut c, row, column, width)));
                     }
                 }
             }
         }
     }
+}
+
+/// `width` values of row `row` of C, whose rows are contiguous, from `column` on. (A slice of the matrix would cost a call a tile.)
+#[inline(always)]
+pub(super) fn part_of<'a>(c: &'a mut ArrayViewMut2<'_, f32>, row: usize, column: usize, width: usize) -> &'a mut [f32] {
+    let row = c.row_mut(row).into_slice().unwrap_or(&mut []);
+    &mut row[column..column + width]
 }
 
 /// A tile of the last panel, which has fewer columns than a tile: it is computed whole, beside C.

@@ -24,7 +24,7 @@ mod tests;
 pub(crate) use attention::{Head, NarrowAttention, Scratch, scratch_len};
 pub(crate) use matmul::{Activation, Product, row_stride};
 pub(crate) use narrow::{Format, Narrow, NarrowProduct, NarrowRows, PackedNarrow, Rows, int8_rows, to_bf16};
-pub(crate) use pack::Packed;
+pub(crate) use pack::{LINE, Packed, line_offset};
 
 /// An instruction set that the kernels are written for, from the most portable to the widest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

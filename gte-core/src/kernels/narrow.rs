@@ -12,7 +12,7 @@
 use ndarray::{ArrayView2, ArrayViewMut2, Axis};
 use rayon::prelude::*;
 
-use super::matmul::{Activation, MAX_TILE};
+use super::matmul::{Activation, MAX_TILE, part_of};
 use super::pack::{LINE, line_offset};
 
 /// Maximum error of a bf16 product against f64 on the rounded operands, as a multiple of Σ|aₖ·bₖ| + |bias|.
@@ -425,12 +425,11 @@ pub(crate) fn matmul<D: Dot>(d: D, p: NarrowProduct<'_>) {
             for i in 0..tiles {
                 let (row, end) = (block + height * i / tiles, block + height * (i + 1) / tiles);
                 let ahead = &next[next.len() * i / tiles..next.len() * (i + 1) / tiles];
-                let mut tile = c.slice_mut(ndarray::s![row..end, column..column + width]);
                 // C is larger than the second-level cache: its lines come while the sums are made, or every store would wait.
-                tile.rows().into_iter().filter_map(|row| row.to_slice()).for_each(|row| d.expect(row));
+                (row..end).for_each(|row| d.expect(part_of(&mut c, row, column, width)));
                 d.sums(a, (row, end), panel, &mut sums, ahead);
-                for (i, mut out) in tile.rows_mut().into_iter().enumerate() {
-                    let Some(out) = out.as_slice_mut() else { continue };
+                for i in 0..end - row {
+                    let out = part_of(&mut c, row + i, column, width);
                     let sums = &sums[i * D::NR..][..width];
                     match D::FORMAT {
                         Format::Bf16 => {

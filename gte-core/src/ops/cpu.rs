@@ -11,8 +11,8 @@ use crate::Result;
 use crate::batch::PackedBatch;
 use crate::config::{ModelConfig, Pooling};
 use crate::kernels::{
-    Format, Head, Kernels, Narrow, NarrowProduct, NarrowRows, Packed, PackedNarrow, Product, Rows, Scratch, row_stride,
-    scratch_len, to_bf16,
+    Format, Head, Kernels, LINE, Narrow, NarrowProduct, NarrowRows, Packed, PackedNarrow, Product, Rows, Scratch,
+    line_offset, row_stride, scratch_len, to_bf16,
 };
 use crate::profile::{Clock, Profile};
 use crate::weights::{Tensor, Weights};
@@ -47,7 +47,8 @@ impl Cpu {
     /// A hidden state of any content.
     fn take(&self, rows: usize, columns: usize) -> Hidden {
         let stride = row_stride(columns);
-        Hidden { data: self.buffers.take(rows * stride), rows, columns, stride, home: self.buffers.clone() }
+        let data = self.buffers.take(rows * stride + LINE / size_of::<f32>());
+        Hidden { start: line_offset(&data), data, rows, columns, stride, home: self.buffers.clone() }
     }
 }
 
@@ -76,7 +77,8 @@ impl<T: Clone + Default> Buffers<T> {
 
 /// A (rows × columns) matrix in a borrowed buffer, which goes back when it is dropped.
 pub(crate) struct Hidden {
-    data: Vec<f32>, // rows · stride values or more
+    data: Vec<f32>, // rows · stride values or more from `start` on
+    start: usize,   // on a cache line: a store that crosses two is slow to read back
     rows: usize,
     columns: usize,
     stride: usize,
@@ -86,22 +88,22 @@ pub(crate) struct Hidden {
 impl Hidden {
     fn view(&self) -> ArrayView2<'_, f32> {
         let shape = (self.rows, self.columns).strides((self.stride, 1));
-        ArrayView2::from_shape(shape, &self.data).expect("`take` made the buffer for this shape")
+        ArrayView2::from_shape(shape, &self.data[self.start..]).expect("`take` made the buffer for this shape")
     }
 
     fn view_mut(&mut self) -> ArrayViewMut2<'_, f32> {
         let shape = (self.rows, self.columns).strides((self.stride, 1));
-        ArrayViewMut2::from_shape(shape, &mut self.data).expect("`take` made the buffer for this shape")
+        ArrayViewMut2::from_shape(shape, &mut self.data[self.start..]).expect("`take` made the buffer for this shape")
     }
 
     fn row(&self, row: usize) -> &[f32] {
-        &self.data[row * self.stride..][..self.columns]
+        &self.data[self.start + row * self.stride..][..self.columns]
     }
 
     /// `f` on every row with its number, in parallel.
     fn for_each_row(&mut self, f: impl Fn(usize, &mut [f32]) + Sync) {
         let (stride, columns) = (self.stride, self.columns);
-        let used = &mut self.data[..self.rows * stride];
+        let used = &mut self.data[self.start..][..self.rows * stride];
         used.par_chunks_mut(ROWS * stride).enumerate().for_each(|(chunk, rows)| {
             for (i, row) in rows.chunks_mut(stride).enumerate() {
                 f(chunk * ROWS + i, &mut row[..columns]);

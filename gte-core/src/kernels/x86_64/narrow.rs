@@ -21,6 +21,8 @@ trait Mac: Copy {
     const WIDTH: usize;
     /// Units of 16 bits in a word of B.
     const UNITS: usize;
+    /// Words in a turn of the loop.
+    const UNROLL: usize;
     type Word: Copy;
     type Sum: Copy;
 
@@ -41,6 +43,7 @@ impl Mac for Avx2Bf16 {
     const FORMAT: Format = Format::Bf16;
     const WIDTH: usize = 8;
     const UNITS: usize = 1;
+    const UNROLL: usize = 2;
     type Word = __m256;
     type Sum = __m256;
 
@@ -77,6 +80,7 @@ impl Mac for Avx2Int8 {
     const FORMAT: Format = Format::Int8;
     const WIDTH: usize = 8;
     const UNITS: usize = 1;
+    const UNROLL: usize = 2;
     type Word = __m256i;
     type Sum = __m256i;
 
@@ -95,8 +99,10 @@ impl Mac for Avx2Int8 {
         // SAFETY: see the trait.
         unsafe {
             let a = _mm256_set1_epi32(*a as i32);
-            let add = |sum, b| _mm256_add_epi32(sum, _mm256_madd_epi16(a, b));
-            [add(sums[0], b[0]), add(sums[1], b[1])]
+            [
+                settled(_mm256_add_epi32(sums[0], _mm256_madd_epi16(a, b[0]))),
+                settled(_mm256_add_epi32(sums[1], _mm256_madd_epi16(a, b[1]))),
+            ]
         }
     }
     #[inline(always)]
@@ -107,6 +113,15 @@ impl Mac for Avx2Int8 {
             _mm256_storeu_ps(out, _mm256_cvtepi32_ps(_mm256_sub_epi32(sum, totals)));
         }
     }
+}
+
+/// `sum` itself, of which the compiler knows nothing: of two steps it would add the products first, for which there are no registers.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn settled(mut sum: __m256i) -> __m256i {
+    // SAFETY: no instruction at all.
+    unsafe { std::arch::asm!("/* {sum} */", sum = inout(ymm_reg) sum, options(pure, nomem, nostack, preserves_flags)) };
+    sum
 }
 
 /// A step whose broadcast stays beside its products. Left to itself the compiler puts the broadcasts of all rows first, finds that twelve of
@@ -147,6 +162,7 @@ impl Mac for Avx512Bf16 {
     const FORMAT: Format = Format::Bf16;
     const WIDTH: usize = 16;
     const UNITS: usize = 2;
+    const UNROLL: usize = 1;
     type Word = __m512i;
     type Sum = __m512;
 
@@ -179,6 +195,7 @@ impl Mac for Avx512Int8 {
     const FORMAT: Format = Format::Int8;
     const WIDTH: usize = 16;
     const UNITS: usize = 2;
+    const UNROLL: usize = 1;
     type Word = __m512i;
     type Sum = __m512i;
 
@@ -226,26 +243,49 @@ unsafe fn tile<M: Mac, const R: usize>(
     let mut thirds: [*const u32; 4] = std::array::from_fn(|i| a.wrapping_add(3 * i * lda));
     let mut line = b;
     // Bytes of what comes next that each step fetches.
-    let share = size_of_val(ahead).div_ceil(words.max(1));
+    let share = size_of_val(ahead).div_ceil((words / M::UNROLL).max(1));
     let mut ahead = ahead.as_ptr().cast::<u8>();
     // SAFETY: of this block: `words` steps stay within what the caller promises; pointers of rows beyond R are not read.
     unsafe {
         let mut sums = [[M::zero(); 2]; R];
-        // One word at a time: of two, the compiler would add the products first, for which there are no registers.
-        for _ in 0..words {
+        for _ in 0..words / M::UNROLL {
             prefetch::<_MM_HINT_T1>(ahead.cast());
-            let b = [M::load(line), M::load(line.add(M::WIDTH * M::UNITS))];
-            for (r, sum) in sums.iter_mut().enumerate() {
-                *sum = M::step(*sum, thirds[r / 3].add(r % 3 * lda), b);
-            }
-            thirds.iter_mut().take(R.div_ceil(3)).for_each(|p| *p = p.wrapping_add(1));
-            line = line.wrapping_add(2 * M::WIDTH * M::UNITS);
             ahead = ahead.wrapping_add(share);
+            for word in 0..M::UNROLL {
+                step::<M, R>(&mut sums, &thirds, lda, word, line);
+            }
+            thirds.iter_mut().take(R.div_ceil(3)).for_each(|p| *p = p.wrapping_add(M::UNROLL));
+            line = line.wrapping_add(M::UNROLL * 2 * M::WIDTH * M::UNITS);
+        }
+        for word in 0..words % M::UNROLL {
+            step::<M, R>(&mut sums, &thirds, lda, word, line);
         }
         for r in 0..R {
             let out = out.add(r * 2 * M::WIDTH);
             M::store(sums[r][0], zeros[r], totals, out);
             M::store(sums[r][1], zeros[r], totals.add(M::WIDTH), out.add(M::WIDTH));
+        }
+    }
+}
+
+/// Word `word` of the rows at `thirds`, times line `word` of those at `b`.
+///
+/// # Safety
+/// That of [`tile`], whose loop this is.
+#[inline(always)]
+unsafe fn step<M: Mac, const R: usize>(
+    sums: &mut [[M::Sum; 2]; R],
+    thirds: &[*const u32; 4],
+    lda: usize,
+    word: usize,
+    b: *const u16,
+) {
+    // SAFETY: passed on to the caller.
+    unsafe {
+        let line = b.add(word * 2 * M::WIDTH * M::UNITS);
+        let b = [M::load(line), M::load(line.add(M::WIDTH * M::UNITS))];
+        for (r, sum) in sums.iter_mut().enumerate() {
+            *sum = M::step(*sum, thirds[r / 3].add(r % 3 * lda + word), b);
         }
     }
 }
@@ -293,6 +333,8 @@ macro_rules! narrow {
 
             #[inline(always)]
             fn sums(self, a: Rows<'_>, (from, to): (usize, usize), panel: Panel<'_>, out: &mut [f32], ahead: &[u16]) {
+                // Not inlined: the loop needs all registers, and whoever calls has filled them.
+                #[inline(never)]
                 #[target_feature(enable = $features)]
                 unsafe fn sums<const R: usize>(words: usize, a: Rows<'_>, from: usize, panel: Panel<'_>, out: &mut [f32], ahead: &[u16]) {
                     let zeros = std::array::from_fn(|r| a.zero(from + r));

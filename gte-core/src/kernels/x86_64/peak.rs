@@ -35,10 +35,25 @@ macro_rules! peak {
 }
 
 peak!(avx2_f32, "avx2,fma", 8, _mm256_setzero_ps(), _mm256_set1_ps(1.0), |s, a, b| _mm256_fmadd_ps(a, b, s));
-peak!(avx2_int8, "avx2,fma", 16, _mm256_setzero_si256(), _mm256_set1_epi16(1), |s, a, b| _mm256_add_epi32(
-    s,
-    _mm256_madd_epi16(a, black_box(b))
-));
+peak!(
+    avx2_int8,
+    "avx2,fma",
+    16,
+    _mm256_setzero_si256(),
+    _mm256_set1_epi16(1),
+    |mut s: __m256i, a: __m256i, b: __m256i| {
+        // SAFETY: writes registers. (As intrinsics the products would be made once, before the loop.)
+        unsafe {
+            std::arch::asm!(
+                "vpmaddwd {product}, {a}, {b}",
+                "vpaddd {s}, {s}, {product}",
+                a = in(ymm_reg) a, b = in(ymm_reg) b, s = inout(ymm_reg) s, product = out(ymm_reg) _,
+                options(pure, nomem, nostack, preserves_flags),
+            );
+        }
+        s
+    }
+);
 peak!(avx512_f32, "avx512f", 16, _mm512_setzero_ps(), _mm512_set1_ps(1.0), |s, a, b| _mm512_fmadd_ps(a, b, s));
 peak!(avx512_bf16, "avx512f,avx512bf16", 32, _mm512_setzero_ps(), _mm512_set1_epi32(1), |s, a, b| {
     // SAFETY: both types are 512 bits of any content.
