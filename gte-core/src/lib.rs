@@ -38,6 +38,7 @@ mod ops;
 mod profile;
 pub mod similarity;
 mod threads;
+mod tokenizer_json;
 mod tokens;
 mod weights;
 mod wordpiece;

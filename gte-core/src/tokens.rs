@@ -2,16 +2,16 @@
 //! this file reads the settings from a model's files and keeps truncation in its own hands, so that it is never silent.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
 use rayon::prelude::*;
-use serde::de::{MapAccess, Visitor};
-use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
 use tokenizers::{Decoder, Encoding};
 
 use crate::config::ModelConfig;
 use crate::files::ModelFiles;
+use crate::tokenizer_json::{TokenizerJson, Vocabulary};
 use crate::wordpiece::WordPiece;
 use crate::{Error, Result};
 
@@ -98,16 +98,25 @@ impl Tokenizer {
 
     /// From the content of a `tokenizer.json`, for a model of `vocab` tokens. Its own truncation and padding are put aside.
     fn from_json(json: &[u8], vocab: usize, max_length: usize) -> Result<Self, String> {
-        let settings: Value = serde_json::from_slice(json).map_err(|e| e.to_string())?;
+        let settings: TokenizerJson = serde_json::from_slice(json).map_err(|e| e.to_string())?;
         // The crate panics on some malformed files (found by fuzzing): on a syntax error inside `decoder`, and on a template that
         // names a token which it does not define. What it was building is dropped with the panic.
         let read = || {
             let mut tokenizer = tokenizers::Tokenizer::from_bytes(json).map_err(|e| e.to_string())?;
             tokenizer.with_truncation(None).map_err(|e| e.to_string())?;
             tokenizer.with_padding(None);
+            let entries = &settings.model.vocab;
+            let too_large = match entries.0.iter().find(|(_, id)| *id as usize >= vocab) {
+                Some((token, id)) => Some((token.to_string(), *id)),
+                None if entries.0.is_empty() => out_of(vocab, tokenizer.get_vocab(true)),
+                None => out_of(vocab, tokenizer.get_added_vocabulary().get_vocab().clone()),
+            };
+            if let Some((token, id)) = too_large {
+                return Err(format!("token `{token}` has id {id}, but config.json has a vocabulary of {vocab}"));
+            }
             let fast = WordPiece::of(&settings, &tokenizer).map(Arc::new);
-            let names = Arc::new(shared_names(json, &tokenizer));
-            Ok(Self { fast, names, ..Self::checked(tokenizer, vocab, max_length)? })
+            let names = Arc::new(shared_names(entries));
+            Ok(Self { fast, names, ..Self::measured(tokenizer, max_length)? })
         };
         std::panic::catch_unwind(read).unwrap_or_else(|_| Err("it contradicts itself".into()))
     }
@@ -175,10 +184,7 @@ impl Tokenizer {
         Self::from_json(tokenizer.to_string().as_bytes(), size, max_length)
     }
 
-    fn checked(tokenizer: tokenizers::Tokenizer, vocab: usize, max_length: usize) -> Result<Self, String> {
-        if let Some((token, id)) = tokenizer.get_vocab(true).into_iter().find(|&(_, id)| id as usize >= vocab) {
-            return Err(format!("token `{token}` has id {id}, but config.json has a vocabulary of {vocab}"));
-        }
+    fn measured(tokenizer: tokenizers::Tokenizer, max_length: usize) -> Result<Self, String> {
         // What the post-processor puts behind a text, seen on the shortest.
         let probe = tokenizer.encode_fast("a", true).map_err(|e| e.to_string())?;
         let special = probe.get_special_tokens_mask();
@@ -271,56 +277,21 @@ impl Tokenizer {
     }
 }
 
+/// An entry whose id a model of `vocab` tokens does not have.
+fn out_of(vocab: usize, entries: impl IntoIterator<Item = (String, u32)>) -> Option<(String, u32)> {
+    entries.into_iter().find(|&(_, id)| id as usize >= vocab)
+}
+
 /// The first name in the file of each id that has several: the crate would pick any of them, another one in each process.
-fn shared_names(json: &[u8], tokenizer: &tokenizers::Tokenizer) -> HashMap<u32, String> {
-    let mut uses: HashMap<u32, usize> = HashMap::new();
-    tokenizer.get_vocab(false).into_values().for_each(|id| *uses.entry(id).or_default() += 1);
-    uses.retain(|_, uses| *uses > 1);
+fn shared_names(Vocabulary(entries): &Vocabulary) -> HashMap<u32, String> {
+    let mut first: HashMap<u32, &str, ahash::RandomState> =
+        HashMap::with_capacity_and_hasher(entries.len(), Default::default());
     let mut names = HashMap::new();
-    if uses.is_empty() {
-        return names;
-    }
-    // `Value` sorts an object's entries; their order is needed here.
-    if let Ok(File { model: Model { vocab: Entries(entries) } }) = serde_json::from_slice(json) {
-        for (name, id) in entries.into_iter().filter(|(_, id)| uses.contains_key(id)) {
-            names.entry(id).or_insert(name);
+    for (name, id) in entries {
+        match first.entry(*id) {
+            Entry::Vacant(place) => _ = place.insert(name),
+            Entry::Occupied(place) => _ = names.entry(*id).or_insert_with(|| place.get().to_string()),
         }
     }
     names
-}
-
-/// What `shared_names` reads of a `tokenizer.json`.
-#[derive(Deserialize)]
-struct File {
-    model: Model,
-}
-
-#[derive(Deserialize)]
-struct Model {
-    vocab: Entries,
-}
-
-/// An object's entries, in the order of the file.
-struct Entries(Vec<(String, u32)>);
-
-impl<'de> Deserialize<'de> for Entries {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Visit;
-        impl<'de> Visitor<'de> for Visit {
-            type Value = Entries;
-
-            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str("a vocabulary: names and their ids")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Entries, A::Error> {
-                let mut entries = Vec::new();
-                while let Some(entry) = map.next_entry()? {
-                    entries.push(entry);
-                }
-                Ok(Entries(entries))
-            }
-        }
-        deserializer.deserialize_map(Visit)
-    }
 }

@@ -14,6 +14,8 @@ use tokenizers::{
     NormalizedString, Normalizer, OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer, Tokenizer,
 };
 
+use crate::tokenizer_json::TokenizerJson;
+
 /// Blocks in which a character was seen to stand for itself: letters with their accents, symbols, signs, kana, Chinese.
 const SIMPLE: [(u32, u32); 18] = [
     (0x0000, 0x02FF),
@@ -66,28 +68,30 @@ pub(crate) struct WordPiece {
 }
 
 impl WordPiece {
-    /// The fast way of `tokenizer`, whose settings are `json`; `None` if it is anything else than BERT's.
-    pub(crate) fn of(json: &Value, tokenizer: &Tokenizer) -> Option<Self> {
-        let is = |part: &str, names: &[&str]| json[part]["type"].as_str().is_some_and(|t| names.contains(&t));
-        let plain = is("normalizer", &["BertNormalizer"])
-            && is("pre_tokenizer", &["BertPreTokenizer"])
-            && is("post_processor", &["TemplateProcessing", "BertProcessing"])
-            && is("model", &["WordPiece"]);
-        let added = json["added_tokens"].as_array()?;
+    /// The fast way of `tokenizer`, whose file is `json`; `None` if it is anything else than BERT's.
+    pub(crate) fn of(json: &TokenizerJson, tokenizer: &Tokenizer) -> Option<Self> {
+        let model = &json.model;
+        let is = |kind: &Value, names: &[&str]| kind.as_str().is_some_and(|t| names.contains(&t));
+        let plain = is(&json.normalizer["type"], &["BertNormalizer"])
+            && is(&json.pre_tokenizer["type"], &["BertPreTokenizer"])
+            && is(&json.post_processor["type"], &["TemplateProcessing", "BertProcessing"])
+            && is(&model.kind, &["WordPiece"]);
+        let added = json.added_tokens.as_array()?;
         if !plain || added.iter().any(|t| t["normalized"].as_bool() != Some(false)) {
             return None;
         }
-        let model = &json["model"];
-        let prefix = model["continuing_subword_prefix"].as_str()?;
-        let unknown = tokenizer.get_vocab(false).get(model["unk_token"].as_str()?).copied()?;
+        let prefix = model.continuing_subword_prefix.as_str()?;
+        let entries = &model.vocab.0;
         type Map = HashMap<Box<str>, u32, ahash::RandomState>;
-        let (mut starts, mut inner) = (Map::default(), Map::default());
-        for (token, id) in tokenizer.get_vocab(false) {
+        let (mut starts, mut inner) =
+            (Map::with_capacity_and_hasher(entries.len(), Default::default()), Map::default());
+        for (token, id) in entries {
             if let Some(rest) = token.strip_prefix(prefix).filter(|rest| !rest.is_empty()) {
-                inner.insert(rest.into(), id);
+                inner.insert(rest.into(), *id);
             }
-            starts.insert(token.into(), id);
+            starts.insert(token.as_ref().into(), *id);
         }
+        let unknown = starts.get(model.unk_token.as_str()?).copied()?;
         // What the post-processor puts around a text, seen on one that is a single token.
         let probe = tokenizer.encode_fast("a", true).ok()?;
         let (ids, special) = (probe.get_ids(), probe.get_special_tokens_mask());
@@ -102,7 +106,7 @@ impl WordPiece {
             inner,
             longest,
             unknown,
-            max_word: model["max_input_chars_per_word"].as_u64()? as usize,
+            max_word: model.max_input_chars_per_word.as_u64()? as usize,
             added: added.iter().map(|t| t["content"].as_str().map(str::to_owned)).collect::<Option<_>>()?,
             before: ids[..text].to_vec(),
             after: ids[text + 1..].to_vec(),
@@ -229,8 +233,9 @@ mod tests {
         let mut json: Value = serde_json::from_slice(&json).unwrap();
         (json["truncation"], json["padding"]) = (Value::Null, Value::Null);
         json["normalizer"]["lowercase"] = folding.into();
-        let tokenizer = Tokenizer::from_bytes(json.to_string()).unwrap();
-        let fast = WordPiece::of(&json, &tokenizer).expect("it is BERT's");
+        let json = json.to_string();
+        let tokenizer = Tokenizer::from_bytes(&json).unwrap();
+        let fast = WordPiece::of(&serde_json::from_str(&json).unwrap(), &tokenizer).expect("it is BERT's");
         (tokenizer, fast)
     }
 

@@ -4,13 +4,14 @@
 use std::path::{Path, PathBuf};
 
 /// The layers, lowest first: a module imports only from those before it.
-const ORDER: [&str; 17] = [
+const ORDER: [&str; 18] = [
     "error",
     "threads",
     "kernels",
     "device",
     "files",
     "config",
+    "tokenizer_json",
     "wordpiece",
     "tokens",
     "batch",
