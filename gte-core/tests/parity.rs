@@ -3,6 +3,7 @@
 //! candle. `make_fixtures.py` made the expected values and specifies the seeded weights.
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test")]
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use gte_core::{Device, Embedder, Embeddings, Isa, ModelFiles};
@@ -181,19 +182,32 @@ fn texts() -> Vec<Vec<u32>> {
     lengths.enumerate().map(ids).collect()
 }
 
+/// The texts that an engine computes: our vector kernels all of them. Plain loops and candle are slow, so of the larger shapes they compute the
+/// last ones, which are the shortest and the longest; plain loops leave out the four longest of the largest shape.
+fn part(device: Device, isa: Isa, shape: &Shape, texts: usize) -> Range<usize> {
+    match (device, isa, shape.hidden) {
+        (Device::Cpu, Isa::Scalar, 1024) => texts - 16..texts - 4,
+        (Device::Cpu, Isa::Scalar, _) => texts - 12..texts,
+        (Device::CandleCpu, _, 768 | 1024) => texts - 24..texts,
+        _ => 0..texts,
+    }
+}
+
 fn seeded_weights_give_the_vectors_of_pytorch(shape: &Shape) {
     let texts = texts();
     let expected = expected(&format!("parity/{}.f32", shape.name));
     assert_eq!(expected.len(), texts.len() * shape.hidden);
     let dir = checkpoint(shape);
     for (name, device, isa) in engines() {
-        // Plain loops are slow: of the two larger shapes they compute the last texts, among them the longest.
-        let first =
-            if isa == Isa::Scalar && device == Device::Cpu && shape.hidden > 512 { texts.len() - 12 } else { 0 };
+        let some = part(device, isa, shape, texts.len());
         let builder = Embedder::from_files(ModelFiles::from_dir(&dir).unwrap()).device(device).isa(isa);
         let embedder = builder.pooling(gte_core::Pooling::Cls).build().unwrap();
-        let found = embedder.embed_tokens(&texts[first..]).unwrap();
-        assert_near(&found, &expected[first * shape.hidden..], &format!("{}, {name}", shape.name));
+        let found = embedder.embed_tokens(&texts[some.clone()]).unwrap();
+        assert_near(
+            &found,
+            &expected[some.start * shape.hidden..some.end * shape.hidden],
+            &format!("{}, {name}", shape.name),
+        );
     }
     std::fs::remove_dir_all(dir).unwrap();
 }
