@@ -34,6 +34,10 @@ some_pod() {
 }
 replicas() { kubectl -n gte get deployment gte -o jsonpath='{.status.readyReplicas}'; }
 
+# What a container gets for the trial.
+sizes='      - {op: replace, path: /spec/template/spec/containers/0/resources, value: {requests: {cpu: 200m, memory: 128Mi}, limits: {cpu: 400m, memory: 512Mi}}}
+      - {op: add, path: /spec/template/spec/containers/0/env, value: [{name: GTE_THREADS, value: "1"}]}'
+
 # An overlay with the trial's image and sizes.
 deploy() {
   mkdir -p "$here/$1"
@@ -46,8 +50,7 @@ images: [{name: gte-server, newName: ${image%:*}, newTag: "${image##*:}"}]
 patches:
   - target: {kind: Deployment, name: gte}
     patch: |
-      - {op: replace, path: /spec/template/spec/containers/0/resources, value: {requests: {cpu: 200m, memory: 128Mi}, limits: {cpu: 400m, memory: 512Mi}}}
-      - {op: add, path: /spec/template/spec/containers/0/env, value: [{name: GTE_THREADS, value: "1"}]}
+$sizes
 EOF
   if [ "$2" != base ]; then cat >> "$here/$1/kustomization.yaml" <<EOF
   - target: {kind: HorizontalPodAutoscaler, name: gte}
@@ -149,8 +152,7 @@ patches:
       {\$patch: delete, apiVersion: keda.sh/v1alpha1, kind: ScaledObject, metadata: {name: any}}
   - target: {kind: Deployment}
     patch: |
-      - {op: replace, path: /spec/template/spec/containers/0/resources, value: {requests: {cpu: 200m, memory: 128Mi}, limits: {cpu: 400m, memory: 512Mi}}}
-      - {op: add, path: /spec/template/spec/containers/0/env, value: [{name: GTE_THREADS, value: "1"}]}
+$sizes
       - {op: add, path: /spec/replicas, value: 2}
   - target: {kind: ConfigMap, name: gte}
     patch: |

@@ -1,37 +1,47 @@
 #!/usr/bin/env bash
 # The image built and run where no registry can be reached: buildah on a base made by debootstrap, which has the name that the Dockerfile uses.
 #     deploy/image.sh [TAG=gte-server:0.1.0]
-# The binary is target/release/gte-server of this checkout, the Dockerfile's own last stages. Then the image is run as Kubernetes runs it (not as root,
-# read-only, no capability) and asked. Needs root, and Debian's buildah, debootstrap and runc, which it installs.
+# The binary is target/release/gte-server of this checkout, the Dockerfile's own last stages. With FROM_SOURCE=1 it is compiled by the Dockerfile's first
+# stage too, with this machine's toolchain in place of the one in Rust's image (some ten minutes on two cores the first time). Then the image is run as
+# Kubernetes runs it (not as root, read-only, no capability) and asked. Needs root, and Debian's buildah, debootstrap and runc, which it installs.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 tag=${1:-gte-server:0.1.0}
-base=gcr.io/distroless/cc-debian12:nonroot
 limit=60000000 # bytes, of the binary with the 24 MB of the real base
 [ "$(id -u)" = 0 ] || { echo "deploy/image.sh needs root" >&2; exit 1; }
 missing=(); for program in buildah debootstrap runc; do command -v $program >/dev/null || missing+=($program); done
 if [ ${#missing[@]} -gt 0 ]; then
   apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends "${missing[@]}" >/dev/null
 fi
-[ -x target/release/gte-server ] || cargo build --release -q -p gte-server
-mkdir -p target/image && strip -o target/image/gte-server target/release/gte-server
-size=$(($(stat -c %s target/image/gte-server) + 24000000))
-echo "binary with the real base: $((size / 1000000)) MB"
-[ $size -le $limit ] || { echo "more than $((limit / 1000000)) MB" >&2; exit 1; }
-deploy/sbom.sh target/image/gte-server.cdx.json
 
-if ! buildah inspect --type image $base >/dev/null 2>&1; then
+# An image of Debian with these packages, under a name that the Dockerfile uses.
+debian() { # NAME PACKAGES [OPTIONS of buildah config]
+  local name=$1 packages=$2 root container; shift 2
+  buildah inspect --type image "$name" >/dev/null 2>&1 && return
   root=$(mktemp -d)
-  debootstrap --variant=minbase --include=ca-certificates bookworm "$root" >/dev/null
+  debootstrap --variant=minbase --include="$packages" bookworm "$root" >/dev/null
   rm -rf "$root"/var/cache/apt/* "$root"/var/lib/apt/lists/* "$root"/usr/share/{doc,man,locale}
   container=$(buildah from scratch)
   buildah add -q "$container" "$root" / >/dev/null
-  buildah config --user 65532 "$container"
-  buildah commit -q "$container" $base >/dev/null
+  buildah config "$@" "$container"
+  buildah commit -q "$container" "$name" >/dev/null
   buildah rm "$container" >/dev/null; rm -rf "$root"
+}
+
+debian gcr.io/distroless/cc-debian12:nonroot ca-certificates --user 65532
+build=(--isolation chroot --pull-never --build-arg REVISION="$(git rev-parse HEAD 2>/dev/null || true)" -f deploy/Dockerfile -t "$tag")
+if [ "${FROM_SOURCE:-}" = 1 ]; then
+  # What Rust's own image has beside the toolchain.
+  debian docker.io/library/rust:1.95-slim-bookworm ca-certificates,gcc,libc6-dev --env CARGO_HOME=/usr/local/cargo \
+    --env PATH=/opt/rust/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+  # The authorities that this machine trusts, for where its way to the crates is a proxy.
+  buildah bud "${build[@]}" --volume "$(rustc --print sysroot):/opt/rust:ro" --volume /etc/ssl/certs:/etc/ssl/certs:ro .
+else
+  [ -x target/release/gte-server ] || cargo build --release -q -p gte-server
+  mkdir -p target/image && strip -o target/image/gte-server target/release/gte-server
+  deploy/sbom.sh target/image/gte-server.cdx.json
+  buildah bud -q "${build[@]}" --build-arg BINARY=prebuilt . >/dev/null
 fi
-buildah bud -q --isolation chroot --pull-never --build-arg BINARY=prebuilt --build-arg REVISION="$(git rev-parse HEAD 2>/dev/null || true)" \
-  -f deploy/Dockerfile -t "$tag" . >/dev/null
 echo "built $tag"
 
 # As Kubernetes runs it.
@@ -42,6 +52,9 @@ clean() { set +e; runc kill gte-image KILL 2>/dev/null; sleep 0.5; runc delete -
 trap clean EXIT
 port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
 mount=$(buildah mount "$container")
+size=$(($(stat -c %s "$mount/usr/local/bin/gte-server") + 24000000))
+echo "binary with the real base: $((size / 1000000)) MB"
+[ $size -le $limit ] || { echo "more than $((limit / 1000000)) MB" >&2; exit 1; }
 [ -s "$mount/usr/share/sbom/gte-server.cdx.json" ] || { echo "no SBOM in the image" >&2; exit 1; }
 (cd "$work" && runc spec && python3 - "$mount" "$port" <<'EOF'
 import json, sys
@@ -63,4 +76,5 @@ curl -fs "http://127.0.0.1:$port/v1/similarity" -H 'content-type: application/js
 echo
 runc kill gte-image TERM
 for _ in $(seq 150); do runc state gte-image 2>/dev/null | grep -q '"running"' || break; sleep 0.1; done
-grep -q draining "$work/log" && echo "answered, and drained on SIGTERM"
+grep -q draining "$work/log" || { cat "$work/log" >&2; echo "not drained on SIGTERM" >&2; exit 1; }
+echo "answered, and drained on SIGTERM"
