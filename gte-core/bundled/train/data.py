@@ -8,7 +8,7 @@ import sys
 HERE = pathlib.Path(__file__).resolve().parent
 DATA = HERE / "data"
 DOMAINS = ["service", "life", "tech", "business", "culture"]
-TRAINED_ONLY = ["health", "contrasts", "topics"]  # not in the evaluation, whose figures shall stay comparable
+TRAINED_ONLY = ["health", "contrasts", "topics", "daily"]  # not in the evaluation, whose figures shall stay comparable
 
 
 def held_out(line):
@@ -88,19 +88,27 @@ class Substitution:
                             found[row].append((start, end, at, gloss))
         self.found, self.rows = found, sorted(found)
 
-    def draw(self, rng, reach=12, most=3):
+    def draw(self, rng, count, reach=12, most=3):
+        """`count` pairs made of one."""
         while True:
-            row = rng.choice(self.rows)
-            (chinese, english), before = self.pairs[row], len(self.pairs[row][0])
-            spans = rng.sample(self.found[row], min(rng.randint(1, most), len(self.found[row])))
-            for start, end, at, gloss in sorted(spans, key=lambda span: -span[0]):
-                if end > before or not gloss.search(english):
-                    continue  # it overlaps one that was replaced
-                near = min(max(at + rng.randint(-reach, reach), 0), len(self.entries) - 1)
-                word, new = self.entries[near] if rng.random() < 0.5 else rng.choice(self.entries)
-                chinese, english, before = chinese[:start] + word + chinese[end:], gloss.sub(lambda _: new, english, count=1), start
-            if (chinese, english) != self.pairs[row] and not self.held & {chinese, english}:
-                return chinese, english
+            row, out = rng.choice(self.rows), []
+            for _ in range(4 * count):
+                new = self._changed(row, rng, reach, most)
+                if new != self.pairs[row] and new not in out and not self.held & set(new):
+                    out.append(new)
+                if len(out) == count:
+                    return out
+
+    def _changed(self, row, rng, reach, most):
+        (chinese, english), before = self.pairs[row], len(self.pairs[row][0])
+        spans = rng.sample(self.found[row], min(rng.randint(1, most), len(self.found[row])))
+        for start, end, at, gloss in sorted(spans, key=lambda span: -span[0]):
+            if end > before or not gloss.search(english):
+                continue  # it overlaps one that was replaced
+            near = min(max(at + rng.randint(-reach, reach), 0), len(self.entries) - 1)
+            word, new = self.entries[near] if rng.random() < 0.5 else rng.choice(self.entries)
+            chinese, english, before = chinese[:start] + word + chinese[end:], gloss.sub(lambda _: new, english, count=1), start
+        return chinese, english
 
 
 def listed(lexicon, rng):

@@ -3,8 +3,10 @@
 The student's vectors of a Chinese text and of its English translation both go towards the teacher's vector of the translation: the cosine,
 and the teacher's own similarities within the batch (their distribution, so that a paraphrase in the batch is no false negative). English
 tokens go towards the teacher's last hidden states too: a hundred times the signal of a vector. Some English texts come with words in Chinese.
-Most texts are made anew for each step, with words replaced, left out or turned round, and the teacher reads them there and then: a student that
-sees the same sentences again and again knows those by heart and no others. Stops by itself when the minutes are used; the learning rate falls with them. Writes WORK_DIR/student.pt; then export.py.
+Neighbouring lines, which are often paraphrases, and sentences that differ in a word or two come in one batch: they are told apart where they
+meet. Most texts are made anew for each step, with words replaced, left out or turned round, and the teacher reads them there and then: a student
+that sees the same sentences again and again knows those by heart and no others. Stops by itself when the minutes are used; the learning rate
+falls with them. Writes WORK_DIR/student.pt; then export.py.
 """
 import argparse
 import collections
@@ -222,20 +224,24 @@ def main():
     glosses, substitution = data.by_gloss(), data.Substitution(sets["pairs"])
     words = data.words(english for _, english in texts)
     made_anew = {
-        "substituted": lambda: substitution.draw(rng),
-        "listed": lambda: data.listed(sets["lexicon"], rng),
-        "spliced": lambda: data.spliced(sets["pairs"], rng),
+        "substituted": lambda: substitution.draw(rng, 2),
+        "listed": lambda: [data.listed(sets["lexicon"], rng)],
+        "spliced": lambda: [data.spliced(sets["pairs"], rng)],
     }
     unknown = number["[UNK]"]
 
-    def draw(name):
-        """Chinese ids, the English text that they say, and the English text that the student reads, which may be another."""
+    def together(name):
+        """The next pairs of a kind that go into one batch."""
         if name in made_anew:
-            chinese, text = made_anew[name]()
-        else:
-            if not queues[name]:
-                queues[name] = rng.sample(sets[name], len(sets[name]))
-            chinese, text = queues[name].pop()
+            return made_anew[name]()
+        if not queues[name]:
+            lines, first = sets[name], rng.randrange(2)
+            queues[name] = [lines[i : i + 2] for i in range(first, len(lines), 2)]
+            rng.shuffle(queues[name])
+        return queues[name].pop()
+
+    def example(chinese, text):
+        """Chinese ids, the English text that they say, and the English text that the student reads, which may be another."""
         chinese = encode([chinese])[0]
         if len(chinese) > 6 and rng.random() < 0.5:
             chinese = [unknown if 0 < i < len(chinese) - 1 and rng.random() < UNKNOWN else token for i, token in enumerate(chinese)]
@@ -247,8 +253,14 @@ def main():
         begin = time.process_time()  # of both threads
         if not ready:
             # Four batches at a time, so that texts of like length go together and little is padded.
-            pool = [draw(name) for name, share in SHARES.items() for _ in range(round(4 * BATCH * share))]
-            pool.sort(key=lambda item: len(item[0]))
+            groups = []
+            for name, share in SHARES.items():
+                wanted = round(4 * BATCH * share)
+                while wanted > 0:
+                    groups.append([example(*pair) for pair in together(name)])
+                    wanted -= len(groups[-1])
+            groups.sort(key=lambda group: sum(len(ids) for ids, *_ in group) / len(group))
+            pool = [item for group in groups for item in group]
             ready = [pool[i : i + BATCH] for i in range(0, len(pool) - BATCH // 2, BATCH)]
             rng.shuffle(ready)
         batch = ready.pop()
