@@ -34,8 +34,8 @@ if [ "${FROM_SOURCE:-}" = 1 ]; then
   # What Rust's own image has beside the toolchain.
   debian docker.io/library/rust:1.95-slim-bookworm ca-certificates,gcc,libc6-dev --env CARGO_HOME=/usr/local/cargo \
     --env PATH=/opt/rust/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
-  # The authorities that this machine trusts, for where its way to the crates is a proxy.
-  # (buildah takes the default of BINARY for a stage that nobody needs, unless it is said.)
+  # BINARY is said although it is the default: else buildah finds that nobody needs the stage, and skips it. Mounted too are the authorities that this
+  # machine trusts, for where its way to the crates is a proxy.
   buildah bud "${build[@]}" --build-arg BINARY=build --volume "$(rustc --print sysroot):/opt/rust:ro" --volume /etc/ssl/certs:/etc/ssl/certs:ro .
 else
   [ -x target/release/gte-server ] || cargo build --release -q -p gte-server
