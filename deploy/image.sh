@@ -14,7 +14,7 @@ if [ ${#missing[@]} -gt 0 ]; then
   apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends "${missing[@]}" >/dev/null
 fi
 
-# An image of Debian with these packages, under a name that the Dockerfile uses.
+# An image of Debian with these packages, under the name of one that the Dockerfile uses.
 debian() { # NAME PACKAGES [OPTIONS of buildah config]
   local name=$1 packages=$2 root container; shift 2
   buildah inspect --type image "$name" >/dev/null 2>&1 && return
@@ -28,11 +28,13 @@ debian() { # NAME PACKAGES [OPTIONS of buildah config]
   buildah rm "$container" >/dev/null; rm -rf "$root"
 }
 
-debian gcr.io/distroless/cc-debian12:nonroot ca-certificates --user 65532
+image() { sed -n "s/^ARG $1=//p" deploy/Dockerfile; }
+
+debian "$(image RUNTIME_IMAGE)" ca-certificates --user 65532
 build=(--isolation chroot --pull-never --build-arg REVISION="$(git rev-parse HEAD 2>/dev/null || true)" -f deploy/Dockerfile -t "$tag")
 if [ "${FROM_SOURCE:-}" = 1 ]; then
   # What Rust's own image has beside the toolchain.
-  debian docker.io/library/rust:1.95-slim-bookworm ca-certificates,gcc,libc6-dev --env CARGO_HOME=/usr/local/cargo \
+  debian "docker.io/library/$(image BUILD_IMAGE)" ca-certificates,gcc,libc6-dev --env CARGO_HOME=/usr/local/cargo \
     --env PATH=/opt/rust/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
   # BINARY is said although it is the default: else buildah finds that nobody needs the stage, and skips it. Mounted too are the authorities that this
   # machine trusts, for where its way to the crates is a proxy.
