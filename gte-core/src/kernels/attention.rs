@@ -5,10 +5,11 @@
 
 use ndarray::{ArrayView2, ArrayViewMut2};
 
+use super::aligned::Aligned;
 use super::lanes::Lanes;
 use super::matmul::{Activation, Product, Tile, matmul, row_stride};
 use super::narrow::{self, Dot, HEADER, NarrowPanels, NarrowProduct, Rows};
-use super::pack::{LINE, Panels, line_offset, pack_rows, pack_transposed, packed_len};
+use super::pack::{Panels, pack_rows, pack_transposed, packed_len};
 use super::softmax::softmax;
 
 /// Maximum error of a value against f64, for inputs in −2..2, up to 130 tokens and heads of up to 80 values.
@@ -37,17 +38,15 @@ pub(crate) struct Head<'a> {
 
 /// Values of scratch that a text of `tokens` tokens needs.
 pub(crate) fn scratch_len(tokens: usize, d: usize, nr: usize) -> usize {
-    const LINE: usize = 16;
-    LINE + packed_len(d, tokens, nr) + packed_len(tokens, d, nr) + QUERIES.min(tokens) * row_stride(tokens)
+    packed_len(d, tokens, nr) + packed_len(tokens, d, nr) + QUERIES.min(tokens) * row_stride(tokens)
 }
 
-/// Computes `head`. `scratch` has at least [`scratch_len`] values, of any content.
+/// Computes `head`. `scratch` has at least [`scratch_len`] values, of any content, and best begins on a cache line.
 #[inline(always)]
 pub(crate) fn attention<T: Tile>(t: T, head: Head<'_>, scratch: &mut [f32]) {
     let Head { q, k, v, mut out } = head;
     let (tokens, d) = q.dim();
-    let start = line_offset(scratch);
-    let (keys, rest) = scratch[start..].split_at_mut(packed_len(d, tokens, T::NR));
+    let (keys, rest) = scratch.split_at_mut(packed_len(d, tokens, T::NR));
     let (values, rest) = rest.split_at_mut(packed_len(tokens, d, T::NR));
     pack_transposed(k, T::NR, keys);
     pack_rows(v, T::NR, values);
@@ -92,24 +91,14 @@ pub(crate) type NarrowAttention = fn(Head<'_>, &mut Scratch);
 /// What attention in bf16 works in; grows to what the longest text needs.
 #[derive(Default)]
 pub(crate) struct Scratch {
-    scores: Vec<f32>,
-    words: Vec<u32>,
-    panels: Vec<u16>,
+    scores: Aligned<f32>,
+    words: Aligned<u32>,
+    panels: Aligned<u16>,
 }
 
 /// A·B without bias.
 fn product<'a>(a: Rows<'a>, b: NarrowPanels<'a>, c: ArrayViewMut2<'a, f32>) -> NarrowProduct<'a> {
     NarrowProduct { a, b, first_panel: 0, c, bias: &[], activation: Activation::None }
-}
-
-/// `len` values of `buffer`, of any content, from a cache line on.
-fn grown<T: Clone + Default>(buffer: &mut Vec<T>, len: usize) -> &mut [T] {
-    let room = len + LINE / size_of::<T>();
-    if buffer.len() < room {
-        *buffer = vec![T::default(); room];
-    }
-    let start = line_offset(buffer);
-    &mut buffer[start..][..len]
 }
 
 /// Computes `head` with products in bf16, `GROUP` values a word, summed in f32; `encode` narrows a row. The softmax between them is that of f32.
@@ -125,7 +114,7 @@ pub(crate) fn attention_bf16<D: Dot, L: Lanes, const GROUP: usize>(
     let (tokens, d) = q.dim();
     let words = |n: usize| n.div_ceil(GROUP);
     let packed = |k: usize, n: usize| n.div_ceil(D::NR) * D::NR * words(k) * GROUP;
-    let panels = grown(&mut scratch.panels, packed(d, tokens) + packed(tokens, d));
+    let panels = scratch.panels.at_least(packed(d, tokens) + packed(tokens, d));
     let (keys, values) = panels.split_at_mut(packed(d, tokens));
     narrow::pack_transposed::<GROUP>(k, D::NR, keys);
     narrow::pack_rows::<GROUP>(v, D::NR, values);
@@ -133,9 +122,9 @@ pub(crate) fn attention_bf16<D: Dot, L: Lanes, const GROUP: usize>(
         |data, k, n| NarrowPanels { data, words: words(k), n, nr: D::NR, units: GROUP, scales: &[], totals: &[] };
     let (keys, values) = (view(&*keys, d, tokens), view(&*values, tokens, d));
     let stride = row_stride(tokens);
-    let scores = grown(&mut scratch.scores, QUERIES.min(tokens) * stride);
+    let scores = scratch.scores.at_least(QUERIES.min(tokens) * stride);
     let word_stride = row_stride(HEADER + words(d.max(tokens)));
-    let narrowed = grown(&mut scratch.words, QUERIES.min(tokens) * word_stride);
+    let narrowed = scratch.words.at_least(QUERIES.min(tokens) * word_stride);
     let scale = 1.0 / (d as f32).sqrt();
 
     for q0 in (0..tokens).step_by(QUERIES) {

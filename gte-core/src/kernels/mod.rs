@@ -4,6 +4,7 @@
 //! kernel computes is specified by its plain loop in `scalar.rs`; how near the vector versions come to it stands, as a
 //! constant, at the top of each kernel's file, and `tests.rs` holds every table to it.
 
+mod aligned;
 mod attention;
 mod dot;
 mod gelu;
@@ -21,10 +22,11 @@ mod x86_64;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use aligned::Aligned;
 pub(crate) use attention::{Head, NarrowAttention, Scratch, scratch_len};
 pub(crate) use matmul::{Activation, Product, row_stride};
 pub(crate) use narrow::{Format, Narrow, NarrowProduct, NarrowRows, PackedNarrow, Rows, int8_rows, to_bf16};
-pub(crate) use pack::{LINE, Packed, line_offset};
+pub(crate) use pack::Packed;
 
 /// An instruction set that the kernels are written for, from the most portable to the widest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -12,8 +12,8 @@
 use ndarray::{ArrayView2, ArrayViewMut2, Axis};
 use rayon::prelude::*;
 
+use super::aligned::Aligned;
 use super::matmul::{Activation, MAX_TILE, part_of};
-use super::pack::{LINE, line_offset};
 
 /// Maximum error of a bf16 product against f64 on the rounded operands, as a multiple of Σ|aₖ·bₖ| + |bias|.
 #[cfg(test)]
@@ -78,8 +78,7 @@ pub(crate) enum NarrowRows {
 
 /// A (k × n) matrix packed once, at load: `[panel][word][column in panel]`. The last panel is filled up with zero columns.
 pub(crate) struct PackedNarrow {
-    buffer: Vec<u16>,
-    start: usize, // the first unit on a cache line
+    buffer: Aligned<u16>,
     words: usize, // in a column
     pub(crate) n: usize,
     nr: usize,
@@ -95,30 +94,26 @@ impl PackedNarrow {
         let rows: Vec<Row<'_>> = weights.iter().flat_map(|part| part.rows(k)).collect();
         let (n, words) = (rows.len(), k.div_ceil(narrow.group));
         let panels = n.div_ceil(nr);
-        let mut buffer = vec![0; panels * words * nr * units + LINE / size_of::<u16>()];
-        let start = line_offset(&buffer);
+        let mut buffer = Aligned::zeroed(panels * words * nr * units);
         if words > 0 {
             let panel_len = words * nr * units;
-            buffer[start..start + panels * panel_len].par_chunks_mut(panel_len).zip(rows.par_chunks(nr)).for_each(
-                |(panel, rows)| {
-                    for (column, row) in rows.iter().enumerate() {
-                        row.write(panel, column, nr, units);
-                    }
-                },
-            );
+            buffer.par_chunks_mut(panel_len).zip(rows.par_chunks(nr)).for_each(|(panel, rows)| {
+                for (column, row) in rows.iter().enumerate() {
+                    row.write(panel, column, nr, units);
+                }
+            });
         }
         let mut scales: Vec<f32> = rows.iter().map(Row::scale).collect();
         let mut totals: Vec<i32> = rows.par_iter().map(Row::total).collect();
         scales.resize(panels * nr, 0.0);
         totals.resize(panels * nr, 0);
-        Self { buffer, start, words, n, nr, units, scales, totals }
+        Self { buffer, words, n, nr, units, scales, totals }
     }
 
     /// The panels, for a product.
     pub(crate) fn panels(&self) -> NarrowPanels<'_> {
         let Self { words, n, nr, units, .. } = *self;
-        let data = &self.buffer[self.start..][..n.div_ceil(nr) * words * nr * units];
-        NarrowPanels { data, words, n, nr, units, scales: &self.scales, totals: &self.totals }
+        NarrowPanels { data: &self.buffer, words, n, nr, units, scales: &self.scales, totals: &self.totals }
     }
 }
 

@@ -7,18 +7,16 @@
 use ndarray::{ArrayView2, s};
 use rayon::prelude::*;
 
+use super::aligned::Aligned;
+
 /// Rows in a block. A panel of 16 columns is then 64 KiB and streams from the second-level cache. Of 256, 384, 512, 1024 and 2048,
 /// few passes each on a noisy machine (Zen 3, one thread), 1024 was mostly the fastest, by about a tenth over 256: C is read and
 /// written once a block. A first choice, to be measured anew where it is quiet.
 pub(crate) const KC: usize = 1024;
 
-/// Bytes of a cache line: panels begin on one, so that no vector load crosses two.
-pub(crate) const LINE: usize = 64;
-
 /// A matrix packed once, at load.
 pub(crate) struct Packed {
-    buffer: Vec<f32>, // starts up to a line before the first panel
-    start: usize,
+    buffer: Aligned<f32>,
     k: usize,
     n: usize,
     nr: usize,
@@ -31,11 +29,10 @@ impl Packed {
         let k = weights.first().map_or(0, |w| w.ncols());
         let n = weights.iter().map(|w| w.nrows()).sum();
         let len = packed_len(k, n, nr);
-        let mut buffer = vec![0.0; len + LINE / size_of::<f32>()];
-        let start = line_offset(&buffer);
+        let mut buffer = Aligned::zeroed(len);
         let panels = n.div_ceil(nr);
         if len > 0 {
-            buffer[start..start + len].par_chunks_mut(panels * nr * KC).enumerate().for_each(|(block, dst)| {
+            buffer.par_chunks_mut(panels * nr * KC).enumerate().for_each(|(block, dst)| {
                 let rows = KC.min(k - block * KC);
                 dst.par_chunks_mut(rows * nr).enumerate().for_each(|(panel, dst)| {
                     let mut first = 0;
@@ -51,13 +48,12 @@ impl Packed {
                 });
             });
         }
-        Self { buffer, start, k, n, nr }
+        Self { buffer, k, n, nr }
     }
 
     /// The panels, for a product.
     pub(crate) fn panels(&self) -> Panels<'_> {
-        let len = packed_len(self.k, self.n, self.nr);
-        Panels { data: &self.buffer[self.start..self.start + len], k: self.k, n: self.n, nr: self.nr }
+        Panels { data: &self.buffer, k: self.k, n: self.n, nr: self.nr }
     }
 }
 
@@ -93,13 +89,6 @@ impl<'a> Panels<'a> {
 /// Values in the packed form of a (k × n) matrix.
 pub(crate) fn packed_len(k: usize, n: usize, nr: usize) -> usize {
     k * n.div_ceil(nr) * nr
-}
-
-/// How many values to skip so that the rest of `buffer` begins on a cache line.
-pub(crate) fn line_offset<T>(buffer: &[T]) -> usize {
-    let offset = buffer.as_ptr().align_offset(LINE);
-    // align_offset may decline in theory; an unaligned panel is slower, not wrong.
-    if offset < LINE / size_of::<T>() { offset } else { 0 }
 }
 
 /// Packs the transpose of `rows` (n × k): each row becomes a column.

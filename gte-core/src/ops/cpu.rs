@@ -11,8 +11,8 @@ use crate::Result;
 use crate::batch::PackedBatch;
 use crate::config::{ModelConfig, Pooling};
 use crate::kernels::{
-    Format, Head, Kernels, LINE, Narrow, NarrowProduct, NarrowRows, Packed, PackedNarrow, Product, Rows, Scratch,
-    line_offset, row_stride, scratch_len, to_bf16,
+    Aligned, Format, Head, Kernels, Narrow, NarrowProduct, NarrowRows, Packed, PackedNarrow, Product, Rows, Scratch,
+    row_stride, scratch_len, to_bf16,
 };
 use crate::profile::{Clock, Profile};
 use crate::weights::{Tensor, Weights};
@@ -28,7 +28,7 @@ pub(crate) struct Cpu {
     words: Buffers<u32>, // narrowed hidden states
     clock: Clock,
     // One a thread of the pool, for attention: in f32, or in bf16.
-    scratch: Vec<Mutex<(Vec<f32>, Scratch)>>,
+    scratch: Vec<Mutex<(Aligned<f32>, Scratch)>>,
 }
 
 impl Cpu {
@@ -47,38 +47,34 @@ impl Cpu {
     /// A hidden state of any content.
     fn take(&self, rows: usize, columns: usize) -> Hidden {
         let stride = row_stride(columns);
-        let data = self.buffers.take(rows * stride + LINE / size_of::<f32>());
-        Hidden { start: line_offset(&data), data, rows, columns, stride, home: self.buffers.clone() }
+        let data = self.buffers.take(rows * stride);
+        Hidden { data, rows, columns, stride, home: self.buffers.clone() }
     }
 }
 
 /// Buffers that are free for the next hidden state.
 #[derive(Default)]
-struct Buffers<T>(Mutex<Vec<Vec<T>>>);
+struct Buffers<T>(Mutex<Vec<Aligned<T>>>);
 
 impl<T: Clone + Default> Buffers<T> {
     /// The smallest free buffer that is large enough, else the largest, grown.
-    fn take(&self, len: usize) -> Vec<T> {
+    fn take(&self, len: usize) -> Aligned<T> {
         let mut free = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let fitting = (0..free.len()).filter(|&i| free[i].len() >= len).min_by_key(|&i| free[i].len());
         let index = fitting.or_else(|| (0..free.len()).max_by_key(|&i| free[i].len()));
-        let mut buffer = index.map_or_else(Vec::new, |i| free.swap_remove(i));
-        if buffer.len() < len {
-            // Not `resize`: the old content need not be copied.
-            buffer = vec![T::default(); len];
-        }
+        let mut buffer = index.map_or_else(Aligned::default, |i| free.swap_remove(i));
+        buffer.at_least(len);
         buffer
     }
 
-    fn give(&self, buffer: Vec<T>) {
+    fn give(&self, buffer: Aligned<T>) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(buffer);
     }
 }
 
 /// A (rows × columns) matrix in a borrowed buffer, which goes back when it is dropped.
 pub(crate) struct Hidden {
-    data: Vec<f32>, // rows · stride values or more from `start` on
-    start: usize,   // on a cache line: a store that crosses two is slow to read back
+    data: Aligned<f32>, // rows · stride values or more
     rows: usize,
     columns: usize,
     stride: usize,
@@ -88,22 +84,22 @@ pub(crate) struct Hidden {
 impl Hidden {
     fn view(&self) -> ArrayView2<'_, f32> {
         let shape = (self.rows, self.columns).strides((self.stride, 1));
-        ArrayView2::from_shape(shape, &self.data[self.start..]).expect("`take` made the buffer for this shape")
+        ArrayView2::from_shape(shape, &self.data).expect("`take` made the buffer for this shape")
     }
 
     fn view_mut(&mut self) -> ArrayViewMut2<'_, f32> {
         let shape = (self.rows, self.columns).strides((self.stride, 1));
-        ArrayViewMut2::from_shape(shape, &mut self.data[self.start..]).expect("`take` made the buffer for this shape")
+        ArrayViewMut2::from_shape(shape, &mut self.data).expect("`take` made the buffer for this shape")
     }
 
     fn row(&self, row: usize) -> &[f32] {
-        &self.data[self.start + row * self.stride..][..self.columns]
+        &self.data[row * self.stride..][..self.columns]
     }
 
     /// `f` on every row with its number, in parallel.
     fn for_each_row(&mut self, f: impl Fn(usize, &mut [f32]) + Sync) {
         let (stride, columns) = (self.stride, self.columns);
-        let used = &mut self.data[self.start..][..self.rows * stride];
+        let used = &mut self.data[..self.rows * stride];
         used.par_chunks_mut(ROWS * stride).enumerate().for_each(|(chunk, rows)| {
             for (i, row) in rows.chunks_mut(stride).enumerate() {
                 f(chunk * ROWS + i, &mut row[..columns]);
@@ -386,10 +382,7 @@ impl Cpu {
                 return self.kernels.narrow_attention()(head, narrow_scratch);
             }
             let needed = scratch_len(text.nrows(), d, self.kernels.nr);
-            if scratch.len() < needed {
-                *scratch = vec![0.0; needed];
-            }
-            (self.kernels.attention)(head, scratch);
+            (self.kernels.attention)(head, scratch.at_least(needed));
         });
     }
 }
