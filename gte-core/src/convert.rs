@@ -88,7 +88,7 @@ pub fn convert_to_int8(files: &ModelFiles, out: impl AsRef<Path>) -> Result<()> 
 
     // The factors are those that loading would have found.
     let cpu = Cpu::new(Kernels::best(), Some(Format::Int8), rayon::current_num_threads());
-    let encoder = Encoder::load(&cpu, &weights, &config, &sample(&Tokenizer::read(files, &config)?)?)?;
+    let encoder = Encoder::load(&cpu, &weights, &config, Some(&sample(&Tokenizer::read(files, &config)?)?))?;
     let factors: HashMap<String, &[f32]> =
         encoder.readers().flat_map(|(names, linear)| names.into_iter().map(|name| (name, linear.factors()))).collect();
     let stored = |name: &String| Ok(stored(name, weights.read(name)?, factors.get(name).copied().unwrap_or(&[])));

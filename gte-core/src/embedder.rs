@@ -143,11 +143,10 @@ impl Builder {
             }
             config.max_length = max_length;
         }
-        let tokenizer = Tokenizer::read(&files, &config)?;
-        let weights = Weights::open(&files, &config)?;
         let precision = resolve(self.precision, self.device, kernels);
-        let sample = sample(&tokenizer)?;
-        let load = || -> Result<Box<dyn Forward>> {
+        let read = || Tokenizer::read(&files, &config);
+        let load = |sample: Option<&PackedBatch>| -> Result<Box<dyn Forward>> {
+            let weights = Weights::open(&files, &config)?;
             match self.device {
                 Device::Cpu => {
                     let format = match precision {
@@ -156,13 +155,22 @@ impl Builder {
                         Precision::F32 | Precision::Auto => None,
                         Precision::F16 => return Err(not_on("f32, bf16, int8 or auto on the CPU", precision)),
                     };
-                    Pass::load(Cpu::new(kernels, format, threads.count()), &weights, &config, &sample)
+                    Pass::load(Cpu::new(kernels, format, threads.count()), &weights, &config, sample)
                 }
                 #[cfg(feature = "candle")]
-                device => Pass::load(candle_device(device, precision)?, &weights, &config, &sample),
+                device => Pass::load(candle_device(device, precision)?, &weights, &config, sample),
             }
         };
-        let forward = threads.run(load)?;
+        let (tokenizer, forward) = threads.run(|| -> Result<_> {
+            if precision == Precision::Int8 {
+                let tokenizer = read()?;
+                let forward = load(Some(&sample(&tokenizer)?))?;
+                return Ok((tokenizer, forward));
+            }
+            // A small model's tokenizer takes as long as its weights.
+            let (tokenizer, forward) = rayon::join(read, || load(None));
+            Ok((tokenizer?, forward?))
+        })?;
         tracing::info!(
             model = files.name(), dim = config.hidden, layers = config.layers, pooling = %config.pooling, precision = %precision,
             isa = %kernels.isa, threads = threads.count(), max_length = config.max_length, "model loaded"
@@ -236,7 +244,7 @@ where
     Encoder<O>: Send + Sync,
     Layer<O>: Send,
 {
-    fn load(ops: O, weights: &Weights, config: &ModelConfig, sample: &PackedBatch) -> Result<Box<dyn Forward>> {
+    fn load(ops: O, weights: &Weights, config: &ModelConfig, sample: Option<&PackedBatch>) -> Result<Box<dyn Forward>> {
         let encoder = Encoder::load(&ops, weights, config, sample)?;
         Ok(Box::new(Self { ops, encoder }))
     }

@@ -27,14 +27,14 @@ pub(crate) struct Layer<O: Ops> {
 
 impl<O: Ops> Encoder<O> {
     /// Loads all weights of a checkpoint: layers in parallel; or one after the other, each with a look at its inputs for `sample`, where
-    /// the device asks for that.
-    pub(crate) fn load(ops: &O, weights: &Weights, config: &ModelConfig, sample: &PackedBatch) -> Result<Self>
+    /// there is one and the device asks for that.
+    pub(crate) fn load(ops: &O, weights: &Weights, config: &ModelConfig, sample: Option<&PackedBatch>) -> Result<Self>
     where
         O: Sync,
         Layer<O>: Send,
     {
         let embedding = ops.load_embedding(weights, config)?;
-        let layers = if ops.looks_at_inputs(weights) {
+        let layers = if let Some(sample) = sample.filter(|_| ops.looks_at_inputs(weights)) {
             let mut x = ops.embed(sample, &embedding)?;
             let mut layers = Vec::with_capacity(config.layers);
             for i in 0..config.layers {
