@@ -3,8 +3,9 @@
 //! What a character becomes is not written down here a second time: it is asked of the crate, once a character, and remembered.
 //! In BERT's tokenizer a character's fate depends on itself alone (cleaning, spaces around Chinese characters, accents, case:
 //! `tokenize` in `bert/tokenization.py`, <https://github.com/google-research/bert>), so most of a Chinese text is one look into a
-//! table a character. Whatever is not so simple, a combining mark, a special token's name inside a text, a script of which that
-//! is not known, is left to the crate, the whole text of it.
+//! table a character. The bundled model's tokenizer, which looks for words in runs of Chinese characters, comes this way too.
+//! Whatever is not so simple, a combining mark, a special token's name inside a text, a script of which that is not known, is left to
+//! the crate, the whole text of it.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -17,7 +18,7 @@ use tokenizers::{
 use crate::tokenizer_json::TokenizerJson;
 
 /// Blocks in which a character was seen to stand for itself: letters with their accents, symbols, signs, kana, Chinese.
-const SIMPLE: [(u32, u32); 18] = [
+const SIMPLE: [(u32, u32); 19] = [
     (0x0000, 0x02FF),
     (0x0370, 0x03A2), // not Σ, whose small form depends on its place in some libraries
     (0x03A4, 0x0482),
@@ -33,7 +34,8 @@ const SIMPLE: [(u32, u32); 18] = [
     (0x4E00, 0x9FFF),
     (0xF900, 0xFAFF),
     (0xFE30, 0xFE4F),
-    (0xFF00, 0xFFEF),
+    (0xFF00, 0xFF9D), // not the half-width voiced marks, which are one with the letter before them for a map of characters
+    (0xFFA0, 0xFFEF),
     (0x1F000, 0x1FAFF),
     (0x20000, 0x2FA1F),
 ];
@@ -53,6 +55,8 @@ const SPACE: u32 = 3 << 29;
 const DROPPED: u32 = 4 << 29;
 /// Not as simple as that.
 const COMPLEX: u32 = 5 << 29;
+/// A character of a run; which.
+const RUNNING: u32 = 6 << 29;
 
 /// The fast way of a plain BERT tokenizer.
 pub(crate) struct WordPiece {
@@ -62,6 +66,7 @@ pub(crate) struct WordPiece {
     longest: usize,                                     // bytes of the longest token
     unknown: u32,
     max_word: usize, // characters of a word, beyond which it is unknown
+    max_run: usize,  // characters of a run
     added: Vec<String>,
     before: Vec<u32>, // special tokens
     after: Vec<u32>,
@@ -72,8 +77,16 @@ impl WordPiece {
     pub(crate) fn of(json: &TokenizerJson, tokenizer: &Tokenizer) -> Option<Self> {
         let model = &json.model;
         let is = |kind: &Value, names: &[&str]| kind.as_str().is_some_and(|t| names.contains(&t));
-        let plain = is(&json.normalizer["type"], &["BertNormalizer"])
-            && is(&json.pre_tokenizer["type"], &["BertPreTokenizer"])
+        let max_run = match &json.pre_tokenizer {
+            bert if is(&bert["type"], &["BertPreTokenizer"]) => 0,
+            other => max_run(other)?,
+        };
+        // A map of characters, in front of BERT's: each becomes what it becomes alone.
+        let normalizer = match json.normalizer["normalizers"].as_array().map(Vec::as_slice) {
+            Some([map, bert]) if is(&map["type"], &["Precompiled"]) => bert,
+            _ => &json.normalizer,
+        };
+        let plain = is(&normalizer["type"], &["BertNormalizer"])
             && is(&json.post_processor["type"], &["TemplateProcessing", "BertProcessing"])
             && is(&model.kind, &["WordPiece"]);
         let added = json.added_tokens.as_array()?;
@@ -106,6 +119,7 @@ impl WordPiece {
             inner,
             longest,
             unknown,
+            max_run,
             max_word: model.max_input_chars_per_word.as_u64()? as usize,
             added: added.iter().map(|t| t["content"].as_str().map(str::to_owned)).collect::<Option<_>>()?,
             before: ids[..text].to_vec(),
@@ -120,7 +134,7 @@ impl WordPiece {
         }
         let mut ids = Vec::with_capacity(text.len() / 3 + self.before.len() + self.after.len() + 2);
         ids.extend_from_slice(&self.before);
-        let mut word = String::new();
+        let (mut word, mut run) = (String::new(), 0); // characters of the run that the word is; 0: it is none
         for c in text.chars() {
             let known = self.table.get(c as usize)?;
             let mut entry = known.load(Ordering::Relaxed);
@@ -128,21 +142,27 @@ impl WordPiece {
                 entry = self.ask(c, tokenizer);
                 known.store(entry, Ordering::Relaxed);
             }
-            match entry & KIND {
-                LETTER => {
-                    word.push(char::from_u32(entry & !KIND)?);
-                    continue;
-                }
+            let goes_on = match entry & KIND {
+                LETTER => run == 0,
+                RUNNING => 0 < run && run < self.max_run,
                 DROPPED => continue,
-                TOKEN | SPACE => {}
+                TOKEN | SPACE => false,
                 _ => return None,
+            };
+            if !goes_on {
+                if !word.is_empty() {
+                    self.push_word(&word, &mut ids);
+                    word.clear();
+                }
+                run = 0;
             }
-            if !word.is_empty() {
-                self.push_word(&word, &mut ids);
-                word.clear();
-            }
-            if entry & KIND == TOKEN {
-                ids.push(entry & !KIND);
+            match entry & KIND {
+                TOKEN => ids.push(entry & !KIND),
+                SPACE => {}
+                kind => {
+                    word.push(char::from_u32(entry & !KIND)?);
+                    run += usize::from(kind == RUNNING);
+                }
             }
         }
         if !word.is_empty() {
@@ -183,16 +203,16 @@ impl WordPiece {
         if !SIMPLE.iter().any(|&(first, last)| (first..=last).contains(&(c as u32))) {
             return COMPLEX;
         }
-        let pieces = || -> Option<Vec<String>> {
-            let mut text = NormalizedString::from(format!("a{c}a"));
+        let pieces = |text: String| -> Option<Vec<String>> {
+            let mut text = NormalizedString::from(text);
             tokenizer.get_normalizer()?.normalize(&mut text).ok()?;
             let mut words = PreTokenizedString::from(text);
             tokenizer.get_pre_tokenizer()?.pre_tokenize(&mut words).ok()?;
             let words = words.get_splits(OffsetReferential::Normalized, OffsetType::Byte);
             Some(words.into_iter().map(|(word, ..)| word.to_owned()).collect())
         };
-        let Some(pieces) = pieces() else { return COMPLEX };
-        match &pieces.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        let Some(parts) = pieces(format!("a{c}a")) else { return COMPLEX };
+        match &parts.iter().map(String::as_str).collect::<Vec<_>>()[..] {
             ["aa"] => DROPPED,
             ["a", "a"] => SPACE,
             [word] => {
@@ -203,6 +223,13 @@ impl WordPiece {
                 }
             }
             ["a", word, "a"] => {
+                if self.max_run > 0 && pieces(format!("{c}{c}")).is_some_and(|doubled| doubled.len() == 1) {
+                    let mut letters = word.chars();
+                    return match (letters.next(), letters.next()) {
+                        (Some(letter), None) => RUNNING | letter as u32,
+                        _ => COMPLEX,
+                    };
+                }
                 let mut ids = Vec::new();
                 self.push_word(word, &mut ids);
                 match ids[..] {
@@ -213,6 +240,21 @@ impl WordPiece {
             _ => COMPLEX,
         }
     }
+}
+
+/// How long the runs are into which `pre_tokenizer` cuts certain characters, having cut as BERT does; `None` if it is anything else. They are
+/// told by a regular expression: a class, how many of it make a run, and a second class, of which each stands alone.
+fn max_run(pre_tokenizer: &Value) -> Option<usize> {
+    let [bert, split] = &pre_tokenizer["pretokenizers"].as_array()?[..] else { return None };
+    let kind = |part: &Value| part["type"].as_str().map(str::to_owned);
+    let is_run = kind(bert)? == "BertPreTokenizer"
+        && kind(split)? == "Split"
+        && split["behavior"] == "Isolated"
+        && split["invert"] == false;
+    let (run, alone) = split["pattern"]["Regex"].as_str()?.split_once("}|[")?;
+    let (class, most) = run.strip_prefix('[')?.split_once("]{1,")?;
+    let is_class = |inside: &str| !inside.contains(['[', ']', '\\', '^', '&', '~']);
+    most.parse().ok().filter(|_| is_run && is_class(class) && is_class(alone.strip_suffix(']').unwrap_or("^")))
 }
 
 #[cfg(test)]
@@ -229,10 +271,23 @@ mod tests {
     fn both(folding: bool) -> (Tokenizer, WordPiece) {
         let dir = std::env::var("GTE_MINILM")
             .unwrap_or_else(|_| concat!(env!("CARGO_MANIFEST_DIR"), "/../target/models/all-MiniLM-L6-v2").into());
-        let json = std::fs::read(Path::new(&dir).join("tokenizer.json")).expect("run `make models`");
-        let mut json: Value = serde_json::from_slice(&json).unwrap();
-        (json["truncation"], json["padding"]) = (Value::Null, Value::Null);
+        let mut json = read(&dir);
         json["normalizer"]["lowercase"] = folding.into();
+        both_of(json)
+    }
+
+    /// The same of the bundled model, which looks for words in runs of Chinese characters.
+    fn bundled() -> (Tokenizer, WordPiece) {
+        both_of(read(concat!(env!("CARGO_MANIFEST_DIR"), "/bundled")))
+    }
+
+    fn read(dir: &str) -> Value {
+        let json = std::fs::read(Path::new(dir).join("tokenizer.json")).expect("run `make models`");
+        serde_json::from_slice(&json).unwrap()
+    }
+
+    fn both_of(mut json: Value) -> (Tokenizer, WordPiece) {
+        (json["truncation"], json["padding"]) = (Value::Null, Value::Null);
         let json = json.to_string();
         let tokenizer = Tokenizer::from_bytes(&json).unwrap();
         let fast = WordPiece::of(&serde_json::from_str(&json).unwrap(), &tokenizer).expect("it is BERT's");
@@ -248,13 +303,15 @@ mod tests {
 
     #[test]
     fn every_character_has_the_ids_of_the_crate_in_every_place() {
-        for folding in [true, false] {
-            let both = both(folding);
+        for both in [both(true), both(false), bundled()] {
             let mut known = 0;
             for c in (0..CHARACTERS as u32 + 9).filter_map(char::from_u32) {
-                for text in
-                    [format!("{c}"), format!("play{c}ing"), format!("{c}{c} 天{c}气{c}"), format!("e{c}\u{301}x")]
-                {
+                for text in [
+                    format!("{c}"),
+                    format!("play{c}ing"),
+                    format!("{c}{c} 天{c}气{c}天气·{c}"),
+                    format!("e{c}\u{301}x"),
+                ] {
                     known += u32::from(agree(&both, &text));
                 }
             }
@@ -264,13 +321,33 @@ mod tests {
 
     #[test]
     fn real_texts_go_the_fast_way() {
-        let both = both(true);
         let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("bundled/train/data");
-        for domain in ["service", "life", "tech", "business", "culture"] {
-            for line in std::fs::read_to_string(data.join(format!("{domain}.pairs.tsv"))).unwrap().lines() {
-                assert!(agree(&both, line), "left to the crate: {line}");
+        for both in [both(true), bundled()] {
+            for domain in ["service", "life", "tech", "business", "culture"] {
+                for line in std::fs::read_to_string(data.join(format!("{domain}.pairs.tsv"))).unwrap().lines() {
+                    assert!(agree(&both, line), "left to the crate: {line}");
+                    // Runs without end.
+                    let run: String = line.chars().filter(|&c| c >= '一').collect();
+                    assert!(agree(&both, &run.repeat(3)), "left to the crate: {run}");
+                }
             }
         }
+    }
+
+    #[test]
+    fn runs_that_are_told_in_any_other_way_are_left_to_the_crate() {
+        let split = |pattern: &str, behavior: &str| {
+            serde_json::json!({"type": "Sequence", "pretokenizers": [
+                {"type": "BertPreTokenizer"},
+                {"type": "Split", "pattern": {"Regex": pattern}, "behavior": behavior, "invert": false}]})
+        };
+        assert_eq!(max_run(&split("[一-龥]{1,32}|[㐀-鿿]", "Isolated")), Some(32));
+        for pattern in
+            ["[一-龥]+", "[一-龥]{1,32}", "[^a]{1,32}|[b]", "[一-龥]{1,32}|[b]|c", "[a[b]{1,3}|[c]", "[\\w]{1,3}|[c]"]
+        {
+            assert_eq!(max_run(&split(pattern, "Isolated")), None, "{pattern}");
+        }
+        assert_eq!(max_run(&split("[一-龥]{1,32}|[㐀-鿿]", "Removed")), None);
     }
 
     #[test]
@@ -287,9 +364,11 @@ mod tests {
     proptest! {
         #[test]
         fn any_text_has_the_ids_of_the_crate(text in "\\PC{0,40}", latin in "[a-zA-Z0-9à-ÿ .,'#-]{0,60}", chinese in "[一-龥，。？！a-z 0-9]{0,40}") {
-            static BOTH: std::sync::LazyLock<(Tokenizer, WordPiece)> = std::sync::LazyLock::new(|| both(true));
+            static ALL: std::sync::LazyLock<[(Tokenizer, WordPiece); 2]> = std::sync::LazyLock::new(|| [both(true), bundled()]);
             for text in [&text, &latin, &chinese, &format!("{latin}{text}{chinese}")] {
-                agree(&BOTH, text);
+                for both in &*ALL {
+                    agree(both, text);
+                }
             }
         }
     }
