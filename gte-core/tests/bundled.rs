@@ -46,7 +46,7 @@ fn a_chinese_text_finds_its_translation() {
     assert!(pairs.len() > 700);
     let (chinese, english): (Vec<_>, Vec<_>) = pairs.into_iter().unzip();
     // A little below what the model card says.
-    for (precision, least) in [(Precision::F32, 0.879), (Precision::Int8, 0.869)] {
+    for (precision, least) in [(Precision::F32, 0.892), (Precision::Int8, 0.880)] {
         let embedder = Embedder::from_files(ModelFiles::bundled()).precision(precision).build().unwrap();
         let scores = scores(&embedder.embed(&chinese).unwrap(), &embedder.embed(&english).unwrap()).unwrap();
         let right = scores.rows().into_iter().enumerate().filter(|(i, row)| {
@@ -67,9 +67,12 @@ fn other_ways_to_write_a_text_are_the_same_text() {
         .unwrap();
     assert_eq!(vectors.get(0), vectors.get(1), "traditional characters");
     assert_eq!(vectors.get(0), vectors.get(2), "full-width signs");
-    // Rare words are names of common ones, which is what they are decoded to, in every process.
+    // Rare words are names of common ones, Chinese words of English ones, which is what they are decoded to, in every process.
     let tokens = embedder.tokenizer().encode_one("我想退貨: snails, photographs").unwrap();
-    assert_eq!(embedder.tokenizer().decode(&tokens.ids, true).unwrap(), "我 想 退 货 : snail, photograph");
+    assert_eq!(embedder.tokenizer().decode(&tokens.ids, true).unwrap(), "我 想 return : snail, photograph");
+    let pieces = embedder.tokenizer().pieces("我想退貨").unwrap();
+    let pieces: Vec<_> = pieces.iter().map(|piece| (piece.text.as_str(), piece.start, piece.stop)).collect();
+    assert_eq!(pieces[1..4], [("我", 0, 3), ("##想", 3, 6), ("##退货", 6, 12)]);
     let pieces = embedder.tokenizer().pieces("snails").unwrap();
     assert_eq!(pieces[1].text, "snails");
     // A character that it does not know costs little beside those that it does.

@@ -29,10 +29,17 @@ def pairs(evaluation):
     return out if evaluation else out + [pair for domain in TRAINED_ONLY for pair in _rows(DATA / f"{domain}.pairs.tsv")]
 
 
+def senses():
+    """(word, [gloss, …]), without remarks in brackets."""
+    for word, glosses in _rows(DATA / "lexicon.tsv"):
+        plain = [gloss.strip() for gloss in re.sub(r"\([^)]*\)", "", glosses).split(";") if gloss.strip()]
+        if plain:
+            yield word, plain
+
+
 def lexicon():
-    """(word, gloss): only the gloss's first sense, without remarks in brackets."""
-    plain = lambda gloss: re.sub(r"\([^)]*\)", "", gloss).split(";")[0].strip()
-    return [(word, plain(gloss)) for word, gloss in _rows(DATA / "lexicon.tsv") if plain(gloss)]
+    """(word, gloss): only the gloss's first sense."""
+    return [(word, glosses[0]) for word, glosses in senses()]
 
 
 def generated(count, seed):

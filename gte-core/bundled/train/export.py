@@ -3,6 +3,7 @@
 Matrices: integers in −127..=127 with one scale a row (`NAME`, I8, and `NAME.scale`, F32); vectors: F32. The layout that gte-core reads.
 Then measures the student as it was written, and writes its vectors of some texts for gte-core's tests.
 """
+import base64
 import json
 import pathlib
 import sys
@@ -20,7 +21,7 @@ from evaluate import evaluate
 
 teacher, work, out = map(pathlib.Path, sys.argv[1:])
 saved = torch.load(work / "student.pt", weights_only=True)
-tokens, others = json.loads((work / "tokens.json").read_text(encoding="utf8"))
+tokens, others, charsmap = json.loads((work / "tokens.json").read_text(encoding="utf8"))
 (out / "1_Pooling").mkdir(parents=True, exist_ok=True)
 tensors = {}
 for name, value in saved["state"].items():
@@ -42,8 +43,10 @@ write = lambda name, value: (out / name).write_text(value if isinstance(value, s
 limit = config["max_position_embeddings"]
 write("config.json", {"architectures": ["BertModel"], **config})
 write("vocab.txt", "\n".join(tokens) + "\n")
-write("tokenizer.json", vocabulary.tokenizer_json(tokens, others, limit))
-write("tokenizer_config.json", {"tokenizer_class": "BertTokenizer", "do_lower_case": True, "model_max_length": limit})
+write("tokenizer.json", vocabulary.tokenizer_json(tokens, others, base64.b64decode(charsmap), limit))
+# The class that reads tokenizer.json as it is: BERT's own would read vocab.txt, which has no words.
+write("tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast", "do_lower_case": True, "model_max_length": limit,
+                                **{f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}})
 write("sentence_bert_config.json", {"max_seq_length": limit, "do_lower_case": False})
 write("modules.json", [
     {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},

@@ -9,6 +9,7 @@ that sees the same sentences again and again knows those by heart and no others.
 falls with them. Writes WORK_DIR/student.pt; then export.py.
 """
 import argparse
+import base64
 import collections
 import json
 import math
@@ -29,12 +30,14 @@ from evaluate import evaluate
 
 LAYERS = [0, 2, 4, 5]  # of the teacher's six
 WIDTH = 768  # of the teacher's 1,536 neurons between a layer's two matrices: four such layers are worth more than three whole ones
-ENGLISH, CHINESE = 7050, 3400  # rows
+ENGLISH, CHARACTERS, WORDS = 6250, 2200, 1400  # rows
+CHINESE = CHARACTERS + WORDS
 POSITIONS = 256
 BATCH = 64
 SHARES = {"pairs": 0.30, "lexicon": 0.06, "joined": 0.05, "generated": 0.12, "substituted": 0.31, "listed": 0.06, "spliced": 0.10}
 MIXED, NOISED = 0.2, 0.5  # of the English texts
 UNKNOWN = 0.04  # of the Chinese tokens, in half of the texts: a rare character must not spoil a sentence
+SPELT = 0.15  # of the Chinese words are read character by character: those that have no name are no strangers then
 TEMPERATURE = 0.05
 HIDDEN = 3.0  # the weight of the hidden states' relative error
 RATE_CHINESE, RATE_ENGLISH, RATE = 2e-3, 1e-4, 3e-4  # rows of the characters; of the English pieces, which are right already; the rest
@@ -162,26 +165,14 @@ class Exported:
         stored = load_file(directory / "model.safetensors")
         matrix = lambda name, value: value.float() * stored[f"{name}.scale"][:, None] if value.dtype == torch.int8 else value
         self.weights = {name: matrix(name, value) for name, value in stored.items() if not name.endswith(".scale")}
-        self.rows = self.weights.pop(f"{TABLE}.weight")
-        self.tokens = read("vocab.txt").splitlines()
-        names = json.loads(read("tokenizer.json"))["model"]["vocab"]
-        self.others = {name: id for name, id in names.items() if self.tokens[id] != name}
+        self.rows = self.weights.pop(f"{TABLE}.weight").numpy()
+        self.ids = json.loads(read("tokenizer.json"))["model"]["vocab"]
         config = json.loads(read("config.json"))
-        self.is_whole = (config["num_hidden_layers"], config["intermediate_size"], config["vocab_size"]) == (len(LAYERS), WIDTH, ENGLISH + CHINESE)
+        self.has_layers = (config["num_hidden_layers"], config["intermediate_size"]) == (len(LAYERS), WIDTH)
 
-    @torch.no_grad()
-    def give(self, student, tokens):
-        """Gives the student, whose tokens are `tokens`, all weights if the model is of its shape, else the rows of the Chinese characters."""
-        own = student.embeddings.word_embeddings
-        if self.is_whole:
-            own.english.copy_(self.rows[:-CHINESE])
-            own.chinese.copy_(self.rows[-CHINESE:])
-            student.load_state_dict(self.weights, strict=False)
-            return
-        row = {token: i for i, token in enumerate(self.tokens)}
-        for i, token in enumerate(tokens[-CHINESE:]):
-            if token in row:
-                own.chinese[i] = self.rows[row[token]]
+    def rows_of(self, tokens, rows):
+        """`rows`, but for the tokens that this model knows by the same name: its own."""
+        return np.stack([self.rows[self.ids[token]] if token in self.ids else row for token, row in zip(tokens, rows)])
 
 
 def main():
@@ -189,7 +180,7 @@ def main():
     p.add_argument("teacher")
     p.add_argument("work", type=pathlib.Path)
     p.add_argument("--minutes", type=float, default=160)
-    p.add_argument("--start", type=pathlib.Path, help="a directory that export.py wrote: go on from its weights, or, where it has another shape, from the rows of its characters")
+    p.add_argument("--start", type=pathlib.Path, help="a directory that export.py wrote: go on from its layers, if they have this shape, and from its rows by their names")
     p.add_argument("--generated", type=int, default=12000, help="pairs of each generator")
     a = p.parse_args()
     a.work.mkdir(parents=True, exist_ok=True)
@@ -201,17 +192,20 @@ def main():
     texts = [pair for part in sets.values() for pair in part]
     print({name: len(part) for name, part in sets.items()}, flush=True)
     rows = teacher.model.embeddings.word_embeddings.weight.detach().numpy()
-    tokens, rows, others = vocabulary.build(teacher.tokenizer, rows, sets["pairs"] + sets["lexicon"], ENGLISH, CHINESE)
+    tokens, rows, others = vocabulary.build(teacher.tokenizer, rows, sets["pairs"] + sets["lexicon"], ENGLISH, CHARACTERS, WORDS)
     before = Exported(a.start) if a.start else None
-    if before and before.is_whole:
-        tokens, others = before.tokens, before.others
-    (a.work / "tokens.json").write_text(json.dumps([tokens, others], ensure_ascii=False))
-    expected = teacher.vectors(sorted({e for _, e in data.pairs(True)}))
-    tokenizer = Tokenizer.from_str(vocabulary.tokenizer_json(tokens, others, POSITIONS))
-    student = student_of(teacher, rows, rng.sample([english for _, english in sets["pairs"]], 500))
     if before:
-        before.give(student, tokens)
+        rows = before.rows_of(tokens, rows)
+    charsmap = vocabulary.charsmap()
+    (a.work / "tokens.json").write_text(json.dumps([tokens, others, base64.b64encode(charsmap).decode()], ensure_ascii=False))
+    expected = teacher.vectors(sorted({e for _, e in data.pairs(True)}))
+    tokenizer = Tokenizer.from_str(vocabulary.tokenizer_json(tokens, others, charsmap, POSITIONS))
+    student = student_of(teacher, rows, rng.sample([english for _, english in sets["pairs"]], 500))
+    if before and before.has_layers:
+        student.load_state_dict(before.weights, strict=False)
     encode = lambda many: [e.ids for e in tokenizer.encode_batch(many)]
+    number = {token: i for i, token in enumerate(tokens)} | others
+    spelt = {word: [number[c] for c in word] for word in number if len(word) > 1 and all(c in number and vocabulary.is_chinese(c) for c in word)}
     print(f"{len(tokens)} tokens, {len(others)} further names; before training: {evaluate(lambda t: embed(student.eval(), encode(t)), expected)}", flush=True)
 
     words_of = student.embeddings.word_embeddings
@@ -220,7 +214,6 @@ def main():
                                    {"params": [words_of.english], "lr": RATE_ENGLISH, "weight_decay": 0.0}, {"params": rest, "lr": RATE, "weight_decay": 0.01}])
     base = [group["lr"] for group in optimizer.param_groups]
     queues = {name: [] for name in sets}
-    number = {token: i for i, token in enumerate(tokens)} | others
     glosses, substitution = data.by_gloss(), data.Substitution(sets["pairs"])
     words = data.words(english for _, english in texts)
     made_anew = {
@@ -242,7 +235,11 @@ def main():
 
     def example(chinese, text):
         """Chinese ids, the English text that they say, and the English text that the student reads, which may be another."""
-        chinese = encode([chinese])[0]
+        read = tokenizer.encode(chinese)
+        chinese = []
+        for id, name in zip(read.ids, read.tokens):
+            word = name.removeprefix("##")
+            chinese += spelt[word] if word in spelt and rng.random() < SPELT else [id]
         if len(chinese) > 6 and rng.random() < 0.5:
             chinese = [unknown if 0 < i < len(chinese) - 1 and rng.random() < UNKNOWN else token for i, token in enumerate(chinese)]
         return chinese, text, data.noised(text, words, rng) if rng.random() < NOISED else text

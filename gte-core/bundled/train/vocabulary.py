@@ -3,53 +3,116 @@
 English pieces are the teacher's, with its rows: the most frequent have rows of their own, the others are further names of the piece whose
 row is nearest to theirs (`walks` of `walk`, `sapling` of `tree`), so that English is cut up just as the teacher cuts it, and a rare word
 costs no row and means something. A missing piece would fall apart into letters, which say nothing: of the held-out English texts three in five had one.
-Chinese is read character by character; a character's row starts as the mean of the teacher's rows for the English glosses of the words
-that contain it; rare characters are names of the nearest frequent one. Traditional characters, full-width signs and letters are further
-names of the same ids too: they cannot come out different. Pieces with digits are never merged: a number must stay itself.
+Pieces with digits are never merged: a number must stay itself.
+
+Chinese is read in words where the lexicon has them, longest first, else character by character. A word with a gloss of one English piece is a further
+name of that piece: 发票 is read as `invoice` is, and costs a name, no row. The most frequent of the others have rows of their own, which start as the mean of
+their gloss's. A character's row starts as the mean of the rows for the glosses of the words that contain it; rare characters are names of the
+nearest frequent one. Traditional characters and full-width signs and letters become simplified and half-width ones first: they cannot come out different.
 """
+import base64
 import collections
+import io
 import json
 import re
 import subprocess
+import tempfile
 
 import numpy as np
+import sentencepiece
 
 import data
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 OURS = 0.7  # the weight of our texts in how frequent a piece is
 COMMON = 21000  # pieces that neither occur nor have a teacher's id below this fall apart
-SIGNS = dict(zip("，。？！：；（）【】“”‘’、—…《》～·￥％＋－＝／＆＃＠", ",.?!:;()[]\"\"'',-.\"\"~.¥%+-=/&#@", strict=True))
+SIGNS = dict(zip("，。？！：；（）【】〔〕〈〉“”‘’「」『』、—…《》～·￥", ",.?!:;()[]()()\"\"''\"\"'',-.\"\"~.¥", strict=True))
+MORE_SIGNS = "¥€£°±×÷"
+ALIKE = 0.5  # how near its piece's row must be to a row for a Chinese word to be named after it
+RUN = 32  # Chinese characters that are cut up together: a word longer than the rest of its run is not found, a run without end costs no more than its length
+CHINESE = "㐀-䶿一-鿿豈-\ufaff\U00020000-\U0002fa1f"  # as BERT has them, but for those that no text has
 
 
 def is_chinese(character):
     return "\u3400" <= character <= "\u9fff" or "\uf900" <= character <= "\ufaff" or ord(character) >= 0x20000
 
 
-def aliases(characters):
-    """Other characters that mean one of `characters`: traditional forms by ICU's Hant-Hans rules."""
-    candidates = [chr(c) for c in range(0x4E00, 0x9FFF + 1)]
+def charsmap():
+    """What characters become before all else, in the form that `tokenizers` calls Precompiled: traditional ones simplified, by ICU's Hant-Hans
+    rules; full-width signs and letters half as wide."""
+    candidates = [chr(c) for c in (*range(0x3400, 0x4DC0), *range(0x4E00, 0xA000))]
     converted = subprocess.run(["uconv", "-f", "utf8", "-t", "utf8", "-x", "Hant-Hans"], input="\n".join(candidates), capture_output=True, text=True, check=True)
-    return {old: new for old, new in zip(candidates, converted.stdout.split("\n"), strict=True) if old != new and new in characters and old not in characters}
+    becomes = dict(zip(candidates, converted.stdout.split("\n"), strict=True)) | {chr(c): chr(c - 0xFEE0) for c in range(0xFF01, 0xFF5F)} | SIGNS
+    model = io.BytesIO()
+    with tempfile.NamedTemporaryFile("w", suffix=".tsv") as rules:
+        rules.writelines(f"{ord(old):X}\t{ord(new):X}\n" for old, new in becomes.items() if old != new)
+        rules.flush()
+        # SentencePiece compiles the rules when it trains, whatever on.
+        sentencepiece.SentencePieceTrainer.train(sentence_iterator=iter(["a b c"] * 10), model_writer=model, model_type="char", vocab_size=7,
+                                                 normalization_rule_tsv=rules.name, minloglevel=2)
+    # sentencepiece_model.proto: ModelProto.normalizer_spec = 3, NormalizerSpec.precompiled_charsmap = 2.
+    return dict(_fields(dict(_fields(model.getvalue()))[3]))[2]
+
+
+def _fields(message):
+    """(number, value) of each field of a protobuf message."""
+    at = 0
+
+    def varint():
+        nonlocal at
+        value = shift = 0
+        while True:
+            byte = message[at]
+            value, shift, at = value | (byte & 127) << shift, shift + 7, at + 1
+            if byte < 128:
+                return value
+
+    while at < len(message):
+        key = varint()
+        if key & 7 == 0:
+            yield key >> 3, varint()
+            continue
+        size = {1: 8, 5: 4}.get(key & 7) or varint()
+        yield key >> 3, message[at : at + size]
+        at += size
 
 
 def nearest(rows, others):
-    """For each of `others` the index of the row that is nearest to it, by the angle from the rows' centre."""
+    """For each of `others` the cosine with the row that is nearest to it, seen from the rows' centre, and that row's index."""
     centre = rows.mean(0)
     unit = lambda x: (x - centre) / np.linalg.norm(x - centre, axis=1, keepdims=True)
-    return (unit(others) @ unit(rows).T).argmax(1)
+    scores = unit(others) @ unit(rows).T
+    return scores.max(1), scores.argmax(1)
 
 
-def build(teacher_tokenizer, teacher_rows, texts, english_rows, chinese_rows):
+def cut(chinese, words, longest=8):
+    """The words of a Chinese text, longest first, and the characters between them, as the tokenizer will find them."""
+    at = 0
+    while at < len(chinese):
+        size = next((n for n in range(min(longest, len(chinese) - at), 1, -1) if chinese[at : at + n] in words), 1)
+        yield chinese[at : at + size]
+        at += size
+
+
+def build(teacher_tokenizer, teacher_rows, texts, english_rows, character_rows, word_rows):
     """The tokens in order of their ids, Chinese ones last, the row that each starts with, and {other name: id}. `texts`: (Chinese, English)."""
-    counts, characters = collections.Counter(), collections.Counter()
+    teacher = teacher_tokenizer.get_vocab()
+    row = lambda tokens: teacher_rows[[teacher[token] for token in tokens]]
+    bare = lambda gloss: teacher_tokenizer.tokenize(re.sub("^(to be|to|an?|the|be) ", "", gloss.lower()))
+    lexicon = [(word, [bare(gloss) for gloss in glosses]) for word, glosses in data.senses()]
+    glosses = collections.defaultdict(list)
+    for word, senses in lexicon:
+        if len(word) > 1 and all(map(is_chinese, word)):
+            glosses[word] += senses
+
+    counts, characters, words = collections.Counter(), collections.Counter(), collections.Counter()
     for chinese, english in texts:
         counts.update(teacher_tokenizer.tokenize(english))
+        found = list(cut(chinese, glosses))
+        words.update(word for word in found if len(word) > 1)
         characters.update(c for c in chinese if is_chinese(c))
         # Latin letters and digits in Chinese texts are pieces too.
         counts.update(teacher_tokenizer.tokenize("".join(c if ord(c) < 128 else " " for c in chinese)))
-    teacher = teacher_tokenizer.get_vocab()
-    row = lambda tokens: teacher_rows[[teacher[token] for token in tokens]]
 
     # How often a piece comes up: in our texts, and in general, by Zipf's law for the teacher's ids, which fall with the frequency.
     pieces = [t for t in sorted(teacher, key=teacher.get) if re.fullmatch("(##)?[a-z0-9]+", t)]
@@ -57,48 +120,68 @@ def build(teacher_tokenizer, teacher_rows, texts, english_rows, chinese_rows):
     total, whole = sum(counts[t] for t in pieces), sum(zipf)
     often = {t: OURS * counts[t] / total + (1 - OURS) * z / whole for t, z in zip(pieces, zipf)}
     single = sorted(t for t in teacher if len(t.removeprefix("##")) == 1 and ord(t[-1]) < 128)
-    signs = sorted(t for t in counts if t in teacher and t not in often and t not in SPECIAL and t not in single and not is_chinese(t[-1]))
+    signs = sorted(t for t in {*counts, *MORE_SIGNS} if t in teacher and t not in often and t not in SPECIAL and t not in single and not is_chinese(t[-1]))
     ranked = sorted(set(pieces) - set(single), key=lambda t: (-often[t], t))
     room = english_rows - len(SPECIAL) - len(single) - len(signs)
     own, further = ranked[:room], [t for t in ranked[room:] if (counts[t] or teacher[t] < COMMON) and not re.search("[0-9]", t)]
 
-    # Characters.
+    first = len(SPECIAL + single + signs)
+    place = {t: first + i for i, t in enumerate(own)}
+    alike, at = nearest(row(own), row(further))
+    others = {t: first + int(i) for t, i in zip(further, at)}
+
+    # Words, and characters.
+    near = place | {t: others[t] for t, a in zip(further, alike) if a >= ALIKE}
+    as_pieces = {word: near[piece] for word, senses in glosses.items() if (piece := next((s[0] for s in senses if len(s) == 1 and s[0] in near), None))}
+    phrases = sorted((word for word in glosses if word not in as_pieces and words[word]), key=lambda word: (-words[word], word))[:word_rows]
     sums = collections.defaultdict(list)
-    for word, gloss in data.lexicon():
-        vector = teacher_rows[teacher_tokenizer(gloss, add_special_tokens=False)["input_ids"]].mean(0)
+    for word, senses in lexicon:
         for character in set(word):
-            sums[character] += [vector] * (4 if len(word) == 1 else 1)
+            sums[character] += [row(senses[0]).mean(0)] * (4 if len(word) == 1 else 1)
     centre = row(own).mean(0)
     meaning = lambda many: np.stack([np.mean(sums[c], 0) if sums[c] else centre for c in many])
     by_count = sorted(characters, key=lambda c: (-characters[c], c))
-    chinese, rare = sorted(by_count[:chinese_rows]), [c for c in by_count[chinese_rows:] if sums[c]]
+    chinese, rare = sorted(by_count[:character_rows]), [c for c in by_count[character_rows:] if sums[c]]
 
-    tokens = SPECIAL + single + signs + own + chinese
+    tokens = SPECIAL + single + signs + own + chinese + phrases
     ids = {token: i for i, token in enumerate(tokens)}
-    rows = np.concatenate([row(SPECIAL + single + signs + own), meaning(chinese)]).astype(np.float32)
-    first = len(SPECIAL + single + signs)
-    others = {t: first + int(i) for t, i in zip(further, nearest(row(own), row(further)))}
-    others |= {c: ids[chinese[i]] for c, i in zip(rare, nearest(meaning(chinese), meaning(rare)))}
-    known = ids | others
-    others |= {old: known[new] for old, new in aliases(set(chinese) | set(rare)).items()}
-    others |= {full: ids[half] for full, half in SIGNS.items() if half in ids and full not in ids}
+    rows = np.concatenate([row(SPECIAL + single + signs + own), meaning(chinese), np.stack([row(glosses[word][0]).mean(0) for word in phrases])]).astype(np.float32)
+    others |= {c: ids[chinese[i]] for c, i in zip(rare, nearest(meaning(chinese), meaning(rare))[1])} | as_pieces
+    # The same inside a run.
+    others |= {f"##{name}": id for name, id in (ids | others).items() if is_chinese(name[0])}
     return tokens, rows, others
 
 
-def tokenizer_json(tokens, others, max_length):
-    """The file of Hugging Face `tokenizers` for BERT's tokenizer over these names."""
+def ranges(characters):
+    """The inside of a regular expression's class that holds `characters`."""
+    runs = []
+    for c in sorted(map(ord, characters)):
+        if runs and c == runs[-1][1] + 1:
+            runs[-1][1] = c
+        else:
+            runs.append([c, c])
+    return "".join(chr(a) if a == b else chr(a) + chr(b) if b == a + 1 else f"{chr(a)}-{chr(b)}" for a, b in runs)
+
+
+def tokenizer_json(tokens, others, charsmap, max_length):
+    """The file of Hugging Face `tokenizers` for BERT's tokenizer over these names, Chinese in runs."""
     vocabulary = {token: i for i, token in enumerate(tokens)} | others
+    # A run with an unknown character would be unknown as a whole.
+    run = f"[{ranges(name for name in vocabulary if len(name) == 1 and is_chinese(name))}]{{1,{RUN}}}|[{CHINESE}]"
     special = [{"id": i, "content": t, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True} for i, t in enumerate(SPECIAL)]
     return json.dumps({
         "version": "1.0",
         "truncation": {"direction": "Right", "max_length": max_length, "strategy": "LongestFirst", "stride": 0},
         "padding": None,
         "added_tokens": special,
-        "normalizer": {"type": "BertNormalizer", "clean_text": True, "handle_chinese_chars": True, "strip_accents": None, "lowercase": True},
-        "pre_tokenizer": {"type": "BertPreTokenizer"},
+        "normalizer": {"type": "Sequence", "normalizers": [
+            {"type": "Precompiled", "precompiled_charsmap": base64.b64encode(charsmap).decode()},
+            {"type": "BertNormalizer", "clean_text": True, "handle_chinese_chars": False, "strip_accents": None, "lowercase": True}]},
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [
+            {"type": "BertPreTokenizer"}, {"type": "Split", "pattern": {"Regex": run}, "behavior": "Isolated", "invert": False}]},
         "post_processor": {"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "[CLS]", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}, {"SpecialToken": {"id": "[SEP]", "type_id": 0}}],
                            "pair": [{"SpecialToken": {"id": "[CLS]", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}, {"SpecialToken": {"id": "[SEP]", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}, {"SpecialToken": {"id": "[SEP]", "type_id": 1}}],
                            "special_tokens": {t: {"id": t, "ids": [SPECIAL.index(t)], "tokens": [t]} for t in ("[CLS]", "[SEP]")}},
         "decoder": {"type": "WordPiece", "prefix": "##", "cleanup": True},
         "model": {"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##", "max_input_chars_per_word": 100, "vocab": vocabulary},
-    }, ensure_ascii=False)
+    }, ensure_ascii=False, separators=(",", ":"))
