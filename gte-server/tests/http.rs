@@ -379,15 +379,22 @@ async fn pages_and_the_document_of_the_api_are_in_the_binary() {
 async fn who_would_wait_in_vain_is_told_at_once() {
     let (service, _dir) = service(&[]);
     let limits = Limits { requests: 100, texts: 10_000, tokens: 1 << 20, timeout: std::time::Duration::from_secs(5) };
-    // Said to be slow: ten tokens a second.
-    let batcher = Batcher::start(service.embedder.clone(), service.metrics.clone(), limits, 10.0).unwrap();
     let tokens = |texts: usize| (0..texts).map(|i| service.embedder.tokenizer().encode_one(&format!("a {i}")).unwrap());
-    let (first, second) = tokio::join!(batcher.embed(tokens(2000).collect()), batcher.embed(tokens(1).collect()));
-    assert_eq!(first.map(|answer| answer.pooled.len()).unwrap_or(0), 2000 * service.embedder.dim());
-    match second.map(|_| ()) {
-        Err(Error::Overloaded { what: "--request-timeout", retry_after_s }) => assert!(retry_after_s > 100),
-        other => panic!("{other:?}"),
+    // Said to be slow: ten tokens a second. On a busy machine the engine may have computed, and been measured, before the second request is seen.
+    for _ in 0..20 {
+        let batcher = Batcher::start(service.embedder.clone(), service.metrics.clone(), limits, 10.0).unwrap();
+        let (first, second) = tokio::join!(batcher.embed(tokens(2000).collect()), batcher.embed(tokens(1).collect()));
+        assert_eq!(first.map(|answer| answer.pooled.len()).unwrap_or(0), 2000 * service.embedder.dim());
+        match second.map(|_| ()) {
+            Err(Error::Overloaded { what: "--request-timeout", retry_after_s }) => {
+                assert!(retry_after_s > 100);
+                return;
+            }
+            Err(other) => panic!("{other:?}"),
+            Ok(()) => {}
+        }
     }
+    panic!("never refused");
 }
 
 #[tokio::test(flavor = "multi_thread")]
