@@ -253,8 +253,9 @@ fn max_run(pre_tokenizer: &Value) -> Option<usize> {
         && split["invert"] == false;
     let (run, alone) = split["pattern"]["Regex"].as_str()?.split_once("}|[")?;
     let (class, most) = run.strip_prefix('[')?.split_once("]{1,")?;
-    let is_class = |inside: &str| !inside.contains(['[', ']', '\\', '^', '&', '~']);
-    most.parse().ok().filter(|_| is_run && is_class(class) && is_class(alone.strip_suffix(']').unwrap_or("^")))
+    // Characters and ranges beyond ASCII: then no letter of a Latin word is one of a run.
+    let is_class = |inside: &str| inside.chars().all(|c| c == '-' || !c.is_ascii());
+    most.parse().ok().filter(|_| is_run && is_class(class) && alone.strip_suffix(']').is_some_and(is_class))
 }
 
 #[cfg(test)]
@@ -342,9 +343,15 @@ mod tests {
                 {"type": "Split", "pattern": {"Regex": pattern}, "behavior": behavior, "invert": false}]})
         };
         assert_eq!(max_run(&split("[一-龥]{1,32}|[㐀-鿿]", "Isolated")), Some(32));
-        for pattern in
-            ["[一-龥]+", "[一-龥]{1,32}", "[^a]{1,32}|[b]", "[一-龥]{1,32}|[b]|c", "[a[b]{1,3}|[c]", "[\\w]{1,3}|[c]"]
-        {
+        for pattern in [
+            "[一-龥]+",
+            "[一-龥]{1,32}",
+            "[^a]{1,32}|[b]",
+            "[一-龥]{1,32}|[b]|c",
+            "[a[b]{1,3}|[c]",
+            "[\\w]{1,3}|[c]",
+            "[a-z一]{1,3}|[二]",
+        ] {
             assert_eq!(max_run(&split(pattern, "Isolated")), None, "{pattern}");
         }
         assert_eq!(max_run(&split("[一-龥]{1,32}|[㐀-鿿]", "Removed")), None);

@@ -108,8 +108,7 @@ def build(teacher_tokenizer, teacher_rows, texts, english_rows, character_rows, 
     counts, characters, words = collections.Counter(), collections.Counter(), collections.Counter()
     for chinese, english in texts:
         counts.update(teacher_tokenizer.tokenize(english))
-        found = list(cut(chinese, glosses))
-        words.update(word for word in found if len(word) > 1)
+        words.update(word for word in cut(chinese, glosses) if len(word) > 1)
         characters.update(c for c in chinese if is_chinese(c))
         # Latin letters and digits in Chinese texts are pieces too.
         counts.update(teacher_tokenizer.tokenize("".join(c if ord(c) < 128 else " " for c in chinese)))
