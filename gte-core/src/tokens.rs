@@ -99,13 +99,13 @@ impl Tokenizer {
     /// From the content of a `tokenizer.json`, for a model of `vocab` tokens. Its own truncation and padding are put aside.
     fn from_json(json: &[u8], vocab: usize, max_length: usize) -> Result<Self, String> {
         let settings: TokenizerJson = serde_json::from_slice(json).map_err(|e| e.to_string())?;
+        let entries = settings.vocabulary().map_err(|e| format!("its vocabulary: {e}"))?;
         // The crate panics on some malformed files (found by fuzzing): on a syntax error inside `decoder`, and on a template that
         // names a token which it does not define. What it was building is dropped with the panic.
         let read = || {
-            let mut tokenizer = tokenizers::Tokenizer::from_bytes(json).map_err(|e| e.to_string())?;
+            let mut tokenizer = settings.tokenizer(json, &entries).map_err(|e| e.to_string())?;
             tokenizer.with_truncation(None).map_err(|e| e.to_string())?;
             tokenizer.with_padding(None);
-            let entries = &settings.model.vocab;
             let too_large = match entries.0.iter().find(|(_, id)| *id as usize >= vocab) {
                 Some((token, id)) => Some((token.to_string(), *id)),
                 None if entries.0.is_empty() => out_of(vocab, tokenizer.get_vocab(true)),
@@ -114,8 +114,8 @@ impl Tokenizer {
             if let Some((token, id)) = too_large {
                 return Err(format!("token `{token}` has id {id}, but config.json has a vocabulary of {vocab}"));
             }
-            let fast = WordPiece::of(&settings, &tokenizer).map(Arc::new);
-            let names = Arc::new(shared_names(entries));
+            let fast = WordPiece::of(&settings, &entries, &tokenizer).map(Arc::new);
+            let names = Arc::new(shared_names(&entries));
             Ok(Self { fast, names, ..Self::measured(tokenizer, max_length)? })
         };
         std::panic::catch_unwind(read).unwrap_or_else(|_| Err("it contradicts itself".into()))

@@ -15,7 +15,7 @@ use tokenizers::{
     NormalizedString, Normalizer, OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer, Tokenizer,
 };
 
-use crate::tokenizer_json::TokenizerJson;
+use crate::tokenizer_json::{TokenizerJson, Vocabulary};
 
 /// Blocks in which a character was seen to stand for itself: letters with their accents, symbols, signs, kana, Chinese.
 const SIMPLE: [(u32, u32); 19] = [
@@ -73,8 +73,8 @@ pub(crate) struct WordPiece {
 }
 
 impl WordPiece {
-    /// The fast way of `tokenizer`, whose file is `json`; `None` if it is anything else than BERT's.
-    pub(crate) fn of(json: &TokenizerJson, tokenizer: &Tokenizer) -> Option<Self> {
+    /// The fast way of `tokenizer`, of whose file are `json` and its vocabulary; `None` if it is anything else than BERT's.
+    pub(crate) fn of(json: &TokenizerJson, Vocabulary(entries): &Vocabulary, tokenizer: &Tokenizer) -> Option<Self> {
         let model = &json.model;
         let is = |kind: &Value, names: &[&str]| kind.as_str().is_some_and(|t| names.contains(&t));
         let max_run = match &json.pre_tokenizer {
@@ -94,7 +94,6 @@ impl WordPiece {
             return None;
         }
         let prefix = model.continuing_subword_prefix.as_str()?;
-        let entries = &model.vocab.0;
         type Map = HashMap<Box<str>, u32, ahash::RandomState>;
         let (mut starts, mut inner) =
             (Map::with_capacity_and_hasher(entries.len(), Default::default()), Map::default());
@@ -291,7 +290,8 @@ mod tests {
         (json["truncation"], json["padding"]) = (Value::Null, Value::Null);
         let json = json.to_string();
         let tokenizer = Tokenizer::from_bytes(&json).unwrap();
-        let fast = WordPiece::of(&serde_json::from_str(&json).unwrap(), &tokenizer).expect("it is BERT's");
+        let settings: TokenizerJson = serde_json::from_str(&json).unwrap();
+        let fast = WordPiece::of(&settings, &settings.vocabulary().unwrap(), &tokenizer).expect("it is BERT's");
         (tokenizer, fast)
     }
 
