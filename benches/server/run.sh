@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The server under load, on the gte-large-zh shape with 2 threads, in one run with the bare engine: a lone client, 32 and 64 clients, 70 % of
+# The server under load, on the gte-large-zh shape with 2 threads, in one run with the bare engine: a lone client (in turn with the engine, too), 32 and 64 clients, 70 % of
 # its capacity, five times its capacity, 10,000 idle connections with rubbish beside them. Writes benches/record/MACHINE/server-DATE-PRECISION.txt
 # and the charts of the load generator. PRECISION=f32, SECONDS_EACH=60; arguments are passed to the server.
 set -euo pipefail
@@ -31,6 +31,7 @@ trap '[ -z "$server" ] || kill -9 $server 2>/dev/null || true' EXIT
   echo "bare engine: $(load $model --bare --precision $precision --seconds "$seconds")"
   echo "bare engine, one text at a time: $(load $model --bare --precision $precision --at-once 1 --seconds "$seconds")"
   start "$@"
+  echo "1 client, each text in turn with the bare engine: $(load $url --beside $model --precision $precision --seconds "$((2 * seconds))")"
   echo "1 client: $(load $url --clients 1 --seconds "$seconds" --out "$out/server-1-client-$precision")"
   echo "32 clients: $(load $url --clients 32 --seconds "$seconds" --probes --out "$out/server-32-clients-$precision")"
   full=$(load $url --clients 64 --seconds "$seconds" --probes --out "$out/server-64-clients-$precision"); echo "64 clients: $full"

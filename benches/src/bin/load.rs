@@ -4,6 +4,7 @@
 //!
 //! Closed loop: each of `--clients` asks again when it was answered. Open loop, `--rate R`: R requests a second arrive by chance
 //! (Poisson), whatever becomes of those before, and a latency counts from when its request was due. Writes OUT.json and OUT.svg.
+//! `--beside MODEL`: a lone client, whose every text the engine computes too, in turn: what is a request more than its forward pass?
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -57,13 +58,16 @@ struct Options {
     /// Texts that --bare hands to the engine at once.
     #[arg(long, default_value_t = 64)]
     at_once: usize,
-    /// Threads of --bare.
+    /// A model's directory: one request at a time, each in turn with the engine itself on the same text.
+    #[arg(long, conflicts_with_all = ["bare", "rate", "idle", "probes", "out"])]
+    beside: Option<String>,
+    /// Threads of --bare and --beside.
     #[arg(long, default_value_t = 2)]
     threads: usize,
-    /// What --bare computes in.
+    /// What --bare and --beside compute in.
     #[arg(long, default_value_t)]
     precision: Precision,
-    /// Tokens in a batch of --bare.
+    /// Tokens in a batch of --bare and --beside.
     #[arg(long, default_value_t = 512)]
     batch_tokens: usize,
 }
@@ -116,16 +120,71 @@ fn main() -> Result<(), Failure> {
     let options = Options::parse();
     let texts: Vec<String> =
         std::fs::read_to_string(&options.texts)?.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
-    let result = if options.bare { bare(&options, &texts)? } else { run(&options, texts)? };
+    let result = match &options.beside {
+        Some(model) => beside(&options, model, &texts)?,
+        None if options.bare => bare(&options, &texts)?,
+        None => run(&options, texts)?,
+    };
     writeln!(std::io::stdout(), "{result}")?;
     Ok(())
 }
 
+fn engine(options: &Options, model: &str) -> Result<Embedder, Failure> {
+    let embedder = Embedder::builder(model).offline(true).threads(options.threads);
+    Ok(embedder.precision(options.precision).budget(Budget::new(options.batch_tokens)?).build()?)
+}
+
+/// Text after text, the server and the engine in turn, now the one first and now the other.
+fn beside(options: &Options, model: &str, texts: &[String]) -> Result<serde_json::Value, Failure> {
+    let embedder = engine(options, model)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let client = reqwest::Client::new();
+    let asked = |text: &String| -> Result<(Duration, serde_json::Value), Failure> {
+        let request = client.post(&options.target).header("content-type", "application/json");
+        let request = request.body(json!({ "text": text }).to_string());
+        let start = Instant::now();
+        let body = runtime.block_on(async { request.send().await?.error_for_status()?.bytes().await })?;
+        Ok((start.elapsed(), serde_json::from_slice(&body)?))
+    };
+    let computed = |text: &String| -> Result<(Duration, Vec<f32>), Failure> {
+        let start = Instant::now();
+        let vectors = embedder.embed(std::slice::from_ref(text))?;
+        Ok((start.elapsed(), vectors.rows().flatten().copied().collect()))
+    };
+    for text in texts.iter().take(8) {
+        let served: Vec<f32> = serde_json::from_value(asked(text)?.1["embedding"].take())?;
+        if served != computed(text)?.1 {
+            return Err(format!("the server's vector of {text:?} is not the engine's").into());
+        }
+    }
+    let mut more = Vec::new();
+    let (mut server, mut engine, start) = (Duration::ZERO, Duration::ZERO, Instant::now());
+    for (number, text) in texts.iter().cycle().enumerate() {
+        if start.elapsed().as_secs_f64() > options.seconds {
+            break;
+        }
+        let (served, own) = if number % 2 == 0 {
+            let served = asked(text)?.0;
+            (served, computed(text)?.0)
+        } else {
+            let own = computed(text)?.0;
+            (asked(text)?.0, own)
+        };
+        more.push((served.as_secs_f64() - own.as_secs_f64()) * 1e3);
+        (server, engine) = (server + served, engine + own);
+    }
+    more.sort_by(f64::total_cmp);
+    let round = |x: f64| (x * 1e3).round() / 1e3;
+    Ok(json!({
+        "engine": embedder.precision().to_string(), "threads": options.threads, "texts": more.len(),
+        "server_s": round(server.as_secs_f64()), "engine_s": round(engine.as_secs_f64()),
+        "server_over_engine": round(server.as_secs_f64() / engine.as_secs_f64()), "more_p50_ms": round(more[more.len() / 2]),
+    }))
+}
+
 /// The engine's own speed on the texts, in batches as a caller with all of them would make.
 fn bare(options: &Options, texts: &[String]) -> Result<serde_json::Value, Failure> {
-    let budget = Budget::new(options.batch_tokens)?;
-    let embedder = Embedder::builder(&options.target).offline(true).threads(options.threads);
-    let embedder = embedder.precision(options.precision).budget(budget).build()?;
+    let embedder = engine(options, &options.target)?;
     let mut tokens = embedder.tokenize(texts)?;
     let count: usize = tokens.iter().map(|t| t.ids.len()).sum();
     // A few seconds at a time, so that --seconds is kept.
