@@ -157,6 +157,26 @@ def by_gloss():
     return out
 
 
+class Rewording:
+    """Chinese words, longest first, in place of which stand others with the same gloss; but for those that say whether."""
+
+    def __init__(self):
+        self.same = {}
+        for words in by_gloss().values():
+            words = [word for word in words if not set(word) & set("不没未无可能")]
+            self.same.update({word: [other for other in words if other != word] for word in words if len(words) > 1})
+        self.longest = max(map(len, self.same))
+
+    def __call__(self, chinese, rng, share=0.7):
+        out, at = "", 0
+        while at < len(chinese):
+            size = next((n for n in range(min(self.longest, len(chinese) - at), 1, -1) if chinese[at : at + n] in self.same), 1)
+            word = chinese[at : at + size]
+            out += rng.choice(self.same[word]) if word in self.same and rng.random() < share else word
+            at += size
+        return out
+
+
 def mixed(english, glosses, rng, share=0.4):
     """`english` with about `share` of the words that the lexicon has (runs of up to three) in Chinese."""
     words, out, at = english.split(" "), [], 0

@@ -1,12 +1,13 @@
 """Distils a small bilingual encoder from an English one: python train.py TEACHER_DIR WORK_DIR [--minutes 160] [--start DIR]
 
-The student's vectors of a Chinese text and of its English translation both go towards the teacher's vector of the translation: the cosine,
-and the teacher's own similarities within the batch (their distribution, so that a paraphrase in the batch is no false negative). English
-tokens go towards the teacher's last hidden states too: a hundred times the signal of a vector. Some English texts come with words in Chinese.
+The student's vectors of a Chinese text and of its English translation both go towards the teacher's vector of the translation: by its cosine, and
+by the teacher's similarities to the batch and to thousands of texts before it, whose vectors by the teacher never age (their distribution, so that a
+paraphrase among them is no false negative, and their squares, so that what tells texts apart counts most). English tokens go towards the teacher's
+last hidden states too: a hundred times the signal of a vector. Some English texts come with words in Chinese.
 Neighbouring lines, which are often paraphrases, and sentences that differ in a word or two come in one batch: they are told apart where they
-meet. Most texts are made anew for each step, with words replaced, left out or turned round, and the teacher reads them there and then: a student
+meet. Of sentences that say the contrary of each other the teacher's vectors are nearly the same: the student's shall be further apart, in the same direction. Most texts are made anew for each step, with words replaced, left out or turned round, and the teacher reads them there and then: a student
 that sees the same sentences again and again knows those by heart and no others. Stops by itself when the minutes are used; the learning rate
-falls with them. Writes WORK_DIR/student.pt; then export.py.
+falls with them. Writes WORK_DIR/student.pt, every 400 steps, and what `--resume` needs; then export.py.
 """
 import argparse
 import base64
@@ -24,22 +25,25 @@ from tokenizers import Tokenizer
 from torch.nn import functional as F
 from transformers import BertConfig, BertModel, BertTokenizerFast
 
+import contraries
 import data
 import vocabulary
 from evaluate import evaluate
 
 LAYERS = [0, 2, 4, 5]  # of the teacher's six
 WIDTH = 768  # of the teacher's 1,536 neurons between a layer's two matrices: four such layers are worth more than three whole ones
-ENGLISH, CHARACTERS, WORDS = 6250, 2200, 1400  # rows
+ENGLISH, CHARACTERS, WORDS = 6200, 2150, 1400  # rows
 CHINESE = CHARACTERS + WORDS
 POSITIONS = 256
 BATCH = 64
-SHARES = {"pairs": 0.30, "lexicon": 0.06, "joined": 0.05, "generated": 0.12, "substituted": 0.31, "listed": 0.06, "spliced": 0.10}
+SHARES = {"pairs": 0.29, "lexicon": 0.05, "joined": 0.05, "generated": 0.06, "substituted": 0.31, "listed": 0.09, "spliced": 0.05, "contrary": 0.10}
 MIXED, NOISED = 0.2, 0.5  # of the English texts
 UNKNOWN = 0.04  # of the Chinese tokens, in half of the texts: a rare character must not spoil a sentence
 SPELT = 0.15  # of the Chinese words are read character by character: those that have no name are no strangers then
 TEMPERATURE = 0.05
-HIDDEN = 3.0  # the weight of the hidden states' relative error
+OTHERS = 4096  # vectors of the steps before, beside those of the batch
+APART = math.radians(50)  # between a sentence's vector and its contrary's, at least; the teacher's are some 15 apart
+HIDDEN = 6.0  # the weight of the hidden states' relative error
 RATE_CHINESE, RATE_ENGLISH, RATE = 2e-3, 1e-4, 3e-4  # rows of the characters; of the English pieces, which are right already; the rest
 
 
@@ -65,6 +69,13 @@ def hidden(model, lists, parts=6):
 
 def mean(states):
     return F.normalize(torch.stack([s.mean(0) for s in states]), dim=1)
+
+
+def turned_away(vectors, contraries):
+    """`vectors`, turned away from their contraries, in the direction in which those differ, until they are `APART`."""
+    middle, away = F.normalize(vectors + contraries, dim=1), F.normalize(vectors - contraries, dim=1)
+    half = torch.clamp((vectors * contraries).sum(1, keepdim=True), -1, 1).arccos().clamp(min=APART) / 2
+    return half.cos() * middle + half.sin() * away
 
 
 def pad(lists):
@@ -129,6 +140,13 @@ def state(student):
     return weights
 
 
+def save(path, content):
+    """Whole or not at all."""
+    part = path.with_suffix(".tmp")
+    torch.save(content, part)
+    part.rename(path)
+
+
 @torch.no_grad()
 def student_of(teacher, rows, texts):
     """The teacher's `LAYERS`, each with the `WIDTH` neurons that give most to their layer's result when it reads `texts`; the embedding's `rows`."""
@@ -181,6 +199,7 @@ def main():
     p.add_argument("work", type=pathlib.Path)
     p.add_argument("--minutes", type=float, default=160)
     p.add_argument("--start", type=pathlib.Path, help="a directory that export.py wrote: go on from its layers, if they have this shape, and from its rows by their names")
+    p.add_argument("--resume", action="store_true", help="go on where an interrupted run of the same texts last saved WORK_DIR/resume.pt")
     p.add_argument("--generated", type=int, default=12000, help="pairs of each generator")
     a = p.parse_args()
     a.work.mkdir(parents=True, exist_ok=True)
@@ -215,16 +234,22 @@ def main():
     base = [group["lr"] for group in optimizer.param_groups]
     queues = {name: [] for name in sets}
     glosses, substitution = data.by_gloss(), data.Substitution(sets["pairs"])
+    opposites = contraries.Contraries()
     words = data.words(english for _, english in texts)
     made_anew = {
         "substituted": lambda: substitution.draw(rng, 2),
         "listed": lambda: [data.listed(sets["lexicon"], rng)],
         "spliced": lambda: [data.spliced(sets["pairs"], rng)],
+        "contrary": lambda: opposed(*opposites.draw(rng)),
     }
     unknown = number["[UNK]"]
+    earlier = torch.zeros(0, student.config.hidden_size)
+
+    def opposed(one, same, english, other, contrary):
+        return [(one, english, contrary), (same, english, contrary), (other, contrary, english)]
 
     def together(name):
-        """The next pairs of a kind that go into one batch."""
+        """The next pairs of a kind that go into one batch; of some, with the English contrary."""
         if name in made_anew:
             return made_anew[name]()
         if not queues[name]:
@@ -233,8 +258,8 @@ def main():
             rng.shuffle(queues[name])
         return queues[name].pop()
 
-    def example(chinese, text):
-        """Chinese ids, the English text that they say, and the English text that the student reads, which may be another."""
+    def example(chinese, text, contrary=None):
+        """Chinese ids, the English text that they say, the English text that the student reads, which may be another, and the text's contrary."""
         read = tokenizer.encode(chinese)
         chinese = []
         for id, name in zip(read.ids, read.tokens):
@@ -242,9 +267,15 @@ def main():
             chinese += spelt[word] if word in spelt and rng.random() < SPELT else [id]
         if len(chinese) > 6 and rng.random() < 0.5:
             chinese = [unknown if 0 < i < len(chinese) - 1 and rng.random() < UNKNOWN else token for i, token in enumerate(chinese)]
-        return chinese, text, data.noised(text, words, rng) if rng.random() < NOISED else text
+        return chinese, text, data.noised(text, words, rng) if contrary is None and rng.random() < NOISED else text, contrary
 
     used, step, ready, losses, differences = 0.0, 0, [], [], []
+    if a.resume:
+        saved = torch.load(a.work / "resume.pt", weights_only=False)
+        student.load_state_dict(saved["student"])
+        optimizer.load_state_dict(saved["optimizer"])
+        rng.setstate(saved["rng"])
+        used, step, queues, earlier = (saved[name] for name in ("used", "step", "queues", "earlier"))
     budget = 60 * a.minutes
     while used < budget:
         begin = time.process_time()  # of both threads
@@ -266,29 +297,36 @@ def main():
         for group, rate in zip(optimizer.param_groups, base):
             group["lr"] = rate * scale
         student.train()
-        # What the texts say, and those of the English ones that are others.
-        changed = [i for i, (_, text, read) in enumerate(batch) if read != text]
-        read_tokens, read_ids = teacher.tokens([text for _, text, _ in batch] + [batch[i][2] for i in changed])
+        # What the texts say, those of the English ones that are others, and contraries.
+        changed = [i for i, (_, text, read, _) in enumerate(batch) if read != text]
+        against = [i for i, (*_, contrary) in enumerate(batch) if contrary]
+        read_tokens, read_ids = teacher.tokens([text for _, text, *_ in batch] + [batch[i][2] for i in changed] + [batch[i][3] for i in against])
         known = teacher.states(read_ids)
         target = mean(known[: len(batch)])
         own_row = list(range(len(batch)))
         for at, i in enumerate(changed):
             own_row[i] = len(batch) + at
         target_english = mean([known[row] for row in own_row])
+        if against:
+            target[against] = target_english[against] = turned_away(target[against], mean(known[-len(against) :]))
         # The student reads the teacher's tokens where it has them all; with words in Chinese, tokens are not those of the teacher.
         english, aligned = [], []
-        for i, (_, text, read) in enumerate(batch):
+        for i, (_, text, read, contrary) in enumerate(batch):
             found = [number.get(token) for token in read_tokens[own_row[i]]]
             turned = data.mixed(read, glosses, rng) if rng.random() < MIXED else read
-            aligned.append(None not in found and turned == read)
-            english.append(found if aligned[i] else encode([turned])[0])
+            complete = None not in found and turned == read
+            aligned.append(complete and contrary is None)
+            english.append(found if complete else encode([turned])[0])
         made = hidden(student, [c for c, *_ in batch] + english)
         loss = 0
         for own, goal in ((mean(made[: len(batch)]), target), (mean(made[len(batch) :]), target_english)):
-            similar = goal @ goal.T
+            everything = torch.cat([goal, earlier])
+            found, wanted = own @ everything.T, goal @ everything.T
             distance = (1 - (own * goal).sum(1)).mean()
-            contrast = F.cross_entropy(own @ goal.T / TEMPERATURE, F.softmax(similar / TEMPERATURE, dim=1)) + 0.5 * F.mse_loss(own @ own.T, similar) * 20
-            loss = loss + 4 * distance + contrast
+            contrast = F.cross_entropy(found / TEMPERATURE, F.softmax(wanted / TEMPERATURE, dim=1))
+            alike = F.mse_loss(found, wanted) * 30 + F.mse_loss(own @ own.T, goal @ goal.T) * 10
+            loss = loss + 4 * distance + contrast + alike
+        earlier = torch.cat([target, target_english, earlier])[:OTHERS]
         losses.append(loss.item())
         states = torch.cat([known[row] for row, same in zip(own_row, aligned) if same])
         apart = F.mse_loss(torch.cat([own for own, same in zip(made[len(batch) :], aligned) if same]), states) / states.square().mean()
@@ -305,8 +343,9 @@ def main():
         if step % 400 == 0 or used >= budget:
             student.eval()
             print(f"step {step}: {evaluate(lambda t: embed(student, encode(t)), expected)}", flush=True)
-            torch.save({"config": student.config.to_dict(), "state": state(student)}, a.work / "student.tmp")
-            (a.work / "student.tmp").rename(a.work / "student.pt")
+            save(a.work / "student.pt", {"config": student.config.to_dict(), "state": state(student)})
+            save(a.work / "resume.pt", {"student": student.state_dict(), "optimizer": optimizer.state_dict(), "rng": rng.getstate(),
+                                        "used": used, "step": step, "queues": queues, "earlier": earlier})
 
 
 if __name__ == "__main__":
