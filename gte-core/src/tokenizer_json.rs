@@ -1,10 +1,10 @@
 //! What `tokens.rs` and `wordpiece.rs` read themselves of a `tokenizer.json`, beside the crate `tokenizers`. The vocabulary is the longest part of
-//! a small model's start, so its names are read once and not copied: the crate, reading the file alone, makes a tree of them first. The format is that of
+//! a small model's start, so it is read once, here, and a WordPiece's handed to the crate, which would make a tree of it first. The format is that of
 //! <https://github.com/huggingface/tokenizers>, `tokenizers/src/tokenizer/serialization.rs`.
 
 use std::borrow::Cow;
 
-use ahash::AHashMap;
+use ahash::{AHashMap, AHashSet};
 use serde::de::{IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
@@ -49,14 +49,16 @@ impl<'a> TokenizerJson<'a> {
 
     /// The crate's tokenizer of the file `json`, of which this and `vocabulary` were read.
     pub(crate) fn tokenizer(&self, json: &[u8], Vocabulary(entries): &Vocabulary) -> tokenizers::Result<Tokenizer> {
-        let model = &self.model;
-        let added = self.added_tokens.as_array().map(Vec::as_slice).unwrap_or_default();
-        let named = |name: &str| added.iter().any(|token| token["content"] == *name);
-        let kept: serde_json::Map<_, _> =
-            entries.iter().filter(|(name, _)| named(name)).map(|(name, id)| (name.to_string(), (*id).into())).collect();
-        let (Some(vocab), true) = (model.vocab, model.kind == "WordPiece" && kept.len() == added.len()) else {
+        let Some(vocab) = self.model.vocab.filter(|_| self.model.kind == "WordPiece") else {
             return Tokenizer::from_bytes(json);
         };
+        let added = self.added_tokens.as_array().map(Vec::as_slice).unwrap_or_default();
+        let names: AHashSet<&str> = added.iter().filter_map(|token| token["content"].as_str()).collect();
+        let kept = entries.iter().filter(|(name, _)| names.contains(name.as_ref()));
+        let kept: serde_json::Map<_, _> = kept.map(|(name, id)| (name.to_string(), (*id).into())).collect();
+        if kept.len() < added.len() {
+            return Tokenizer::from_bytes(json);
+        }
         // A file with no more than the added tokens, which have their ids from the vocabulary; the rest of it as it was read.
         let start = vocab.get().as_ptr().addr() - json.as_ptr().addr();
         let small = [&json[..start], &serde_json::to_vec(&kept)?, &json[start + vocab.get().len()..]].concat();
@@ -113,12 +115,29 @@ impl<'de: 'a, 'a> Deserialize<'de> for Vocabulary<'a> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     #![allow(clippy::unwrap_used, reason = "a test")]
 
     use std::path::Path;
 
     use super::*;
+
+    /// MiniLM's file.
+    pub(crate) fn minilm() -> Value {
+        let dir = std::env::var("GTE_MINILM")
+            .unwrap_or_else(|_| concat!(env!("CARGO_MANIFEST_DIR"), "/../target/models/all-MiniLM-L6-v2").into());
+        read(&dir)
+    }
+
+    /// The bundled model's.
+    pub(crate) fn bundled() -> Value {
+        read(concat!(env!("CARGO_MANIFEST_DIR"), "/bundled"))
+    }
+
+    fn read(dir: &str) -> Value {
+        let json = std::fs::read(Path::new(dir).join("tokenizer.json")).expect("run `make models`");
+        serde_json::from_slice(&json).unwrap()
+    }
 
     /// What the crate makes of the whole file, and what we make of it with the vocabulary read apart.
     fn both(json: &Value) -> (Tokenizer, Tokenizer) {
@@ -128,21 +147,14 @@ mod tests {
         (Tokenizer::from_bytes(&json).unwrap(), own)
     }
 
-    fn read(dir: &Path) -> Value {
-        serde_json::from_slice(&std::fs::read(dir.join("tokenizer.json")).expect("run `make models`")).unwrap()
-    }
-
     #[test]
     fn a_vocabulary_that_is_read_apart_makes_the_same_tokenizer() {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let minilm = std::env::var("GTE_MINILM")
-            .map_or_else(|_| root.join("../target/models/all-MiniLM-L6-v2"), |dir| root.join(dir));
-        let mut beyond = read(&minilm);
+        let mut beyond = minilm();
         beyond["added_tokens"].as_array_mut().unwrap().push(serde_json::json!({
             "id": 30522, "content": "<new>", "special": false,
             "single_word": false, "lstrip": false, "rstrip": false, "normalized": false,
         }));
-        for json in [read(&minilm), read(&root.join("bundled")), beyond] {
+        for json in [minilm(), bundled(), beyond] {
             let (whole, own) = both(&json);
             // All but the vocabulary, of which the crate writes one name an id, whichever comes first.
             let rest = |tokenizer: &Tokenizer| {

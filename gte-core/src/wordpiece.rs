@@ -266,24 +266,18 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::tokenizer_json::tests::minilm;
 
     /// MiniLM's tokenizer, whose special tokens are BERT's, and the fast way of it; with and without folding case and accents.
     fn both(folding: bool) -> (Tokenizer, WordPiece) {
-        let dir = std::env::var("GTE_MINILM")
-            .unwrap_or_else(|_| concat!(env!("CARGO_MANIFEST_DIR"), "/../target/models/all-MiniLM-L6-v2").into());
-        let mut json = read(&dir);
+        let mut json = minilm();
         json["normalizer"]["lowercase"] = folding.into();
         both_of(json)
     }
 
     /// The same of the bundled model, which looks for words in runs of Chinese characters.
     fn bundled() -> (Tokenizer, WordPiece) {
-        both_of(read(concat!(env!("CARGO_MANIFEST_DIR"), "/bundled")))
-    }
-
-    fn read(dir: &str) -> Value {
-        let json = std::fs::read(Path::new(dir).join("tokenizer.json")).expect("run `make models`");
-        serde_json::from_slice(&json).unwrap()
+        both_of(crate::tokenizer_json::tests::bundled())
     }
 
     fn both_of(mut json: Value) -> (Tokenizer, WordPiece) {

@@ -52,7 +52,8 @@ fn layer(path: &Path) -> String {
 
 /// The code without its tests, which may look at anything.
 fn code(source: &str) -> &str {
-    source.split("#[cfg(test)]\nmod tests").next().unwrap()
+    let tests = ["#[cfg(test)]\nmod tests", "#[cfg(test)]\npub(crate) mod tests"];
+    tests.iter().fold(source, |code, tests| code.split(tests).next().unwrap())
 }
 
 /// How many modules a file lies below the root of the crate.

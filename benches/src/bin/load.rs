@@ -58,7 +58,7 @@ struct Options {
     /// Texts that --bare hands to the engine at once.
     #[arg(long, default_value_t = 64)]
     at_once: usize,
-    /// A model's directory: one request at a time, each in turn with the engine itself on the same text.
+    /// A model's directory: one request of the tutorial's shape at a time, each in turn with the engine itself on the same text.
     #[arg(long, conflicts_with_all = ["bare", "rate", "idle", "probes", "out"])]
     beside: Option<String>,
     /// Threads of --bare and --beside.
@@ -174,11 +174,12 @@ fn beside(options: &Options, model: &str, texts: &[String]) -> Result<serde_json
         (server, engine) = (server + served, engine + own);
     }
     more.sort_by(f64::total_cmp);
+    let median = more.get(more.len() / 2).ok_or("no text was asked: --seconds is too short, or --texts is empty")?;
     let round = |x: f64| (x * 1e3).round() / 1e3;
     Ok(json!({
         "engine": embedder.precision().to_string(), "threads": options.threads, "texts": more.len(),
         "server_s": round(server.as_secs_f64()), "engine_s": round(engine.as_secs_f64()),
-        "server_over_engine": round(server.as_secs_f64() / engine.as_secs_f64()), "more_p50_ms": round(more[more.len() / 2]),
+        "server_over_engine": round(server.as_secs_f64() / engine.as_secs_f64()), "more_p50_ms": round(*median),
     }))
 }
 

@@ -15,21 +15,21 @@ PEOPLE = _table("""小王|Xiao Wang; 小李|Xiao Li; 张三|Zhang San; 李四|Li
     秘书|the secretary; 老板|the boss; 员工|the employee; 爸爸|Dad; 妈妈|Mom; 爷爷|Grandpa; 奶奶|Grandma; 哥哥|my older brother; 妹妹|my younger sister; 孩子|the child; 客户|the client;
     供应商|the supplier; 房东|the landlord; 租客|the tenant; 律师|the lawyer; 司机|the driver; 乘客|the passenger; 卖家|the seller; 买家|the buyer; 警察|the police; 邻居|the neighbor;
     同事|my colleague; 教练|the coach; 记者|the reporter; 志愿者|the volunteer; 导游|the guide; 厨师|the cook; 保安|the guard; 店员|the clerk; 顾客|the customer; 工程师|the engineer""")
-DEEDS = _table("""帮助了|helped|helped; 批评了|criticized|criticized; 表扬了|praised|praised; 起诉了|sued|sued; 拒绝了|turned down|turned down; 欺骗了|cheated|cheated; 邀请了|invited|invited;
-    救了|saved|saved; 骂了|scolded|scolded; 推荐了|recommended|recommended; 误会了|misunderstood|misunderstood; 原谅了|forgave|forgiven; 打败了|beat|beaten; 认出了|recognized|recognized;
-    投诉了|complained about|complained about; 说服了|persuaded|persuaded; 采访了|interviewed|interviewed; 打伤了|injured|injured; 通知了|notified|notified; 提醒了|reminded|reminded;
-    安慰了|comforted|comforted; 举报了|reported|reported; 送到了医院|took|taken; 录取了|admitted|admitted; 淘汰了|eliminated|eliminated; 吓到了|frightened|frightened""")
+DEEDS = _table("""帮助了|helped; 批评了|criticized; 表扬了|praised; 起诉了|sued; 拒绝了|turned down; 欺骗了|cheated; 邀请了|invited;
+    救了|saved; 骂了|scolded; 推荐了|recommended; 误会了|misunderstood; 原谅了|forgave; 打败了|beat; 认出了|recognized;
+    投诉了|complained about; 说服了|persuaded; 采访了|interviewed; 打伤了|injured; 通知了|notified; 提醒了|reminded;
+    安慰了|comforted; 举报了|reported; 录取了|admitted; 淘汰了|eliminated; 吓到了|frightened""")
 THINGS = _table("""一本书|a book; 五百块钱|five hundred yuan; 车|the car; 一把伞|an umbrella; 文件|the document; 钥匙|the key; 礼物|the gift; 电脑|the computer; 房子|the house; 手机|the phone; 自行车|the bicycle;
     合同|the contract; 样品|the sample; 发票|the invoice; 相机|the camera""")
-GIVEN = _table("""借给|lent|借|borrowed; 送给|gave|得到|got; 卖给|sold|买|bought; 寄给|sent|收到|received; 租给|rented|租|rented""")
+GIVEN = _table("""借给|lent|借; 送给|gave|得到; 卖给|sold|买; 寄给|sent|收到; 租给|rented|租""")
 CITIES = _table("""北京|Beijing; 上海|Shanghai; 广州|Guangzhou; 深圳|Shenzhen; 成都|Chengdu; 重庆|Chongqing; 杭州|Hangzhou; 武汉|Wuhan; 西安|Xi'an; 昆明|Kunming; 哈尔滨|Harbin; 海南|Hainan; 东京|Tokyo;
     纽约|New York; 伦敦|London; 巴黎|Paris""")
 GOODS = _table("""苹果|the apples; 香蕉|the bananas; 这款手机|this phone; 那款手机|that phone; 红色的包|the red bag; 黑色的包|the black bag; 新版本|the new version; 旧版本|the old version; 火车|the train;
     飞机|the plane; 笔记本电脑|the laptop; 台式机|the desktop; 国产车|the domestic car; 进口车|the imported car; 第一个方案|the first plan; 第二个方案|the second plan; 左边的房间|the room on the left;
     右边的房间|the room on the right; 牛肉|beef; 羊肉|lamb; 咖啡|coffee; 茶|tea""")
-OF_PEOPLE = _table("高|taller|tall; 年轻|younger|young; 忙|busier|busy; 聪明|smarter|smart; 胖|fatter|fat; 有经验|more experienced|experienced; 紧张|more nervous|nervous; 有钱|richer|rich; 有耐心|more patient|patient")
-OF_CITIES = _table("冷|colder|cold; 热|hotter|hot; 大|bigger|big; 远|farther away|far away; 干燥|drier|dry; 繁华|busier|busy; 安静|quieter|quiet; 潮湿|damper|damp")
-OF_GOODS = _table("贵|more expensive|expensive; 便宜|cheaper|cheap; 好|better|good; 重|heavier|heavy; 快|faster|fast; 安全|safer|safe; 大|bigger|big; 受欢迎|more popular|popular; 稳定|more stable|stable")
+OF_PEOPLE = _table("高|taller; 年轻|younger; 忙|busier; 聪明|smarter; 胖|fatter; 有经验|more experienced; 紧张|more nervous; 有钱|richer; 有耐心|more patient")
+OF_CITIES = _table("冷|colder; 热|hotter; 大|bigger; 远|farther away; 干燥|drier; 繁华|busier; 安静|quieter; 潮湿|damper")
+OF_GOODS = _table("贵|more expensive; 便宜|cheaper; 好|better; 重|heavier; 快|faster; 安全|safer; 大|bigger; 受欢迎|more popular; 稳定|more stable")
 DONE = _table("""包裹|the parcel|送到|arrived; 退款|the refund|到账|arrived; 合同|the contract|签好|been signed; 会议|the meeting|结束|ended; 飞机|the plane|起飞|taken off; 系统|the system|恢复|recovered;
     作业|the homework|写完|been finished; 房租|the rent|交|been paid; 问题|the problem|解决|been solved; 门|the door|锁上|been locked; 病人|the patient|出院|left the hospital; 货款|the bill|付清|been paid in full;
     软件|the software|更新|been updated; 密码|the password|改|been changed; 车|the car|修好|been repaired; 发票|the invoice|开出来|been issued; 报告|the report|交上去|been handed in; 订单|the order|发货|shipped;
@@ -84,22 +84,14 @@ class Contraries:
 
 def deed(rng):
     (x, ex), (y, ey) = rng.sample(PEOPLE, 2)
-    did, past, done = rng.choice(DEEDS)
-    tail = " to the hospital" if past == "took" else ""
-    verb, rest = (did[:-4], did[-4:]) if tail else (did[:-1], "了")
-    if tail:
-        say = lambda a, b: f"{a}把{b}{verb}{rest}。"
-        turned = f"{y}被{x}{verb}{rest}。"
-    else:
-        say = lambda a, b: f"{a}{verb}{rest}{b}。"
-        turned = f"{y}被{x}{verb}{rest}。"
-    return say(x, y), turned, _cap(f"{ex} {past} {ey}{tail}"), say(y, x), _cap(f"{ey} {past} {ex}{tail}")
+    did, past = rng.choice(DEEDS)
+    return f"{x}{did}{y}。", f"{y}被{x}{did}。", _cap(f"{ex} {past} {ey}"), f"{y}{did}{x}。", _cap(f"{ey} {past} {ex}")
 
 
 def given(rng):
     (x, ex), (y, ey) = rng.sample(PEOPLE, 2)
     thing, name = rng.choice(THINGS)
-    give, gave, take, _ = rng.choice(GIVEN)
+    give, gave, take = rng.choice(GIVEN)
     say = lambda a, b: f"{a}把{thing}{give}{b}。" if not thing.startswith(("一", "五")) else f"{a}{give}{b}{thing}。"
     return say(x, y), f"{y}从{x}那里{take}了{thing}。", _cap(f"{ex} {gave} {name} to {ey}"), say(y, x), _cap(f"{ey} {gave} {name} to {ex}")
 
@@ -107,7 +99,7 @@ def given(rng):
 def more(rng):
     things, kinds = rng.choice([(PEOPLE, OF_PEOPLE), (CITIES, OF_CITIES), (GOODS, OF_GOODS)])
     (x, ex), (y, ey) = rng.sample(things, 2)
-    adjective, comparative, plain = rng.choice(kinds)
+    adjective, comparative = rng.choice(kinds)
     be = lambda name: "are" if name.endswith(("apples", "bananas", "police")) else "is"
     return (f"{x}比{y}{adjective}。", f"{y}没有{x}{adjective}。", _cap(f"{ex} {be(ex)} {comparative} than {ey}"),
             f"{y}比{x}{adjective}。", _cap(f"{ey} {be(ey)} {comparative} than {ex}"))
@@ -144,7 +136,7 @@ def trend(rng):
 
 def when(rng):
     what, name = rng.choice(EVENTS)
-    (x, ex), (y, ey) = rng.sample(TIMES, 2)
+    (x, ex), (y, ey) = rng.sample(rng.choice([TIMES[:6], TIMES[6:9], TIMES[9:12]]), 2)  # days of the week, days from now, hours: not both can be
     return f"{what}定在{x}。", f"{x}有{what}。", _cap(f"{name} is {ex}"), f"{what}定在{y}。", _cap(f"{name} is {ey}")
 
 
@@ -182,10 +174,9 @@ def included(rng):
 def amount(rng):
     do, english, unit = rng.choice(AMOUNTS)
     number, name = rng.choice(NUMBERS)
-    most = do.replace("要", "只能") if not do.startswith("要提前") else "只能提前预约"
     unit_name, rest = english.split(" ", 1)
     return (f"至少{do}{number}{unit}。", f"{do}{number}{unit}以上。", _cap(f"{rest} at least {name} {unit_name}"),
-            f"最多{most}{number}{unit}。", _cap(f"{rest.replace('must', 'may')} at most {name} {unit_name}"))
+            f"最多{do.replace('要', '只能')}{number}{unit}。", _cap(f"{rest.replace('must', 'may')} at most {name} {unit_name}"))
 
 
 def shop(rng):
@@ -216,14 +207,13 @@ def deal(rng):
 def setting(rng):
     what, name, more_, up, less, down = rng.choice(SETTINGS)
     turn = "make" if up == "larger" else "turn"
-    return f"请把{what}调{more_}一点。", f"{what}能不能{more_}一点？", _cap(f"please {turn} {name} {up} a little"), f"请把{what}调{less}一点。", _cap(f"please {turn} {name} {down} a little")
+    return f"请把{what}调{more_}一点。", f"{what}能不能{more_}一点？", _cap(f"please {turn} {name} {up}"), f"请把{what}调{less}一点。", _cap(f"please {turn} {name} {down}")
 
 
 def device(rng):
     what, name = rng.choice(DEVICES)
     on, off = ("open", "close") if name == "the window" else ("turn on", "turn off")
-    how = rng.random() < 0.5
-    if how:
+    if rng.random() < 0.5:
         return f"怎么打开{what}？", f"如何开启{what}？", f"How do I {on} {name}?", f"怎么关闭{what}？", f"How do I {off} {name}?"
     return f"把{what}打开。", f"打开{what}。", _cap(f"{on} {name}"), f"把{what}关掉。", _cap(f"{off} {name}")
 
