@@ -277,6 +277,27 @@ def test_files(tmp_path, embedder):
     assert 0.9 < float(run("similarity", "a cat", "a cat", "--model", MODEL).stdout) <= 1
 
 
+def test_files_as_people_have_them(tmp_path):
+    from gte.files import read_texts
+
+    def read(name, content, column="text"):
+        (tmp_path / name).write_bytes(content)
+        return list(read_texts(tmp_path / name, column))
+
+    long = "长" * 200_000
+    assert read("excel.csv", f"\ufefftext,id\r\n{long},1\r\n".encode()) == [long]
+    assert read("mark.txt", "\ufeff一\r\n二\n".encode()) == ["一", "二"]
+    assert read("gaps.jsonl", '"一"\n\n{"text": "二"}\n'.encode()) == ["一", "二"]
+    for name, content, words in [
+        ("old.csv", "text\n退货\n".encode("gb18030"), "GB18030"),
+        ("cut.jsonl", b'"a"\n{"text": \n', "line 2"),
+        ("null.jsonl", b'"a"\n{"body": "b"}\n', "line 2"),
+    ]:
+        with pytest.raises(ValueError, match=words) as error:
+            read(name, content)
+        assert name in str(error.value)
+
+
 def test_a_killed_run_goes_on(tmp_path, embedder):
     texts = [f"text {i}" for i in range(9000)]
     source, target = tmp_path / "in.txt", tmp_path / "out.npy"

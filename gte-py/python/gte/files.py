@@ -6,7 +6,7 @@ import csv
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, Callable
@@ -22,31 +22,54 @@ OUTPUTS = (".npy", ".jsonl", ".parquet")
 
 
 def read_texts(path: Path, column: str) -> Iterator[str]:
-    """The texts of a file, in order: lines of .txt, strings or objects of .jsonl, a column of .csv and .parquet."""
-    if path.suffix == ".parquet":
-        import pyarrow.parquet as parquet
+    """The texts of a file, in order: lines of .txt, strings or objects of .jsonl, a column of .csv and .parquet. UTF-8, with or without the
+    mark that Excel puts at the beginning."""
+    try:
+        yield from _read_parquet(path, column) if path.suffix == ".parquet" else _read_lines(path, column)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 ({error.reason}): convert it, such as with iconv -f GB18030 -t UTF-8") from None
+    except csv.Error as error:
+        raise ValueError(f"{path}: {error}") from None
 
-        with parquet.ParquetFile(path) as file:
-            if column not in file.schema_arrow.names:
-                raise ValueError(f"{path}: no column {column!r}, there are {', '.join(file.schema_arrow.names)}: give --column")
-            for batch in file.iter_batches(columns=[column]):
-                for i, value in enumerate(batch.column(0).to_pylist()):
-                    yield _text(value, path, f"row {i} of a batch")
-        return
-    with path.open(encoding="utf8", newline="") as file:
+
+def _read_parquet(path: Path, column: str) -> Iterator[str]:
+    import pyarrow.parquet as parquet
+
+    with parquet.ParquetFile(path) as file:
+        _check_column(path, column, file.schema_arrow.names)
+        first = 0
+        for batch in file.iter_batches(columns=[column]):
+            for row, value in enumerate(batch.column(0).to_pylist(), first):
+                yield _text(value, path, f"row {row}")
+            first += batch.num_rows
+
+
+def _read_lines(path: Path, column: str) -> Iterator[str]:
+    with path.open(encoding="utf-8-sig", newline="") as file:
         if path.suffix == ".txt":
             for line in file:
                 yield line.rstrip("\r\n")
         elif path.suffix == ".jsonl":
-            for i, line in enumerate(file, 1):
-                value = json.loads(line)
-                yield _text(value.get(column) if isinstance(value, dict) else value, path, f"line {i}")
+            for number, line in enumerate(file, 1):
+                if not line.strip():
+                    continue
+                try:
+                    value = json.loads(line)
+                except json.JSONDecodeError as error:
+                    raise ValueError(f"{path}, line {number} is not JSON: {error.msg} at character {error.pos}") from None
+                yield _text(value.get(column) if isinstance(value, dict) else value, path, f"line {number}")
         else:
+            # A text may be longer than the 128 Ki characters that the module allows by itself.
+            csv.field_size_limit(1 << 30)
             rows = csv.DictReader(file)
-            if column not in (rows.fieldnames or []):
-                raise ValueError(f"{path}: no column {column!r}, there are {', '.join(rows.fieldnames or [])}: give --column")
+            _check_column(path, column, rows.fieldnames or [])
             for row in rows:
                 yield _text(row[column], path, f"line {rows.line_num}")
+
+
+def _check_column(path: Path, column: str, names: Sequence[str]) -> None:
+    if column not in names:
+        raise ValueError(f"{path}: no column {column!r}, there are {', '.join(names)}: give --column")
 
 
 def _text(value: Any, path: Path, place: str) -> str:
