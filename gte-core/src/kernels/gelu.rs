@@ -11,11 +11,24 @@ pub(crate) const MAX_ERROR: f32 = 3e-7;
 pub(crate) fn gelu<L: Lanes>(l: L, row: &mut [f32]) {
     // No closure: several tables of one instruction set call this, and a closure with several callers stays a call, to a function
     // without their instructions.
-    for chunk in row.chunks_mut(L::WIDTH) {
-        let x = l.load_up_to(chunk, 0.0);
-        let e = erf(l, l.mul(x, l.splat(std::f32::consts::FRAC_1_SQRT_2)));
-        l.store_up_to(chunk, l.mul(l.mul(x, l.splat(0.5)), l.add(e, l.splat(1.0))));
+    let mut whole = row.chunks_exact_mut(L::WIDTH);
+    for chunk in &mut whole {
+        let x = one(l, l.load(chunk));
+        l.store(chunk, x);
     }
+    let rest = whole.into_remainder();
+    if !rest.is_empty() {
+        let x = one(l, l.load_up_to(rest, 0.0));
+        l.store_up_to(rest, x);
+    }
+}
+
+/// GELU of a vector.
+#[inline(always)]
+fn one<L: Lanes>(l: L, x: L::V) -> L::V {
+    let e = erf(l, l.mul(x, l.splat(std::f32::consts::FRAC_1_SQRT_2)));
+    let half = l.mul(x, l.splat(0.5));
+    l.mul_add(half, e, half)
 }
 
 /// Error function. Maximum error 4e-7 against f64.

@@ -13,6 +13,7 @@ use ndarray::{ArrayView2, ArrayViewMut2, Axis};
 use rayon::prelude::*;
 
 use super::aligned::Aligned;
+use super::lanes::{Lanes, MAX_WIDTH, ROUND};
 use super::matmul::{Activation, MAX_TILE, part_of};
 
 /// Maximum error of a bf16 product against f64 on the rounded operands, as a multiple of Σ|aₖ·bₖ| + |bias|.
@@ -29,9 +30,6 @@ const A_BLOCK: usize = 256 << 10;
 
 /// Words before a row's values: its scale and its zero.
 pub(crate) const HEADER: usize = 2;
-
-/// 1.5 · 2²³: a sum with it is rounded to an integer (to nearest, ties to even), which then stands in its lowest bits.
-const ROUND: f32 = 12_582_912.0;
 
 /// How values are narrowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -217,9 +215,9 @@ pub(crate) fn to_bf16(x: f32) -> u32 {
     (bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF_0000
 }
 
-/// Narrows a row to bf16, `GROUP` values a word: one as the f32 that it is, or two.
+/// Narrows a row to bf16, `GROUP` values a word: one as the f32 that it is, or two. (The lanes are the compiler's to choose.)
 #[inline(always)]
-pub(crate) fn encode_bf16<const GROUP: usize>(row: &[f32], _factors: &[f32], out: &mut [u32]) {
+pub(crate) fn encode_bf16<L: Lanes, const GROUP: usize>(_: L, row: &[f32], _factors: &[f32], out: &mut [u32]) {
     let (header, words) = out.split_at_mut(HEADER);
     header.copy_from_slice(&[1f32.to_bits(), 0]);
     for (word, values) in words.iter_mut().zip(row.chunks(GROUP)) {
@@ -232,43 +230,56 @@ pub(crate) fn encode_bf16<const GROUP: usize>(row: &[f32], _factors: &[f32], out
     }
 }
 
+/// Vectors whose lanes can be written as integers.
+pub(crate) trait Integers: Lanes {
+    /// Writes the nearest integers, ties to even, 0 for those below and 255 for those above, as `WIDTH` / `GROUP` words: two of 16 bits in
+    /// each, or four of 8.
+    fn store_integers<const GROUP: usize>(self, words: &mut [u32], a: Self::V);
+}
+
 /// Narrows a row to integers, `GROUP` values a word: two of 16 bits, or four of 8.
 #[inline(always)]
-pub(crate) fn encode_int8<const GROUP: usize>(row: &[f32], factors: &[f32], out: &mut [u32]) {
-    const LANES: usize = 16;
-    const BITS: usize = 32;
-    let factors = &factors[..row.len()];
-    let (mut lows, mut highs) = ([0f32; LANES], [0f32; LANES]);
-    for (row, factors) in row.chunks_exact(LANES).zip(factors.chunks_exact(LANES)) {
-        for i in 0..LANES {
-            let x = row[i] * factors[i];
-            lows[i] = if x < lows[i] { x } else { lows[i] };
-            highs[i] = if x > highs[i] { x } else { highs[i] };
-        }
+pub(crate) fn encode_int8<L: Integers, const GROUP: usize>(l: L, row: &[f32], factors: &[f32], out: &mut [u32]) {
+    let whole = row.len() / L::WIDTH * L::WIDTH;
+    let (row, last) = row.split_at(whole);
+    let (factors, last_factors) = factors.split_at(whole);
+    let last = l.mul(l.load_up_to(last, 0.0), l.load_up_to(last_factors, 0.0));
+    let (mut low, mut high) = (l.min(last, l.splat(0.0)), l.max(last, l.splat(0.0)));
+    for (x, factor) in row.chunks_exact(L::WIDTH).zip(factors.chunks_exact(L::WIDTH)) {
+        let x = l.mul(l.load(x), l.load(factor));
+        (low, high) = (l.min(low, x), l.max(high, x));
     }
-    let mut low = lows.iter().fold(0f32, |low, &x| low.min(x));
-    let mut high = highs.iter().fold(0f32, |high, &x| high.max(x));
-    for i in row.len() / LANES * LANES..row.len() {
-        low = low.min(row[i] * factors[i]);
-        high = high.max(row[i] * factors[i]);
-    }
-    let inverse = if high > low { 255.0 / (high - low) } else { 0.0 };
-    let zero = (-low * inverse).round_ties_even();
     let (header, words) = out.split_at_mut(HEADER);
-    header.copy_from_slice(&[((high - low) / 255.0).to_bits(), zero as u32]);
-    let integer = |x: f32| {
-        let q = x * inverse + zero;
-        let q = if q < 255.0 { q } else { 255.0 };
-        let q = if q > 0.0 { q } else { 0.0 };
-        (q + ROUND).to_bits() & 0xFF
-    };
-    for ((word, values), factors) in words.iter_mut().zip(row.chunks_exact(GROUP)).zip(factors.chunks_exact(GROUP)) {
-        *word = (0..GROUP).fold(0, |word, i| word | integer(values[i] * factors[i]) << (BITS / GROUP * i));
+    let steps = Steps::of(-l.reduce_max(l.sub(l.splat(0.0), low)), l.reduce_max(high));
+    header.copy_from_slice(&steps.header());
+    let (inverse, zero) = (l.splat(steps.inverse), l.splat(steps.zero));
+    let (words, last_words) = words.split_at_mut(whole / GROUP);
+    let chunks = row.chunks_exact(L::WIDTH).zip(factors.chunks_exact(L::WIDTH));
+    for (words, (x, factor)) in words.chunks_exact_mut(L::WIDTH / GROUP).zip(chunks) {
+        let x = l.mul(l.load(x), l.load(factor));
+        l.store_integers::<GROUP>(words, l.add(l.mul(x, inverse), zero));
     }
-    let whole = row.len() / GROUP * GROUP;
-    if whole < row.len() {
-        words[row.len() / GROUP] =
-            (whole..row.len()).fold(0, |word, i| word | integer(row[i] * factors[i]) << (BITS / GROUP * (i - whole)));
+    // What stands behind the row's end is multiplied with zeros.
+    let mut buffer = [0; MAX_WIDTH];
+    l.store_integers::<GROUP>(&mut buffer, l.add(l.mul(last, inverse), zero));
+    last_words.copy_from_slice(&buffer[..last_words.len()]);
+}
+
+/// How the values between `low` ≤ 0 and `high` ≥ 0 become integers: x · inverse + zero, rounded.
+struct Steps {
+    scale: f32,
+    inverse: f32,
+    zero: f32,
+}
+
+impl Steps {
+    fn of(low: f32, high: f32) -> Self {
+        let inverse = if high > low { 255.0 / (high - low) } else { 0.0 };
+        Self { scale: (high - low) / 255.0, inverse, zero: (-low * inverse).round_ties_even() }
+    }
+
+    fn header(&self) -> [u32; HEADER] {
+        [self.scale.to_bits(), self.zero as u32]
     }
 }
 
@@ -288,10 +299,15 @@ pub(crate) fn pack_transposed<const GROUP: usize>(rows: ArrayView2<'_, f32>, nr:
         }
         for (column, row) in rows.rows().into_iter().enumerate() {
             let Some(row) = row.to_slice() else { continue };
-            let lines = panel.chunks_exact_mut(nr * GROUP).map(|line| &mut line[column * GROUP..][..GROUP]);
-            for (word, values) in lines.zip(row.chunks(GROUP)) {
-                let narrowed: [u16; GROUP] = std::array::from_fn(|i| values.get(i).map_or(0, |&v| half(v)));
-                word.copy_from_slice(&narrowed);
+            let (whole, rest) = row.as_chunks::<GROUP>();
+            let mut lines = panel.chunks_exact_mut(nr * GROUP);
+            for (values, line) in whole.iter().zip(&mut lines) {
+                line[column * GROUP..][..GROUP].copy_from_slice(&values.map(half));
+            }
+            if let Some(line) = lines.next() {
+                let word = &mut line[column * GROUP..][..GROUP];
+                word.fill(0);
+                word.iter_mut().zip(rest).for_each(|(n, &v)| *n = half(v));
             }
         }
     }
@@ -308,12 +324,16 @@ pub(crate) fn pack_rows<const GROUP: usize>(matrix: ArrayView2<'_, f32>, nr: usi
                 line.fill(0);
             }
             // A row of zeros stands for what the last word lacks.
+            let n = columns.ncols();
             let lines: [&[f32]; GROUP] = std::array::from_fn(|i| match i < rows.nrows() {
-                true => rows.row(i).to_slice().unwrap_or(&[]),
-                false => &NOTHING[..columns.ncols()],
+                true => &rows.row(i).to_slice().unwrap_or(&NOTHING)[..n],
+                false => &NOTHING[..n],
             });
-            for (i, word) in line.as_chunks_mut::<GROUP>().0.iter_mut().take(columns.ncols()).enumerate() {
-                *word = std::array::from_fn(|g| half(lines[g][i]));
+            let words = line.as_chunks_mut::<GROUP>().0;
+            for i in 0..n {
+                for g in 0..GROUP {
+                    words[i][g] = half(lines[g][i]);
+                }
             }
         }
     }
@@ -470,7 +490,7 @@ pub(crate) mod scalar {
         nr: Bf16::NR,
         group: 1,
         units: Bf16::UNITS,
-        encode: encode_bf16::<1>,
+        encode: |row, factors, words| encode_bf16::<_, 1>(Plain, row, factors, words),
         matmul: |p| matmul(Bf16, p),
     };
     pub(crate) static INT8: Narrow = Narrow {
@@ -480,13 +500,26 @@ pub(crate) mod scalar {
         nr: Int8::NR,
         group: 2,
         units: Int8::UNITS,
-        encode: encode_int8::<2>,
+        encode: encode_int8,
         matmul: |p| matmul(Int8, p),
     };
 
     /// [`attention_bf16`] of the plain twin.
     pub(crate) fn attention(head: Head<'_>, scratch: &mut Scratch) {
-        attention_bf16::<_, _, 1>(Bf16, Plain, |row, words| encode_bf16::<1>(row, &[], words), head, scratch);
+        attention_bf16::<_, _, 1>(Bf16, Plain, |row, words| encode_bf16::<_, 1>(Plain, row, &[], words), head, scratch);
+    }
+
+    /// Narrows a row to integers, two a word.
+    fn encode_int8(row: &[f32], factors: &[f32], out: &mut [u32]) {
+        let products = || row.iter().zip(factors).map(|(x, factor)| x * factor);
+        let steps = Steps::of(products().fold(0.0, f32::min), products().fold(0.0, f32::max));
+        let (header, words) = out.split_at_mut(HEADER);
+        header.copy_from_slice(&steps.header());
+        words.fill(0);
+        for (i, x) in products().enumerate() {
+            let integer = (x * steps.inverse + steps.zero).round_ties_even().clamp(0.0, 255.0);
+            words[i / 2] |= (integer as u32) << (16 * (i % 2));
+        }
     }
 
     #[derive(Clone, Copy)]

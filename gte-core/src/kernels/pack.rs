@@ -136,8 +136,10 @@ pub(crate) fn pack_rows(matrix: ArrayView2<'_, f32>, nr: usize, dst: &mut [f32])
 #[inline(always)]
 fn transpose_into(source: ArrayView2<'_, f32>, dst: &mut [f32], nr: usize, first: usize) {
     for (i, row) in source.rows().into_iter().enumerate() {
-        for (line, &value) in dst.chunks_exact_mut(nr).zip(row) {
-            line[first + i] = value;
+        let lines = dst.chunks_exact_mut(nr);
+        match row.to_slice() {
+            Some(row) => lines.zip(row).for_each(|(line, &value)| line[first + i] = value),
+            None => lines.zip(row).for_each(|(line, &value)| line[first + i] = value),
         }
     }
 }

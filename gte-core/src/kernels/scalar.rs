@@ -96,11 +96,8 @@ impl Lanes for Plain {
     fn min(self, a: f32, b: f32) -> f32 {
         if a < b { a } else { b }
     }
-    fn round(self, a: f32) -> f32 {
-        a.round_ties_even()
-    }
-    fn exp2(self, n: f32) -> f32 {
-        f32::from_bits(((n as i32 + 127) as u32) << 23)
+    fn scale(self, a: f32, n: f32) -> f32 {
+        f32::from_bits(a.to_bits().wrapping_add(n.to_bits() << 23))
     }
     fn reduce_add(self, a: f32) -> f32 {
         a

@@ -13,11 +13,18 @@ pub(crate) fn softmax<L: Lanes>(l: L, row: &mut [f32], scale: f32) -> f32 {
     let max = l.reduce_max(l.fold(row, l.splat(f32::NEG_INFINITY), f32::NEG_INFINITY, |a, b| l.max(a, b)));
     let (max, scale) = (l.splat(max), l.splat(scale));
     let mut sum = l.splat(0.0);
-    for chunk in row.chunks_mut(L::WIDTH) {
-        let e = exp(l, l.mul(l.sub(l.load_up_to(chunk, 0.0), max), scale));
-        l.store_up_to(chunk, e);
-        // Read back, so that lanes behind the end add nothing.
-        sum = l.add(sum, l.load_up_to(chunk, 0.0));
+    let mut whole = row.chunks_exact_mut(L::WIDTH);
+    for chunk in &mut whole {
+        let e = exp(l, l.mul(l.sub(l.load(chunk), max), scale));
+        l.store(chunk, e);
+        sum = l.add(sum, e);
+    }
+    let rest = whole.into_remainder();
+    if !rest.is_empty() {
+        // Lanes behind the end see −∞, and add next to nothing to a sum that is at least one.
+        let e = exp(l, l.mul(l.sub(l.load_up_to(rest, f32::NEG_INFINITY), max), scale));
+        l.store_up_to(rest, e);
+        sum = l.add(sum, e);
     }
     l.reduce_add(sum)
 }

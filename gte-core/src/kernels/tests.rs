@@ -8,10 +8,10 @@ use proptest::prelude::*;
 use super::aligned::Aligned;
 use super::attention::{Head, Scratch, scratch_len};
 use super::matmul::{Activation, Product, row_stride};
-use super::narrow::{self, Format, NarrowProduct, NarrowRows, PackedNarrow, Rows, int8_rows, to_bf16};
+use super::narrow::{self, Format, HEADER, NarrowProduct, NarrowRows, PackedNarrow, Rows, int8_rows, to_bf16};
 use super::pack::Packed;
 use super::{Isa, Kernels};
-use super::{attention, dot, gelu, layer_norm, matmul, normalize, softmax};
+use super::{attention, dot, gelu, layer_norm, matmul, normalize, scalar, softmax};
 
 /// Runs `test` once for each instruction set of this CPU, and names those that it lacks.
 fn on_every_isa(test: impl Fn(&'static Kernels)) {
@@ -258,6 +258,32 @@ fn narrow_product(
         (narrow.matmul)(NarrowProduct { a, b: packed.panels(), first_panel: first / narrow.nr, c, bias, activation });
     }
     c
+}
+
+/// Integers are the twin's to the last one, so that a pool of unlike CPUs ranks alike.
+#[test]
+fn a_row_becomes_the_same_integers_on_every_isa() {
+    let encoded = |kernels: &Kernels, row: &[f32], factors: &[f32]| -> (Vec<u32>, Vec<u32>) {
+        let narrow = kernels.narrow(Format::Int8);
+        let mut words = vec![0xDEAD_BEEF; narrow.row_words(row.len())];
+        (narrow.encode)(row, factors, &mut words);
+        let (header, words) = words.split_at(HEADER);
+        let (bits, mask) = (32 / narrow.group, u32::MAX >> (32 - 8));
+        let integers = words.iter().flat_map(|word| (0..narrow.group).map(move |i| word >> (bits * i) & mask));
+        (header.to_vec(), integers.take(row.len()).collect())
+    };
+    for n in (1..70).chain([384, 1000, 1024]) {
+        let factors: Vec<f32> = values(n as u64 ^ 1, n, 0.5).iter().map(|v| v + 1.0).collect();
+        let row = values(n as u64, n, 3.0);
+        let negative: Vec<f32> = row.iter().map(|v| -v.abs()).collect();
+        let positive: Vec<f32> = row.iter().map(|v| v.abs()).collect();
+        for row in [row, negative, positive, vec![0.0; n]] {
+            let expected = encoded(&scalar::KERNELS, &row, &factors);
+            on_every_isa(|kernels| {
+                assert_eq!(encoded(kernels, &row, &factors), expected, "{}: {n} values", kernels.isa)
+            });
+        }
+    }
 }
 
 proptest! {

@@ -12,6 +12,7 @@ use crate::kernels::gelu::gelu;
 use crate::kernels::lanes::Lanes;
 use crate::kernels::layer_norm::add_norm;
 use crate::kernels::matmul::{Place, Product, Tile, matmul};
+use crate::kernels::narrow::Integers;
 use crate::kernels::normalize::normalize;
 
 /// Proof that this CPU has AVX2 and FMA.
@@ -91,16 +92,11 @@ impl Lanes for Avx2 {
         unsafe { _mm256_min_ps(a, b) }
     }
     #[inline(always)]
-    fn round(self, a: __m256) -> __m256 {
-        // SAFETY: see the head of the block.
-        unsafe { _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a) }
-    }
-    #[inline(always)]
-    fn exp2(self, n: __m256) -> __m256 {
+    fn scale(self, a: __m256, n: __m256) -> __m256 {
         // SAFETY: see the head of the block.
         unsafe {
-            let exponent = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
-            _mm256_castsi256_ps(_mm256_slli_epi32::<23>(exponent))
+            let exponents = _mm256_slli_epi32::<23>(_mm256_castps_si256(n));
+            _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(a), exponents))
         }
     }
     #[inline(always)]
@@ -119,6 +115,23 @@ impl Lanes for Avx2 {
             let x = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps::<1>(a));
             let x = _mm_max_ps(x, _mm_movehl_ps(x, x));
             _mm_cvtss_f32(_mm_max_ss(x, _mm_movehdup_ps(x)))
+        }
+    }
+}
+
+impl Integers for Avx2 {
+    #[inline(always)]
+    fn store_integers<const GROUP: usize>(self, words: &mut [u32], a: __m256) {
+        let words = &mut words[..Self::WIDTH / GROUP];
+        // SAFETY: `self` proves that the instructions are there; the length is asserted.
+        unsafe {
+            let integers = _mm256_cvtps_epi32(_mm256_min_ps(a, _mm256_set1_ps(255.0)));
+            let pairs = _mm_packus_epi32(_mm256_castsi256_si128(integers), _mm256_extracti128_si256::<1>(integers));
+            match GROUP {
+                2 => _mm_storeu_si128(words.as_mut_ptr().cast(), pairs),
+                4 => _mm_storel_epi64(words.as_mut_ptr().cast(), _mm_packus_epi16(pairs, pairs)),
+                _ => unreachable!("two or four to a word"),
+            }
         }
     }
 }

@@ -12,6 +12,7 @@ use crate::kernels::gelu::gelu;
 use crate::kernels::lanes::Lanes;
 use crate::kernels::layer_norm::add_norm;
 use crate::kernels::matmul::{Place, Product, Tile, matmul};
+use crate::kernels::narrow::Integers;
 use crate::kernels::normalize::normalize;
 
 /// Proof that this CPU has AVX-512 F, VL, BW and DQ.
@@ -95,16 +96,11 @@ impl Lanes for Avx512 {
         unsafe { _mm512_min_ps(a, b) }
     }
     #[inline(always)]
-    fn round(self, a: __m512) -> __m512 {
-        // SAFETY: see the head of the block.
-        unsafe { _mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a) }
-    }
-    #[inline(always)]
-    fn exp2(self, n: __m512) -> __m512 {
+    fn scale(self, a: __m512, n: __m512) -> __m512 {
         // SAFETY: see the head of the block.
         unsafe {
-            let exponent = _mm512_add_epi32(_mm512_cvtps_epi32(n), _mm512_set1_epi32(127));
-            _mm512_castsi512_ps(_mm512_slli_epi32::<23>(exponent))
+            let exponents = _mm512_slli_epi32::<23>(_mm512_castps_si512(n));
+            _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(a), exponents))
         }
     }
     #[inline(always)]
@@ -116,6 +112,23 @@ impl Lanes for Avx512 {
     fn reduce_max(self, a: __m512) -> f32 {
         // SAFETY: see the head of the block.
         unsafe { _mm512_reduce_max_ps(a) }
+    }
+}
+
+impl Integers for Avx512 {
+    #[inline(always)]
+    fn store_integers<const GROUP: usize>(self, words: &mut [u32], a: __m512) {
+        let words = &mut words[..Self::WIDTH / GROUP];
+        // SAFETY: `self` proves that the instructions are there; the length is asserted.
+        unsafe {
+            let inside = _mm512_max_ps(_mm512_min_ps(a, _mm512_set1_ps(255.0)), _mm512_setzero_ps());
+            let integers = _mm512_cvtps_epi32(inside);
+            match GROUP {
+                2 => _mm256_storeu_si256(words.as_mut_ptr().cast(), _mm512_cvtepi32_epi16(integers)),
+                4 => _mm_storeu_si128(words.as_mut_ptr().cast(), _mm512_cvtepi32_epi8(integers)),
+                _ => unreachable!("two or four to a word"),
+            }
+        }
     }
 }
 

@@ -293,7 +293,7 @@ unsafe fn step<M: Mac, const R: usize>(
 /// `encode_bf16::<2>` by the instruction for it: left to itself, the compiler gathers the pairs one by one. Values below 2⁻¹²⁶ become zero.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bf16")]
-fn encode_bf16_pairs(row: &[f32], factors: &[f32], out: &mut [u32]) {
+fn encode_bf16_pairs(l: Avx512, row: &[f32], factors: &[f32], out: &mut [u32]) {
     let (whole, rest) = row.as_chunks::<32>();
     let (header, words) = out.split_at_mut(HEADER);
     let (lines, last) = words.split_at_mut(16 * whole.len());
@@ -308,7 +308,7 @@ fn encode_bf16_pairs(row: &[f32], factors: &[f32], out: &mut [u32]) {
     header.copy_from_slice(&[1f32.to_bits(), 0]);
     let mut tail = [0; HEADER + 16];
     let tail = &mut tail[..HEADER + last.len()];
-    encode_bf16::<2>(rest, factors, tail);
+    encode_bf16::<_, 2>(l, rest, factors, tail);
     last.copy_from_slice(&tail[HEADER..]);
 }
 
@@ -365,7 +365,7 @@ macro_rules! narrow {
             encode: |row, factors, words| {
                 #[target_feature(enable = $features)]
                 fn f(row: &[f32], factors: &[f32], words: &mut [u32]) {
-                    $encode(row, factors, words);
+                    $encode($token::PROVEN, row, factors, words);
                 }
                 // SAFETY: the table is handed out only where its instructions were seen.
                 unsafe { f(row, factors, words) }
@@ -382,10 +382,10 @@ macro_rules! narrow {
     };
 }
 
-narrow!(AVX2_BF16, Avx2Bf16, Avx2, "avx2", "avx2,fma", 1, encode_bf16::<1>, [1 2 3 4 5 6]);
-narrow!(AVX2_INT8, Avx2Int8, Avx2, "avx2", "avx2,fma", 2, encode_int8::<2>, [1 2 3 4 5 6]);
+narrow!(AVX2_BF16, Avx2Bf16, Avx2, "avx2", "avx2,fma", 1, encode_bf16::<_, 1>, [1 2 3 4 5 6]);
+narrow!(AVX2_INT8, Avx2Int8, Avx2, "avx2", "avx2,fma", 2, encode_int8::<_, 2>, [1 2 3 4 5 6]);
 narrow!(AVX512_BF16, Avx512Bf16, Avx512, "avx512-bf16", "avx512f,avx512vl,avx512bw,avx512dq,avx512bf16", 2, encode_bf16_pairs, [1 2 3 4 5 6 7 8 9 10 11 12]);
-narrow!(AVX512_INT8, Avx512Int8, Avx512, "avx512-vnni", "avx512f,avx512vl,avx512bw,avx512dq,avx512vnni", 4, encode_int8::<4>, [1 2 3 4 5 6 7 8 9 10 11 12]);
+narrow!(AVX512_INT8, Avx512Int8, Avx512, "avx512-vnni", "avx512f,avx512vl,avx512bw,avx512dq,avx512vnni", 4, encode_int8::<_, 4>, [1 2 3 4 5 6 7 8 9 10 11 12]);
 
 /// `attention_bf16` compiled for a `Mac`'s instructions.
 macro_rules! attention {
@@ -396,7 +396,7 @@ macro_rules! attention {
                 attention_bf16::<_, _, $group>(
                     $mac,
                     $token::PROVEN,
-                    |row, words| $encode(row, &[], words),
+                    |row, words| $encode($token::PROVEN, row, &[], words),
                     head,
                     scratch,
                 );
@@ -407,7 +407,7 @@ macro_rules! attention {
     };
 }
 
-attention!(avx2_attention_bf16, Avx2Bf16, Avx2, "avx2,fma", 1, encode_bf16::<1>);
+attention!(avx2_attention_bf16, Avx2Bf16, Avx2, "avx2,fma", 1, encode_bf16::<_, 1>);
 attention!(
     avx512_attention_bf16,
     Avx512Bf16,
