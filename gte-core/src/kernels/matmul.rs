@@ -109,8 +109,16 @@ pub(crate) fn matmul<T: Tile>(t: T, p: Product<'_>, gelu: impl Fn(&mut [f32])) {
             for column in (0..columns).step_by(T::NR) {
                 let width = T::NR.min(columns - column);
                 let panel = b.panel(k0, first_panel + column / T::NR);
-                // Each tile fetches a part of the panel that comes next, so that its first tile need not wait for memory.
-                let next = if column + T::NR < columns { b.panel(k0, first_panel + column / T::NR + 1) } else { &[] };
+                // Each tile fetches a part of the panel that comes next, so that its first tile need not wait for memory: behind the
+                // last one that of the next block, or of the columns behind these, which are likely this thread's too.
+                let number = first_panel + column / T::NR + 1;
+                let next = match column + T::NR < columns {
+                    true => b.panel(k0, number),
+                    false if block + MC < rows => b.panel(k0, first_panel),
+                    false if !last => b.panel(k0 + KC, first_panel),
+                    false if number < b.count() => b.panel(0, number),
+                    false => &[],
+                };
                 let mut start = [0.0; MAX_TILE.1];
                 if !bias.is_empty() {
                     start[..width].copy_from_slice(&bias[column..column + width]);

@@ -436,7 +436,11 @@ pub(crate) fn matmul<D: Dot>(d: D, p: NarrowProduct<'_>) {
             };
             let panel = Panel { data: b.panel(number), totals };
             let bias = if bias.is_empty() { &NOTHING[..width] } else { &bias[column..column + width] };
-            let next = if column + D::NR < columns { b.panel(number + 1) } else { &[] };
+            // What comes next: behind the last panel the first, for the next block, or that of the columns behind these, which are likely
+            // this thread's too.
+            let again = column + D::NR >= columns && block + height < rows;
+            let next = if again { first_panel } else { number + 1 };
+            let next = if next < b.count() { b.panel(next) } else { &[] };
             for i in 0..tiles {
                 let (row, end) = (block + height * i / tiles, block + height * (i + 1) / tiles);
                 let ahead = &next[next.len() * i / tiles..next.len() * (i + 1) / tiles];

@@ -4,6 +4,7 @@
 
 use std::arch::x86_64::{_MM_HINT_T0, _MM_HINT_T1, _mm_prefetch};
 
+use super::aligned::LINE;
 use super::lanes::Lanes;
 
 pub(super) mod avx2;
@@ -189,7 +190,12 @@ unsafe fn step<L: Lanes, const R: usize>(
     (ahead, share): (*const u8, usize),
     sums: &mut [[L::V; 2]; R],
 ) {
-    prefetch::<_MM_HINT_T1>(ahead.wrapping_add(k * share).cast());
+    let ahead = ahead.wrapping_add(k * share);
+    prefetch::<_MM_HINT_T1>(ahead.cast());
+    // A row of a wide panel is two lines, both due where one tile has all rows.
+    if 2 * L::WIDTH * size_of::<f32>() > LINE && share > LINE {
+        prefetch::<_MM_HINT_T1>(ahead.wrapping_add(LINE).cast());
+    }
     // SAFETY: row k of the panel has two vectors.
     let b = unsafe { std::slice::from_raw_parts(b.add(k * 2 * L::WIDTH), 2 * L::WIDTH) };
     let b = [l.load(b), l.load(&b[L::WIDTH..])];

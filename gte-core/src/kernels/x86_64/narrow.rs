@@ -5,6 +5,7 @@ use std::arch::x86_64::*;
 use super::avx2::Avx2;
 use super::avx512::Avx512;
 use super::prefetch;
+use crate::kernels::aligned::LINE;
 use crate::kernels::attention::{Head, NarrowAttention, Scratch, attention_bf16};
 use crate::kernels::gelu::gelu;
 use crate::kernels::narrow::{
@@ -250,6 +251,9 @@ unsafe fn tile<M: Mac, const R: usize>(
         let mut sums = [[M::zero(); 2]; R];
         for _ in 0..words / M::UNROLL {
             prefetch::<_MM_HINT_T1>(ahead.cast());
+            if M::UNROLL * 2 * M::WIDTH * M::UNITS * size_of::<u16>() > LINE && share > LINE {
+                prefetch::<_MM_HINT_T1>(ahead.wrapping_add(LINE).cast());
+            }
             ahead = ahead.wrapping_add(share);
             for word in 0..M::UNROLL {
                 step::<M, R>(&mut sums, &thirds, lda, word, line);
