@@ -46,7 +46,7 @@ fn a_chinese_text_finds_its_translation() {
     assert!(pairs.len() > 700);
     let (chinese, english): (Vec<_>, Vec<_>) = pairs.into_iter().unzip();
     // A little below what the model card says.
-    for (precision, least) in [(Precision::F32, 0.892), (Precision::Int8, 0.880)] {
+    for (precision, least) in [(Precision::F32, 0.922), (Precision::Int8, 0.915)] {
         let embedder = Embedder::from_files(ModelFiles::bundled()).precision(precision).build().unwrap();
         let scores = scores(&embedder.embed(&chinese).unwrap(), &embedder.embed(&english).unwrap()).unwrap();
         let right = scores.rows().into_iter().enumerate().filter(|(i, row)| {
