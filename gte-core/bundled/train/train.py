@@ -1,4 +1,4 @@
-"""Distils a small bilingual encoder from an English one: python train.py TEACHER_DIR WORK_DIR [--minutes 160] [--start DIR]
+"""Distils a small bilingual encoder from an English one: python train.py TEACHER_DIR WORK_DIR [--minutes 170] [--start DIR]
 
 The student's vectors of a Chinese text and of its English translation both go towards the teacher's vector of the translation: by its cosine, and
 by the teacher's similarities to the batch and to thousands of texts before it, whose vectors by the teacher never age (their distribution, so that a
@@ -197,7 +197,7 @@ def main():
     p = argparse.ArgumentParser()
     p.add_argument("teacher")
     p.add_argument("work", type=pathlib.Path)
-    p.add_argument("--minutes", type=float, default=160)
+    p.add_argument("--minutes", type=float, default=170)
     p.add_argument("--start", type=pathlib.Path, help="a directory that export.py wrote: go on from its layers, if they have this shape, and from its rows by their names")
     p.add_argument("--resume", action="store_true", help="go on where an interrupted run of the same texts last saved WORK_DIR/resume.pt")
     p.add_argument("--generated", type=int, default=12000, help="pairs of each generator")

