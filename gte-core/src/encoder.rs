@@ -5,7 +5,7 @@ use rayon::prelude::*;
 use crate::Result;
 use crate::batch::PackedBatch;
 use crate::config::{ModelConfig, Pooling};
-use crate::ops::{Activation, Ops};
+use crate::ops::Ops;
 use crate::weights::Weights;
 
 /// The weights of an encoder, as the device of `O` holds them.
@@ -107,8 +107,8 @@ impl<O: Ops> Layer<O> {
         let attention_output = linear("attention.output.dense", None)?;
         let attention_norm = norm("attention.output.LayerNorm")?;
         let attended = |(x, batch): (&O::Hidden, &PackedBatch)| {
-            let context = ops.attention(&ops.linear(x, &query_key_value, Activation::None)?, batch, config.heads)?;
-            ops.add_norm(ops.linear(&context, &attention_output, Activation::None)?, x, &attention_norm)
+            let context = ops.attention(x, &query_key_value, batch, config.heads)?;
+            ops.add_norm(ops.linear(&context, &attention_output)?, x, &attention_norm)
         };
         let attended = inputs.map(attended).transpose()?;
         let up = linear("intermediate.dense", attended.as_ref())?;
@@ -121,19 +121,17 @@ impl<O: Ops> Layer<O> {
 
     /// What each token has gathered from the tokens of its text.
     fn context(&self, ops: &O, x: &O::Hidden, batch: &PackedBatch, heads: usize) -> Result<O::Hidden> {
-        let query_key_value = ops.linear(x, &self.query_key_value, Activation::None)?;
-        ops.attention(&query_key_value, batch, heads)
+        ops.attention(x, &self.query_key_value, batch, heads)
     }
 
     /// The rest of the layer, in which each token is by itself.
     fn transform(&self, ops: &O, context: &O::Hidden, x: &O::Hidden) -> Result<O::Hidden> {
-        let attended = ops.linear(context, &self.attention_output, Activation::None)?;
+        let attended = ops.linear(context, &self.attention_output)?;
         self.feed_forward(ops, ops.add_norm(attended, x, &self.attention_norm)?)
     }
 
     fn feed_forward(&self, ops: &O, x: O::Hidden) -> Result<O::Hidden> {
-        let inner = ops.linear(&x, &self.up, Activation::Gelu)?;
-        let outer = ops.linear(&inner, &self.down, Activation::None)?;
-        ops.add_norm(outer, &x, &self.norm)
+        let transformed = ops.feed_forward(&x, &self.up, &self.down)?;
+        ops.add_norm(transformed, &x, &self.norm)
     }
 }

@@ -43,6 +43,10 @@ pub(crate) trait Lanes: Copy {
     /// Largest lane.
     fn reduce_max(self, a: Self::V) -> f32;
 
+    /// Asks for the line that lies `ahead` values behind the first of `values`: it will be read soon.
+    #[inline(always)]
+    fn ask_for(self, _values: &[f32], _ahead: usize) {}
+
     /// Up to `WIDTH` values of `s`, lanes behind them `fill`.
     #[inline(always)]
     fn load_up_to(self, s: &[f32], fill: f32) -> Self::V {
@@ -79,9 +83,18 @@ pub(crate) trait Lanes: Copy {
 
     /// x ← f(x, y), element by element over the shorter length.
     #[inline(always)]
-    fn zip(self, x: &mut [f32], y: &[f32], f: impl Fn(Self::V, Self::V) -> Self::V) {
+    fn zip(self, x: &mut [f32], y: &[f32], mut f: impl FnMut(Self::V, Self::V) -> Self::V) {
         for (x, y) in x.chunks_mut(Self::WIDTH).zip(y.chunks(Self::WIDTH)) {
             let v = f(self.load_up_to(x, 0.0), self.load_up_to(y, 0.0));
+            self.store_up_to(x, v);
+        }
+    }
+
+    /// x ← f(x, y, z), element by element over the shortest length.
+    #[inline(always)]
+    fn zip_with(self, x: &mut [f32], y: &[f32], z: &[f32], f: impl Fn(Self::V, Self::V, Self::V) -> Self::V) {
+        for ((x, y), z) in x.chunks_mut(Self::WIDTH).zip(y.chunks(Self::WIDTH)).zip(z.chunks(Self::WIDTH)) {
+            let v = f(self.load_up_to(x, 0.0), self.load_up_to(y, 0.0), self.load_up_to(z, 0.0));
             self.store_up_to(x, v);
         }
     }
@@ -89,7 +102,11 @@ pub(crate) trait Lanes: Copy {
     /// Folds `row` into one vector with `f`. Lanes behind the end see `fill`.
     #[inline(always)]
     fn fold(self, row: &[f32], init: Self::V, fill: f32, f: impl Fn(Self::V, Self::V) -> Self::V) -> Self::V {
-        row.chunks(Self::WIDTH).fold(init, |acc, chunk| f(acc, self.load_up_to(chunk, fill)))
+        let mut acc = init;
+        for chunk in row.chunks(Self::WIDTH) {
+            acc = f(acc, self.load_up_to(chunk, fill));
+        }
+        acc
     }
 }
 

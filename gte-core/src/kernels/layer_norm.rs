@@ -6,22 +6,42 @@ use super::lanes::Lanes;
 #[cfg(test)]
 pub(crate) const MAX_ERROR: f32 = 2e-6;
 
-/// x ← (y − mean(y)) / √(var(y) + eps) · gamma + beta with y = x + residual. All slices have the row's length.
+/// x ← (y − mean(y)) / √(var(y) + eps) · gamma + beta with y = x + residual. All slices have the row's length. What lies `ahead` values
+/// behind the row and its residual is fetched meanwhile: the next ones.
 #[inline(always)]
-pub(crate) fn add_norm<L: Lanes>(l: L, x: &mut [f32], residual: Option<&[f32]>, gamma: &[f32], beta: &[f32], eps: f32) {
+pub(crate) fn add_norm<L: Lanes>(
+    l: L,
+    x: &mut [f32],
+    residual: Option<&[f32]>,
+    gamma: &[f32],
+    beta: &[f32],
+    eps: f32,
+    ahead: usize,
+) {
     let n = x.len();
     let inverse = 1.0 / n as f32;
-    if let Some(residual) = residual {
-        l.zip(x, &residual[..n], |a, b| l.add(a, b));
+    let mut sum = l.splat(0.0);
+    match residual {
+        Some(residual) => l.zip(x, &residual[..n], |a, b| {
+            let y = l.add(a, b);
+            sum = l.add(sum, y);
+            y
+        }),
+        None => sum = l.fold(x, sum, 0.0, |sum, v| l.add(sum, v)),
     }
-    let mean = l.reduce_add(l.fold(x, l.splat(0.0), 0.0, |sum, v| l.add(sum, v))) * inverse;
+    let mean = l.reduce_add(sum) * inverse;
     // A second pass for the variance: the one-pass formula cancels when the mean is large. Lanes behind the end see the mean.
     let mean_v = l.splat(mean);
     let squares = l.fold(x, l.splat(0.0), mean, |sum, v| {
         let d = l.sub(v, mean_v);
         l.mul_add(d, d, sum)
     });
+    for from in (0..n).step_by(L::WIDTH) {
+        l.ask_for(&x[from..], ahead);
+        if let Some(residual) = residual {
+            l.ask_for(&residual[from..], ahead);
+        }
+    }
     let scale = l.splat(1.0 / (l.reduce_add(squares) * inverse + eps).sqrt());
-    l.zip(x, &gamma[..n], |v, g| l.mul(l.mul(l.sub(v, mean_v), scale), g));
-    l.zip(x, &beta[..n], |v, b| l.add(v, b));
+    l.zip_with(x, &gamma[..n], &beta[..n], |v, g, b| l.add(l.mul(l.mul(l.sub(v, mean_v), scale), g), b));
 }

@@ -144,7 +144,7 @@ pub(crate) fn matmul<T: Tile>(t: T, p: Product<'_>, gelu: impl Fn(&mut [f32])) {
 
 /// `width` values of row `row` of C, whose rows are contiguous, from `column` on. (A slice of the matrix would cost a call a tile.)
 #[inline(always)]
-pub(super) fn part_of<'a>(c: &'a mut ArrayViewMut2<'_, f32>, row: usize, column: usize, width: usize) -> &'a mut [f32] {
+pub(super) fn part_of<'a, T>(c: &'a mut ArrayViewMut2<'_, T>, row: usize, column: usize, width: usize) -> &'a mut [T] {
     let row = c.row_mut(row).into_slice().unwrap_or(&mut []);
     &mut row[column..column + width]
 }

@@ -23,9 +23,11 @@ mod x86_64;
 mod tests;
 
 pub(crate) use aligned::Aligned;
-pub(crate) use attention::{Head, NarrowAttention, Scratch, scratch_len};
+pub(crate) use attention::{Head, NarrowAttention, NarrowHead, Scratch, scratch_len};
 pub(crate) use matmul::{Activation, Product, row_stride};
-pub(crate) use narrow::{Format, Narrow, NarrowProduct, NarrowRows, PackedNarrow, Rows, int8_rows, to_bf16};
+pub(crate) use narrow::{
+    Format, HEADER, Narrow, NarrowProduct, NarrowRows, Output, PackedNarrow, Rows, int8_rows, to_bf16,
+};
 pub(crate) use pack::Packed;
 
 /// An instruction set that the kernels are written for, from the most portable to the widest.
@@ -70,8 +72,8 @@ impl std::fmt::Display for Isa {
     }
 }
 
-/// (x, residual, gamma, beta, eps), see `layer_norm.rs`.
-pub(crate) type AddNorm = fn(&mut [f32], Option<&[f32]>, &[f32], &[f32], f32);
+/// (x, residual, gamma, beta, eps, ahead), see `layer_norm.rs`.
+pub(crate) type AddNorm = fn(&mut [f32], Option<&[f32]>, &[f32], &[f32], f32, usize);
 
 /// The kernels of one instruction set.
 pub(crate) struct Kernels {
@@ -81,7 +83,7 @@ pub(crate) struct Kernels {
     /// C = act(A·B + bias), see `matmul.rs`.
     pub(crate) matmul: fn(Product<'_>),
     /// One head of one text, with scratch of at least [`scratch_len`] values.
-    pub(crate) attention: fn(Head<'_>, &mut [f32]),
+    pub(crate) attention: fn(Head<'_, '_>, &mut [f32]),
     /// x ← LayerNorm(x + residual).
     pub(crate) add_norm: AddNorm,
     /// x ← x / ‖x‖.
@@ -118,14 +120,14 @@ impl Kernels {
         }
     }
 
-    /// One head of one text in bf16, for models whose linear layers are narrow.
-    pub(crate) fn narrow_attention(&self) -> NarrowAttention {
+    /// One head of one text in bf16, for models whose linear layers are narrow, with heads of `d` values.
+    pub(crate) fn narrow_attention(&self, d: usize) -> NarrowAttention {
         match self.isa {
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => x86_64::narrow::avx2_attention(),
+            Isa::Avx512 => x86_64::narrow::avx512_attention(d),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => x86_64::narrow::avx512_attention(),
-            _ => narrow::scalar::attention,
+            Isa::Avx2 => x86_64::narrow::avx2_attention(),
+            _ => narrow::scalar::ATTENTION,
         }
     }
 

@@ -24,7 +24,7 @@ pub(crate) static KERNELS: Kernels = Kernels {
     softmax,
 };
 
-fn add_norm(x: &mut [f32], residual: Option<&[f32]>, gamma: &[f32], beta: &[f32], eps: f32) {
+fn add_norm(x: &mut [f32], residual: Option<&[f32]>, gamma: &[f32], beta: &[f32], eps: f32, _ahead: usize) {
     if let Some(residual) = residual {
         x.iter_mut().zip(residual).for_each(|(x, r)| *x += r);
     }

@@ -10,8 +10,14 @@ pub(crate) const MAX_RELATIVE_ERROR: f32 = 8e-6;
 /// Replaces each score s by exp(scale · (s − max)) and returns their sum.
 #[inline(always)]
 pub(crate) fn softmax<L: Lanes>(l: L, row: &mut [f32], scale: f32) -> f32 {
-    let max = l.reduce_max(l.fold(row, l.splat(f32::NEG_INFINITY), f32::NEG_INFINITY, |a, b| l.max(a, b)));
-    let (max, scale) = (l.splat(max), l.splat(scale));
+    // No closure: `Iterator::fold` around one stays a call here, to a function without these instructions.
+    let mut max = l.splat(f32::NEG_INFINITY);
+    let whole = row.chunks_exact(L::WIDTH);
+    let rest = l.load_up_to(whole.remainder(), f32::NEG_INFINITY);
+    for chunk in whole {
+        max = l.max(max, l.load(chunk));
+    }
+    let (max, scale) = (l.splat(l.reduce_max(l.max(max, rest))), l.splat(scale));
     let mut sum = l.splat(0.0);
     let mut whole = row.chunks_exact_mut(L::WIDTH);
     for chunk in &mut whole {

@@ -3,7 +3,7 @@
 
 use candle_core::{D, DType, Device, Tensor};
 
-use super::{Activation, Ops};
+use super::Ops;
 use crate::batch::PackedBatch;
 use crate::config::{ModelConfig, Pooling};
 use crate::weights::Weights;
@@ -102,15 +102,16 @@ impl Ops for Candle {
         self.norm(&x.broadcast_add(&tables.type_zero)?, &tables.norm)
     }
 
-    fn linear(&self, x: &Tensor, layer: &Linear, activation: Activation) -> Result<Tensor> {
-        let y = x.matmul(&layer.weight)?.broadcast_add(&layer.bias)?;
-        Ok(match activation {
-            Activation::None => y,
-            Activation::Gelu => y.gelu_erf()?,
-        })
+    fn linear(&self, x: &Tensor, layer: &Linear) -> Result<Tensor> {
+        Ok(x.matmul(&layer.weight)?.broadcast_add(&layer.bias)?)
     }
 
-    fn attention(&self, qkv: &Tensor, batch: &PackedBatch, heads: usize) -> Result<Tensor> {
+    fn feed_forward(&self, x: &Tensor, up: &Linear, down: &Linear) -> Result<Tensor> {
+        self.linear(&self.linear(x, up)?.gelu_erf()?, down)
+    }
+
+    fn attention(&self, x: &Tensor, layer: &Linear, batch: &PackedBatch, heads: usize) -> Result<Tensor> {
+        let qkv = self.linear(x, layer)?;
         let width = qkv.dim(1)? / 3;
         let d = width / heads;
         let text = |range: std::ops::Range<usize>| -> Result<Tensor> {

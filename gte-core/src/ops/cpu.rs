@@ -1,18 +1,19 @@
 //! The verbs on our kernels. Packed weights are shared, hidden states come from a store of buffers and go back to it: a batch
 //! that is no larger than one before allocates nothing.
 
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use ndarray::{ArrayView2, ArrayViewMut2, Axis, ShapeBuilder, s};
+use ndarray::{ArrayView2, ArrayViewMut2, ShapeBuilder, s};
 use rayon::prelude::*;
 
-use super::{Activation, Ops};
+use super::Ops;
 use crate::Result;
 use crate::batch::PackedBatch;
 use crate::config::{ModelConfig, Pooling};
 use crate::kernels::{
-    Aligned, Format, Head, Kernels, Narrow, NarrowProduct, NarrowRows, Packed, PackedNarrow, Product, Rows, Scratch,
-    row_stride, scratch_len, to_bf16,
+    Activation, Aligned, Format, HEADER, Head, Kernels, Narrow, NarrowHead, NarrowProduct, NarrowRows, Output, Packed,
+    PackedNarrow, Product, Rows, Scratch, row_stride, scratch_len, to_bf16,
 };
 use crate::profile::{Clock, Profile};
 use crate::weights::{Tensor, Weights};
@@ -25,7 +26,7 @@ pub(crate) struct Cpu {
     kernels: &'static Kernels,
     narrow: Option<&'static Narrow>, // what linear layers are computed with, if not f32
     buffers: Arc<Buffers<f32>>,
-    words: Buffers<u32>, // narrowed hidden states
+    words: Arc<Buffers<u32>>, // narrowed hidden states
     clock: Clock,
     // One a thread of the pool, for attention: in f32, or in bf16.
     scratch: Vec<Mutex<(Aligned<f32>, Scratch)>>,
@@ -38,17 +39,20 @@ impl Cpu {
             kernels,
             narrow: format.map(|format| kernels.narrow(format)),
             buffers: Arc::default(),
-            words: Buffers::default(),
+            words: Arc::default(),
             clock: Clock::default(),
             scratch: (0..threads).map(|_| Mutex::default()).collect(),
         }
     }
 
     /// A hidden state of any content.
-    fn take(&self, rows: usize, columns: usize) -> Hidden {
-        let stride = row_stride(columns);
-        let data = self.buffers.take(rows * stride);
-        Hidden { data, rows, columns, stride, home: self.buffers.clone() }
+    fn take(&self, rows: usize, columns: usize) -> Matrix<f32> {
+        Buffers::matrix(&self.buffers, rows, columns)
+    }
+
+    /// Rows of any content for `columns` values, `group` to a word.
+    fn take_narrow(&self, rows: usize, columns: usize, group: usize) -> Matrix<u32> {
+        Buffers::matrix(&self.words, rows, HEADER + columns.div_ceil(group))
     }
 }
 
@@ -57,6 +61,11 @@ impl Cpu {
 struct Buffers<T>(Mutex<Vec<Aligned<T>>>);
 
 impl<T: Clone + Default> Buffers<T> {
+    fn matrix(home: &Arc<Self>, rows: usize, columns: usize) -> Matrix<T> {
+        let stride = row_stride(columns);
+        Matrix { data: home.take(rows * stride), rows, columns, stride, home: home.clone() }
+    }
+
     /// The smallest free buffer that is large enough, else the largest, grown.
     fn take(&self, len: usize) -> Aligned<T> {
         let mut free = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -73,31 +82,33 @@ impl<T: Clone + Default> Buffers<T> {
 }
 
 /// A (rows × columns) matrix in a borrowed buffer, which goes back when it is dropped.
-pub(crate) struct Hidden {
-    data: Aligned<f32>, // rows · stride values or more
+pub(crate) struct Matrix<T: Clone + Default> {
+    data: Aligned<T>, // rows · stride values or more
     rows: usize,
     columns: usize,
     stride: usize,
-    home: Arc<Buffers<f32>>,
+    home: Arc<Buffers<T>>,
 }
 
-impl Hidden {
-    fn view(&self) -> ArrayView2<'_, f32> {
+impl<T: Clone + Default> Matrix<T> {
+    fn view(&self) -> ArrayView2<'_, T> {
         let shape = (self.rows, self.columns).strides((self.stride, 1));
         ArrayView2::from_shape(shape, &self.data).expect("`take` made the buffer for this shape")
     }
 
-    fn view_mut(&mut self) -> ArrayViewMut2<'_, f32> {
+    fn view_mut(&mut self) -> ArrayViewMut2<'_, T> {
         let shape = (self.rows, self.columns).strides((self.stride, 1));
         ArrayViewMut2::from_shape(shape, &mut self.data).expect("`take` made the buffer for this shape")
     }
 
-    fn row(&self, row: usize) -> &[f32] {
+    fn row(&self, row: usize) -> &[T] {
         &self.data[row * self.stride..][..self.columns]
     }
+}
 
+impl<T: Clone + Default + Send> Matrix<T> {
     /// `f` on every row with its number, in parallel.
-    fn for_each_row(&mut self, f: impl Fn(usize, &mut [f32]) + Sync) {
+    fn for_each_row(&mut self, f: impl Fn(usize, &mut [T]) + Sync) {
         let (stride, columns) = (self.stride, self.columns);
         let used = &mut self.data[..self.rows * stride];
         used.par_chunks_mut(ROWS * stride).enumerate().for_each(|(chunk, rows)| {
@@ -108,9 +119,34 @@ impl Hidden {
     }
 }
 
-impl Drop for Hidden {
+impl<T: Clone + Default> Drop for Matrix<T> {
     fn drop(&mut self) {
         self.home.give(std::mem::take(&mut self.data));
+    }
+}
+
+/// A hidden state.
+pub(crate) enum Hidden {
+    /// (tokens × width)
+    F32(Matrix<f32>),
+    /// Each row a header and words, of bf16: what is made for the next product alone is rounded when it is stored, and half as long.
+    Narrow(Matrix<u32>),
+}
+
+impl Hidden {
+    fn rows(&self) -> usize {
+        match self {
+            Self::F32(x) => x.rows,
+            Self::Narrow(x) => x.rows,
+        }
+    }
+
+    /// The values of one that is not for a product alone.
+    fn values(&self) -> &Matrix<f32> {
+        match self {
+            Self::F32(x) => x,
+            Self::Narrow(_) => unreachable!("the encoder gives what comes out of attention to products alone"),
+        }
     }
 }
 
@@ -137,6 +173,13 @@ enum Weight {
 }
 
 impl Linear {
+    fn inputs(&self) -> usize {
+        match &self.weight {
+            Weight::F32(weight) => weight.panels().k,
+            Weight::Narrow { factors, .. } => factors.len(),
+        }
+    }
+
     /// What inputs are multiplied with before they are narrowed, and weights were divided by; empty where nothing is.
     pub(crate) fn factors(&self) -> &[f32] {
         match &self.weight {
@@ -148,7 +191,7 @@ impl Linear {
 
 /// The factors that share the spread of the columns between `inputs` and weights: √(largest weight / largest input) of each column, with
 /// a mean of one (SmoothQuant with α = ½). The inputs are a sample: what was small in it is not taken for smaller than a tenth of the rest.
-fn smoothing(inputs: &Hidden, parts: &[Tensor]) -> Vec<f32> {
+fn smoothing(inputs: &Matrix<f32>, parts: &[Tensor]) -> Vec<f32> {
     let mut largest = vec![0f32; inputs.columns];
     for row in 0..inputs.rows {
         largest.iter_mut().zip(inputs.row(row)).for_each(|(l, x)| *l = l.max(x.abs()));
@@ -220,7 +263,7 @@ impl Ops for Cpu {
                 let inner = shapes[0].1;
                 let factors = match (narrow.format, inputs) {
                     (Format::Bf16, _) => Vec::new(),
-                    (Format::Int8, Some(inputs)) => smoothing(inputs, &parts),
+                    (Format::Int8, Some(inputs)) => smoothing(inputs.values(), &parts),
                     (Format::Int8, None) => parts[0].factors().to_vec(),
                 };
                 let rows = |tensor: Tensor| match narrow.format {
@@ -256,79 +299,123 @@ impl Ops for Cpu {
                 let word = &tables.words[batch.ids()[token] as usize * width..][..width];
                 row.copy_from_slice(word);
                 let position = &tables.positions[(token - start) * width..][..width];
-                (self.kernels.add_norm)(row, Some(position), &norm.gamma, &norm.beta, norm.eps);
+                (self.kernels.add_norm)(row, Some(position), &norm.gamma, &norm.beta, norm.eps, 0);
             })
         });
-        Ok(x)
+        Ok(Hidden::F32(x))
     }
 
-    fn linear(&self, x: &Hidden, layer: &Linear, activation: Activation) -> Result<Hidden> {
-        let mut y = self.take(x.rows, layer.bias.len());
-        self.clock.products(x.rows * x.columns * layer.bias.len(), || match &layer.weight {
-            Weight::F32(weight) => {
-                let (a, b) = (x.view(), weight.panels());
-                for_each_piece(&mut y, b.nr, |first_panel, c| {
-                    let bias = &layer.bias[first_panel * b.nr..][..c.ncols()];
-                    (self.kernels.matmul)(Product { a, b, first_panel, c, bias, activation });
-                });
-            }
-            Weight::Narrow { narrow, weight: b, factors } => {
-                let stride = row_stride(narrow.row_words(x.columns));
-                let mut words = self.words.take(x.rows * stride);
-                words[..x.rows * stride].par_chunks_mut(ROWS * stride).enumerate().for_each(|(chunk, rows)| {
-                    for (i, row) in rows.chunks_mut(stride).enumerate() {
-                        (narrow.encode)(x.row(chunk * ROWS + i), factors, &mut row[..narrow.row_words(x.columns)]);
-                    }
-                });
-                let (a, b) = (Rows { data: &words, stride }, b.panels());
-                for_each_piece(&mut y, narrow.nr, |first_panel, c| {
-                    let bias = &layer.bias[first_panel * narrow.nr..][..c.ncols()];
-                    (narrow.matmul)(NarrowProduct { a, b, first_panel, c, bias, activation });
-                });
-                self.words.give(words);
-            }
-        });
-        Ok(y)
+    fn linear(&self, x: &Hidden, layer: &Linear) -> Result<Hidden> {
+        let mut y = self.take(x.rows(), layer.bias.len());
+        self.product(x, layer, Activation::None, Output::F32(y.view_mut()));
+        Ok(Hidden::F32(y))
     }
 
-    fn attention(&self, qkv: &Hidden, batch: &PackedBatch, heads: usize) -> Result<Hidden> {
-        let width = qkv.columns / 3;
+    fn attention(&self, x: &Hidden, layer: &Linear, batch: &PackedBatch, heads: usize) -> Result<Hidden> {
+        let width = layer.bias.len() / 3;
         let d = width / heads;
-        let mut out = self.take(qkv.rows, width);
-        self.clock.attention(|| self.attend(&qkv.view(), batch.starts(), d, out.view_mut()));
-        Ok(out)
+        let Some(narrow) = self.narrow else {
+            let Hidden::F32(qkv) = self.linear(x, layer)? else { unreachable!("products give f32") };
+            let mut out = self.take(x.rows(), width);
+            self.clock.attention(|| {
+                self.attend(batch.starts(), Output::F32(out.view_mut()), d, &|rows, head, out, (scratch, _)| {
+                    let text = |part: usize| {
+                        let from = part * width + head * d;
+                        qkv.view().slice_move(s![rows.clone(), from..from + d])
+                    };
+                    let Output::F32(out) = out else { unreachable!("as it was given") };
+                    let scratch = scratch.at_least(scratch_len(rows.len(), d, self.kernels.nr));
+                    (self.kernels.attention)(Head { q: text(0), k: text(1), v: text(2), out }, scratch);
+                });
+            });
+            return Ok(Hidden::F32(out));
+        };
+        let table = self.kernels.narrow_attention(d);
+        let mut qkv = self.take_narrow(x.rows(), 3 * width, table.group);
+        self.product(x, layer, Activation::None, narrow_output(&mut qkv, 3 * width, table.group));
+        let attend = |out| {
+            self.attend(batch.starts(), out, d, &|rows: Range<usize>, head, out, (_, scratch)| {
+                let part = |part: usize| {
+                    let from = rows.start * qkv.stride + (part * width + head * d) / table.group;
+                    Rows { data: &qkv.data[from..], stride: qkv.stride }
+                };
+                (table.compute)(NarrowHead { tokens: rows.len(), d, q: part(0), k: part(1), v: part(2), out }, scratch);
+            });
+        };
+        // What is for a product in bf16 is stored as such. (A head of an odd width would begin within a word.)
+        if narrow.format == Format::Bf16 && d.is_multiple_of(narrow.group) {
+            let mut out = self.take_narrow(x.rows(), width, narrow.group);
+            self.clock.attention(|| attend(narrow_output(&mut out, width, narrow.group)));
+            Ok(Hidden::Narrow(out))
+        } else {
+            let mut out = self.take(x.rows(), width);
+            self.clock.attention(|| attend(Output::F32(out.view_mut())));
+            Ok(Hidden::F32(out))
+        }
     }
 
-    fn add_norm(&self, mut x: Hidden, residual: &Hidden, norm: &Norm) -> Result<Hidden> {
+    fn feed_forward(&self, x: &Hidden, up: &Linear, down: &Linear) -> Result<Hidden> {
+        let columns = up.bias.len();
+        let inner = match self.narrow {
+            Some(narrow) if narrow.format == Format::Bf16 => {
+                let mut inner = self.take_narrow(x.rows(), columns, narrow.group);
+                self.product(x, up, Activation::Gelu, narrow_output(&mut inner, columns, narrow.group));
+                Hidden::Narrow(inner)
+            }
+            _ => {
+                let mut inner = self.take(x.rows(), columns);
+                self.product(x, up, Activation::Gelu, Output::F32(inner.view_mut()));
+                Hidden::F32(inner)
+            }
+        };
+        self.linear(&inner, down)
+    }
+
+    fn add_norm(&self, x: Hidden, residual: &Hidden, norm: &Norm) -> Result<Hidden> {
+        let Hidden::F32(mut x) = x else { unreachable!("products give f32") };
+        let residual = residual.values();
         self.clock.rest(|| {
             x.for_each_row(|i, row| {
-                (self.kernels.add_norm)(row, Some(residual.row(i)), &norm.gamma, &norm.beta, norm.eps);
+                (self.kernels.add_norm)(row, Some(residual.row(i)), &norm.gamma, &norm.beta, norm.eps, residual.stride);
             })
         });
-        Ok(x)
+        Ok(Hidden::F32(x))
     }
 
     fn pool(&self, x: &Hidden, batch: &PackedBatch, pooling: Pooling) -> Result<Hidden> {
-        let mut pooled = self.take(batch.texts(), x.columns);
         let starts = batch.starts();
-        self.clock.rest(|| {
-            pooled.for_each_row(|text, row| {
-                let (start, end) = (starts[text], starts[text + 1]);
-                match pooling {
-                    Pooling::Cls => row.copy_from_slice(x.row(start)),
-                    Pooling::LastToken => row.copy_from_slice(x.row(end - 1)),
-                    Pooling::Mean => {
-                        row.fill(0.0);
-                        for token in start..end {
-                            row.iter_mut().zip(x.row(token)).for_each(|(sum, v)| *sum += v);
+        self.clock.rest(|| match x {
+            Hidden::F32(x) => {
+                let mut pooled = self.take(batch.texts(), x.columns);
+                pooled.for_each_row(|text, row| {
+                    let (start, end) = (starts[text], starts[text + 1]);
+                    match pooling {
+                        Pooling::Cls => row.copy_from_slice(x.row(start)),
+                        Pooling::LastToken => row.copy_from_slice(x.row(end - 1)),
+                        Pooling::Mean => {
+                            row.fill(0.0);
+                            for token in start..end {
+                                row.iter_mut().zip(x.row(token)).for_each(|(sum, v)| *sum += v);
+                            }
+                            let scale = 1.0 / (end - start) as f32;
+                            row.iter_mut().for_each(|v| *v *= scale);
                         }
-                        let scale = 1.0 / (end - start) as f32;
-                        row.iter_mut().for_each(|v| *v *= scale);
                     }
-                }
-            })
-        });
-        Ok(pooled)
+                });
+                Ok(Hidden::F32(pooled))
+            }
+            Hidden::Narrow(x) => {
+                let mut pooled = Buffers::matrix(&self.words, batch.texts(), x.columns);
+                pooled.for_each_row(|text, row| {
+                    row.copy_from_slice(match pooling {
+                        Pooling::Cls => x.row(starts[text]),
+                        Pooling::LastToken => x.row(starts[text + 1] - 1),
+                        Pooling::Mean => unreachable!("a mean is of the last layer's output"),
+                    });
+                });
+                Ok(Hidden::Narrow(pooled))
+            }
+        })
     }
 
     fn profile(&self) -> Profile {
@@ -336,6 +423,7 @@ impl Ops for Cpu {
     }
 
     fn read(&self, x: &Hidden, out: &mut [f32]) -> Result<()> {
+        let x = x.values();
         for (i, out) in out.chunks_exact_mut(x.columns).enumerate() {
             out.copy_from_slice(x.row(i));
         }
@@ -343,46 +431,76 @@ impl Ops for Cpu {
     }
 }
 
-/// `f` on pieces of the columns of `y`, whole panels of `nr`, in parallel: the number of the first panel, and the columns.
+/// Room for `columns` values of bf16 in rows of words, `group` in each.
+fn narrow_output(y: &mut Matrix<u32>, columns: usize, group: usize) -> Output<'_> {
+    Output::Bf16 { words: y.view_mut().slice_move(s![.., HEADER..]), columns, group }
+}
+
+/// `f` on pieces of `columns` columns, whole panels of `nr`, in parallel: the number of the first panel, and the piece of `y`.
 ///
 /// A few pieces a thread, so that an idle one finds work; every piece reads all of A, which is small beside the weights.
-fn for_each_piece(y: &mut Hidden, nr: usize, f: impl Fn(usize, ArrayViewMut2<'_, f32>) + Sync) {
+fn for_each_piece(mut y: Output<'_>, nr: usize, f: impl Fn(usize, Output<'_>) + Sync) {
     let pieces = match rayon::current_num_threads() {
         1 => 1,
         threads => 4 * threads,
     };
-    let panels = y.columns.div_ceil(nr).div_ceil(pieces);
-    y.view_mut()
-        .axis_chunks_iter_mut(Axis(1), panels * nr)
-        .into_par_iter()
-        .enumerate()
-        .for_each(|(i, c)| f(i * panels, c));
+    let panels = y.dim().1.div_ceil(nr).div_ceil(pieces);
+    y.pieces(panels * nr).for_each(|(i, c)| f(i * panels, c));
 }
 
+/// What computes one head of a text: its rows, the head's number, its columns of the output, scratch.
+type Attend<'a> = dyn Fn(Range<usize>, usize, Output<'_>, &mut (Aligned<f32>, Scratch)) + Sync + 'a;
+
 impl Cpu {
-    /// Attention of the texts between `starts`, the first of which lies at row 0 of `out`: halves in parallel, down to one
-    /// text, then its heads in parallel.
-    fn attend(&self, qkv: &ArrayView2<'_, f32>, starts: &[usize], d: usize, mut out: ArrayViewMut2<'_, f32>) {
+    /// y ← activation(x · weight + bias)
+    fn product(&self, x: &Hidden, layer: &Linear, activation: Activation, y: Output<'_>) {
+        let (inputs, outputs) = (layer.inputs(), layer.bias.len());
+        self.clock.products(x.rows() * inputs * outputs, || match &layer.weight {
+            Weight::F32(weight) => {
+                let (a, b) = (x.values().view(), weight.panels());
+                for_each_piece(y, b.nr, |first_panel, c| {
+                    let Output::F32(c) = c else { unreachable!("f32 is not narrowed") };
+                    let bias = &layer.bias[first_panel * b.nr..][..c.ncols()];
+                    (self.kernels.matmul)(Product { a, b, first_panel, c, bias, activation });
+                });
+            }
+            Weight::Narrow { narrow, weight: b, factors } => {
+                let encoded;
+                let a = match x {
+                    Hidden::Narrow(words) => words,
+                    Hidden::F32(x) => {
+                        let mut words = self.take_narrow(x.rows, inputs, narrow.group);
+                        words.for_each_row(|i, row| (narrow.encode)(x.row(i), factors, row, x.stride));
+                        encoded = words;
+                        &encoded
+                    }
+                };
+                let (a, b) = (Rows { data: &a.data, stride: a.stride }, b.panels());
+                for_each_piece(y, narrow.nr, |first_panel, c| {
+                    let bias = &layer.bias[first_panel * narrow.nr..][..c.dim().1];
+                    (narrow.matmul)(NarrowProduct { a, b, first_panel, c, bias, activation });
+                });
+            }
+        });
+    }
+
+    /// Attention of the texts between `starts`, whose rows are those of `out`: halves in parallel, down to one text, then its heads of `d`
+    /// values in parallel.
+    fn attend(&self, starts: &[usize], mut out: Output<'_>, d: usize, compute: &Attend<'_>) {
         let texts = starts.len() - 1;
         if texts > 1 {
             let half = texts / 2;
-            let (left, right) = out.split_at(Axis(0), starts[half] - starts[0]);
-            rayon::join(|| self.attend(qkv, &starts[..=half], d, left), || self.attend(qkv, &starts[half..], d, right));
+            let (left, right) = out.split_at(starts[half] - starts[0]);
+            rayon::join(
+                || self.attend(&starts[..=half], left, d, compute),
+                || self.attend(&starts[half..], right, d, compute),
+            );
             return;
         }
-        let width = out.ncols();
-        let text = qkv.slice(s![starts[0]..starts[1], ..]);
-        out.axis_chunks_iter_mut(Axis(1), d).into_par_iter().enumerate().for_each(|(head, out)| {
-            let part = |i: usize| text.slice(s![.., i * width + head * d..i * width + (head + 1) * d]);
-            let head = Head { q: part(0), k: part(1), v: part(2), out };
+        out.pieces(d).for_each(|(head, out)| {
             let thread = rayon::current_thread_index().unwrap_or(0);
             let mut scratch = self.scratch[thread].lock().unwrap_or_else(PoisonError::into_inner);
-            let (scratch, narrow_scratch) = &mut *scratch;
-            if self.narrow.is_some() {
-                return self.kernels.narrow_attention()(head, narrow_scratch);
-            }
-            let needed = scratch_len(text.nrows(), d, self.kernels.nr);
-            (self.kernels.attention)(head, scratch.at_least(needed));
+            compute(starts[0]..starts[1], head, out, &mut scratch);
         });
     }
 }

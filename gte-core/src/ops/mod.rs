@@ -10,9 +10,8 @@ use crate::config::{ModelConfig, Pooling};
 use crate::profile::Profile;
 use crate::weights::Weights;
 
-pub(crate) use crate::kernels::Activation;
-
-/// The verbs. Every hidden state is (tokens × width), the tokens of a batch end to end.
+/// The verbs. Every hidden state is (tokens × width), the tokens of a batch end to end. Those that take several layers leave it to the
+/// device in what form the states between them are kept.
 ///
 /// No verb lets one text see another, or the size of its batch: that is what makes results independent of the batch.
 pub(crate) trait Ops {
@@ -37,10 +36,19 @@ pub(crate) trait Ops {
 
     /// LayerNorm(word + position + type) of every token.
     fn embed(&self, batch: &PackedBatch, tables: &Self::Embedding) -> Result<Self::Hidden>;
-    /// activation(x · weightᵀ + bias)
-    fn linear(&self, x: &Self::Hidden, layer: &Self::Linear, activation: Activation) -> Result<Self::Hidden>;
-    /// Softmax attention within each text; `qkv` holds queries, keys and values side by side.
-    fn attention(&self, qkv: &Self::Hidden, batch: &PackedBatch, heads: usize) -> Result<Self::Hidden>;
+    /// x · weightᵀ + bias
+    fn linear(&self, x: &Self::Hidden, layer: &Self::Linear) -> Result<Self::Hidden>;
+    /// Softmax attention within each text; `layer` makes queries, keys and values of `x`, side by side. What comes out is for
+    /// [`Ops::pool`] and the next [`Ops::linear`] alone.
+    fn attention(
+        &self,
+        x: &Self::Hidden,
+        layer: &Self::Linear,
+        batch: &PackedBatch,
+        heads: usize,
+    ) -> Result<Self::Hidden>;
+    /// down(GELU(up(x)))
+    fn feed_forward(&self, x: &Self::Hidden, up: &Self::Linear, down: &Self::Linear) -> Result<Self::Hidden>;
     /// LayerNorm(x + residual)
     fn add_norm(&self, x: Self::Hidden, residual: &Self::Hidden, norm: &Self::Norm) -> Result<Self::Hidden>;
     /// One row a text, by `pooling`, not normalised.

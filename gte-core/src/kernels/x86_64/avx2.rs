@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 
 use ndarray::{ArrayView2, ArrayViewMut2};
 
-use super::{kernels, tile_by_height};
+use super::{kernels, prefetch, tile_by_height};
 use crate::kernels::Isa;
 use crate::kernels::attention::{Head, attention};
 use crate::kernels::dot::dot;
@@ -117,6 +117,10 @@ impl Lanes for Avx2 {
             _mm_cvtss_f32(_mm_max_ss(x, _mm_movehdup_ps(x)))
         }
     }
+    #[inline(always)]
+    fn ask_for(self, values: &[f32], ahead: usize) {
+        prefetch::<_MM_HINT_T1>(values.as_ptr().wrapping_add(ahead));
+    }
 }
 
 impl Integers for Avx2 {
@@ -131,6 +135,28 @@ impl Integers for Avx2 {
                 2 => _mm_storeu_si128(words.as_mut_ptr().cast(), pairs),
                 4 => _mm_storel_epi64(words.as_mut_ptr().cast(), _mm_packus_epi16(pairs, pairs)),
                 _ => unreachable!("two or four to a word"),
+            }
+        }
+    }
+    #[inline(always)]
+    fn store_bf16<const GROUP: usize>(self, words: &mut [u32], a: __m256) {
+        let words = &mut words[..Self::WIDTH / GROUP];
+        // SAFETY: `self` proves that the instructions are there; the length is asserted.
+        unsafe {
+            let bits = _mm256_castps_si256(a);
+            let odd = _mm256_and_si256(_mm256_srli_epi32::<16>(bits), _mm256_set1_epi32(1));
+            let rounded = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7FFF)));
+            match GROUP {
+                1 => {
+                    let upper = _mm256_and_si256(rounded, _mm256_set1_epi32(0xFFFF_0000_u32 as i32));
+                    _mm256_storeu_si256(words.as_mut_ptr().cast(), upper);
+                }
+                2 => {
+                    let halves = _mm256_srli_epi32::<16>(rounded);
+                    let (low, high) = (_mm256_castsi256_si128(halves), _mm256_extracti128_si256::<1>(halves));
+                    _mm_storeu_si128(words.as_mut_ptr().cast(), _mm_packus_epi32(low, high));
+                }
+                _ => unreachable!("one or two to a word"),
             }
         }
     }

@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 
 use ndarray::{ArrayView2, ArrayViewMut2};
 
-use super::{kernels, tile_by_height};
+use super::{kernels, prefetch, tile_by_height};
 use crate::kernels::Isa;
 use crate::kernels::attention::{Head, attention};
 use crate::kernels::dot::dot;
@@ -113,6 +113,10 @@ impl Lanes for Avx512 {
         // SAFETY: see the head of the block.
         unsafe { _mm512_reduce_max_ps(a) }
     }
+    #[inline(always)]
+    fn ask_for(self, values: &[f32], ahead: usize) {
+        prefetch::<_MM_HINT_T1>(values.as_ptr().wrapping_add(ahead));
+    }
 }
 
 impl Integers for Avx512 {
@@ -127,6 +131,27 @@ impl Integers for Avx512 {
                 2 => _mm256_storeu_si256(words.as_mut_ptr().cast(), _mm512_cvtepi32_epi16(integers)),
                 4 => _mm_storeu_si128(words.as_mut_ptr().cast(), _mm512_cvtepi32_epi8(integers)),
                 _ => unreachable!("two or four to a word"),
+            }
+        }
+    }
+    #[inline(always)]
+    fn store_bf16<const GROUP: usize>(self, words: &mut [u32], a: __m512) {
+        let words = &mut words[..Self::WIDTH / GROUP];
+        // SAFETY: `self` proves that the instructions are there; the length is asserted.
+        unsafe {
+            let bits = _mm512_castps_si512(a);
+            let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
+            let rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7FFF)));
+            match GROUP {
+                1 => {
+                    let upper = _mm512_and_si512(rounded, _mm512_set1_epi32(0xFFFF_0000_u32 as i32));
+                    _mm512_storeu_si512(words.as_mut_ptr().cast(), upper);
+                }
+                2 => {
+                    let halves = _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(rounded));
+                    _mm256_storeu_si256(words.as_mut_ptr().cast(), halves);
+                }
+                _ => unreachable!("one or two to a word"),
             }
         }
     }

@@ -10,6 +10,7 @@ use super::lanes::Lanes;
 pub(super) mod avx2;
 pub(super) mod avx512;
 pub(super) mod narrow;
+mod pack;
 pub(super) mod peak;
 
 /// The functions of a table, compiled for the instructions that `$token` proves.
@@ -33,19 +34,19 @@ macro_rules! kernels {
                 },
                 attention: |head, scratch| {
                     #[target_feature(enable = $features)]
-                    fn f(head: Head<'_>, scratch: &mut [f32]) {
+                    fn f(head: Head<'_, '_>, scratch: &mut [f32]) {
                         attention(PROVEN, head, scratch);
                     }
                     // SAFETY: `kernels()` hands out this table only after `detect()`.
                     unsafe { f(head, scratch) }
                 },
-                add_norm: |x, residual, gamma, beta, eps| {
+                add_norm: |x, residual, gamma, beta, eps, ahead| {
                     #[target_feature(enable = $features)]
-                    fn f(x: &mut [f32], residual: Option<&[f32]>, gamma: &[f32], beta: &[f32], eps: f32) {
-                        add_norm(PROVEN, x, residual, gamma, beta, eps);
+                    fn f(x: &mut [f32], residual: Option<&[f32]>, gamma: &[f32], beta: &[f32], eps: f32, ahead: usize) {
+                        add_norm(PROVEN, x, residual, gamma, beta, eps, ahead);
                     }
                     // SAFETY: `kernels()` hands out this table only after `detect()`.
-                    unsafe { f(x, residual, gamma, beta, eps) }
+                    unsafe { f(x, residual, gamma, beta, eps, ahead) }
                 },
                 normalize: |row| {
                     #[target_feature(enable = $features)]

@@ -2,14 +2,18 @@
 
 use std::arch::x86_64::*;
 
+use ndarray::ArrayViewMut2;
+
 use super::avx2::Avx2;
 use super::avx512::Avx512;
-use super::prefetch;
+use super::{pack, prefetch};
 use crate::kernels::aligned::LINE;
-use crate::kernels::attention::{Head, NarrowAttention, Scratch, attention_bf16};
+use crate::kernels::attention::{NarrowAttention, NarrowHead, Scratch, attention_bf16};
 use crate::kernels::gelu::gelu;
+use crate::kernels::lanes::Lanes;
+use crate::kernels::matmul::Activation;
 use crate::kernels::narrow::{
-    Dot, Format, HEADER, Narrow, NarrowProduct, Panel, Rows, encode_bf16, encode_int8, matmul,
+    Dot, Format, Narrow, NarrowProduct, Panel, Rows, encode_bf16, encode_int8, matmul, words_of_bf16,
 };
 
 /// Multiplies and adds words of A, given to all lanes, and vectors of words of B.
@@ -24,6 +28,7 @@ trait Mac: Copy {
     const UNITS: usize;
     /// Words in a turn of the loop.
     const UNROLL: usize;
+    type Lanes: Lanes;
     type Word: Copy;
     type Sum: Copy;
 
@@ -32,8 +37,8 @@ trait Mac: Copy {
     unsafe fn load(b: *const u16) -> Self::Word;
     /// One row's step: sums + the word of A at `a`, given to all lanes, · two vectors of B.
     unsafe fn step(sums: [Self::Sum; 2], a: *const u32, b: [Self::Word; 2]) -> [Self::Sum; 2];
-    /// Writes the sums, integers less zero · total, to `WIDTH` values of `out`.
-    unsafe fn store(sum: Self::Sum, zero: i32, totals: *const i32, out: *mut f32);
+    /// The sums, integers less zero · total.
+    unsafe fn values(sum: Self::Sum, zero: i32, totals: *const i32) -> <Self::Lanes as Lanes>::V;
 }
 
 /// bf16 where the CPU has none: values widen to f32 as they are read.
@@ -45,6 +50,7 @@ impl Mac for Avx2Bf16 {
     const WIDTH: usize = 8;
     const UNITS: usize = 1;
     const UNROLL: usize = 2;
+    type Lanes = Avx2;
     type Word = __m256;
     type Sum = __m256;
 
@@ -67,9 +73,8 @@ impl Mac for Avx2Bf16 {
         }
     }
     #[inline(always)]
-    unsafe fn store(sum: __m256, _zero: i32, _totals: *const i32, out: *mut f32) {
-        // SAFETY: see the trait.
-        unsafe { _mm256_storeu_ps(out, sum) }
+    unsafe fn values(sum: __m256, _zero: i32, _totals: *const i32) -> __m256 {
+        sum
     }
 }
 
@@ -86,6 +91,7 @@ impl Mac for Avx2Int8 {
     const WIDTH: usize = 8;
     const UNITS: usize = 1;
     const UNROLL: usize = 2;
+    type Lanes = Avx2;
     type Word = __m256i;
     type Sum = __m256i;
 
@@ -111,11 +117,11 @@ impl Mac for Avx2Int8 {
         }
     }
     #[inline(always)]
-    unsafe fn store(sum: __m256i, zero: i32, totals: *const i32, out: *mut f32) {
+    unsafe fn values(sum: __m256i, zero: i32, totals: *const i32) -> __m256 {
         // SAFETY: see the trait.
         unsafe {
             let totals = _mm256_mullo_epi32(_mm256_loadu_si256(totals.cast()), _mm256_set1_epi32(zero));
-            _mm256_storeu_ps(out, _mm256_cvtepi32_ps(_mm256_sub_epi32(sum, totals)));
+            _mm256_cvtepi32_ps(_mm256_sub_epi32(sum, totals))
         }
     }
 }
@@ -168,6 +174,7 @@ impl Mac for Avx512Bf16 {
     const WIDTH: usize = 16;
     const UNITS: usize = 2;
     const UNROLL: usize = 1;
+    type Lanes = Avx512;
     type Word = __m512i;
     type Sum = __m512;
 
@@ -186,9 +193,8 @@ impl Mac for Avx512Bf16 {
         step!("vdpbf16ps", __m512, sums, a, b)
     }
     #[inline(always)]
-    unsafe fn store(sum: __m512, _zero: i32, _totals: *const i32, out: *mut f32) {
-        // SAFETY: see the trait.
-        unsafe { _mm512_storeu_ps(out, sum) }
+    unsafe fn values(sum: __m512, _zero: i32, _totals: *const i32) -> __m512 {
+        sum
     }
 }
 
@@ -201,6 +207,7 @@ impl Mac for Avx512Int8 {
     const WIDTH: usize = 16;
     const UNITS: usize = 2;
     const UNROLL: usize = 1;
+    type Lanes = Avx512;
     type Word = __m512i;
     type Sum = __m512i;
 
@@ -219,37 +226,50 @@ impl Mac for Avx512Int8 {
         step!("vpdpbusd", __m512i, sums, a, b)
     }
     #[inline(always)]
-    unsafe fn store(sum: __m512i, zero: i32, totals: *const i32, out: *mut f32) {
+    unsafe fn values(sum: __m512i, zero: i32, totals: *const i32) -> __m512 {
         // SAFETY: see the trait.
         unsafe {
             let totals = _mm512_mullo_epi32(_mm512_loadu_si512(totals.cast()), _mm512_set1_epi32(zero));
-            _mm512_storeu_ps(out, _mm512_cvtepi32_ps(_mm512_sub_epi32(sum, totals)));
+            _mm512_cvtepi32_ps(_mm512_sub_epi32(sum, totals))
         }
     }
 }
 
-/// A tile of `R` rows by two vectors, whose sums stay in registers. `a` points to words, rows `lda` apart.
+/// What is multiplied and where it goes: pointers, with the distances of their rows.
+struct Place {
+    /// R rows of `words` words.
+    a: (*const u32, usize),
+    /// R rows of two vectors.
+    c: (*mut f32, usize),
+    words: usize,
+}
+
+/// A tile of `R` rows by two vectors, whose sums stay in registers; `rows` are the scales and zeros of A's.
 ///
 /// # Safety
-/// The instructions of `M` are there. `a` points to R rows of `words` words, `b` to `words` lines of two vectors, `totals` to the
-/// columns of two vectors, `out` to R rows of them; `zeros` has R values.
+/// The instructions of `M` are there, of which `l` is a part. `place` points to what it says; the data of `panel` are `words` lines of two
+/// vectors, its other slices have the length of two vectors, `totals` and `scales` if it is of integers.
 #[inline(always)]
 unsafe fn tile<M: Mac, const R: usize>(
-    words: usize,
-    (a, lda): (*const u32, usize),
-    b: *const u16,
-    zeros: [i32; R],
-    totals: *const i32,
-    out: *mut f32,
+    l: M::Lanes,
+    place: Place,
+    rows: [(f32, i32); R],
+    panel: Panel<'_>,
     ahead: &[u16],
 ) {
+    let Place { a: (a, lda), c: (c, ldc), words } = place;
     // Pointers that walk, each to every third row: the two rows behind it are a scaled index away, so that six rows need two pointers and
     // the distance, not six registers.
     let mut thirds: [*const u32; 4] = std::array::from_fn(|i| a.wrapping_add(3 * i * lda));
-    let mut line = b;
+    let mut line = panel.data.as_ptr();
     // Bytes of what comes next that each step fetches.
     let share = size_of_val(ahead).div_ceil((words / M::UNROLL).max(1));
     let mut ahead = ahead.as_ptr().cast::<u8>();
+    // C is larger than the second-level cache: its lines come while the sums are made, or every store would wait.
+    for r in 0..R {
+        prefetch::<_MM_HINT_T0>(c.wrapping_add(r * ldc));
+        prefetch::<_MM_HINT_T0>(c.wrapping_add(r * ldc + M::WIDTH));
+    }
     // SAFETY: of this block: `words` steps stay within what the caller promises; pointers of rows beyond R are not read.
     unsafe {
         let mut sums = [[M::zero(); 2]; R];
@@ -268,10 +288,27 @@ unsafe fn tile<M: Mac, const R: usize>(
         for word in 0..words % M::UNROLL {
             step::<M, R>(&mut sums, &thirds, lda, word, line);
         }
+        // Through memory, all at once: else the compiler keeps one or two of the sums there during the steps.
+        let mut stored = [[M::zero(); 2]; R];
         for r in 0..R {
-            let out = out.add(r * 2 * M::WIDTH);
-            M::store(sums[r][0], zeros[r], totals, out);
-            M::store(sums[r][1], zeros[r], totals.add(M::WIDTH), out.add(M::WIDTH));
+            stored[r] = sums[r];
+        }
+        let sums = std::hint::black_box(&mut stored);
+        for (r, (sums, (scale, zero))) in sums.iter().zip(rows).enumerate() {
+            for (half, sum) in sums.iter().enumerate() {
+                let at = half * M::WIDTH;
+                let mut v = M::values(*sum, zero, panel.totals.as_ptr().wrapping_add(at));
+                if M::FORMAT == Format::Int8 {
+                    v = l.mul(v, l.mul(l.splat(scale), l.load(panel.scales.get_unchecked(at..))));
+                }
+                v = l.add(v, l.load(panel.bias.get_unchecked(at..)));
+                l.store(std::slice::from_raw_parts_mut(c.add(r * ldc + at), M::WIDTH), v);
+            }
+        }
+        if panel.activation == Activation::Gelu {
+            for r in 0..R {
+                gelu(l, std::slice::from_raw_parts_mut(c.add(r * ldc), 2 * M::WIDTH));
+            }
         }
     }
 }
@@ -298,65 +335,82 @@ unsafe fn step<M: Mac, const R: usize>(
     }
 }
 
-/// `encode_bf16::<2>` by the instruction for it: left to itself, the compiler gathers the pairs one by one. Values below 2⁻¹²⁶ become zero.
+/// [`words_of_bf16`] in pairs by the instruction for it. Values below 2⁻¹²⁶ become zero.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bf16")]
-fn encode_bf16_pairs(l: Avx512, row: &[f32], factors: &[f32], out: &mut [u32]) {
+fn pairs_of_bf16(row: &[f32], words: &mut [u32]) {
     let (whole, rest) = row.as_chunks::<32>();
-    let (header, words) = out.split_at_mut(HEADER);
     let (lines, last) = words.split_at_mut(16 * whole.len());
     for (line, values) in lines.chunks_exact_mut(16).zip(whole) {
-        // SAFETY: 32 values are read, and 16 words written.
-        unsafe {
-            let (low, high) = (_mm512_loadu_ps(values.as_ptr()), _mm512_loadu_ps(values[16..].as_ptr()));
-            let pairs = std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(high, low));
-            _mm512_storeu_si512(line.as_mut_ptr().cast(), pairs);
-        }
+        line.copy_from_slice(&sixteen_pairs(values));
     }
-    header.copy_from_slice(&[1f32.to_bits(), 0]);
-    let mut tail = [0; HEADER + 16];
-    let tail = &mut tail[..HEADER + last.len()];
-    encode_bf16::<_, 2>(l, rest, factors, tail);
-    last.copy_from_slice(&tail[HEADER..]);
+    if !rest.is_empty() {
+        let mut values = [0.0; 32];
+        values[..rest.len()].copy_from_slice(rest);
+        last.copy_from_slice(&sixteen_pairs(&values)[..last.len()]);
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bf16")]
+fn sixteen_pairs(values: &[f32; 32]) -> [u32; 16] {
+    // SAFETY: 32 values are read; a vector is sixteen words.
+    unsafe {
+        let (low, high) = (_mm512_loadu_ps(values.as_ptr()), _mm512_loadu_ps(values[16..].as_ptr()));
+        std::mem::transmute::<__m512bh, [u32; 16]>(_mm512_cvtne2ps_pbh(high, low))
+    }
 }
 
 /// The table of a `Mac`, compiled for its instructions.
 macro_rules! narrow {
-    ($table:ident, $mac:ident, $token:ident, $name:literal, $features:literal, $group:literal, $encode:expr, [$($height:literal)*]) => {
+    ($table:ident, $mac:ident, $token:ident, $name:literal, $features:literal, $group:literal, $encode:expr, [$($height:literal)*], { $($bf16:item)* }) => {
         impl Dot for $mac {
             const FORMAT: Format = <Self as Mac>::FORMAT;
             const MR: usize = [$($height),*].len();
             const NR: usize = 2 * <Self as Mac>::WIDTH;
             const UNITS: usize = <Self as Mac>::UNITS;
 
+            $($bf16)*
+
             #[inline(always)]
-            fn gelu(self, row: &mut [f32]) {
-                gelu($token::PROVEN, row);
+            fn expect<T>(self, row: &[T]) {
+                row.chunks(16).for_each(|line| prefetch::<_MM_HINT_T0>(line.as_ptr().cast()));
             }
 
             #[inline(always)]
-            fn expect(self, row: &[f32]) {
-                row.chunks(16).for_each(|line| prefetch::<_MM_HINT_T0>(line.as_ptr()));
-            }
-
-            #[inline(always)]
-            fn sums(self, a: Rows<'_>, (from, to): (usize, usize), panel: Panel<'_>, out: &mut [f32], ahead: &[u16]) {
+            fn tile(
+                self,
+                a: Rows<'_>,
+                (from, to): (usize, usize),
+                panel: Panel<'_>,
+                c: &mut ArrayViewMut2<'_, f32>,
+                corner: (usize, usize),
+                ahead: &[u16],
+            ) {
                 // Not inlined: the loop needs all registers, and whoever calls has filled them.
                 #[inline(never)]
                 #[target_feature(enable = $features)]
-                unsafe fn sums<const R: usize>(words: usize, a: Rows<'_>, from: usize, panel: Panel<'_>, out: &mut [f32], ahead: &[u16]) {
-                    let zeros = std::array::from_fn(|r| a.zero(from + r));
-                    let first = (a.words(from, words).as_ptr(), a.stride);
+                unsafe fn tile<const R: usize>(a: Rows<'_>, from: usize, panel: Panel<'_>, place: Place, ahead: &[u16]) {
+                    let mut rows = [(0.0, 0); R];
+                    for (r, row) in rows.iter_mut().enumerate() {
+                        *row = (a.scale(from + r), a.zero(from + r));
+                    }
                     // SAFETY: passed on to the caller.
-                    unsafe { tile::<$mac, R>(words, first, panel.data.as_ptr(), zeros, panel.totals.as_ptr(), out.as_mut_ptr(), ahead) }
+                    unsafe { super::narrow::tile::<$mac, R>($token::PROVEN, place, rows, panel, ahead) }
                 }
                 let words = panel.data.len() / (Self::NR * <Self as Dot>::UNITS);
                 assert!(from < to && a.words(to - 1, words).len() == words, "A covers the tile");
-                assert!(out.len() >= (to - from) * Self::NR && (panel.totals.len() == Self::NR || <Self as Dot>::FORMAT == Format::Bf16), "a tile of this size");
+                let of_integers = [panel.totals.len(), panel.scales.len()] == [Self::NR; 2];
+                assert!(panel.bias.len() == Self::NR && (of_integers || <Self as Dot>::FORMAT == Format::Bf16), "a tile's columns");
+                assert!(corner.0 + (to - from) <= c.nrows() && corner.1 + Self::NR <= c.ncols(), "C covers the tile");
+                assert!(c.strides()[1] == 1, "rows of C are contiguous");
+                let ldc = c.strides()[0] as usize;
                 // SAFETY: the table is out of reach until its instructions were seen; the ranges are asserted above.
                 unsafe {
+                    let c = (c.as_mut_ptr().add(corner.0 * ldc + corner.1), ldc);
+                    let place = Place { a: (a.words(from, words).as_ptr(), a.stride), c, words };
                     match to - from {
-                        $($height => sums::<$height>(words, a, from, panel, out, ahead),)*
+                        $($height => tile::<$height>(a, from, panel, place, ahead),)*
                         _ => unreachable!("taller than a tile"),
                     }
                 }
@@ -370,17 +424,17 @@ macro_rules! narrow {
             nr: <$mac as Dot>::NR,
             group: $group,
             units: <$mac as Mac>::UNITS,
-            encode: |row, factors, words| {
+            encode: |row, factors, words, ahead| {
                 #[target_feature(enable = $features)]
-                fn f(row: &[f32], factors: &[f32], words: &mut [u32]) {
-                    $encode($token::PROVEN, row, factors, words);
+                fn f(row: &[f32], factors: &[f32], words: &mut [u32], ahead: usize) {
+                    $encode(row, factors, words, ahead);
                 }
                 // SAFETY: the table is handed out only where its instructions were seen.
-                unsafe { f(row, factors, words) }
+                unsafe { f(row, factors, words, ahead) }
             },
             matmul: |p| {
                 #[target_feature(enable = $features)]
-                fn f(p: NarrowProduct<'_>) {
+                fn f(p: NarrowProduct<'_, '_>) {
                     matmul($mac, p);
                 }
                 // SAFETY: the table is handed out only where its instructions were seen.
@@ -390,49 +444,78 @@ macro_rules! narrow {
     };
 }
 
-narrow!(AVX2_BF16, Avx2Bf16, Avx2, "avx2", "avx2,fma", 1, encode_bf16::<_, 1>, [1 2 3 4 5 6]);
-narrow!(AVX2_INT8, Avx2Int8, Avx2, "avx2", "avx2,fma", 2, encode_int8::<_, 2>, [1 2 3 4 5 6]);
-narrow!(AVX512_BF16, Avx512Bf16, Avx512, "avx512-bf16", "avx512f,avx512vl,avx512bw,avx512dq,avx512bf16", 2, encode_bf16_pairs, [1 2 3 4 5 6 7 8 9 10 11 12]);
-narrow!(AVX512_INT8, Avx512Int8, Avx512, "avx512-vnni", "avx512f,avx512vl,avx512bw,avx512dq,avx512vnni", 4, encode_int8::<_, 4>, [1 2 3 4 5 6 7 8 9 10 11 12]);
-
-/// `attention_bf16` compiled for a `Mac`'s instructions.
-macro_rules! attention {
-    ($function:ident, $mac:ident, $token:ident, $features:literal, $group:literal, $encode:expr) => {
-        fn $function(head: Head<'_>, scratch: &mut Scratch) {
-            #[target_feature(enable = $features)]
-            fn f(head: Head<'_>, scratch: &mut Scratch) {
-                attention_bf16::<_, _, $group>(
-                    $mac,
-                    $token::PROVEN,
-                    |row, words| $encode($token::PROVEN, row, &[], words),
-                    head,
-                    scratch,
-                );
-            }
-            // SAFETY: the function is handed out only where its instructions were seen.
-            unsafe { f(head, scratch) }
+/// `Dot::words` with vectors of `$token`.
+macro_rules! words {
+    ($token:ident) => {
+        #[inline(always)]
+        fn words(self, row: &[f32], group: usize, words: &mut [u32]) {
+            words_of_bf16($token::PROVEN, row, group, words);
         }
     };
 }
 
-attention!(avx2_attention_bf16, Avx2Bf16, Avx2, "avx2,fma", 1, encode_bf16::<_, 1>);
-attention!(
-    avx512_attention_bf16,
-    Avx512Bf16,
-    Avx512,
-    "avx512f,avx512vl,avx512bw,avx512dq,avx512bf16",
-    2,
-    encode_bf16_pairs
+narrow!(AVX2_BF16, Avx2Bf16, Avx2, "avx2", "avx2,fma", 1, |row, _, words, _| encode_bf16(Avx2Bf16, row, words), [1 2 3 4 5 6], { words!(Avx2); });
+narrow!(
+    AVX2_INT8, Avx2Int8, Avx2, "avx2", "avx2,fma", 2,
+    |row, factors, words, ahead| encode_int8::<_, 2>(Avx2::PROVEN, row, factors, words, ahead),
+    [1 2 3 4 5 6], { words!(Avx2); }
 );
+narrow!(
+    AVX512_BF16, Avx512Bf16, Avx512, "avx512-bf16", "avx512f,avx512vl,avx512bw,avx512dq,avx512bf16", 2,
+    |row, _, words, _| encode_bf16(Avx512Bf16, row, words),
+    [1 2 3 4 5 6 7 8 9 10 11 12], {
+        #[inline(always)]
+        fn words(self, row: &[f32], group: usize, words: &mut [u32]) {
+            match group {
+                // SAFETY: the table is out of reach until its instructions were seen.
+                2 => unsafe { pairs_of_bf16(row, words) },
+                _ => words_of_bf16(Avx512::PROVEN, row, group, words),
+            }
+        }
+        fn pack_transposed(self, rows: Rows<'_>, n: usize, words: usize, dst: &mut [u16]) {
+            // SAFETY: as above.
+            unsafe { pack::pack_transposed(rows, n, words, dst) }
+        }
+        fn pack_rows(self, rows: Rows<'_>, k: usize, n: usize, dst: &mut [u16]) {
+            // SAFETY: as above.
+            unsafe { pack::pack_rows(rows, k, n, dst) }
+        }
+    }
+);
+narrow!(
+    AVX512_INT8, Avx512Int8, Avx512, "avx512-vnni", "avx512f,avx512vl,avx512bw,avx512dq,avx512vnni", 4,
+    |row, factors, words, ahead| encode_int8::<_, 4>(Avx512::PROVEN, row, factors, words, ahead),
+    [1 2 3 4 5 6 7 8 9 10 11 12], { words!(Avx512); }
+);
+
+/// `attention_bf16` compiled for a `Mac`'s instructions.
+macro_rules! attention {
+    ($table:ident, $mac:ident, $token:ident, $features:literal) => {
+        const $table: NarrowAttention = NarrowAttention {
+            group: <$mac as Mac>::UNITS,
+            compute: |head, scratch| {
+                #[target_feature(enable = $features)]
+                fn f(head: NarrowHead<'_, '_>, scratch: &mut Scratch) {
+                    attention_bf16($mac, $token::PROVEN, head, scratch);
+                }
+                // SAFETY: the table is handed out only where its instructions were seen.
+                unsafe { f(head, scratch) }
+            },
+        };
+    };
+}
+
+attention!(AVX2_ATTENTION, Avx2Bf16, Avx2, "avx2,fma");
+attention!(AVX512_ATTENTION, Avx512Bf16, Avx512, "avx512f,avx512vl,avx512bw,avx512dq,avx512bf16");
 
 /// Attention in bf16 beside AVX2's table: there if AVX2 is.
 pub(crate) fn avx2_attention() -> NarrowAttention {
-    avx2_attention_bf16
+    AVX2_ATTENTION
 }
 
-/// Attention in bf16 beside AVX-512's table, by the rule of [`avx512`].
-pub(crate) fn avx512_attention() -> NarrowAttention {
-    if is_x86_feature_detected!("avx512bf16") { avx512_attention_bf16 } else { avx2_attention_bf16 }
+/// Attention in bf16 beside AVX-512's table, by the rule of [`avx512`]; a head of `d` values, an odd number, has no pairs.
+pub(crate) fn avx512_attention(d: usize) -> NarrowAttention {
+    if is_x86_feature_detected!("avx512bf16") && d.is_multiple_of(2) { AVX512_ATTENTION } else { AVX2_ATTENTION }
 }
 
 /// The table for `format` beside AVX2's: there if AVX2 is.

@@ -1,0 +1,194 @@
+//! Products of narrow numbers: bf16 by bf16 summed in f32, and 8-bit by 8-bit integers summed in i32.
+//!
+//! B is narrowed once, at load; a row of A when it is needed ([`Narrow::encode`]), by its own values alone, so that results do not
+//! depend on the batch. Either way a row is a list of words: the values that one step of a tile multiplies and adds into the same
+//! sum. A word of A has 32 bits and is given to all columns at once; a word of B has 16 bits (one bf16, two integers) or 32.
+//!
+//! Integers: the values of A are first multiplied, column by column, with numbers that B was divided by, so that a column of large
+//! values does not set the steps of all (SmoothQuant: Xiao et al. 2022, <https://arxiv.org/abs/2211.10438>). Then x ≈ scale · (q − zero) with q in 0..=255 and both numbers a row's own, so that a row after GELU, which has hardly a
+//! negative value, does not waste half of the steps; weights are scale · w with w in −127..=127 and a scale an output. Then
+//! Σ x·w = scale · scale_w · (Σ q·w − zero · Σ w): sums of integers are exact, whatever the order, and the same on every CPU.
+
+mod output;
+mod panels;
+mod rows;
+pub(crate) mod scalar;
+
+use ndarray::ArrayViewMut2;
+
+use super::matmul::{Activation, MAX_TILE, part_of};
+
+pub(crate) use output::Output;
+pub(crate) use panels::{NarrowPanels, NarrowRows, PackedNarrow, int8_rows, pack_rows, pack_transposed};
+pub(crate) use rows::{HEADER, Integers, Rows, encode_bf16, encode_int8, to_bf16, words_of_bf16};
+
+/// Maximum error of a bf16 product against f64 on the rounded operands, as a multiple of Σ|aₖ·bₖ| + |bias|.
+#[cfg(test)]
+pub(crate) const MAX_ERROR_BF16: f64 = 2e-6;
+
+/// Maximum error of an 8-bit value of A, as a multiple of the row's scale (its range / 255): half a step by its own rounding, half
+/// a step by that of the zero.
+#[cfg(test)]
+pub(crate) const MAX_ERROR_INT8: f64 = 1.001;
+
+/// How values are narrowed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Format {
+    /// The upper half of an f32, rounded to nearest.
+    Bf16,
+    /// 8-bit integers, with scales.
+    Int8,
+}
+
+/// One instruction set's way with one format.
+pub(crate) struct Narrow {
+    pub(crate) format: Format,
+    /// The instructions, for people.
+    pub(crate) name: &'static str,
+    /// Whether they are made for this format.
+    pub(crate) native: bool,
+    /// Columns in a panel.
+    pub(crate) nr: usize,
+    /// Values in a word.
+    pub(crate) group: usize,
+    /// Units of 16 bits in a word of B.
+    pub(crate) units: usize,
+    /// Narrows a row, multiplied with as many factors (of which bf16 takes none), to a header and ⌈values / group⌉ words. What lies
+    /// as many values ahead of the row as the last argument says is fetched meanwhile: the next row.
+    pub(crate) encode: fn(&[f32], &[f32], &mut [u32], usize),
+    /// C = act(A·B + bias).
+    pub(crate) matmul: fn(NarrowProduct<'_, '_>),
+}
+
+/// Bytes of the rows of A that stay in the second-level cache while the panels of B pass by.
+const A_BLOCK: usize = 256 << 10;
+
+/// A row of a panel, of zeros.
+const NOTHING: [f32; MAX_TILE.1] = [0.0; MAX_TILE.1];
+
+/// One product, or the columns of one that a thread owns.
+pub(crate) struct NarrowProduct<'a, 'c> {
+    /// As many rows as `c`, narrowed for the same table that `b` was.
+    pub(crate) a: Rows<'a>,
+    pub(crate) b: NarrowPanels<'a>,
+    /// The first panel of `b` that belongs to `c`.
+    pub(crate) first_panel: usize,
+    /// The columns from `first_panel` on.
+    pub(crate) c: Output<'c>,
+    /// One a column of `c`, or none.
+    pub(crate) bias: &'a [f32],
+    pub(crate) activation: Activation,
+}
+
+/// A panel of B with what belongs to its columns, as many as a tile has, and what becomes of their sums.
+#[derive(Clone, Copy)]
+pub(crate) struct Panel<'a> {
+    pub(crate) data: &'a [u16],
+    /// Of integers.
+    pub(crate) totals: &'a [i32],
+    /// Of integers.
+    pub(crate) scales: &'a [f32],
+    pub(crate) bias: &'a [f32],
+    pub(crate) activation: Activation,
+}
+
+/// The register tile of one instruction set for one format.
+pub(crate) trait Dot: Copy {
+    const FORMAT: Format;
+    /// Most rows in a tile.
+    const MR: usize;
+    /// Columns in a tile, the width of a panel.
+    const NR: usize;
+    /// Units of 16 bits in a word of B.
+    const UNITS: usize;
+
+    /// C[i][j] ← activation(Σₖ A[r][k] · panel[k][j] + bias[j]) for the rows `rows` of A and NR columns of C, from its `corner` on; in
+    /// order of k, integers less zero · total and scaled. Rows of C are contiguous. `ahead` will be read soon: a tile asks for it
+    /// meanwhile.
+    fn tile(
+        self,
+        a: Rows<'_>,
+        rows: (usize, usize),
+        panel: Panel<'_>,
+        c: &mut ArrayViewMut2<'_, f32>,
+        corner: (usize, usize),
+        ahead: &[u16],
+    );
+    /// Writes a row in bf16, `group` values a word.
+    fn words(self, row: &[f32], group: usize, words: &mut [u32]);
+    /// `row` will be written soon: the cache may begin to fetch its lines.
+    fn expect<T>(self, _row: &[T]) {}
+    /// See [`pack_transposed`]; `UNITS` values a word.
+    fn pack_transposed(self, rows: Rows<'_>, n: usize, words: usize, dst: &mut [u16]) {
+        pack_transposed(rows, n, words, (Self::NR, Self::UNITS), dst);
+    }
+    /// See [`pack_rows`]; `UNITS` values a word.
+    fn pack_rows(self, rows: Rows<'_>, k: usize, n: usize, dst: &mut [u16]) {
+        pack_rows(rows, k, n, (Self::NR, Self::UNITS), dst);
+    }
+}
+
+/// Computes `p`.
+#[inline(always)]
+pub(crate) fn matmul<D: Dot>(d: D, p: NarrowProduct<'_, '_>) {
+    let NarrowProduct { a, b, first_panel, mut c, bias, activation } = p;
+    let (rows, columns) = c.dim();
+    assert!(b.nr == D::NR && b.units == D::UNITS, "packed for this table");
+    assert!(
+        first_panel * D::NR + columns <= b.count() * D::NR && (bias.len() == columns || bias.is_empty()),
+        "columns of a product"
+    );
+    assert!(c.is_in_rows(), "rows of C are contiguous");
+    // For tiles that do not go to C as they are.
+    let mut buffer = [0.0; MAX_TILE.0 * MAX_TILE.1];
+    let shape = (D::MR, D::NR);
+    let mut beside = ArrayViewMut2::from_shape(shape, &mut buffer[..D::MR * D::NR]).expect("as long as its shape");
+    let height = (A_BLOCK / (b.words.max(1) * size_of::<u32>()) / D::MR).max(1) * D::MR;
+    for block in (0..rows).step_by(height) {
+        let height = height.min(rows - block);
+        let tiles = height.div_ceil(D::MR);
+        for column in (0..columns).step_by(D::NR) {
+            let width = D::NR.min(columns - column);
+            let number = first_panel + column / D::NR;
+            let (totals, scales): (&[i32], &[f32]) = match D::FORMAT {
+                Format::Bf16 => (&[], &[]),
+                Format::Int8 => {
+                    let padded = number * D::NR..(number + 1) * D::NR;
+                    (&b.totals[padded.clone()], &b.scales[padded])
+                }
+            };
+            let mut padded = NOTHING;
+            let bias = match bias.get(column..column + width) {
+                Some(bias) if width == D::NR => bias,
+                Some(bias) => {
+                    padded[..width].copy_from_slice(bias);
+                    &padded[..D::NR]
+                }
+                None => &NOTHING[..D::NR],
+            };
+            let panel = Panel { data: b.panel(number), totals, scales, bias, activation };
+            // What comes next: behind the last panel the first, for the next block, or that of the columns behind these, which are likely
+            // this thread's too.
+            let again = column + D::NR >= columns && block + height < rows;
+            let next = if again { first_panel } else { number + 1 };
+            let next = if next < b.count() { b.panel(next) } else { &[] };
+            for i in 0..tiles {
+                let (row, end) = (block + height * i / tiles, block + height * (i + 1) / tiles);
+                let ahead = &next[next.len() * i / tiles..next.len() * (i + 1) / tiles];
+                match &mut c {
+                    Output::F32(c) if width == D::NR => {
+                        d.tile(a, (row, end), panel, c, (row, column), ahead);
+                    }
+                    c => {
+                        // C is larger than the second-level cache: its lines come while the sums are made, or every store would wait.
+                        (row..end).for_each(|row| c.part(row, column, width).expect(d));
+                        d.tile(a, (row, end), panel, &mut beside, (0, 0), ahead);
+                        for i in 0..end - row {
+                            c.part(row + i, column, width).write(d, part_of(&mut beside, i, 0, width));
+                        }
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! C: where the values of a product go, and in what form.
+
+use ndarray::{ArrayViewMut2, Axis};
+use rayon::iter::Either;
+use rayon::prelude::*;
+
+use super::Dot;
+use crate::kernels::matmul::part_of;
+
+/// Where values of f32 go.
+pub(crate) enum Output<'a> {
+    /// (rows × columns)
+    F32(ArrayViewMut2<'a, f32>),
+    /// Rounded to bf16, for a product in bf16 that comes next.
+    Bf16 {
+        /// (rows × ⌈columns / group⌉)
+        words: ArrayViewMut2<'a, u32>,
+        columns: usize,
+        /// Values in a word: one or two.
+        group: usize,
+    },
+}
+
+impl<'a> Output<'a> {
+    /// The first `rows` rows, and the others.
+    pub(crate) fn split_at(self, rows: usize) -> (Self, Self) {
+        match self {
+            Self::F32(c) => {
+                let (first, rest) = c.split_at(Axis(0), rows);
+                (Self::F32(first), Self::F32(rest))
+            }
+            Self::Bf16 { words, columns, group } => {
+                let (first, rest) = words.split_at(Axis(0), rows);
+                (Self::Bf16 { words: first, columns, group }, Self::Bf16 { words: rest, columns, group })
+            }
+        }
+    }
+
+    /// Pieces of `width` columns, whole words, in parallel.
+    pub(crate) fn pieces(&mut self, width: usize) -> impl ParallelIterator<Item = (usize, Output<'_>)> {
+        match self {
+            Self::F32(c) => Either::Left(
+                c.axis_chunks_iter_mut(Axis(1), width).into_par_iter().enumerate().map(|(i, c)| (i, Output::F32(c))),
+            ),
+            Self::Bf16 { words, columns, group } => {
+                let (columns, group) = (*columns, *group);
+                let piece =
+                    move |(i, words)| (i, Output::Bf16 { words, columns: width.min(columns - i * width), group });
+                Either::Right(words.axis_chunks_iter_mut(Axis(1), width / group).into_par_iter().enumerate().map(piece))
+            }
+        }
+    }
+
+    /// `width` columns of row `row`, from `column` on, where a word begins.
+    #[inline(always)]
+    pub(crate) fn part(&mut self, row: usize, column: usize, width: usize) -> Part<'_> {
+        match self {
+            Self::F32(c) => Part::F32(part_of(c, row, column, width)),
+            Self::Bf16 { words, group, .. } => {
+                Part::Bf16(part_of(words, row, column / *group, width.div_ceil(*group)), *group)
+            }
+        }
+    }
+
+    /// Rows and columns.
+    pub(crate) fn dim(&self) -> (usize, usize) {
+        match self {
+            Self::F32(c) => c.dim(),
+            Self::Bf16 { words, columns, .. } => (words.nrows(), *columns),
+        }
+    }
+
+    /// Whether rows are contiguous and, of bf16, as long as they must be.
+    pub(super) fn is_in_rows(&self) -> bool {
+        match self {
+            Self::F32(c) => c.ncols() < 2 || c.strides()[1] == 1,
+            Self::Bf16 { words, columns, group } => {
+                words.ncols() == columns.div_ceil(*group) && (words.ncols() < 2 || words.strides()[1] == 1)
+            }
+        }
+    }
+}
+
+/// Columns of one row of an [`Output`].
+pub(crate) enum Part<'a> {
+    F32(&'a mut [f32]),
+    Bf16(&'a mut [u32], usize),
+}
+
+impl Part<'_> {
+    /// Writes as many values.
+    #[inline(always)]
+    pub(crate) fn write<D: Dot>(self, d: D, values: &[f32]) {
+        match self {
+            Self::F32(part) => part.copy_from_slice(values),
+            Self::Bf16(part, group) => d.words(values, group, part),
+        }
+    }
+
+    #[inline(always)]
+    pub(super) fn expect<D: Dot>(self, d: D) {
+        match self {
+            Self::F32(part) => d.expect(part),
+            Self::Bf16(part, _) => d.expect(part),
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! The plain twins.
+
+use ndarray::ArrayViewMut2;
+
+use super::rows::Steps;
+use super::{Dot, Format, HEADER, Integers, Narrow, Panel, Rows, encode_bf16, matmul, to_bf16, words_of_bf16};
+use crate::kernels::attention::{NarrowAttention, attention_bf16};
+use crate::kernels::matmul::{Activation, part_of};
+use crate::kernels::scalar::Plain;
+
+pub(crate) static BF16: Narrow = Narrow {
+    format: Format::Bf16,
+    name: "scalar",
+    native: false,
+    nr: Bf16::NR,
+    group: 1,
+    units: Bf16::UNITS,
+    encode: |row, _, words, _| encode_bf16(Bf16, row, words),
+    matmul: |p| matmul(Bf16, p),
+};
+pub(crate) static INT8: Narrow = Narrow {
+    format: Format::Int8,
+    name: "scalar",
+    native: false,
+    nr: Int8::NR,
+    group: 2,
+    units: Int8::UNITS,
+    encode: |row, factors, words, _| encode_int8(row, factors, words),
+    matmul: |p| matmul(Int8, p),
+};
+
+/// [`attention_bf16`] of the plain twin.
+pub(crate) static ATTENTION: NarrowAttention =
+    NarrowAttention { group: 1, compute: |head, scratch| attention_bf16(Bf16, Plain, head, scratch) };
+
+/// Narrows a row to integers, two a word.
+fn encode_int8(row: &[f32], factors: &[f32], out: &mut [u32]) {
+    let products = || row.iter().zip(factors).map(|(x, factor)| x * factor);
+    let steps = Steps::of(products().fold(0.0, f32::min), products().fold(0.0, f32::max));
+    let (header, words) = out.split_at_mut(HEADER);
+    header.copy_from_slice(&steps.header());
+    words.fill(0);
+    for (i, x) in products().enumerate() {
+        let integer = (x * steps.inverse + steps.zero).round_ties_even().clamp(0.0, 255.0);
+        words[i / 2] |= (integer as u32) << (16 * (i % 2));
+    }
+}
+
+impl Integers for Plain {
+    fn store_integers<const GROUP: usize>(self, _words: &mut [u32], _a: f32) {
+        unreachable!("the twin has a loop of its own");
+    }
+    fn store_bf16<const GROUP: usize>(self, words: &mut [u32], a: f32) {
+        words[0] = to_bf16(a);
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Bf16;
+
+impl Dot for Bf16 {
+    const FORMAT: Format = Format::Bf16;
+    const MR: usize = 4;
+    const NR: usize = 16;
+    const UNITS: usize = 1;
+
+    fn words(self, row: &[f32], group: usize, words: &mut [u32]) {
+        words_of_bf16(Plain, row, group, words);
+    }
+
+    fn tile(
+        self,
+        a: Rows<'_>,
+        (from, to): (usize, usize),
+        panel: Panel<'_>,
+        c: &mut ArrayViewMut2<'_, f32>,
+        corner: (usize, usize),
+        _ahead: &[u16],
+    ) {
+        let words = panel.data.len() / Self::NR;
+        for (i, row) in (from..to).enumerate() {
+            let mut sums = [0f32; Self::NR];
+            for (&a, line) in a.words(row, words).iter().zip(panel.data.chunks_exact(Self::NR)) {
+                let a = f32::from_bits(a);
+                sums.iter_mut().zip(line).for_each(|(sum, &b)| *sum += a * f32::from_bits(u32::from(b) << 16));
+            }
+            finish(sums, panel, part_of(c, corner.0 + i, corner.1, Self::NR));
+        }
+    }
+}
+
+/// What becomes of the sums of a row.
+fn finish(sums: [f32; 16], panel: Panel<'_>, out: &mut [f32]) {
+    for ((out, sum), bias) in out.iter_mut().zip(sums).zip(panel.bias) {
+        *out = sum + bias;
+    }
+    if panel.activation == Activation::Gelu {
+        crate::kernels::scalar::gelu(out);
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Int8;
+
+impl Dot for Int8 {
+    const FORMAT: Format = Format::Int8;
+    const MR: usize = 4;
+    const NR: usize = 16;
+    const UNITS: usize = 1;
+
+    fn words(self, row: &[f32], group: usize, words: &mut [u32]) {
+        words_of_bf16(Plain, row, group, words);
+    }
+
+    fn tile(
+        self,
+        a: Rows<'_>,
+        (from, to): (usize, usize),
+        panel: Panel<'_>,
+        c: &mut ArrayViewMut2<'_, f32>,
+        corner: (usize, usize),
+        _ahead: &[u16],
+    ) {
+        let words = panel.data.len() / Self::NR;
+        for (i, row) in (from..to).enumerate() {
+            let mut sums = [0i32; Self::NR];
+            for (&a, line) in a.words(row, words).iter().zip(panel.data.chunks_exact(Self::NR)) {
+                let (a0, a1) = ((a & 0xFFFF) as i32, (a >> 16) as i32);
+                for (sum, b) in sums.iter_mut().zip(line) {
+                    let [b0, b1] = b.to_le_bytes();
+                    *sum += a0 * i32::from(b0 as i8) + a1 * i32::from(b1 as i8);
+                }
+            }
+            let scaled = std::array::from_fn(|j| {
+                (sums[j] - a.zero(row) * panel.totals[j]) as f32 * (a.scale(row) * panel.scales[j])
+            });
+            finish(scaled, panel, part_of(c, corner.0 + i, corner.1, Self::NR));
+        }
+    }
+}
