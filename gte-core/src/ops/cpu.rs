@@ -18,8 +18,8 @@ use crate::kernels::{
 use crate::profile::{Clock, Profile};
 use crate::weights::{Tensor, Weights};
 
-/// Rows that one task of a row-wise verb takes: some 64 KiB of a wide layer.
-const ROWS: usize = 16;
+/// Values that one task of a row-wise verb takes, in whole rows: 32 KiB.
+const VALUES: usize = 8 << 10;
 
 /// The CPU as a device. Its verbs run on the current rayon pool.
 pub(crate) struct Cpu {
@@ -111,9 +111,10 @@ impl<T: Clone + Default + Send> Matrix<T> {
     fn for_each_row(&mut self, f: impl Fn(usize, &mut [T]) + Sync) {
         let (stride, columns) = (self.stride, self.columns);
         let used = &mut self.data[..self.rows * stride];
-        used.par_chunks_mut(ROWS * stride).enumerate().for_each(|(chunk, rows)| {
+        let count = (VALUES / columns.max(1)).max(1);
+        used.par_chunks_mut(count * stride).enumerate().for_each(|(chunk, rows)| {
             for (i, row) in rows.chunks_mut(stride).enumerate() {
-                f(chunk * ROWS + i, &mut row[..columns]);
+                f(chunk * count + i, &mut row[..columns]);
             }
         });
     }

@@ -290,8 +290,8 @@ unsafe fn tile<M: Mac, const R: usize>(
         }
         // Through memory, all at once: else the compiler keeps one or two of the sums there during the steps.
         let mut stored = [[M::zero(); 2]; R];
-        for r in 0..R {
-            stored[r] = sums[r];
+        for (stored, sums) in stored.iter_mut().zip(&sums) {
+            *stored = *sums;
         }
         let sums = std::hint::black_box(&mut stored);
         for (r, (sums, (scale, zero))) in sums.iter().zip(rows).enumerate() {
