@@ -66,7 +66,8 @@ impl Builder {
         self
     }
 
-    /// Threads of the embedder's pool: `GTE_THREADS`, else what the process may use by its affinity and cgroup.
+    /// Threads of the embedder's pool: `GTE_THREADS`, else what the process may use by its affinity and cgroup. Where they are as many as
+    /// the CPUs that it may run on, each is kept on one of them (Linux).
     pub fn threads(mut self, threads: usize) -> Self {
         self.threads = Some(threads);
         self

@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 
 use ndarray::{ArrayView2, ArrayViewMut2};
 
-use super::{kernels, prefetch, tile_by_height};
+use super::{Step, kernels, prefetch, tile_by_height};
 use crate::kernels::Isa;
 use crate::kernels::attention::{Head, attention};
 use crate::kernels::dot::dot;
@@ -161,6 +161,8 @@ impl Integers for Avx2 {
         }
     }
 }
+
+impl Step for Avx2 {}
 
 impl Tile for Avx2 {
     // 12 sums, 2 columns of B and 1 value of A fill 15 of the 16 registers.

@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 
 use ndarray::{ArrayView2, ArrayViewMut2};
 
-use super::{kernels, prefetch, tile_by_height};
+use super::{Step, kernels, prefetch, tile_by_height};
 use crate::kernels::Isa;
 use crate::kernels::attention::{Head, attention};
 use crate::kernels::dot::dot;
@@ -157,8 +157,38 @@ impl Integers for Avx512 {
     }
 }
 
+impl Step for Avx512 {
+    /// The broadcast stays beside its products, for the reason that `narrow.rs` gives.
+    #[inline(always)]
+    unsafe fn step(self, sums: [__m512; 2], a: *const f32, b: [__m512; 2]) -> [__m512; 2] {
+        #[inline]
+        #[target_feature(enable = "avx512f")]
+        unsafe fn step([mut low, mut high]: [__m512; 2], a: *const f32, b: [__m512; 2]) -> [__m512; 2] {
+            let _value: __m512; // typed, for `_` would be given the name of a register of 8 bits
+            // SAFETY: reads the value at `a`, which the caller promises, and writes registers.
+            unsafe {
+                std::arch::asm!(
+                    "vbroadcastss {value}, dword ptr [{a}]",
+                    "vfmadd231ps {low}, {value}, {b0}",
+                    "vfmadd231ps {high}, {value}, {b1}",
+                    a = in(reg) a,
+                    b0 = in(zmm_reg) b[0],
+                    b1 = in(zmm_reg) b[1],
+                    low = inout(zmm_reg) low,
+                    high = inout(zmm_reg) high,
+                    value = out(zmm_reg) _value,
+                    options(pure, readonly, nostack, preserves_flags),
+                );
+            }
+            [low, high]
+        }
+        // SAFETY: `self` proves the instructions; the caller promises the value.
+        unsafe { step(sums, a, b) }
+    }
+}
+
 impl Tile for Avx512 {
-    // 24 sums and 2 columns of B in 32 registers; values of A are broadcast from memory by the multiply-add itself.
+    // 24 sums, 2 columns of B and 1 value of A in 27 of the 32 registers.
     const MR: usize = 12;
     const NR: usize = 32;
 

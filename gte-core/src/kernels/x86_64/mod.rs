@@ -128,6 +128,20 @@ macro_rules! tile_by_height {
 }
 pub(crate) use tile_by_height;
 
+/// The step of a tile, for instruction sets to have their own way.
+trait Step: Lanes {
+    /// One row's: sums + the value at `a`, given to all lanes, · two vectors of B.
+    ///
+    /// # Safety
+    /// `a` points to a value.
+    #[inline(always)]
+    unsafe fn step(self, sums: [Self::V; 2], a: *const f32, b: [Self::V; 2]) -> [Self::V; 2] {
+        // SAFETY: the caller promises it.
+        let a = self.splat(unsafe { *a });
+        [self.mul_add(a, b[0], sums[0]), self.mul_add(a, b[1], sums[1])]
+    }
+}
+
 /// A tile of `R` rows by two vectors, whose sums stay in registers. `a` and `c` are pointers with the distance of their rows.
 ///
 /// C is only added to at the end, from a line that was asked for at the start: its latency is behind the sums.
@@ -136,7 +150,7 @@ pub(crate) use tile_by_height;
 /// `a` points to R rows of `depth` values, `b` to `depth` rows of two vectors, `c` to R rows of two vectors; `bias` has the
 /// length of two vectors.
 #[inline(always)]
-unsafe fn tile<L: Lanes, const R: usize>(
+unsafe fn tile<L: Step, const R: usize>(
     l: L,
     depth: usize,
     (a, lda): (*const f32, usize),
@@ -182,7 +196,7 @@ unsafe fn tile<L: Lanes, const R: usize>(
 /// # Safety
 /// Row r of `a` has more than `k` values for r < R, and `b` more than `k` rows of two vectors.
 #[inline(always)]
-unsafe fn step<L: Lanes, const R: usize>(
+unsafe fn step<L: Step, const R: usize>(
     l: L,
     k: usize,
     a: *const f32,
@@ -202,8 +216,7 @@ unsafe fn step<L: Lanes, const R: usize>(
     let b = [l.load(b), l.load(&b[L::WIDTH..])];
     for (r, sum) in sums.iter_mut().enumerate() {
         // SAFETY: row r of `a` has a value k.
-        let a = l.splat(unsafe { *a.add(r * lda + k) });
-        *sum = [l.mul_add(a, b[0], sum[0]), l.mul_add(a, b[1], sum[1])];
+        *sum = unsafe { l.step(*sum, a.add(r * lda + k), b) };
     }
 }
 
