@@ -5,7 +5,7 @@ use std::arch::x86_64::*;
 use ndarray::ArrayViewMut2;
 
 use super::avx2::Avx2;
-use super::avx512::Avx512;
+use super::avx512::{Avx512, step};
 use super::{pack, prefetch};
 use crate::kernels::aligned::LINE;
 use crate::kernels::attention::{NarrowAttention, NarrowHead, Scratch, attention_bf16};
@@ -135,36 +135,6 @@ fn settled(mut sum: __m256i) -> __m256i {
     sum
 }
 
-/// A step whose broadcast stays beside its products. Left to itself the compiler puts the broadcasts of all rows first, finds that twelve of
-/// them, 24 sums and two vectors of B are more than 32 registers, and moves sums to the stack and back in every step: a fifth of the time.
-macro_rules! step {
-    ($instruction:literal, $sum:ty, $sums:ident, $a:ident, $b:ident) => {{
-        #[inline]
-        #[target_feature(enable = "avx512f")]
-        unsafe fn step([mut low, mut high]: [$sum; 2], a: *const u32, b: [__m512i; 2]) -> [$sum; 2] {
-            let _word: __m512i; // typed, for `_` would be given the name of a register of 8 bits
-            // SAFETY: reads one word at `a`, which the caller promises, and writes registers.
-            unsafe {
-                std::arch::asm!(
-                    "vpbroadcastd {word}, dword ptr [{a}]",
-                    concat!($instruction, " {low}, {word}, {b0}"),
-                    concat!($instruction, " {high}, {word}, {b1}"),
-                    a = in(reg) a,
-                    b0 = in(zmm_reg) b[0],
-                    b1 = in(zmm_reg) b[1],
-                    low = inout(zmm_reg) low,
-                    high = inout(zmm_reg) high,
-                    word = out(zmm_reg) _word,
-                    options(pure, readonly, nostack, preserves_flags),
-                );
-            }
-            [low, high]
-        }
-        // SAFETY: see the trait.
-        unsafe { step($sums, $a, $b) }
-    }};
-}
-
 /// `vdpbf16ps`.
 #[derive(Clone, Copy)]
 struct Avx512Bf16;
@@ -190,7 +160,7 @@ impl Mac for Avx512Bf16 {
     }
     #[inline(always)]
     unsafe fn step(sums: [__m512; 2], a: *const u32, b: [__m512i; 2]) -> [__m512; 2] {
-        step!("vdpbf16ps", __m512, sums, a, b)
+        step!("vdpbf16ps", __m512, __m512i, sums, a, b)
     }
     #[inline(always)]
     unsafe fn values(sum: __m512, _zero: i32, _totals: *const i32) -> __m512 {
@@ -223,7 +193,7 @@ impl Mac for Avx512Int8 {
     }
     #[inline(always)]
     unsafe fn step(sums: [__m512i; 2], a: *const u32, b: [__m512i; 2]) -> [__m512i; 2] {
-        step!("vpdpbusd", __m512i, sums, a, b)
+        step!("vpdpbusd", __m512i, __m512i, sums, a, b)
     }
     #[inline(always)]
     unsafe fn values(sum: __m512i, zero: i32, totals: *const i32) -> __m512 {
