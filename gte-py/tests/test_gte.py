@@ -27,6 +27,12 @@ def embedder():
     return gte.Embedder(MODEL, precision="f32", threads=2)
 
 
+# As the command line makes it, which is run with its defaults.
+@pytest.fixture(scope="session")
+def default_embedder():
+    return gte.Embedder(MODEL)
+
+
 @pytest.fixture(scope="session")
 def expected(embedder):
     return embedder.embed(TEXTS)
@@ -240,7 +246,7 @@ def run(*arguments, **options):
     return subprocess.run([sys.executable, "-m", "gte", *map(str, arguments)], capture_output=True, text=True, **options)
 
 
-def test_files(tmp_path, embedder):
+def test_files(tmp_path, default_embedder):
     import pyarrow
     import pyarrow.csv
     import pyarrow.parquet
@@ -252,7 +258,7 @@ def test_files(tmp_path, embedder):
     table = pyarrow.table({"id": range(5000), "body": texts})
     pyarrow.csv.write_csv(table, tmp_path / "in.csv")
     pyarrow.parquet.write_table(table, tmp_path / "in.parquet")
-    expected = embedder.embed(texts)
+    expected = default_embedder.embed(texts)
     for source, target in [("in.txt", "a.npy"), ("in.jsonl", "b.npy"), ("in.csv", "c.jsonl"), ("in.parquet", "d.parquet")]:
         done = run("embed", tmp_path / source, "-o", tmp_path / target, "--model", MODEL, "--column", "body")
         assert done.returncode == 0, done.stderr
@@ -298,7 +304,7 @@ def test_files_as_people_have_them(tmp_path):
         assert name in str(error.value)
 
 
-def test_a_killed_run_goes_on(tmp_path, embedder):
+def test_a_killed_run_goes_on(tmp_path, default_embedder):
     texts = [f"text {i}" for i in range(9000)]
     source, target = tmp_path / "in.txt", tmp_path / "out.npy"
     source.write_text("\n".join(texts))
@@ -321,7 +327,7 @@ def test_a_killed_run_goes_on(tmp_path, embedder):
         seen |= {p: p.stat().st_mtime_ns for p in done if p.exists()}
         time.sleep(0.01)
     assert seen == before, "pieces that were done were done again"
-    np.testing.assert_array_equal(np.load(target), embedder.embed(texts))
+    np.testing.assert_array_equal(np.load(target), default_embedder.embed(texts))
 
 
 def test_memory_stays(embedder):
