@@ -258,21 +258,28 @@ unsafe fn tile<M: Mac, const R: usize>(
         for word in 0..words % M::UNROLL {
             step::<M, R>(&mut sums, &thirds, lda, word, line);
         }
-        // Through memory, all at once: else the compiler keeps one or two of the sums there during the steps.
-        let mut stored = [[M::zero(); 2]; R];
-        for (stored, sums) in stored.iter_mut().zip(&sums) {
-            *stored = *sums;
-        }
-        let sums = std::hint::black_box(&mut stored);
-        for (r, (sums, (scale, zero))) in sums.iter().zip(rows).enumerate() {
-            for (half, sum) in sums.iter().enumerate() {
-                let at = half * M::WIDTH;
-                let mut v = M::values(*sum, zero, panel.totals.as_ptr().wrapping_add(at));
+        // What becomes of the sums needs registers too, for which the compiler would keep some sums in memory during the steps. Of sixteen
+        // registers too many: all sums go through memory, at once. Of thirty-two enough for half of the columns at a time.
+        let mut stored;
+        let sums = if M::WIDTH == 8 {
+            stored = [[M::zero(); 2]; R];
+            for (stored, sums) in stored.iter_mut().zip(&sums) {
+                *stored = *sums;
+            }
+            std::hint::black_box(&mut stored)
+        } else {
+            &mut sums
+        };
+        for half in 0..2 {
+            let at = half * M::WIDTH;
+            let bias = l.load(panel.bias.get_unchecked(at..));
+            let scales = if M::FORMAT == Format::Int8 { l.load(panel.scales.get_unchecked(at..)) } else { bias };
+            for (r, (sums, (scale, zero))) in sums.iter().zip(rows).enumerate() {
+                let mut v = M::values(sums[half], zero, panel.totals.as_ptr().wrapping_add(at));
                 if M::FORMAT == Format::Int8 {
-                    v = l.mul(v, l.mul(l.splat(scale), l.load(panel.scales.get_unchecked(at..))));
+                    v = l.mul(v, l.mul(l.splat(scale), scales));
                 }
-                v = l.add(v, l.load(panel.bias.get_unchecked(at..)));
-                l.store(std::slice::from_raw_parts_mut(c.add(r * ldc + at), M::WIDTH), v);
+                l.store(std::slice::from_raw_parts_mut(c.add(r * ldc + at), M::WIDTH), l.add(v, bias));
             }
         }
         if panel.activation == Activation::Gelu {
