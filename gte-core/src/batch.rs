@@ -1,5 +1,7 @@
 //! Which texts are computed together, and how they lie: end to end, without padding.
 
+use std::ops::Range;
+
 use crate::Error;
 use crate::Result;
 
@@ -65,8 +67,75 @@ impl PackedBatch {
     }
 
     /// The place of each text in the run of tokens.
-    pub fn ranges(&self) -> impl ExactSizeIterator<Item = std::ops::Range<usize>> + '_ {
+    pub fn ranges(&self) -> impl ExactSizeIterator<Item = Range<usize>> + '_ {
         self.starts.windows(2).map(|w| w[0]..w[1])
+    }
+
+    /// All of it, for the verbs of a device.
+    pub(crate) fn all(&self) -> Texts<'_> {
+        Texts { ids: &self.ids, starts: &self.starts }
+    }
+}
+
+/// Neighbouring texts of a batch. Places are counted from the first of them.
+#[derive(Clone, Copy)]
+pub(crate) struct Texts<'a> {
+    ids: &'a [u32],      // (tokens)
+    starts: &'a [usize], // (texts + 1), in the batch, or empty
+}
+
+impl<'a> Texts<'a> {
+    /// Number of texts.
+    pub(crate) fn count(&self) -> usize {
+        self.starts.len().saturating_sub(1)
+    }
+
+    /// Number of tokens.
+    pub(crate) fn tokens(&self) -> usize {
+        self.ids.len()
+    }
+
+    /// All token ids, text after text.
+    pub(crate) fn ids(&self) -> &'a [u32] {
+        self.ids
+    }
+
+    /// The place of text `text` in the run of tokens.
+    pub(crate) fn range(&self, text: usize) -> Range<usize> {
+        self.starts[text] - self.starts[0]..self.starts[text + 1] - self.starts[0]
+    }
+
+    /// The place of each text in the run of tokens.
+    pub(crate) fn ranges(&self) -> impl ExactSizeIterator<Item = Range<usize>> + use<'a> {
+        let texts = *self;
+        (0..texts.count()).map(move |text| texts.range(text))
+    }
+
+    /// The place of token `token` in its text.
+    pub(crate) fn position(&self, token: usize) -> usize {
+        let place = self.starts[0] + token;
+        // Behind the last text that starts at or before the token.
+        place - self.starts[self.starts.partition_point(|&start| start <= place) - 1]
+    }
+
+    /// The first `texts` texts, and the others.
+    pub(crate) fn split_at(&self, texts: usize) -> (Self, Self) {
+        let (first, rest) = self.ids.split_at(self.starts[texts] - self.starts[0]);
+        (Self { ids: first, starts: &self.starts[..=texts] }, Self { ids: rest, starts: &self.starts[texts..] })
+    }
+
+    /// Parts of neighbours, each of up to `tokens` tokens or of one text.
+    pub(crate) fn parts(self, tokens: usize) -> impl Iterator<Item = Self> {
+        let mut rest = self;
+        std::iter::from_fn(move || {
+            if rest.count() == 0 {
+                return None;
+            }
+            let fitting = rest.ranges().take_while(|text| text.end <= tokens).count().max(1);
+            let (part, others) = rest.split_at(fitting);
+            rest = others;
+            Some(part)
+        })
     }
 }
 
@@ -105,7 +174,7 @@ impl Budget {
 ///
 /// Without padding it does not matter how long the texts of one batch are, so nothing is sorted and nothing is put back in
 /// order: a batch takes what comes until the next text does not fit.
-pub fn plan(lengths: &[usize], budget: Budget) -> impl Iterator<Item = std::ops::Range<usize>> + '_ {
+pub fn plan(lengths: &[usize], budget: Budget) -> impl Iterator<Item = Range<usize>> + '_ {
     let mut next = 0;
     std::iter::from_fn(move || {
         let start = next;
@@ -136,6 +205,21 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn parts_have_every_text_once_and_count_from_their_first(lengths in prop::collection::vec(1usize..200, 0..40), most in 1usize..300) {
+            let texts: Vec<Vec<u32>> = lengths.iter().enumerate().map(|(i, &n)| vec![i as u32; n]).collect();
+            let batch = PackedBatch::new(texts.iter().map(Vec::as_slice))?;
+            let mut found = Vec::new();
+            for part in batch.all().parts(most) {
+                prop_assert!(part.count() == 1 || part.tokens() <= most);
+                prop_assert!((0..part.tokens()).map(|t| part.position(t)).eq(part.ranges().flat_map(|text| 0..text.len())));
+                let (first, rest) = part.split_at(part.count() / 2);
+                prop_assert_eq!([first.ids(), rest.ids()].concat(), part.ids());
+                found.extend(part.ranges().map(|text| part.ids()[text].to_vec()));
+            }
+            prop_assert_eq!(found, texts);
+        }
+
         #[test]
         fn a_plan_has_every_text_once_and_keeps_the_budget(lengths in prop::collection::vec(1usize..600, 0..300), budget in 1usize..2000) {
             let budget = Budget::new(budget)?;

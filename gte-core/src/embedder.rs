@@ -10,7 +10,7 @@ use crate::config::{ModelConfig, Pooling};
 use crate::convert::sample;
 use crate::device::{Device, Precision, not_on, resolve};
 use crate::embedding::Embeddings;
-use crate::encoder::{Encoder, Layer};
+use crate::encoder::Encoder;
 use crate::files::{HubOptions, ModelFiles, OnProgress};
 use crate::kernels::{Format, Isa, Kernels};
 use crate::ops::Ops;
@@ -239,25 +239,16 @@ struct Pass<O: Ops> {
     encoder: Encoder<O>,
 }
 
-impl<O> Pass<O>
-where
-    O: Ops + Send + Sync + 'static,
-    Encoder<O>: Send + Sync,
-    Layer<O>: Send,
-{
+impl<O: Ops + 'static> Pass<O> {
     fn load(ops: O, weights: &Weights, config: &ModelConfig, sample: Option<&PackedBatch>) -> Result<Box<dyn Forward>> {
         let encoder = Encoder::load(&ops, weights, config, sample)?;
         Ok(Box::new(Self { ops, encoder }))
     }
 }
 
-impl<O> Forward for Pass<O>
-where
-    O: Ops + Send + Sync,
-    Encoder<O>: Send + Sync,
-{
+impl<O: Ops> Forward for Pass<O> {
     fn pooled(&self, batch: &PackedBatch, out: &mut [f32], between: &dyn Fn()) -> Result<()> {
-        self.ops.read(&self.encoder.pooled(&self.ops, batch, between)?, out)
+        self.encoder.pooled(&self.ops, batch, out, between)
     }
 
     fn profile(&self) -> Profile {
@@ -265,7 +256,7 @@ where
     }
 
     fn hidden(&self, batch: &PackedBatch, out: &mut [f32]) -> Result<()> {
-        self.ops.read(&self.encoder.hidden(&self.ops, batch, &|| ())?, out)
+        self.encoder.hidden(&self.ops, batch, out)
     }
 }
 

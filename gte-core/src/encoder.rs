@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use crate::Result;
-use crate::batch::PackedBatch;
+use crate::batch::{PackedBatch, Texts};
 use crate::config::{ModelConfig, Pooling};
 use crate::ops::Ops;
 use crate::weights::Weights;
@@ -28,17 +28,13 @@ pub(crate) struct Layer<O: Ops> {
 impl<O: Ops> Encoder<O> {
     /// Loads all weights of a checkpoint: layers in parallel; or one after the other, each with a look at its inputs for `sample`, where
     /// there is one and the device asks for that.
-    pub(crate) fn load(ops: &O, weights: &Weights, config: &ModelConfig, sample: Option<&PackedBatch>) -> Result<Self>
-    where
-        O: Sync,
-        Layer<O>: Send,
-    {
+    pub(crate) fn load(ops: &O, weights: &Weights, config: &ModelConfig, sample: Option<&PackedBatch>) -> Result<Self> {
         let embedding = ops.load_embedding(weights, config)?;
         let layers = if let Some(sample) = sample.filter(|_| ops.looks_at_inputs(weights)) {
-            let mut x = ops.embed(sample, &embedding)?;
+            let mut x = ops.embed(sample.all(), &embedding)?;
             let mut layers = Vec::with_capacity(config.layers);
             for i in 0..config.layers {
-                let (layer, next) = Layer::load(ops, weights, config, i, Some((&x, sample)))?;
+                let (layer, next) = Layer::load(ops, weights, config, i, Some((&x, sample.all())))?;
                 layers.push(layer);
                 x = next.unwrap_or(x);
             }
@@ -59,34 +55,53 @@ impl<O: Ops> Encoder<O> {
         })
     }
 
-    /// The hidden state of each token of `batch` after the last layer: (tokens × hidden). `between` is called between two layers.
-    pub(crate) fn hidden(&self, ops: &O, batch: &PackedBatch, between: &dyn Fn()) -> Result<O::Hidden> {
-        self.through(&self.layers, ops, batch, between)
+    /// Writes the hidden state of each token of `batch` after the last layer to `out`: (tokens × hidden).
+    pub(crate) fn hidden(&self, ops: &O, batch: &PackedBatch, mut out: &mut [f32]) -> Result<()> {
+        let width = out.len() / batch.tokens().max(1);
+        for (x, texts) in self.through(&self.layers, ops, batch, &|| ())? {
+            ops.read(&x, out.split_off_mut(..texts.tokens() * width).expect("a row a token"))?;
+        }
+        Ok(())
     }
 
-    /// The pooled hidden state of each text of `batch`: (texts × hidden), not normalised. `between` is called between two layers.
-    pub(crate) fn pooled(&self, ops: &O, batch: &PackedBatch, between: &dyn Fn()) -> Result<O::Hidden> {
-        let rows = |x: &O::Hidden| ops.pool(x, batch, self.pooling);
-        match (self.pooling, self.layers.split_last()) {
+    /// Writes the pooled hidden state of each text of `batch` to `out`: (texts × hidden), not normalised. `between` is called between two
+    /// layers.
+    pub(crate) fn pooled(&self, ops: &O, batch: &PackedBatch, out: &mut [f32], between: &dyn Fn()) -> Result<()> {
+        let rows = |parts: &[_]| ops.pool(parts, self.pooling);
+        let pooled = match (self.pooling, self.layers.split_last()) {
             // One token of each text is asked for, and behind its attention the last layer mixes tokens no more: three
             // quarters of its work need not be done.
             (Pooling::Cls | Pooling::LastToken, Some((last, layers))) => {
-                let x = self.through(layers, ops, batch, between)?;
-                let context = last.context(ops, &x, batch, self.heads)?;
-                last.transform(ops, &rows(&context)?, &rows(&x)?)
+                let parts = self.through(layers, ops, batch, between)?;
+                let context = |(x, texts): &(O::Hidden, Texts<'_>)| last.context(ops, x, *texts, self.heads);
+                let contexts: Vec<Result<O::Hidden>> = parts.par_iter().with_max_len(1).map(context).collect();
+                let contexts = contexts.into_iter().zip(&parts).map(|(context, (_, texts))| Ok((context?, *texts)));
+                last.transform(ops, &rows(&contexts.collect::<Result<Vec<_>>>()?)?, &rows(&parts)?)?
             }
-            _ => rows(&self.hidden(ops, batch, between)?),
-        }
+            _ => rows(&self.through(&self.layers, ops, batch, between)?)?,
+        };
+        ops.read(&pooled, out)
     }
 
-    fn through(&self, layers: &[Layer<O>], ops: &O, batch: &PackedBatch, between: &dyn Fn()) -> Result<O::Hidden> {
-        let mut x = ops.embed(batch, &self.embedding)?;
+    /// The hidden states of all texts of `batch` behind `layers`, in the parts that the device likes.
+    fn through<'a>(
+        &self,
+        layers: &[Layer<O>],
+        ops: &O,
+        batch: &'a PackedBatch,
+        between: &dyn Fn(),
+    ) -> Result<Vec<(O::Hidden, Texts<'a>)>> {
+        let embed = |texts| Ok((ops.embed(texts, &self.embedding)?, texts));
+        let mut parts = batch.all().parts(ops.part(batch.tokens())).map(embed).collect::<Result<Vec<_>>>()?;
         for layer in layers {
-            let context = layer.context(ops, &x, batch, self.heads)?;
-            x = layer.transform(ops, &context, &x)?;
+            parts.par_iter_mut().with_max_len(1).try_for_each(|(x, texts)| -> Result<()> {
+                let context = layer.context(ops, x, *texts, self.heads)?;
+                *x = layer.transform(ops, &context, x)?;
+                Ok(())
+            })?;
             between();
         }
-        Ok(x)
+        Ok(parts)
     }
 }
 
@@ -97,7 +112,7 @@ impl<O: Ops> Layer<O> {
         weights: &Weights,
         config: &ModelConfig,
         i: usize,
-        inputs: Option<(&O::Hidden, &PackedBatch)>,
+        inputs: Option<(&O::Hidden, Texts<'_>)>,
     ) -> Result<(Self, Option<O::Hidden>)> {
         let name = |part: &str| format!("encoder.layer.{i}.{part}");
         let linear = |part: &str, x: Option<&O::Hidden>| ops.load_linear(weights, &[name(part)], x);
@@ -106,8 +121,8 @@ impl<O: Ops> Layer<O> {
         let query_key_value = ops.load_linear(weights, &attention, inputs.map(|(x, _)| x))?;
         let attention_output = linear("attention.output.dense", None)?;
         let attention_norm = norm("attention.output.LayerNorm")?;
-        let attended = |(x, batch): (&O::Hidden, &PackedBatch)| {
-            let context = ops.attention(x, &query_key_value, batch, config.heads)?;
+        let attended = |(x, texts): (&O::Hidden, Texts<'_>)| {
+            let context = ops.attention(x, &query_key_value, texts, config.heads)?;
             ops.add_norm(ops.linear(&context, &attention_output)?, x, &attention_norm)
         };
         let attended = inputs.map(attended).transpose()?;
@@ -120,8 +135,8 @@ impl<O: Ops> Layer<O> {
     }
 
     /// What each token has gathered from the tokens of its text.
-    fn context(&self, ops: &O, x: &O::Hidden, batch: &PackedBatch, heads: usize) -> Result<O::Hidden> {
-        ops.attention(x, &self.query_key_value, batch, heads)
+    fn context(&self, ops: &O, x: &O::Hidden, texts: Texts<'_>, heads: usize) -> Result<O::Hidden> {
+        ops.attention(x, &self.query_key_value, texts, heads)
     }
 
     /// The rest of the layer, in which each token is by itself.

@@ -3,7 +3,8 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// Time spent in forward passes since the model was loaded, by the verbs of the encoder, and what the linear layers computed in theirs.
+/// Time spent in forward passes since the model was loaded, by the verbs of the encoder, and what the linear layers computed in theirs. Parts of
+/// a batch that are computed side by side add up: shares of the sum are meaningful, the sum is not the time that passed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Profile {

@@ -193,7 +193,11 @@ fn profile(
         }
         ratios.sort_by(f64::total_cmp);
         let after = embedder.profile();
-        let share = |now: std::time::Duration, then: std::time::Duration| (now - then).as_secs_f64() / spent;
+        let sum = |p: gte_core::Profile| (p.products + p.attention + p.rest).as_secs_f64();
+        // Of the sum over what was computed side by side: what is lost between the verbs, waiting for the last thread, is in no share.
+        let share = |now: std::time::Duration, then: std::time::Duration| {
+            (now - then).as_secs_f64() / (sum(after) - sum(before))
+        };
         let products = share(after.products, before.products);
         let speed = (after.multiplications - before.multiplications) as f64 / (products * spent);
         writeln!(

@@ -5,7 +5,6 @@
 use ndarray::{Array2, ArrayView2, ArrayViewMut2, ShapeBuilder, s};
 use proptest::prelude::*;
 
-use super::aligned::Aligned;
 use super::attention::{Head, NarrowHead, Scratch, scratch_len};
 use super::matmul::{Activation, Product, row_stride};
 use super::narrow::{self, Format, HEADER, NarrowProduct, NarrowRows, Output, PackedNarrow, Rows, int8_rows, to_bf16};
@@ -25,25 +24,6 @@ fn on_every_isa(test: impl Fn(&'static Kernels)) {
             }
         }
     }
-}
-
-#[test]
-fn buffers_begin_on_a_cache_line() {
-    fn check<T: Clone + Default>() {
-        for len in 0..70 {
-            let mut buffer = Aligned::<T>::zeroed(len);
-            assert!(
-                buffer.len() == len && buffer.as_ptr().addr().is_multiple_of(64),
-                "{len} of {} bytes",
-                size_of::<T>()
-            );
-            let grown = buffer.at_least(2 * len);
-            assert!(grown.len() == 2 * len && grown.as_ptr().addr().is_multiple_of(64));
-            assert_eq!((buffer.at_least(len / 2).len(), buffer.len()), (len / 2, 2 * len), "what is there stays");
-        }
-    }
-    check::<f32>();
-    check::<u16>();
 }
 
 /// Seeded values in −scale..scale.

@@ -4,7 +4,7 @@
 use candle_core::{D, DType, Device, Tensor};
 
 use super::Ops;
-use crate::batch::PackedBatch;
+use crate::batch::Texts;
 use crate::config::{ModelConfig, Pooling};
 use crate::weights::Weights;
 use crate::{Error, Result};
@@ -95,9 +95,9 @@ impl Ops for Candle {
         Ok(Norm { gamma: read("weight")?, beta: read("bias")?, eps: config.layer_norm_eps.into() })
     }
 
-    fn embed(&self, batch: &PackedBatch, tables: &Embedding) -> Result<Tensor> {
-        let ids = self.ids(batch.ids().iter().copied(), batch.tokens())?;
-        let positions = self.ids(batch.ranges().flat_map(|r| 0..r.len() as u32), batch.tokens())?;
+    fn embed(&self, texts: Texts<'_>, tables: &Embedding) -> Result<Tensor> {
+        let ids = self.ids(texts.ids().iter().copied(), texts.tokens())?;
+        let positions = self.ids(texts.ranges().flat_map(|r| 0..r.len() as u32), texts.tokens())?;
         let x = (tables.words.index_select(&ids, 0)? + tables.positions.index_select(&positions, 0)?)?;
         self.norm(&x.broadcast_add(&tables.type_zero)?, &tables.norm)
     }
@@ -110,7 +110,7 @@ impl Ops for Candle {
         self.linear(&self.linear(x, up)?.gelu_erf()?, down)
     }
 
-    fn attention(&self, x: &Tensor, layer: &Linear, batch: &PackedBatch, heads: usize) -> Result<Tensor> {
+    fn attention(&self, x: &Tensor, layer: &Linear, texts: Texts<'_>, heads: usize) -> Result<Tensor> {
         let qkv = self.linear(x, layer)?;
         let width = qkv.dim(1)? / 3;
         let d = width / heads;
@@ -125,7 +125,7 @@ impl Ops for Candle {
             let weights = candle_nn::ops::softmax(&scores.to_dtype(DType::F32)?, D::Minus1)?.to_dtype(self.dtype)?;
             Ok(weights.matmul(&part(2)?)?.transpose(0, 1)?.contiguous()?.reshape((tokens, width))?)
         };
-        let texts = batch.ranges().map(text).collect::<Result<Vec<_>>>()?;
+        let texts = texts.ranges().map(text).collect::<Result<Vec<_>>>()?;
         Ok(Tensor::cat(&texts, 0)?)
     }
 
@@ -133,8 +133,8 @@ impl Ops for Candle {
         self.norm(&(x + residual)?, norm)
     }
 
-    fn pool(&self, x: &Tensor, batch: &PackedBatch, pooling: Pooling) -> Result<Tensor> {
-        let text = |range: std::ops::Range<usize>| match pooling {
+    fn pool(&self, parts: &[(Tensor, Texts<'_>)], pooling: Pooling) -> Result<Tensor> {
+        let text = |x: &Tensor, range: std::ops::Range<usize>| match pooling {
             Pooling::Cls => x.narrow(0, range.start, 1),
             Pooling::LastToken => x.narrow(0, range.end - 1, 1),
             // In f32: a mean over hundreds of tokens would lose digits in a half precision.
@@ -142,8 +142,8 @@ impl Ops for Candle {
                 .narrow(0, range.start, range.len())
                 .and_then(|rows| rows.to_dtype(DType::F32)?.mean_keepdim(0)?.to_dtype(self.dtype)),
         };
-        let rows = batch.ranges().map(text).collect::<candle_core::Result<Vec<_>>>()?;
-        Ok(Tensor::cat(&rows, 0)?)
+        let rows = parts.iter().flat_map(|(x, texts)| texts.ranges().map(move |range| text(x, range)));
+        Ok(Tensor::cat(&rows.collect::<candle_core::Result<Vec<_>>>()?, 0)?)
     }
 
     fn read(&self, x: &Tensor, out: &mut [f32]) -> Result<()> {

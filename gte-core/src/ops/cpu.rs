@@ -4,12 +4,13 @@
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use bytemuck::Pod;
 use ndarray::{ArrayView2, ArrayViewMut2, ShapeBuilder, s};
 use rayon::prelude::*;
 
 use super::Ops;
 use crate::Result;
-use crate::batch::PackedBatch;
+use crate::batch::Texts;
 use crate::config::{ModelConfig, Pooling};
 use crate::kernels::{
     Activation, Aligned, Format, HEADER, Head, Kernels, Narrow, NarrowHead, NarrowProduct, NarrowRows, Output, Packed,
@@ -20,6 +21,10 @@ use crate::weights::{Tensor, Weights};
 
 /// Values that one task of a row-wise verb takes, in whole rows: 32 KiB.
 const VALUES: usize = 8 << 10;
+
+/// Tokens that a thread computes by itself, where there are as many for each: few enough that hidden states stay in its second-level cache
+/// from verb to verb, enough that every weight that is read is used often.
+const PART: usize = 128;
 
 /// The CPU as a device. Its verbs run on the current rayon pool.
 pub(crate) struct Cpu {
@@ -60,7 +65,7 @@ impl Cpu {
 #[derive(Default)]
 struct Buffers<T>(Mutex<Vec<Aligned<T>>>);
 
-impl<T: Clone + Default> Buffers<T> {
+impl<T: Pod> Buffers<T> {
     fn matrix(home: &Arc<Self>, rows: usize, columns: usize) -> Matrix<T> {
         let stride = row_stride(columns);
         Matrix { data: home.take(rows * stride), rows, columns, stride, home: home.clone() }
@@ -82,7 +87,7 @@ impl<T: Clone + Default> Buffers<T> {
 }
 
 /// A (rows × columns) matrix in a borrowed buffer, which goes back when it is dropped.
-pub(crate) struct Matrix<T: Clone + Default> {
+pub(crate) struct Matrix<T: Pod> {
     data: Aligned<T>, // rows · stride values or more
     rows: usize,
     columns: usize,
@@ -90,7 +95,7 @@ pub(crate) struct Matrix<T: Clone + Default> {
     home: Arc<Buffers<T>>,
 }
 
-impl<T: Clone + Default> Matrix<T> {
+impl<T: Pod> Matrix<T> {
     fn view(&self) -> ArrayView2<'_, T> {
         let shape = (self.rows, self.columns).strides((self.stride, 1));
         ArrayView2::from_shape(shape, &self.data).expect("`take` made the buffer for this shape")
@@ -106,7 +111,7 @@ impl<T: Clone + Default> Matrix<T> {
     }
 }
 
-impl<T: Clone + Default + Send> Matrix<T> {
+impl<T: Pod + Send> Matrix<T> {
     /// `f` on every row with its number, in parallel.
     fn for_each_row(&mut self, f: impl Fn(usize, &mut [T]) + Sync) {
         let (stride, columns) = (self.stride, self.columns);
@@ -120,7 +125,7 @@ impl<T: Clone + Default + Send> Matrix<T> {
     }
 }
 
-impl<T: Clone + Default> Drop for Matrix<T> {
+impl<T: Pod> Drop for Matrix<T> {
     fn drop(&mut self) {
         self.home.give(std::mem::take(&mut self.data));
     }
@@ -288,18 +293,15 @@ impl Ops for Cpu {
         Ok(Norm { gamma: read("weight")?, beta: read("bias")?, eps: config.layer_norm_eps })
     }
 
-    fn embed(&self, batch: &PackedBatch, tables: &Embedding) -> Result<Hidden> {
+    fn embed(&self, texts: Texts<'_>, tables: &Embedding) -> Result<Hidden> {
         let width = tables.norm.gamma.len();
-        let mut x = self.take(batch.tokens(), width);
-        let starts = batch.starts();
+        let mut x = self.take(texts.tokens(), width);
         let norm = &tables.norm;
         self.clock.rest(|| {
             x.for_each_row(|token, row| {
-                // The last text that starts at or before this token.
-                let start = starts[starts.partition_point(|&start| start <= token) - 1];
-                let word = &tables.words[batch.ids()[token] as usize * width..][..width];
+                let word = &tables.words[texts.ids()[token] as usize * width..][..width];
                 row.copy_from_slice(word);
-                let position = &tables.positions[(token - start) * width..][..width];
+                let position = &tables.positions[texts.position(token) * width..][..width];
                 (self.kernels.add_norm)(row, Some(position), &norm.gamma, &norm.beta, norm.eps, 0);
             })
         });
@@ -312,14 +314,14 @@ impl Ops for Cpu {
         Ok(Hidden::F32(y))
     }
 
-    fn attention(&self, x: &Hidden, layer: &Linear, batch: &PackedBatch, heads: usize) -> Result<Hidden> {
+    fn attention(&self, x: &Hidden, layer: &Linear, texts: Texts<'_>, heads: usize) -> Result<Hidden> {
         let width = layer.bias.len() / 3;
         let d = width / heads;
         let Some(narrow) = self.narrow else {
             let Hidden::F32(qkv) = self.linear(x, layer)? else { unreachable!("products give f32") };
             let mut out = self.take(x.rows(), width);
             self.clock.attention(|| {
-                self.attend(batch.starts(), Output::F32(out.view_mut()), d, &|rows, head, out, (scratch, _)| {
+                self.attend(texts, 0, Output::F32(out.view_mut()), d, &|rows, head, out, (scratch, _)| {
                     let text = |part: usize| {
                         let from = part * width + head * d;
                         qkv.view().slice_move(s![rows.clone(), from..from + d])
@@ -335,7 +337,7 @@ impl Ops for Cpu {
         let mut qkv = self.take_narrow(x.rows(), 3 * width, table.group);
         self.product(x, layer, Activation::None, narrow_output(&mut qkv, 3 * width, table.group));
         let attend = |out| {
-            self.attend(batch.starts(), out, d, &|rows: Range<usize>, head, out, (_, scratch)| {
+            self.attend(texts, 0, out, d, &|rows: Range<usize>, head, out, (_, scratch)| {
                 let part = |part: usize| {
                     let from = rows.start * qkv.stride + (part * width + head * d) / table.group;
                     Rows { data: &qkv.data[from..], stride: qkv.stride }
@@ -383,40 +385,48 @@ impl Ops for Cpu {
         Ok(Hidden::F32(x))
     }
 
-    fn pool(&self, x: &Hidden, batch: &PackedBatch, pooling: Pooling) -> Result<Hidden> {
-        let starts = batch.starts();
-        self.clock.rest(|| match x {
-            Hidden::F32(x) => {
-                let mut pooled = self.take(batch.texts(), x.columns);
+    fn pool(&self, parts: &[(Hidden, Texts<'_>)], pooling: Pooling) -> Result<Hidden> {
+        let count = parts.iter().map(|(_, texts)| texts.count()).sum();
+        let Some((first, _)) = parts.first() else { return Ok(Hidden::F32(self.take(0, 0))) };
+        self.clock.rest(|| match first {
+            Hidden::F32(first) => {
+                let mut pooled = self.take(count, first.columns);
                 pooled.for_each_row(|text, row| {
-                    let (start, end) = (starts[text], starts[text + 1]);
+                    let (x, tokens) = part_of_text(parts, text);
+                    let x = x.values();
                     match pooling {
-                        Pooling::Cls => row.copy_from_slice(x.row(start)),
-                        Pooling::LastToken => row.copy_from_slice(x.row(end - 1)),
+                        Pooling::Cls => row.copy_from_slice(x.row(tokens.start)),
+                        Pooling::LastToken => row.copy_from_slice(x.row(tokens.end - 1)),
                         Pooling::Mean => {
+                            let scale = 1.0 / tokens.len() as f32;
                             row.fill(0.0);
-                            for token in start..end {
+                            for token in tokens {
                                 row.iter_mut().zip(x.row(token)).for_each(|(sum, v)| *sum += v);
                             }
-                            let scale = 1.0 / (end - start) as f32;
                             row.iter_mut().for_each(|v| *v *= scale);
                         }
                     }
                 });
                 Ok(Hidden::F32(pooled))
             }
-            Hidden::Narrow(x) => {
-                let mut pooled = Buffers::matrix(&self.words, batch.texts(), x.columns);
+            Hidden::Narrow(first) => {
+                let mut pooled = Buffers::matrix(&self.words, count, first.columns);
                 pooled.for_each_row(|text, row| {
+                    let (x, tokens) = part_of_text(parts, text);
+                    let Hidden::Narrow(x) = x else { unreachable!("all parts have one form") };
                     row.copy_from_slice(match pooling {
-                        Pooling::Cls => x.row(starts[text]),
-                        Pooling::LastToken => x.row(starts[text + 1] - 1),
+                        Pooling::Cls => x.row(tokens.start),
+                        Pooling::LastToken => x.row(tokens.end - 1),
                         Pooling::Mean => unreachable!("a mean is of the last layer's output"),
                     });
                 });
                 Ok(Hidden::Narrow(pooled))
             }
         })
+    }
+
+    fn part(&self, tokens: usize) -> usize {
+        if tokens >= PART * self.scratch.len() { PART } else { tokens }
     }
 
     fn profile(&self) -> Profile {
@@ -430,6 +440,17 @@ impl Ops for Cpu {
         }
         Ok(())
     }
+}
+
+/// The part that has text `text` of all, and the text's place in it.
+fn part_of_text<'a, T>(parts: &'a [(T, Texts<'_>)], mut text: usize) -> (&'a T, Range<usize>) {
+    for (x, texts) in parts {
+        if text < texts.count() {
+            return (x, texts.range(text));
+        }
+        text -= texts.count();
+    }
+    unreachable!("callers count the texts of all parts")
 }
 
 /// Room for `columns` values of bf16 in rows of words, `group` in each.
@@ -485,23 +506,22 @@ impl Cpu {
         });
     }
 
-    /// Attention of the texts between `starts`, whose rows are those of `out`: halves in parallel, down to one text, then its heads of `d`
-    /// values in parallel.
-    fn attend(&self, starts: &[usize], mut out: Output<'_>, d: usize, compute: &Attend<'_>) {
-        let texts = starts.len() - 1;
-        if texts > 1 {
-            let half = texts / 2;
-            let (left, right) = out.split_at(starts[half] - starts[0]);
+    /// Attention of `texts`, whose rows are those of `out`, the first of them row `row`: halves in parallel, down to one text, then its heads
+    /// of `d` values in parallel.
+    fn attend(&self, texts: Texts<'_>, row: usize, mut out: Output<'_>, d: usize, compute: &Attend<'_>) {
+        if texts.count() > 1 {
+            let (first, rest) = texts.split_at(texts.count() / 2);
+            let (left, right) = out.split_at(first.tokens());
             rayon::join(
-                || self.attend(&starts[..=half], left, d, compute),
-                || self.attend(&starts[half..], right, d, compute),
+                || self.attend(first, row, left, d, compute),
+                || self.attend(rest, row + first.tokens(), right, d, compute),
             );
             return;
         }
         out.pieces(d).for_each(|(head, out)| {
             let thread = rayon::current_thread_index().unwrap_or(0);
             let mut scratch = self.scratch[thread].lock().unwrap_or_else(PoisonError::into_inner);
-            compute(starts[0]..starts[1], head, out, &mut scratch);
+            compute(row..row + texts.tokens(), head, out, &mut scratch);
         });
     }
 }

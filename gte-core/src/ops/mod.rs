@@ -5,7 +5,7 @@ pub(crate) mod candle;
 pub(crate) mod cpu;
 
 use crate::Result;
-use crate::batch::PackedBatch;
+use crate::batch::Texts;
 use crate::config::{ModelConfig, Pooling};
 use crate::profile::Profile;
 use crate::weights::Weights;
@@ -14,15 +14,15 @@ use crate::weights::Weights;
 /// device in what form the states between them are kept.
 ///
 /// No verb lets one text see another, or the size of its batch: that is what makes results independent of the batch.
-pub(crate) trait Ops {
+pub(crate) trait Ops: Send + Sync {
     /// A (tokens × width) matrix on the device.
-    type Hidden;
+    type Hidden: Send + Sync;
     /// Word, position and token type tables with their LayerNorm.
-    type Embedding;
+    type Embedding: Send + Sync;
     /// A linear layer: weight and bias.
-    type Linear;
+    type Linear: Send + Sync;
     /// Scale and shift of a LayerNorm.
-    type Norm;
+    type Norm: Send + Sync;
 
     /// Loads the tables of token embeddings.
     fn load_embedding(&self, weights: &Weights, config: &ModelConfig) -> Result<Self::Embedding>;
@@ -35,24 +35,23 @@ pub(crate) trait Ops {
     fn load_norm(&self, weights: &Weights, name: &str, config: &ModelConfig) -> Result<Self::Norm>;
 
     /// LayerNorm(word + position + type) of every token.
-    fn embed(&self, batch: &PackedBatch, tables: &Self::Embedding) -> Result<Self::Hidden>;
+    fn embed(&self, texts: Texts<'_>, tables: &Self::Embedding) -> Result<Self::Hidden>;
     /// x · weightᵀ + bias
     fn linear(&self, x: &Self::Hidden, layer: &Self::Linear) -> Result<Self::Hidden>;
     /// Softmax attention within each text; `layer` makes queries, keys and values of `x`, side by side. What comes out is for
     /// [`Ops::pool`] and the next [`Ops::linear`] alone.
-    fn attention(
-        &self,
-        x: &Self::Hidden,
-        layer: &Self::Linear,
-        batch: &PackedBatch,
-        heads: usize,
-    ) -> Result<Self::Hidden>;
+    fn attention(&self, x: &Self::Hidden, layer: &Self::Linear, texts: Texts<'_>, heads: usize)
+    -> Result<Self::Hidden>;
     /// down(GELU(up(x)))
     fn feed_forward(&self, x: &Self::Hidden, up: &Self::Linear, down: &Self::Linear) -> Result<Self::Hidden>;
     /// LayerNorm(x + residual)
     fn add_norm(&self, x: Self::Hidden, residual: &Self::Hidden, norm: &Self::Norm) -> Result<Self::Hidden>;
-    /// One row a text, by `pooling`, not normalised.
-    fn pool(&self, x: &Self::Hidden, batch: &PackedBatch, pooling: Pooling) -> Result<Self::Hidden>;
+    /// One row a text of all parts, by `pooling`, not normalised.
+    fn pool(&self, parts: &[(Self::Hidden, Texts<'_>)], pooling: Pooling) -> Result<Self::Hidden>;
+    /// Tokens of a part, where a batch of `tokens` tokens is computed faster in parts of whole texts side by side.
+    fn part(&self, tokens: usize) -> usize {
+        tokens
+    }
     /// Where the time went, on devices that know.
     fn profile(&self) -> Profile {
         Profile::default()
