@@ -1,5 +1,7 @@
 //! The model, once, for every device: it reads like the paper's figure (Devlin et al. 2018, <https://arxiv.org/abs/1810.04805>).
 
+use std::sync::{Mutex, PoisonError};
+
 use rayon::prelude::*;
 
 use crate::Result;
@@ -94,9 +96,15 @@ impl<O: Ops> Encoder<O> {
         let embed = |texts| Ok((ops.embed(texts, &self.embedding)?, texts));
         let mut parts = batch.all().parts(ops.part(batch.tokens())).map(embed).collect::<Result<Vec<_>>>()?;
         for layer in layers {
-            parts.par_iter_mut().with_max_len(1).try_for_each(|(x, texts)| -> Result<()> {
-                let context = layer.context(ops, x, *texts, self.heads)?;
-                *x = layer.transform(ops, &context, x)?;
+            // A queue, and not a parallel iterator: a thread that waits for a piece of its part would begin with another part meanwhile, and
+            // there would be the hidden states of any number of them.
+            let queue = Mutex::new(parts.iter_mut());
+            let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
+            (0..rayon::current_num_threads()).into_par_iter().with_max_len(1).try_for_each(|_| -> Result<()> {
+                while let Some((x, texts)) = next() {
+                    let context = layer.context(ops, x, *texts, self.heads)?;
+                    *x = layer.transform(ops, &context, x)?;
+                }
                 Ok(())
             })?;
             between();

@@ -22,22 +22,23 @@ fn a_batch_that_fits_the_buffers_allocates_next_to_nothing() {
         let large: Vec<Vec<u32>> = (0..60).map(|i| model::ids(i, 20 + i as usize % 40)).collect();
         let bytes_of = |texts: &[Vec<u32>]| {
             let mut out = vec![0.0; texts.len() * model::HIDDEN];
-            // Until each thread has met the longest text, and each buffer has found its place.
-            for _ in 0..20 {
-                embedder.embed_tokens_into(texts, &mut out).unwrap();
-            }
-            let region = Region::new(ALLOCATOR);
-            for _ in 0..20 {
-                embedder.embed_tokens_into(texts, &mut out).unwrap();
-            }
-            let change = region.change();
+            let mut twenty_passes = || {
+                let region = Region::new(ALLOCATOR);
+                for _ in 0..20 {
+                    embedder.embed_tokens_into(texts, &mut out).unwrap();
+                }
+                region.change()
+            };
+            // Until each thread has met the longest text, and there are buffers for all that may be needed at once: which thread computes what
+            // is different every time. What allocates anew for each batch does not come to rest.
+            let rest = (0..50).map(|_| twenty_passes()).min_by_key(|change| change.bytes_allocated).unwrap();
             eprintln!(
                 "{precision}, {} texts: {} allocations, {} bytes in 20 passes",
                 texts.len(),
-                change.allocations,
-                change.bytes_allocated
+                rest.allocations,
+                rest.bytes_allocated
             );
-            change.bytes_allocated / 20
+            rest.bytes_allocated / 20
         };
         let (small, large) = (bytes_of(&small), bytes_of(&large));
         // What remains: the lengths by which batches are planned, the list of the parts that are computed side by side (a hundred bytes

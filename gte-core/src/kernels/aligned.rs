@@ -21,7 +21,7 @@ pub(crate) struct Aligned<T> {
 
 enum Memory<T> {
     Small(Vec<T>),  // a line longer than needed, to begin where a line does
-    Large(MmapMut), // a huge page longer than needed, of which what is not used is never touched
+    Large(MmapMut), // a huge page longer than needed, to begin where one does; what lies behind the last that is used is never touched
 }
 
 impl<T> Default for Aligned<T> {
