@@ -68,7 +68,7 @@ impl PackedBatch {
 
     /// The place of each text in the run of tokens.
     pub fn ranges(&self) -> impl ExactSizeIterator<Item = Range<usize>> + '_ {
-        self.starts.windows(2).map(|w| w[0]..w[1])
+        self.all().ranges()
     }
 
     /// All of it, for the verbs of a device.
@@ -118,24 +118,15 @@ impl<'a> Texts<'a> {
         place - self.starts[self.starts.partition_point(|&start| start <= place) - 1]
     }
 
-    /// The first `texts` texts, and the others.
-    pub(crate) fn split_at(&self, texts: usize) -> (Self, Self) {
-        let (first, rest) = self.ids.split_at(self.starts[texts] - self.starts[0]);
-        (Self { ids: first, starts: &self.starts[..=texts] }, Self { ids: rest, starts: &self.starts[texts..] })
+    /// The texts `texts` of these.
+    pub(crate) fn slice(&self, texts: Range<usize>) -> Self {
+        let tokens = self.starts[texts.start] - self.starts[0]..self.starts[texts.end] - self.starts[0];
+        Self { ids: &self.ids[tokens], starts: &self.starts[texts.start..=texts.end] }
     }
 
     /// Parts of neighbours, each of up to `tokens` tokens or of one text.
     pub(crate) fn parts(self, tokens: usize) -> impl Iterator<Item = Self> {
-        let mut rest = self;
-        std::iter::from_fn(move || {
-            if rest.count() == 0 {
-                return None;
-            }
-            let fitting = rest.ranges().take_while(|text| text.end <= tokens).count().max(1);
-            let (part, others) = rest.split_at(fitting);
-            rest = others;
-            Some(part)
-        })
+        neighbours(self.ranges().map(|text| text.len()), tokens).map(move |texts| self.slice(texts))
     }
 }
 
@@ -175,15 +166,22 @@ impl Budget {
 /// Without padding it does not matter how long the texts of one batch are, so nothing is sorted and nothing is put back in
 /// order: a batch takes what comes until the next text does not fit.
 pub fn plan(lengths: &[usize], budget: Budget) -> impl Iterator<Item = Range<usize>> + '_ {
+    neighbours(lengths.iter().copied(), budget.0)
+}
+
+/// Runs of neighbours of the given lengths, each of one or of up to `most` together.
+fn neighbours(lengths: impl Iterator<Item = usize>, most: usize) -> impl Iterator<Item = Range<usize>> {
+    let mut lengths = lengths.peekable();
     let mut next = 0;
     std::iter::from_fn(move || {
         let start = next;
-        let mut tokens = 0;
-        while next < lengths.len() && (next == start || tokens + lengths[next] <= budget.0) {
-            tokens += lengths[next];
+        let mut sum = lengths.next()?;
+        next += 1;
+        while let Some(length) = lengths.next_if(|length| sum + length <= most) {
+            sum += length;
             next += 1;
         }
-        (next > start).then_some(start..next)
+        Some(start..next)
     })
 }
 
@@ -213,8 +211,8 @@ mod tests {
             for part in batch.all().parts(most) {
                 prop_assert!(part.count() == 1 || part.tokens() <= most);
                 prop_assert!((0..part.tokens()).map(|t| part.position(t)).eq(part.ranges().flat_map(|text| 0..text.len())));
-                let (first, rest) = part.split_at(part.count() / 2);
-                prop_assert_eq!([first.ids(), rest.ids()].concat(), part.ids());
+                let half = part.count() / 2;
+                prop_assert_eq!([part.slice(0..half).ids(), part.slice(half..part.count()).ids()].concat(), part.ids());
                 found.extend(part.ranges().map(|text| part.ids()[text].to_vec()));
             }
             prop_assert_eq!(found, texts);

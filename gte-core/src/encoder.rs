@@ -74,11 +74,10 @@ impl<O: Ops> Encoder<O> {
             // One token of each text is asked for, and behind its attention the last layer mixes tokens no more: three
             // quarters of its work need not be done.
             (Pooling::Cls | Pooling::LastToken, Some((last, layers))) => {
-                let parts = self.through(layers, ops, batch, between)?;
-                let context = |(x, texts): &(O::Hidden, Texts<'_>)| last.context(ops, x, *texts, self.heads);
-                let contexts: Vec<Result<O::Hidden>> = parts.par_iter().with_max_len(1).map(context).collect();
-                let contexts = contexts.into_iter().zip(&parts).map(|(context, (_, texts))| Ok((context?, *texts)));
-                last.transform(ops, &rows(&contexts.collect::<Result<Vec<_>>>()?)?, &rows(&parts)?)?
+                let mut parts = self.through(layers, ops, batch, between)?;
+                let residual = rows(&parts)?;
+                side_by_side(&mut parts, |x, texts| last.context(ops, x, texts, self.heads))?;
+                last.transform(ops, &rows(&parts)?, &residual)?
             }
             _ => rows(&self.through(&self.layers, ops, batch, between)?)?,
         };
@@ -93,24 +92,38 @@ impl<O: Ops> Encoder<O> {
         batch: &'a PackedBatch,
         between: &dyn Fn(),
     ) -> Result<Vec<(O::Hidden, Texts<'a>)>> {
-        let embed = |texts| Ok((ops.embed(texts, &self.embedding)?, texts));
-        let mut parts = batch.all().parts(ops.part(batch.tokens())).map(embed).collect::<Result<Vec<_>>>()?;
+        let most = ops.part(batch.tokens());
+        // Two neighbours together are always more than one may be.
+        let mut parts = Vec::with_capacity(2 * batch.tokens().div_ceil(most.max(1)));
+        for texts in batch.all().parts(most) {
+            parts.push((ops.embed(texts, &self.embedding)?, texts));
+        }
         for layer in layers {
-            // A queue, and not a parallel iterator: a thread that waits for a piece of its part would begin with another part meanwhile, and
-            // there would be the hidden states of any number of them.
-            let queue = Mutex::new(parts.iter_mut());
-            let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
-            (0..rayon::current_num_threads()).into_par_iter().with_max_len(1).try_for_each(|_| -> Result<()> {
-                while let Some((x, texts)) = next() {
-                    let context = layer.context(ops, x, *texts, self.heads)?;
-                    *x = layer.transform(ops, &context, x)?;
-                }
-                Ok(())
-            })?;
+            side_by_side(&mut parts, |x, texts| layer.transform(ops, &layer.context(ops, x, texts, self.heads)?, x))?;
             between();
         }
         Ok(parts)
     }
+}
+
+/// Replaces the hidden state of every part by `f` of it, as many at once as there are threads.
+///
+/// A queue, and not a parallel iterator: a thread that waits for a piece of its part would begin with another part meanwhile, and there would
+/// be what any number of them need.
+fn side_by_side<H: Send>(parts: &mut [(H, Texts<'_>)], f: impl Fn(&H, Texts<'_>) -> Result<H> + Sync) -> Result<()> {
+    // One alone stays on this thread: a query waits for no other, and a device need not bear to be called from several.
+    if let [(x, texts)] = parts {
+        *x = f(x, *texts)?;
+        return Ok(());
+    }
+    let queue = Mutex::new(parts.iter_mut());
+    let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
+    (0..rayon::current_num_threads()).into_par_iter().with_max_len(1).try_for_each(|_| {
+        while let Some((x, texts)) = next() {
+            *x = f(x, *texts)?;
+        }
+        Ok(())
+    })
 }
 
 impl<O: Ops> Layer<O> {

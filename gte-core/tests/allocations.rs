@@ -44,6 +44,6 @@ fn a_batch_that_fits_the_buffers_allocates_next_to_nothing() {
         // What remains: the lengths by which batches are planned, the list of the parts that are computed side by side (a hundred bytes
         // for each of 128 tokens, whose hidden states are megabytes), and the pool's queue of jobs.
         assert!(small < 4 << 10, "{precision}: {small} bytes a pass");
-        assert!(large < small + (12 << 10), "{precision}: {large} bytes a pass of 60 texts, {small} of one");
+        assert!(large < small + (8 << 10), "{precision}: {large} bytes a pass of 60 texts, {small} of one");
     }
 }

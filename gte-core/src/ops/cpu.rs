@@ -510,7 +510,8 @@ impl Cpu {
     /// of `d` values in parallel.
     fn attend(&self, texts: Texts<'_>, row: usize, mut out: Output<'_>, d: usize, compute: &Attend<'_>) {
         if texts.count() > 1 {
-            let (first, rest) = texts.split_at(texts.count() / 2);
+            let half = texts.count() / 2;
+            let (first, rest) = (texts.slice(0..half), texts.slice(half..texts.count()));
             let (left, right) = out.split_at(first.tokens());
             rayon::join(
                 || self.attend(first, row, left, d, compute),
