@@ -1,102 +1,379 @@
-//! softmax(Q·Kᵀ / √d)·V for one head of one text (Vaswani et al. 2017, <https://arxiv.org/abs/1706.03762>).
+//! softmax(Q·Kᵀ / √d)·V for one key head of one text (Vaswani et al. 2017, <https://arxiv.org/abs/1706.03762>).
 //!
-//! A text attends to itself alone and lies in the packed batch without padding, so there is no mask. Both products are the
-//! same tiles as a linear layer's; queries go in blocks, so that their scores stay in the second-level cache.
+//! A text attends to itself alone and lies in the packed batch without padding. Both products are the same tiles as a
+//! linear layer's; queries go in blocks, so that their scores stay in the second-level cache. Keys go in blocks too,
+//! under a running maximum (Milakov, Gimelshein 2018, <https://arxiv.org/abs/1805.02867>), so that no row of scores
+//! is longer than a block, whatever the text.
+//!
+//! Blocks of keys are counted from the text's first token, and a query that sees nothing of a block skips it. So what
+//! a query becomes depends on itself and on the keys that it sees, not on which queries share its block, nor on what
+//! stands behind the last key that it sees, nor on whether the first keys come as `before`.
 
-use ndarray::{ArrayView2, ArrayViewMut2};
+use std::ops::Range;
 
+use ndarray::{ArrayView2, ArrayViewMut2, s};
+
+use super::activation::Activation;
 use super::aligned::Aligned;
 use super::lanes::Lanes;
-use super::matmul::{Activation, Product, Tile, matmul, row_stride};
+use super::matmul::{Product, Tile, matmul, part_of, row_stride};
 use super::narrow::{self, Dot, HEADER, NarrowPanels, NarrowProduct, Output, Rows};
-use super::pack::{Panels, pack_rows, pack_transposed, packed_len};
-use super::softmax::softmax;
+use super::pack::{Joined, Panels, pack_rows, packed_len};
+use super::softmax::{Softmax, rescaling};
 
-/// Maximum error of a value against f64, for inputs in −2..2, up to 130 tokens and heads of up to 80 values.
+/// Maximum error of a value against f64, for inputs in −2..2, up to 2,000 tokens and heads of up to 256 values.
 #[cfg(test)]
 pub(crate) const MAX_ERROR: f64 = 2e-5;
 
-/// Maximum error of a value in bf16 against f64 on the rounded inputs, for such inputs: the weights of the values are rounded too, each by
-/// up to 2⁻⁹ of itself.
+/// Maximum error of a value in bf16 against f64 on the rounded inputs, for such inputs: the weights of the values are
+/// rounded too, each by up to 2⁻⁹ of itself.
 #[cfg(test)]
 pub(crate) const MAX_ERROR_BF16: f64 = 8e-3;
 
 /// Queries in a block: a multiple of every tile height, and 48 × 512 scores are 96 KiB.
 const QUERIES: usize = 48;
 
-/// One head of one text.
+/// Keys in a block: texts of up to as many have one, and no running maximum.
+const KEYS: usize = 512;
+
+/// Blocks of queries that pass over a block of keys and values while it is in the second-level cache.
+const PASSES: usize = 8;
+
+/// Which keys a query sees. Positions count from the text's first token, those before it (`before`) included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mask {
+    /// All.
+    Full,
+    /// Those up to its own position.
+    Causal,
+    /// Those at most as many positions away, on both sides.
+    Window(usize),
+}
+
+impl Mask {
+    /// Those of `keys` that the queries at the positions `queries` see, from the first to the last of them.
+    #[inline(always)]
+    fn seen(self, queries: &Range<usize>, keys: &Range<usize>) -> Range<usize> {
+        let (start, end) = match self {
+            Self::Full => (0, keys.end),
+            Self::Causal => (0, queries.end),
+            Self::Window(reach) => (queries.start.saturating_sub(reach), queries.end.saturating_add(reach)),
+        };
+        let start = start.clamp(keys.start, keys.end);
+        start..end.clamp(start, keys.end)
+    }
+}
+
+/// One key head of one text, with all query heads that share it.
 pub(crate) struct Head<'a, 'c> {
-    /// (tokens × d)
+    /// (tokens × group·d): the query heads side by side.
     pub(crate) q: ArrayView2<'a, f32>,
     /// (tokens × d)
     pub(crate) k: ArrayView2<'a, f32>,
     /// (tokens × d)
     pub(crate) v: ArrayView2<'a, f32>,
-    /// (tokens × d)
+    /// Keys and values of tokens that stand before the first query: (before × d) each. Causal only.
+    pub(crate) before: Option<(ArrayView2<'a, f32>, ArrayView2<'a, f32>)>,
+    /// (tokens × group·d)
     pub(crate) out: ArrayViewMut2<'c, f32>,
+    pub(crate) mask: Mask,
 }
 
-/// Values of scratch that a text of `tokens` tokens needs.
-pub(crate) fn scratch_len(tokens: usize, d: usize, nr: usize) -> usize {
-    packed_len(d, tokens, nr) + packed_len(tokens, d, nr) + QUERIES.min(tokens) * row_stride(tokens)
+/// Values of scratch that [`attention`] to `keys` keys needs, those before the first query included.
+pub(crate) fn scratch_len(keys: usize, d: usize, nr: usize) -> usize {
+    packed(keys, d, nr) + Layout::of(keys, d, nr).len()
 }
 
 /// Computes `head`. `scratch` has at least [`scratch_len`] values, of any content, and best begins on a cache line.
 #[inline(always)]
-pub(crate) fn attention<T: Tile>(t: T, head: Head<'_, '_>, scratch: &mut [f32]) {
-    let Head { q, k, v, mut out } = head;
-    let (tokens, d) = q.dim();
-    let (keys, rest) = scratch.split_at_mut(packed_len(d, tokens, T::NR));
-    let (values, rest) = rest.split_at_mut(packed_len(tokens, d, T::NR));
-    pack_transposed(k, T::NR, keys);
-    pack_rows(v, T::NR, values);
-    let keys = Panels::new(keys, d, tokens, T::NR);
-    let values = Panels::new(values, tokens, d, T::NR);
-    let scale = 1.0 / (d as f32).sqrt();
-    let stride = row_stride(tokens);
+pub(crate) fn attention<T: Tile + Softmax>(t: T, head: Head<'_, '_>, scratch: &mut [f32]) {
+    let Head { q, k, v, before, out, mask } = head;
+    let ((tokens, d), (first_k, first_v)) = (k.dim(), before.unzip());
+    let group = q.ncols() / d.max(1);
+    let count = first_k.map_or(0, |k| k.nrows());
+    assert!(q.dim() == (tokens, group * d) && out.dim() == q.dim(), "shapes of a head");
+    assert!(v.dim() == (tokens, d) && first_k.is_none_or(|k| k.ncols() == d), "shapes of a head");
+    assert!(first_v.is_none_or(|v| v.dim() == (count, d)), "shapes of a head");
+    let text = Text::new(tokens, count, d, group, mask);
+    let keys = text.keys();
+    let (panels, memory) = scratch.split_at_mut(packed(keys, d, T::NR));
+    let (k, v) = (Joined { first: first_k, rest: k }, Joined { first: first_v, rest: v });
+    let length = block_len(KEYS, d, T::NR);
+    for (part, first) in panels.chunks_mut(length.max(1)).zip((0..keys).step_by(KEYS)) {
+        let block = first..keys.min(first + KEYS);
+        let (keys, values) = part.split_at_mut(packed_len(d, block.len(), T::NR));
+        t.pack_transposed(k, block.clone(), d, keys);
+        pack_rows(v, block, d, T::NR, values);
+    }
+    attend(t, text, InF32 { t, text, packed: panels, q, out }, memory);
+}
 
-    for q0 in (0..tokens).step_by(QUERIES) {
-        let q1 = tokens.min(q0 + QUERIES);
-        let (rows, queries) = (q1 - q0, ndarray::s![q0..q1, ..]);
-        let mut sums = [0.0; QUERIES];
-        {
-            let mut scores = view_mut(rest, rows, tokens, stride);
-            let c = scores.view_mut();
-            matmul(
-                t,
-                Product { a: q.slice(queries), b: keys, first_panel: 0, c, bias: &[], activation: Activation::None },
-                |_| (),
-            );
-            for (mut row, sum) in scores.rows_mut().into_iter().zip(&mut sums) {
-                if let Some(row) = row.as_slice_mut() {
-                    *sum = softmax(t, row, scale);
+/// Values in a packed block of `n` keys and values.
+fn block_len(n: usize, d: usize, nr: usize) -> usize {
+    packed_len(d, n, nr) + packed_len(n, d, nr)
+}
+
+/// Values in the packed blocks of `keys` keys and values.
+fn packed(keys: usize, d: usize, nr: usize) -> usize {
+    keys / KEYS * block_len(KEYS, d, nr) + block_len(keys % KEYS, d, nr)
+}
+
+/// What a head is, but its values.
+#[derive(Clone, Copy)]
+struct Text {
+    tokens: usize,
+    before: usize,
+    d: usize,
+    group: usize,
+    mask: Mask,
+}
+
+impl Text {
+    fn new(tokens: usize, before: usize, d: usize, group: usize, mask: Mask) -> Self {
+        assert!(before == 0 || mask == Mask::Causal, "only causal texts have keys before them");
+        Self { tokens, before, d, group, mask }
+    }
+
+    fn keys(&self) -> usize {
+        self.before + self.tokens
+    }
+
+    /// The heads of a block of queries follow each other: they read the same keys.
+    #[inline(always)]
+    fn pass(&self, number: usize) -> Pass {
+        let first = self.tokens.min(number / self.group * QUERIES);
+        Pass { rows: first..self.tokens.min(first + QUERIES), head: number % self.group }
+    }
+
+    /// Those of `keys` that some of the queries in the rows `rows` see.
+    #[inline(always)]
+    fn seen(&self, rows: &Range<usize>, keys: &Range<usize>) -> Range<usize> {
+        self.mask.seen(&(self.before + rows.start..self.before + rows.end), keys)
+    }
+
+    /// Those of the keys `block`, counted from `start`, that the query in row `row` sees.
+    #[inline(always)]
+    fn seen_by(&self, row: usize, block: &Range<usize>, start: usize) -> Range<usize> {
+        let seen = self.seen(&(row..row + 1), block);
+        if seen.is_empty() { 0..0 } else { seen.start - start..seen.end - start }
+    }
+
+    /// Whether each query of a pass sees all of `keys`.
+    #[inline(always)]
+    fn all_see_all(&self, pass: &Pass, keys: &Range<usize>) -> bool {
+        let Range { start, end } = pass.rows;
+        self.seen(&(start..start + 1), keys) == *keys && self.seen(&(end - 1..end), keys) == *keys
+    }
+
+    /// Whether all keys that the queries of a pass see are of one block.
+    #[inline(always)]
+    fn sees_one_block(&self, pass: &Pass) -> bool {
+        let seen = self.seen(&pass.rows, &(0..self.keys()));
+        seen.start / KEYS == (seen.end - 1) / KEYS
+    }
+}
+
+/// A block of queries of one query head.
+struct Pass {
+    rows: Range<usize>,
+    head: usize,
+}
+
+/// The two products of a head, whose keys and values are packed in blocks of [`KEYS`].
+trait Products {
+    /// Columns of a panel of keys.
+    const NR: usize;
+    /// scores ← Q·Kᵀ for the keys `keys` of block `block`, counted within it, the first of them a panel's first; and
+    /// for what stands behind the last of them in its panel.
+    fn scores(&self, pass: &Pass, block: usize, keys: Range<usize>, scores: ArrayViewMut2<'_, f32>);
+    /// Takes the weights of the pass's row `row`, for [`Self::context`], if it does not read them where they are.
+    fn weights(&mut self, row: usize, weights: &[f32]);
+    /// context ← weights·V for the keys `keys` of block `block`.
+    fn context(
+        &mut self,
+        block: usize,
+        keys: Range<usize>,
+        weights: ArrayView2<'_, f32>,
+        context: ArrayViewMut2<'_, f32>,
+    );
+    /// Takes what a row of a query head has become, times `factor`.
+    fn write(&mut self, row: usize, head: usize, values: &mut [f32], factor: f32);
+}
+
+/// How what [`attend`] works in is laid out: rows of scores and contexts of a pass; and where there is more than one
+/// block of keys, of each of [`PASSES`] what it has come to: contexts, the largest scores and the sums of weights.
+struct Layout {
+    rows: usize,
+    scores: usize,  // from row to row
+    context: usize, // from row to row
+    kept: usize,    // rows
+}
+
+impl Layout {
+    fn of(keys: usize, d: usize, nr: usize) -> Self {
+        Self {
+            rows: QUERIES.min(keys),
+            scores: row_stride(KEYS.min(keys).next_multiple_of(nr)),
+            context: row_stride(d),
+            kept: if keys > KEYS { PASSES * QUERIES } else { 0 },
+        }
+    }
+
+    fn len(&self) -> usize {
+        self.rows * (self.scores + self.context) + self.kept * (self.context + 2)
+    }
+}
+
+/// Computes a head by its products, in `memory` of the length that [`Layout`] says.
+#[inline(always)]
+fn attend<L: Softmax, P: Products>(l: L, text: Text, mut p: P, memory: &mut [f32]) {
+    let (keys, d) = (text.keys(), text.d);
+    let layout = Layout::of(keys, d, P::NR);
+    let (scores, rest) = memory.split_at_mut(layout.rows * layout.scores);
+    let (context, rest) = rest.split_at_mut(layout.rows * layout.context);
+    let (contexts, rest) = rest.split_at_mut(layout.kept * layout.context);
+    let (maxima, sums) = rest.split_at_mut(layout.kept);
+    let scale = 1.0 / (d as f32).sqrt();
+    // The heads of a block of queries follow each other: they read the same keys.
+    let count = text.tokens.div_ceil(QUERIES) * text.group;
+    for first in (0..count).step_by(PASSES) {
+        let passes = first..count.min(first + PASSES);
+        maxima.fill(f32::NEG_INFINITY);
+        for from in (0..keys).step_by(KEYS) {
+            let block = from..keys.min(from + KEYS);
+            for (slot, number) in passes.clone().enumerate() {
+                let pass = text.pass(number);
+                let seen = text.seen(&pass.rows, &block);
+                if seen.is_empty() {
+                    continue;
+                }
+                let rows = pass.rows.len();
+                // Counted from here on within the block: the keys that the pass sees, from the first of a panel on.
+                let start = (seen.start - from) / P::NR * P::NR;
+                let part = start..seen.end - from;
+                let all_see_all = text.all_see_all(&pass, &(from + start..seen.end));
+                let padded = part.len().next_multiple_of(P::NR);
+                p.scores(&pass, from / KEYS, part.clone(), view_mut(scores, rows, padded, layout.scores));
+                let only = text.sees_one_block(&pass);
+                // What is multiplied: what a row has become, to be given out; or what it had, to be added to.
+                let mut factors = [1.0; QUERIES];
+                for (i, row) in scores.chunks_mut(layout.scores).take(rows).enumerate() {
+                    let row = &mut row[..part.len()];
+                    let mut row_seen = 0..part.len();
+                    if !all_see_all {
+                        row_seen = text.seen_by(pass.rows.start + i, &block, from + start);
+                        row[..row_seen.start].fill(0.0);
+                        row[row_seen.end..].fill(0.0);
+                    }
+                    if only {
+                        factors[i] = 1.0 / l.softmax(&mut row[row_seen], f32::NEG_INFINITY, scale).1;
+                    } else if !row_seen.is_empty() {
+                        let (old_max, old_sum) = (&mut maxima[slot * QUERIES + i], &mut sums[slot * QUERIES + i]);
+                        let (max, sum) = l.softmax(&mut row[row_seen], *old_max, scale);
+                        let first = *old_max == f32::NEG_INFINITY;
+                        factors[i] = if first { 0.0 } else { rescaling(l, *old_max, max, scale) };
+                        *old_sum = if first { sum } else { *old_sum * factors[i] + sum };
+                        *old_max = max;
+                    }
+                    p.weights(i, row);
+                }
+                let weights = view(scores, rows, part.len(), layout.scores);
+                p.context(from / KEYS, part, weights, view_mut(context, rows, d, layout.context));
+                for (i, row) in context.chunks_mut(layout.context).take(rows).enumerate() {
+                    let row = &mut row[..d];
+                    if only {
+                        p.write(pass.rows.start + i, pass.head, row, factors[i]);
+                        continue;
+                    }
+                    let sum = &mut contexts[(slot * QUERIES + i) * layout.context..][..d];
+                    if factors[i] == 0.0 {
+                        sum.copy_from_slice(row);
+                    } else {
+                        // A row that sees nothing of the block adds zeros.
+                        let factor = l.splat(factors[i]);
+                        l.zip(sum, row, |sum, new| l.mul_add(sum, factor, new));
+                    }
                 }
             }
         }
-        let mut out = out.slice_mut(queries);
-        let (a, c) = (view(rest, rows, tokens, stride), out.view_mut());
-        matmul(t, Product { a, b: values, first_panel: 0, c, bias: &[], activation: Activation::None }, |_| ());
-        for (mut row, sum) in out.rows_mut().into_iter().zip(sums) {
-            if let Some(row) = row.as_slice_mut() {
-                let inverse = t.splat(1.0 / sum);
-                t.map(row, |v| t.mul(v, inverse));
+        for (slot, pass) in passes.map(|number| text.pass(number)).enumerate() {
+            if text.sees_one_block(&pass) {
+                continue;
+            }
+            for (i, row) in pass.rows.enumerate() {
+                let kept = slot * QUERIES + i;
+                let values = &mut contexts[kept * layout.context..][..d];
+                p.write(row, pass.head, values, 1.0 / sums[kept]);
             }
         }
     }
 }
 
-/// One head of one text, in bf16: rows of `d` values, as many to a word as the table takes.
+struct InF32<'a, 'c, T> {
+    t: T,
+    text: Text,
+    packed: &'a [f32],
+    q: ArrayView2<'a, f32>,
+    out: ArrayViewMut2<'c, f32>,
+}
+
+impl<T: Tile> InF32<'_, '_, T> {
+    /// The packed keys and values of a block.
+    #[inline(always)]
+    fn block(&self, block: usize) -> (Panels<'_>, Panels<'_>) {
+        let (n, d) = (KEYS.min(self.text.keys() - block * KEYS), self.text.d);
+        let packed = &self.packed[block * block_len(KEYS, d, T::NR)..];
+        let (keys, values) = packed.split_at(packed_len(d, n, T::NR));
+        (Panels::new(keys, d, n, T::NR), Panels::new(values, n, d, T::NR))
+    }
+}
+
+impl<T: Tile> Products for InF32<'_, '_, T> {
+    const NR: usize = T::NR;
+
+    #[inline(always)]
+    fn scores(&self, pass: &Pass, block: usize, keys: Range<usize>, c: ArrayViewMut2<'_, f32>) {
+        let d = self.text.d;
+        let a = self.q.slice(s![pass.rows.clone(), pass.head * d..(pass.head + 1) * d]);
+        let (b, first_panel) = (self.block(block).0, keys.start / T::NR);
+        matmul(self.t, Product { a, b, first_panel, c, bias: &[], activation: Activation::None });
+    }
+
+    #[inline(always)]
+    fn weights(&mut self, _row: usize, _weights: &[f32]) {}
+
+    #[inline(always)]
+    fn context(&mut self, block: usize, keys: Range<usize>, a: ArrayView2<'_, f32>, c: ArrayViewMut2<'_, f32>) {
+        let b = self.block(block).1.rows(keys);
+        matmul(self.t, Product { a, b, first_panel: 0, c, bias: &[], activation: Activation::None });
+    }
+
+    #[inline(always)]
+    fn write(&mut self, row: usize, head: usize, values: &mut [f32], factor: f32) {
+        let (t, factor) = (self.t, self.t.splat(factor));
+        let out = part_of(&mut self.out, row, head * values.len(), values.len());
+        t.zip(out, values, |_, v| t.mul(v, factor));
+    }
+}
+
+/// One key head of one text, in bf16, with all query heads that share it: rows of values, as many to a word as the
+/// table takes.
 pub(crate) struct NarrowHead<'a, 'c> {
     pub(crate) tokens: usize,
     pub(crate) d: usize,
-    /// Of `tokens` rows.
+    /// Query heads.
+    pub(crate) group: usize,
+    /// Of `tokens` rows of group · d values: the query heads side by side.
     pub(crate) q: Rows<'a>,
-    /// Of `tokens` rows.
+    /// Of `tokens` rows of d values.
     pub(crate) k: Rows<'a>,
-    /// Of `tokens` rows.
+    /// Of `tokens` rows of d values.
     pub(crate) v: Rows<'a>,
-    /// (tokens × d)
+    /// How many tokens stand before the first query, their keys and values. Causal only.
+    pub(crate) before: Option<(usize, Rows<'a>, Rows<'a>)>,
+    /// (tokens × group·d)
     pub(crate) out: Output<'c>,
+    pub(crate) mask: Mask,
 }
 
 /// One instruction set's way with a head in bf16.
@@ -106,67 +383,127 @@ pub(crate) struct NarrowAttention {
     pub(crate) group: usize,
     /// See [`attention_bf16`].
     pub(crate) compute: fn(NarrowHead<'_, '_>, &mut Scratch),
+    /// Writes a row in bf16, as many values to a word.
+    pub(crate) words: fn(&[f32], &mut [u32]),
 }
 
 /// What attention in bf16 works in; grows to what the longest text needs.
 #[derive(Default)]
 pub(crate) struct Scratch {
-    scores: Aligned<f32>,
+    values: Aligned<f32>,
     words: Aligned<u32>,
     panels: Aligned<u16>,
 }
 
-/// A·B without bias.
-fn product<'a, 'c>(a: Rows<'a>, b: NarrowPanels<'a>, c: ArrayViewMut2<'c, f32>) -> NarrowProduct<'a, 'c> {
-    NarrowProduct { a, b, first_panel: 0, c: Output::F32(c), bias: &[], activation: Activation::None }
-}
-
 /// Computes `head` with products in bf16, summed in f32. The softmax between them is that of f32.
 #[inline(always)]
-pub(crate) fn attention_bf16<D: Dot, L: Lanes>(dot: D, l: L, head: NarrowHead<'_, '_>, scratch: &mut Scratch) {
-    let NarrowHead { tokens, d, q, k, v, mut out } = head;
-    assert!(out.dim() == (tokens, d) && d.is_multiple_of(D::UNITS), "shapes of a head");
-    let words = |n: usize| n.div_ceil(D::UNITS);
-    let packed = |k: usize, n: usize| n.div_ceil(D::NR) * D::NR * words(k) * D::UNITS;
-    let panels = scratch.panels.at_least(packed(d, tokens) + packed(tokens, d));
-    let (keys, values) = panels.split_at_mut(packed(d, tokens));
-    dot.pack_transposed(k, tokens, words(d), keys);
-    dot.pack_rows(v, tokens, d, values);
-    let view =
-        |data, k, n| NarrowPanels { data, words: words(k), n, nr: D::NR, units: D::UNITS, scales: &[], totals: &[] };
-    let (keys, values) = (view(&*keys, d, tokens), view(&*values, tokens, d));
-    let (stride, context_stride) = (row_stride(tokens), row_stride(d));
-    let most = QUERIES.min(tokens);
-    let (scores, context) = scratch.scores.at_least(most * (stride + context_stride)).split_at_mut(most * stride);
-    let word_stride = row_stride(HEADER + words(tokens));
-    let narrowed = scratch.words.at_least(most * word_stride);
-    let scale = 1.0 / (d as f32).sqrt();
+pub(crate) fn attention_bf16<D: Dot, L: Softmax>(dot: D, l: L, head: NarrowHead<'_, '_>, scratch: &mut Scratch) {
+    let NarrowHead { tokens, d, group, q, k, v, before, out, mask } = head;
+    let count = before.map_or(0, |(count, ..)| count);
+    assert!(out.dim() == (tokens, group * d) && d.is_multiple_of(D::UNITS), "shapes of a head");
+    assert!(group == 1 || out.splits_at(d), "a head begins with a word");
+    let text = Text::new(tokens, count, d, group, mask);
+    let keys = text.keys();
+    let panels = scratch.panels.at_least(packed_bf16::<D>(keys, d));
+    let k = narrow::Joined { first: before.map(|(count, k, _)| (count, k)), rest: k };
+    let v = narrow::Joined { first: before.map(|(count, _, v)| (count, v)), rest: v };
+    let length = block_len_bf16::<D>(KEYS, d);
+    for (part, first) in panels.chunks_mut(length.max(1)).zip((0..keys).step_by(KEYS)) {
+        let block = first..keys.min(first + KEYS);
+        let (keys, values) = part.split_at_mut(packed_len_bf16::<D>(d, block.len()));
+        dot.pack_transposed(k, block.clone(), d.div_ceil(D::UNITS), keys);
+        dot.pack_rows(v, block, d, values);
+    }
+    let word_stride = row_stride(HEADER + KEYS.min(keys).div_ceil(D::UNITS));
+    let words = scratch.words.at_least(QUERIES.min(tokens) * word_stride);
+    let memory = scratch.values.at_least(Layout::of(keys, d, D::NR).len());
+    attend(l, text, InBf16 { dot, l, text, packed: panels, words, word_stride, q, out }, memory);
+}
 
-    for q0 in (0..tokens).step_by(QUERIES) {
-        let rows = QUERIES.min(tokens - q0);
-        narrow::matmul(dot, product(q.from(q0), keys, view_mut(scores, rows, tokens, stride)));
-        let mut sums = [0.0; QUERIES];
-        let lines = scores.chunks_mut(stride).zip(narrowed.chunks_mut(word_stride)).take(rows);
-        for ((row, words_of), sum) in lines.zip(&mut sums) {
-            *sum = softmax(l, &mut row[..tokens], scale);
-            dot.words(&row[..tokens], D::UNITS, &mut words_of[HEADER..][..words(tokens)]);
-        }
-        let a = Rows { data: narrowed, stride: word_stride };
-        narrow::matmul(dot, product(a, values, view_mut(context, rows, d, context_stride)));
-        for (i, (row, sum)) in context.chunks_mut(context_stride).zip(sums).take(rows).enumerate() {
-            let (row, inverse) = (&mut row[..d], l.splat(1.0 / sum));
-            l.map(row, |v| l.mul(v, inverse));
-            out.part(q0 + i, 0, d).write(dot, row);
-        }
+/// Units of 16 bits in the packed form of a (k × n) matrix.
+#[inline(always)]
+fn packed_len_bf16<D: Dot>(k: usize, n: usize) -> usize {
+    n.div_ceil(D::NR) * D::NR * k.div_ceil(D::UNITS) * D::UNITS
+}
+
+/// Units in a packed block of `n` keys and values.
+#[inline(always)]
+fn block_len_bf16<D: Dot>(n: usize, d: usize) -> usize {
+    packed_len_bf16::<D>(d, n) + packed_len_bf16::<D>(n, d)
+}
+
+/// Units in the packed blocks of `keys` keys and values.
+fn packed_bf16<D: Dot>(keys: usize, d: usize) -> usize {
+    keys / KEYS * block_len_bf16::<D>(KEYS, d) + block_len_bf16::<D>(keys % KEYS, d)
+}
+
+struct InBf16<'a, 'c, D, L> {
+    dot: D,
+    l: L,
+    text: Text,
+    packed: &'a [u16],
+    words: &'a mut [u32], // weights of a pass
+    word_stride: usize,
+    q: Rows<'a>,
+    out: Output<'c>,
+}
+
+impl<D: Dot, L: Lanes> InBf16<'_, '_, D, L> {
+    /// The packed keys and values of a block.
+    #[inline(always)]
+    fn block(&self, block: usize) -> (NarrowPanels<'_>, NarrowPanels<'_>) {
+        let (n, d) = (KEYS.min(self.text.keys() - block * KEYS), self.text.d);
+        let packed = &self.packed[block * block_len_bf16::<D>(KEYS, d)..];
+        let (keys, values) = packed.split_at(packed_len_bf16::<D>(d, n));
+        let view = |data, k: usize, n| NarrowPanels::of_bf16(data, k.div_ceil(D::UNITS), n, D::NR, D::UNITS);
+        (view(keys, d, n), view(values, n, d))
+    }
+}
+
+impl<D: Dot, L: Lanes> Products for InBf16<'_, '_, D, L> {
+    const NR: usize = D::NR;
+
+    #[inline(always)]
+    fn scores(&self, pass: &Pass, block: usize, keys: Range<usize>, c: ArrayViewMut2<'_, f32>) {
+        let first_panel = keys.start / D::NR;
+        let a = self.q.from(pass.rows.start);
+        let a = Rows { data: &a.data[pass.head * self.text.d / D::UNITS..], ..a };
+        let (b, c) = (self.block(block).0, Output::F32(c));
+        let p = NarrowProduct { a, b, first_panel, c, bias: &[], activation: Activation::None };
+        narrow::matmul(self.dot, p);
+    }
+
+    #[inline(always)]
+    fn weights(&mut self, row: usize, weights: &[f32]) {
+        let words = &mut self.words[row * self.word_stride + HEADER..];
+        self.dot.words(weights, D::UNITS, &mut words[..weights.len().div_ceil(D::UNITS)]);
+    }
+
+    #[inline(always)]
+    fn context(&mut self, block: usize, keys: Range<usize>, _weights: ArrayView2<'_, f32>, c: ArrayViewMut2<'_, f32>) {
+        let count = keys.len().div_ceil(D::UNITS);
+        let first = keys.start / D::UNITS;
+        let b = self.block(block).1.part(first..first + count);
+        let a = Rows { data: self.words, stride: self.word_stride };
+        let c = Output::F32(c);
+        let p = NarrowProduct { a, b, first_panel: 0, c, bias: &[], activation: Activation::None };
+        narrow::matmul(self.dot, p);
+    }
+
+    #[inline(always)]
+    fn write(&mut self, row: usize, head: usize, values: &mut [f32], factor: f32) {
+        let (l, factor) = (self.l, self.l.splat(factor));
+        l.map(values, |v| l.mul(v, factor));
+        self.out.part(row, head * values.len(), values.len()).write(self.dot, values);
     }
 }
 
 fn view(data: &[f32], rows: usize, columns: usize, stride: usize) -> ArrayView2<'_, f32> {
     use ndarray::ShapeBuilder;
-    ArrayView2::from_shape((rows, columns).strides((stride, 1)), data).expect("scratch_len covers it")
+    ArrayView2::from_shape((rows, columns).strides((stride, 1)), data).expect("`Layout` covers it")
 }
 
 fn view_mut(data: &mut [f32], rows: usize, columns: usize, stride: usize) -> ArrayViewMut2<'_, f32> {
     use ndarray::ShapeBuilder;
-    ArrayViewMut2::from_shape((rows, columns).strides((stride, 1)), data).expect("scratch_len covers it")
+    ArrayViewMut2::from_shape((rows, columns).strides((stride, 1)), data).expect("`Layout` covers it")
 }

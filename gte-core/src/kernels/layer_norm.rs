@@ -6,8 +6,9 @@ use super::lanes::Lanes;
 #[cfg(test)]
 pub(crate) const MAX_ERROR: f32 = 2e-6;
 
-/// x ← (y − mean(y)) / √(var(y) + eps) · gamma + beta with y = x + residual. All slices have the row's length. What lies `ahead` values
-/// behind the row and its residual is fetched meanwhile: the next ones.
+/// x ← (y − mean(y)) / √(var(y) + eps) · gamma + beta with y = x + residual. All slices have the row's
+/// length; `beta` may be empty, for none. What lies `ahead` values behind the row and its residual is
+/// fetched meanwhile: the next ones.
 #[inline(always)]
 pub(crate) fn add_norm<L: Lanes>(
     l: L,
@@ -43,5 +44,8 @@ pub(crate) fn add_norm<L: Lanes>(
         }
     }
     let scale = l.splat(1.0 / (l.reduce_add(squares) * inverse + eps).sqrt());
-    l.zip_with(x, &gamma[..n], &beta[..n], |v, g, b| l.add(l.mul(l.mul(l.sub(v, mean_v), scale), g), b));
+    match beta {
+        [] => l.zip(x, &gamma[..n], |v, g| l.mul(l.mul(l.sub(v, mean_v), scale), g)),
+        _ => l.zip_with(x, &gamma[..n], &beta[..n], |v, g, b| l.add(l.mul(l.mul(l.sub(v, mean_v), scale), g), b)),
+    }
 }

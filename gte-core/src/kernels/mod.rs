@@ -4,16 +4,18 @@
 //! kernel computes is specified by its plain loop in `scalar.rs`; how near the vector versions come to it stands, as a
 //! constant, at the top of each kernel's file, and `tests.rs` holds every table to it.
 
+mod activation;
 mod aligned;
 mod attention;
 mod dot;
-mod gelu;
 mod lanes;
 mod layer_norm;
 mod matmul;
 mod narrow;
 mod normalize;
 mod pack;
+mod rms_norm;
+mod rope;
 mod scalar;
 mod softmax;
 #[cfg(target_arch = "x86_64")]
@@ -22,9 +24,10 @@ mod x86_64;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use activation::Activation;
 pub(crate) use aligned::Aligned;
-pub(crate) use attention::{Head, NarrowAttention, NarrowHead, Scratch, scratch_len};
-pub(crate) use matmul::{Activation, Product, row_stride};
+pub(crate) use attention::{Head, Mask, NarrowAttention, NarrowHead, Scratch, scratch_len};
+pub(crate) use matmul::{Product, row_stride};
 pub(crate) use narrow::{
     Format, HEADER, Narrow, NarrowProduct, NarrowRows, Output, PackedNarrow, Rows, int8_rows, to_bf16,
 };
@@ -75,6 +78,9 @@ impl std::fmt::Display for Isa {
 /// (x, residual, gamma, beta, eps, ahead), see `layer_norm.rs`.
 pub(crate) type AddNorm = fn(&mut [f32], Option<&[f32]>, &[f32], &[f32], f32, usize);
 
+/// (x, residual, gamma, eps), see `rms_norm.rs`.
+pub(crate) type RmsNorm = fn(&mut [f32], Option<&[f32]>, &[f32], f32);
+
 /// The kernels of one instruction set.
 pub(crate) struct Kernels {
     pub(crate) isa: Isa,
@@ -86,12 +92,18 @@ pub(crate) struct Kernels {
     pub(crate) attention: fn(Head<'_, '_>, &mut [f32]),
     /// x ← LayerNorm(x + residual).
     pub(crate) add_norm: AddNorm,
+    /// x ← y / √(mean(y²) + eps) · gamma with y = x + residual.
+    pub(crate) rms_norm: RmsNorm,
+    /// Turns the heads of a row by their position's angles: (row, cos, sin), see `rope.rs`.
+    pub(crate) rope: fn(&mut [f32], &[f32], &[f32]),
+    /// a ← activation(a) · b.
+    pub(crate) gate: fn(&mut [f32], &[f32], Activation),
     /// x ← x / ‖x‖.
     pub(crate) normalize: fn(&mut [f32]),
     /// Σ aᵢ·bᵢ.
     pub(crate) dot: fn(&[f32], &[f32]) -> f32,
     #[cfg(test)]
-    pub(crate) gelu: fn(&mut [f32]),
+    pub(crate) activate: fn(Activation, &mut [f32]),
     #[cfg(test)]
     pub(crate) softmax: fn(&mut [f32], f32) -> f32,
 }

@@ -4,7 +4,9 @@
 //! `[k block][panel][row in block][column in panel]`. A tile then reads one panel front to back, and a thread that owns a
 //! range of panels reads one run of memory per block. The last panel is filled up with zero columns.
 
-use ndarray::{ArrayView2, s};
+use std::ops::Range;
+
+use ndarray::{ArrayView2, Axis, s};
 use rayon::prelude::*;
 
 use super::aligned::Aligned;
@@ -53,7 +55,7 @@ impl Packed {
 
     /// The panels, for a product.
     pub(crate) fn panels(&self) -> Panels<'_> {
-        Panels { data: &self.buffer, k: self.k, n: self.n, nr: self.nr }
+        Panels::new(&self.buffer, self.k, self.n, self.nr)
     }
 }
 
@@ -64,12 +66,19 @@ pub(crate) struct Panels<'a> {
     pub(crate) k: usize,
     pub(crate) n: usize,
     pub(crate) nr: usize,
+    rows: usize, // that a panel is stored with, where there is one block
 }
 
 impl<'a> Panels<'a> {
     /// Views `data` as the panels of a (k × n) matrix that one of the `pack_` functions wrote there.
     pub(crate) fn new(data: &'a [f32], k: usize, n: usize, nr: usize) -> Self {
-        Self { data: &data[..packed_len(k, n, nr)], k, n, nr }
+        Self { data: &data[..packed_len(k, n, nr)], k, n, nr, rows: k }
+    }
+
+    /// Some rows of a matrix that is one block.
+    pub(crate) fn rows(&self, rows: Range<usize>) -> Self {
+        assert!(self.rows <= KC && rows.end <= self.k, "rows of one block");
+        Self { data: &self.data[rows.start * self.nr..], k: rows.len(), ..*self }
     }
 
     /// Number of panels.
@@ -81,7 +90,8 @@ impl<'a> Panels<'a> {
     #[inline(always)]
     pub(crate) fn panel(&self, k0: usize, panel: usize) -> &'a [f32] {
         let rows = KC.min(self.k - k0);
-        let start = k0 * self.count() * self.nr + panel * rows * self.nr;
+        let stored = if self.rows <= KC { self.rows } else { rows };
+        let start = k0 * self.count() * self.nr + panel * stored * self.nr;
         &self.data[start..start + rows * self.nr]
     }
 }
@@ -91,43 +101,64 @@ pub(crate) fn packed_len(k: usize, n: usize, nr: usize) -> usize {
     k * n.div_ceil(nr) * nr
 }
 
-/// Packs the transpose of `rows` (n × k): each row becomes a column.
+/// Rows of a matrix that lies in two pieces, counted through.
+#[derive(Clone, Copy)]
+pub(crate) struct Joined<'a> {
+    pub(crate) first: Option<ArrayView2<'a, f32>>,
+    pub(crate) rest: ArrayView2<'a, f32>,
+}
+
+impl<'a> Joined<'a> {
+    #[inline(always)]
+    pub(super) fn row(&self, row: usize) -> &'a [f32] {
+        let (piece, row) = match self.first {
+            Some(first) if row < first.nrows() => (first, row),
+            Some(first) => (self.rest, row - first.nrows()),
+            None => (self.rest, row),
+        };
+        let row = piece.index_axis_move(Axis(0), row);
+        row.to_slice().expect("rows of keys and values are contiguous")
+    }
+}
+
+/// Packs the transpose of the rows `range` of `rows`, of `k` values: each row becomes a column.
 #[inline(always)]
-pub(crate) fn pack_transposed(rows: ArrayView2<'_, f32>, nr: usize, dst: &mut [f32]) {
-    let (n, k) = rows.dim();
+pub(crate) fn pack_transposed(rows: Joined<'_>, range: Range<usize>, k: usize, nr: usize, dst: &mut [f32]) {
+    let n = range.len();
     let panels = n.div_ceil(nr);
     for k0 in (0..k).step_by(KC) {
         let depth = KC.min(k - k0);
         let block = &mut dst[k0 * panels * nr..][..depth * panels * nr];
         for (panel, dst) in block.chunks_exact_mut(depth * nr).enumerate() {
-            let n0 = panel * nr;
-            if n < n0 + nr {
+            let columns = nr.min(n - panel * nr);
+            if columns < nr {
                 dst.fill(0.0);
             }
-            transpose_into(rows.slice(s![n0..n.min(n0 + nr), k0..k0 + depth]), dst, nr, 0);
+            for column in 0..columns {
+                let row = &rows.row(range.start + panel * nr + column)[k0..k0 + depth];
+                dst.chunks_exact_mut(nr).zip(row).for_each(|(line, &value)| line[column] = value);
+            }
         }
     }
 }
 
-/// Packs `matrix` (k × n) as it lies.
+/// Packs the rows `range` of `rows`, of `n` values, as they lie: one block, of up to [`KC`] rows.
 #[inline(always)]
-pub(crate) fn pack_rows(matrix: ArrayView2<'_, f32>, nr: usize, dst: &mut [f32]) {
-    let (k, n) = matrix.dim();
-    let panels = n.div_ceil(nr);
-    for k0 in (0..k).step_by(KC) {
-        let depth = KC.min(k - k0);
-        let block = &mut dst[k0 * panels * nr..][..depth * panels * nr];
-        for (panel, dst) in block.chunks_exact_mut(depth * nr).enumerate() {
-            let n0 = panel * nr;
-            let part = matrix.slice(s![k0..k0 + depth, n0..n.min(n0 + nr)]);
-            for (source, line) in part.rows().into_iter().zip(dst.chunks_exact_mut(nr)) {
-                let (values, padding) = line.split_at_mut(source.len());
-                match source.as_slice() {
-                    Some(source) => values.copy_from_slice(source),
-                    None => values.iter_mut().zip(source).for_each(|(d, &s)| *d = s),
-                }
-                padding.fill(0.0);
-            }
+pub(crate) fn pack_rows(rows: Joined<'_>, range: Range<usize>, n: usize, nr: usize, dst: &mut [f32]) {
+    let k = range.len();
+    assert!(k <= KC, "rows of one block");
+    for (i, row) in range.enumerate() {
+        let row = &rows.row(row)[..n];
+        // (A slice of a length that the compiler knows is copied in place, any other by a call.)
+        let whole = row.chunks_exact(nr);
+        let rest = whole.remainder();
+        for (panel, values) in whole.enumerate() {
+            dst[panel * k * nr + i * nr..][..nr].copy_from_slice(values);
+        }
+        if !rest.is_empty() {
+            let line = &mut dst[n / nr * k * nr + i * nr..][..nr];
+            line[..rest.len()].copy_from_slice(rest);
+            line[rest.len()..].fill(0.0);
         }
     }
 }

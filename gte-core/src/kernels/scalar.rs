@@ -5,21 +5,26 @@
 
 use ndarray::{ArrayView2, ArrayViewMut2};
 
+use super::activation;
 use super::attention::attention;
 use super::lanes::Lanes;
 use super::matmul::{Place, Tile, matmul};
+use super::softmax::Softmax;
 use super::{Isa, Kernels};
 
 pub(crate) static KERNELS: Kernels = Kernels {
     isa: Isa::Scalar,
     nr: Plain::NR,
-    matmul: |p| matmul(Plain, p, gelu),
+    matmul: |p| matmul(Plain, p),
     attention: |head, scratch| attention(Plain, head, scratch),
     add_norm,
+    rms_norm,
+    rope,
+    gate: |a, b, activation| activation::gate(Plain, a, b, activation),
     normalize,
     dot,
     #[cfg(test)]
-    gelu,
+    activate: |activation, row| activation::activate(Plain, activation, row),
     #[cfg(test)]
     softmax,
 };
@@ -32,8 +37,29 @@ fn add_norm(x: &mut [f32], residual: Option<&[f32]>, gamma: &[f32], beta: &[f32]
     let mean = x.iter().sum::<f32>() / n;
     let variance = x.iter().map(|v| (v - mean) * (v - mean)).sum::<f32>() / n;
     let scale = 1.0 / (variance + eps).sqrt();
-    for ((x, g), b) in x.iter_mut().zip(gamma).zip(beta) {
-        *x = (*x - mean) * scale * g + b;
+    for (i, (x, g)) in x.iter_mut().zip(gamma).enumerate() {
+        *x = (*x - mean) * scale * g + if beta.is_empty() { 0.0 } else { beta[i] };
+    }
+}
+
+fn rms_norm(x: &mut [f32], residual: Option<&[f32]>, gamma: &[f32], eps: f32) {
+    if let Some(residual) = residual {
+        x.iter_mut().zip(residual).for_each(|(x, r)| *x += r);
+    }
+    let squares = x.iter().map(|v| v * v).sum::<f32>();
+    let scale = 1.0 / (squares / x.len() as f32 + eps).sqrt();
+    x.iter_mut().zip(gamma).for_each(|(x, g)| *x = *x * scale * g);
+}
+
+fn rope(row: &mut [f32], cos: &[f32], sin: &[f32]) {
+    let half = cos.len();
+    assert!(half > 0 && sin.len() == half && row.len().is_multiple_of(2 * half), "whole heads, and an angle a pair");
+    for head in row.chunks_exact_mut(2 * half) {
+        for i in 0..half {
+            let (a, b) = (head[i], head[half + i]);
+            head[i] = a * cos[i] - b * sin[i];
+            head[half + i] = b * cos[i] + a * sin[i];
+        }
     }
 }
 
@@ -44,10 +70,6 @@ fn normalize(row: &mut [f32]) {
 
 fn dot(a: &[f32], b: &[f32]) -> f32 {
     a.iter().zip(b).map(|(a, b)| a * b).sum()
-}
-
-pub(super) fn gelu(row: &mut [f32]) {
-    super::gelu::gelu(Plain, row);
 }
 
 #[cfg(test)]
@@ -104,6 +126,12 @@ impl Lanes for Plain {
     }
     fn reduce_max(self, a: f32) -> f32 {
         a
+    }
+}
+
+impl Softmax for Plain {
+    fn softmax(self, row: &mut [f32], least: f32, scale: f32) -> (f32, f32) {
+        super::softmax::softmax(self, row, least, scale)
     }
 }
 

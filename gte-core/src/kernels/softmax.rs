@@ -7,9 +7,24 @@ use super::lanes::{Lanes, exp};
 #[cfg(test)]
 pub(crate) const MAX_RELATIVE_ERROR: f32 = 8e-6;
 
-/// Replaces each score s by exp(scale · (s − max)) and returns their sum.
+/// A function of its own for each instruction set: in the midst of attention its loops would lack registers.
+pub(crate) trait Softmax: Lanes {
+    /// See [`softmax`].
+    fn softmax(self, row: &mut [f32], least: f32, scale: f32) -> (f32, f32);
+}
+
+/// Replaces each score s by exp(scale · (s − max)), and returns the largest score or `least`, if that is larger, which is max; and
+/// the sum of what was put in.
 #[inline(always)]
-pub(crate) fn softmax<L: Lanes>(l: L, row: &mut [f32], scale: f32) -> f32 {
+pub(crate) fn softmax<L: Lanes>(l: L, row: &mut [f32], least: f32, scale: f32) -> (f32, f32) {
+    let largest = largest(l, row);
+    let max = if largest > least { largest } else { least };
+    (max, exponentials(l, row, max, scale))
+}
+
+/// The largest score.
+#[inline(always)]
+fn largest<L: Lanes>(l: L, row: &[f32]) -> f32 {
     // No closure: `Iterator::fold` around one stays a call here, to a function without these instructions.
     let mut max = l.splat(f32::NEG_INFINITY);
     let whole = row.chunks_exact(L::WIDTH);
@@ -17,7 +32,13 @@ pub(crate) fn softmax<L: Lanes>(l: L, row: &mut [f32], scale: f32) -> f32 {
     for chunk in whole {
         max = l.max(max, l.load(chunk));
     }
-    let (max, scale) = (l.splat(l.reduce_max(l.max(max, rest))), l.splat(scale));
+    l.reduce_max(l.max(max, rest))
+}
+
+/// Replaces each score s by exp(scale · (s − max)) and returns their sum; `max` is no less than any of them.
+#[inline(always)]
+fn exponentials<L: Lanes>(l: L, row: &mut [f32], max: f32, scale: f32) -> f32 {
+    let (max, scale) = (l.splat(max), l.splat(scale));
     let mut sum = l.splat(0.0);
     let mut whole = row.chunks_exact_mut(L::WIDTH);
     for chunk in &mut whole {
@@ -27,10 +48,16 @@ pub(crate) fn softmax<L: Lanes>(l: L, row: &mut [f32], scale: f32) -> f32 {
     }
     let rest = whole.into_remainder();
     if !rest.is_empty() {
-        // Lanes behind the end see −∞, and add next to nothing to a sum that is at least one.
+        // Lanes behind the end see −∞, and add next to nothing to a sum that is mostly at least one.
         let e = exp(l, l.mul(l.sub(l.load_up_to(rest, f32::NEG_INFINITY), max), scale));
         l.store_up_to(rest, e);
         sum = l.add(sum, e);
     }
     l.reduce_add(sum)
+}
+
+/// By what sums under the maximum `old` are multiplied when the maximum becomes `new`.
+#[inline(always)]
+pub(crate) fn rescaling<L: Lanes>(l: L, old: f32, new: f32, scale: f32) -> f32 {
+    l.reduce_max(exp(l, l.splat((old - new) * scale)))
 }

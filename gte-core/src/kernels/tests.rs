@@ -5,12 +5,14 @@
 use ndarray::{Array2, ArrayView2, ArrayViewMut2, ShapeBuilder, s};
 use proptest::prelude::*;
 
-use super::attention::{Head, NarrowHead, Scratch, scratch_len};
-use super::matmul::{Activation, Product, row_stride};
+use super::activation::{self, Activation};
+use super::matmul::{Product, row_stride};
 use super::narrow::{self, Format, HEADER, NarrowProduct, NarrowRows, Output, PackedNarrow, Rows, int8_rows, to_bf16};
 use super::pack::Packed;
 use super::{Isa, Kernels};
-use super::{attention, dot, gelu, layer_norm, matmul, normalize, scalar, softmax};
+use super::{dot, layer_norm, matmul, normalize, rms_norm, rope, scalar, softmax};
+
+mod heads;
 
 /// Runs `test` once for each instruction set of this CPU, and names those that it lacks.
 fn on_every_isa(test: impl Fn(&'static Kernels)) {
@@ -91,18 +93,112 @@ fn erf(x: f64) -> f64 {
     sum * (-x * x).exp() * std::f64::consts::FRAC_2_SQRT_PI
 }
 
-#[test]
-fn gelu_is_exact_gelu() {
-    for scale in [0.5, 8.0, 100.0] {
-        RowTest {
-            kernel: |k, row| (k.gelu)(row),
-            reference: |x: &[f64]| {
-                x.iter().map(|&x| x / 2.0 * (1.0 + erf(x * std::f64::consts::FRAC_1_SQRT_2))).collect()
-            },
-            allowed: |x: f64, _| gelu::MAX_ERROR as f64 * x.abs().max(1.0),
-            scale,
+const ACTIVATIONS: [Activation; 5] =
+    [Activation::None, Activation::Gelu, Activation::GeluTanh, Activation::Silu, Activation::Relu];
+
+/// As the papers write them.
+fn activated(activation: Activation, x: f64) -> f64 {
+    match activation {
+        Activation::None => x,
+        Activation::Gelu => x / 2.0 * (1.0 + erf(x * std::f64::consts::FRAC_1_SQRT_2)),
+        Activation::GeluTanh => {
+            let u = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3));
+            x / 2.0 * (1.0 + u.tanh())
         }
-        .run();
+        Activation::Silu => x / (1.0 + (-x).exp()),
+        Activation::Relu => x.max(0.0),
+    }
+}
+
+#[test]
+fn activations_are_what_they_are_defined_as() {
+    macro_rules! check {
+        ($activation:expr, $scale:expr) => {
+            RowTest {
+                kernel: |k, row| (k.activate)($activation, row),
+                reference: |x: &[f64]| x.iter().map(|&x| activated($activation, x)).collect(),
+                allowed: |x: f64, _| activation::MAX_ERROR as f64 * x.abs().max(1.0),
+                scale: $scale,
+            }
+            .run()
+        };
+    }
+    for scale in [0.5, 8.0, 100.0, 1e6] {
+        check!(Activation::None, scale);
+        check!(Activation::Gelu, scale);
+        check!(Activation::GeluTanh, scale);
+        check!(Activation::Silu, scale);
+        check!(Activation::Relu, scale);
+    }
+}
+
+#[test]
+fn a_gate_is_the_product_with_the_activation() {
+    for activation in ACTIVATIONS {
+        on_every_isa(|kernels| {
+            for n in (1..70).chain([384, 1000, 3072]) {
+                let (a, b) = (values(n as u64, n, 8.0), values(n as u64 ^ 5, n, 3.0));
+                let mut gated = a.clone();
+                (kernels.gate)(&mut gated, &b, activation);
+                for i in 0..n {
+                    let expected = activated(activation, f64::from(a[i])) * f64::from(b[i]);
+                    let size = f64::from(a[i]).abs().max(1.0) * f64::from(b[i]).abs();
+                    let error = (f64::from(gated[i]) - expected).abs();
+                    let allowed = f64::from(activation::MAX_ERROR_GATE) * size;
+                    assert!(
+                        error <= allowed,
+                        "{}, {activation:?}: n {n}, [{i}]: {} for {expected}",
+                        kernels.isa,
+                        gated[i]
+                    );
+                }
+            }
+        });
+    }
+}
+
+#[test]
+fn rope_turns_pairs_of_the_halves_of_each_head() {
+    on_every_isa(|kernels| {
+        for (heads, half) in [(1, 1), (3, 5), (2, 12), (12, 32), (5, 40), (16, 64), (1, 128)] {
+            let angles: Vec<f64> = (0..half).map(|i| 1234.0 / 10_000f64.powf(i as f64 / half as f64)).collect();
+            let cos: Vec<f32> = angles.iter().map(|a| a.cos() as f32).collect();
+            let sin: Vec<f32> = angles.iter().map(|a| a.sin() as f32).collect();
+            let x = values(half as u64, heads * 2 * half, 4.0);
+            let mut row = x.clone();
+            (kernels.rope)(&mut row, &cos, &sin);
+            for (i, &value) in row.iter().enumerate() {
+                let (head, at) = (i / (2 * half) * 2 * half, i % half);
+                let (a, b) = (f64::from(x[head + at]), f64::from(x[head + half + at]));
+                let (cos, sin) = (f64::from(cos[at]), f64::from(sin[at]));
+                let expected = if i - head < half { a * cos - b * sin } else { b * cos + a * sin };
+                let allowed = f64::from(rope::MAX_ERROR) * (a.abs() + b.abs());
+                let error = (f64::from(value) - expected).abs();
+                assert!(error <= allowed, "{}: {heads} × {half}, [{i}]: {value} for {expected}", kernels.isa);
+            }
+        }
+    });
+}
+
+#[test]
+fn rms_norm_divides_the_sum_by_its_root_mean_square() {
+    let (gamma, residual) = (values(1, 4096, 2.0), values(3, 4096, 1.0));
+    for with_residual in [false, true] {
+        on_every_isa(|kernels| {
+            for n in (1..70).chain([384, 1024, 4096]) {
+                let mut x: Vec<f32> = values(n as u64, n, 3.0).iter().map(|v| v + 0.5).collect();
+                let added = |i: usize| if with_residual { residual[i] } else { 0.0 };
+                let y: Vec<f64> = (0..n).map(|i| f64::from(x[i] + added(i))).collect();
+                let length = (y.iter().map(|v| v * v).sum::<f64>() / n as f64 + 1e-6).sqrt();
+                (kernels.rms_norm)(&mut x, with_residual.then_some(&residual[..n]), &gamma[..n], 1e-6);
+                for i in 0..n {
+                    let expected = y[i] / length * f64::from(gamma[i]);
+                    let error = (f64::from(x[i]) - expected).abs();
+                    let allowed = f64::from(rms_norm::MAX_ERROR) * 2.0 * (y[i] / length).abs().max(1.0);
+                    assert!(error <= allowed, "{}: n {n}, [{i}]: {} for {expected}", kernels.isa, x[i]);
+                }
+            }
+        });
     }
 }
 
@@ -149,7 +245,7 @@ fn normalize_gives_unit_rows() {
 fn add_norm_is_layer_norm_of_the_sum() {
     let (gamma, beta) = (values(1, 4096, 2.0), values(2, 4096, 1.0));
     let residual = values(3, 4096, 1.0);
-    for with_residual in [false, true] {
+    for (with_residual, with_beta) in [(false, true), (true, true), (true, false), (false, false)] {
         on_every_isa(|kernels| {
             for n in (1..70).chain([384, 1024, 4096]) {
                 let mut x: Vec<f32> = values(n as u64, n, 3.0).iter().map(|v| v + 2.0).collect();
@@ -157,9 +253,12 @@ fn add_norm_is_layer_norm_of_the_sum() {
                     (0..n).map(|i| (x[i] + if with_residual { residual[i] } else { 0.0 }) as f64).collect();
                 let mean = y.iter().sum::<f64>() / n as f64;
                 let variance = y.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / n as f64;
-                (kernels.add_norm)(&mut x, with_residual.then_some(&residual[..n]), &gamma[..n], &beta[..n], 1e-5, n);
+                let given = if with_beta { &beta[..n] } else { &[] };
+                let residual = with_residual.then_some(&residual[..n]);
+                (kernels.add_norm)(&mut x, residual, &gamma[..n], given, 1e-5, n);
                 for i in 0..n {
-                    let expected = (y[i] - mean) / (variance + 1e-5).sqrt() * gamma[i] as f64 + beta[i] as f64;
+                    let expected = (y[i] - mean) / (variance + 1e-5).sqrt() * gamma[i] as f64
+                        + given.get(i).copied().unwrap_or(0.0) as f64;
                     let error = (x[i] as f64 - expected).abs();
                     // One value has no spread: what is left of mean(y) − y is rounding, blown up by 1/√eps.
                     let allowed = layer_norm::MAX_ERROR as f64 * if n < 4 { 100.0 } else { 3.0 };
@@ -314,9 +413,13 @@ proptest! {
                 assert!(error <= matmul::MAX_ERROR * size, "{}: [{i}, {j}] of {m}×{k}×{n}: off by {error:e}", kernels.isa);
             }
             // The activation sees the finished sums, wherever the tile lies.
-            let mut expected = product(kernels, &a, &weight, &bias, Activation::None, 1);
-            (kernels.gelu)(expected.as_slice_mut().unwrap());
-            assert_eq!(product(kernels, &a, &weight, &bias, Activation::Gelu, pieces), expected, "{}", kernels.isa);
+            let sums = product(kernels, &a, &weight, &bias, Activation::None, 1);
+            for activation in ACTIVATIONS {
+                let mut expected = sums.clone();
+                (kernels.activate)(activation, expected.as_slice_mut().unwrap());
+                let product = product(kernels, &a, &weight, &bias, activation, pieces);
+                assert_eq!(product, expected, "{} {activation:?}", kernels.isa);
+            }
         });
     }
 
@@ -396,70 +499,5 @@ proptest! {
                 }
             });
         }
-    }
-
-    #[test]
-    fn attention_is_softmax_of_scores_times_values(tokens in 1usize..130, d in prop::sample::select(vec![8usize, 16, 24, 32, 64, 80]), seed: u64) {
-        let data = values(seed, tokens * 3 * d, 2.0);
-        let qkv = ArrayView2::from_shape((tokens, 3 * d), &data).unwrap();
-        let (q, k, v) = (qkv.slice(s![.., ..d]), qkv.slice(s![.., d..2 * d]), qkv.slice(s![.., 2 * d..]));
-        on_every_isa(|kernels| {
-            let mut out = Array2::from_elem((tokens, d), f32::NAN);
-            let mut scratch = vec![f32::NAN; scratch_len(tokens, d, kernels.nr)];
-            (kernels.attention)(Head { q, k, v, out: out.view_mut() }, &mut scratch);
-            for i in 0..tokens {
-                let scores: Vec<f64> = (0..tokens).map(|j| q.row(i).iter().zip(k.row(j)).map(|(&a, &b)| a as f64 * b as f64).sum::<f64>() / (d as f64).sqrt()).collect();
-                let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-                let weights: Vec<f64> = scores.iter().map(|s| (s - max).exp()).collect();
-                let sum: f64 = weights.iter().sum();
-                for c in 0..d {
-                    let expected = (0..tokens).map(|j| weights[j] / sum * v[[j, c]] as f64).sum::<f64>();
-                    assert!((out[[i, c]] as f64 - expected).abs() < attention::MAX_ERROR, "{}: [{i}, {c}]: {} for {expected}", kernels.isa, out[[i, c]]);
-                }
-            }
-        });
-    }
-
-    #[test]
-    fn attention_in_bf16_is_that_of_the_rounded_inputs(tokens in 1usize..130, d in prop::sample::select(vec![7usize, 8, 16, 24, 32, 50, 64, 80]), seed: u64) {
-        let data = values(seed, tokens * 3 * d, 2.0);
-        let rounded: Vec<f64> = data.iter().map(|&v| f64::from(f32::from_bits(to_bf16(v)))).collect();
-        let at = |i: usize, part: usize, c: usize| rounded[i * 3 * d + part * d + c];
-        on_every_isa(|kernels| {
-            let table = kernels.narrow_attention(d);
-            let rows = |qkv: &[f32], width: usize| -> Vec<u32> {
-                let row = |row: &[f32]| [vec![0; HEADER], words_of(row, table.group), vec![u32::MAX; 3]].concat();
-                qkv.chunks(width).flat_map(row).collect()
-            };
-            let mut scratch = Scratch::default();
-            let mut attend = |words: &[u32], tokens: usize, d: usize, out: Output<'_>| {
-                let stride = words.len() / tokens;
-                let part = |i: usize| Rows { data: &words[i * d / table.group..], stride };
-                (table.compute)(NarrowHead { tokens, d, q: part(0), k: part(1), v: part(2), out }, &mut scratch);
-            };
-            // What a longer text left behind must not matter.
-            let mut other = Array2::zeros((140, 80));
-            attend(&rows(&values(1, 140 * 240, 9.0), 240), 140, 80, Output::F32(other.view_mut()));
-            let words = rows(&data, 3 * d);
-            let mut out = Array2::from_elem((tokens, d), f32::NAN);
-            attend(&words, tokens, d, Output::F32(out.view_mut()));
-            for group in [1, 2] {
-                let mut stored = Array2::from_elem((tokens, d.div_ceil(group)), 0xDEAD_BEEF);
-                attend(&words, tokens, d, Output::Bf16 { words: stored.view_mut(), columns: d, group });
-                for (row, stored) in out.rows().into_iter().zip(stored.rows()) {
-                    assert_eq!(stored.to_vec(), words_of(row.as_slice().unwrap(), group), "{} by {group}", kernels.isa);
-                }
-            }
-            for i in 0..tokens {
-                let scores: Vec<f64> = (0..tokens).map(|j| (0..d).map(|c| at(i, 0, c) * at(j, 1, c)).sum::<f64>() / (d as f64).sqrt()).collect();
-                let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-                let weights: Vec<f64> = scores.iter().map(|s| (s - max).exp()).collect();
-                let sum: f64 = weights.iter().sum();
-                for c in 0..d {
-                    let expected = (0..tokens).map(|j| weights[j] / sum * at(j, 2, c)).sum::<f64>();
-                    assert!((out[[i, c]] as f64 - expected).abs() < attention::MAX_ERROR_BF16, "{}: [{i}, {c}]: {} for {expected}", kernels.isa, out[[i, c]]);
-                }
-            }
-        });
     }
 }

@@ -14,13 +14,16 @@ mod panels;
 mod rows;
 pub(crate) mod scalar;
 
+use std::ops::Range;
+
 use ndarray::ArrayViewMut2;
 
-use super::matmul::{Activation, MAX_TILE, part_of};
+use super::activation::Activation;
+use super::matmul::{MAX_TILE, part_of};
 
 pub(crate) use output::Output;
 pub(crate) use panels::{NarrowPanels, NarrowRows, PackedNarrow, int8_rows, pack_rows, pack_transposed};
-pub(crate) use rows::{HEADER, Integers, Rows, encode_bf16, encode_int8, to_bf16, words_of_bf16};
+pub(crate) use rows::{HEADER, Integers, Joined, Rows, encode_bf16, encode_int8, to_bf16, words_of_bf16};
 
 /// Maximum error of a bf16 product against f64 on the rounded operands, as a multiple of Σ|aₖ·bₖ| + |bias|.
 #[cfg(test)]
@@ -119,12 +122,12 @@ pub(crate) trait Dot: Copy {
     /// `row` will be written soon: the cache may begin to fetch its lines.
     fn expect<T>(self, _row: &[T]) {}
     /// See [`pack_transposed`]; `UNITS` values a word.
-    fn pack_transposed(self, rows: Rows<'_>, n: usize, words: usize, dst: &mut [u16]) {
-        pack_transposed(rows, n, words, (Self::NR, Self::UNITS), dst);
+    fn pack_transposed(self, rows: Joined<'_>, range: Range<usize>, words: usize, dst: &mut [u16]) {
+        pack_transposed(rows, range, words, (Self::NR, Self::UNITS), dst);
     }
     /// See [`pack_rows`]; `UNITS` values a word.
-    fn pack_rows(self, rows: Rows<'_>, k: usize, n: usize, dst: &mut [u16]) {
-        pack_rows(rows, k, n, (Self::NR, Self::UNITS), dst);
+    fn pack_rows(self, rows: Joined<'_>, range: Range<usize>, n: usize, dst: &mut [u16]) {
+        pack_rows(rows, range, n, (Self::NR, Self::UNITS), dst);
     }
 }
 

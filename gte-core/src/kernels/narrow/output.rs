@@ -62,6 +62,14 @@ impl<'a> Output<'a> {
         }
     }
 
+    /// Whether a word begins at every multiple of `width` columns.
+    pub(crate) fn splits_at(&self, width: usize) -> bool {
+        match self {
+            Self::F32(_) => true,
+            Self::Bf16 { group, .. } => width.is_multiple_of(*group),
+        }
+    }
+
     /// Rows and columns.
     pub(crate) fn dim(&self) -> (usize, usize) {
         match self {

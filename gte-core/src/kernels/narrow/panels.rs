@@ -1,8 +1,10 @@
 //! B: weights narrowed and packed at load; keys and values of attention, packed as they come.
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
-use super::{Narrow, Rows};
+use super::{Joined, Narrow};
 use crate::kernels::aligned::Aligned;
 use crate::kernels::lanes::ROUND;
 
@@ -51,7 +53,8 @@ impl PackedNarrow {
     /// The panels, for a product.
     pub(crate) fn panels(&self) -> NarrowPanels<'_> {
         let Self { words, n, nr, units, .. } = *self;
-        NarrowPanels { data: &self.buffer, words, n, nr, units, scales: &self.scales, totals: &self.totals }
+        let (scales, totals) = (&self.scales[..], &self.totals[..]);
+        NarrowPanels { scales, totals, ..NarrowPanels::of_bf16(&self.buffer, words, n, nr, units) }
     }
 }
 
@@ -64,6 +67,7 @@ pub(crate) struct NarrowPanels<'a> {
     pub(crate) n: usize,
     pub(crate) nr: usize,
     pub(crate) units: usize,
+    stored: usize, // words that a column of a panel is stored with
     /// One a column, padded, for integers.
     pub(crate) scales: &'a [f32],
     /// One a column, padded, for integers.
@@ -71,14 +75,28 @@ pub(crate) struct NarrowPanels<'a> {
 }
 
 impl<'a> NarrowPanels<'a> {
+    /// A matrix in bf16 that one of the `pack_` functions wrote to `data`.
+    #[inline(always)]
+    pub(crate) fn of_bf16(data: &'a [u16], words: usize, n: usize, nr: usize, units: usize) -> Self {
+        Self { data, words, n, nr, units, stored: words, scales: &[], totals: &[] }
+    }
+
+    /// Some words of each column.
+    #[inline(always)]
+    pub(crate) fn part(&self, words: Range<usize>) -> Self {
+        assert!(words.end <= self.words, "words of a column");
+        let data = &self.data[words.start * self.nr * self.units..];
+        Self { data, words: words.len(), ..*self }
+    }
+
     /// Number of panels.
     pub(crate) fn count(&self) -> usize {
         self.n.div_ceil(self.nr)
     }
 
     pub(super) fn panel(&self, panel: usize) -> &'a [u16] {
-        let len = self.words * self.nr * self.units;
-        &self.data[panel * len..][..len]
+        let word = self.nr * self.units;
+        &self.data[panel * self.stored * word..][..self.words * word]
     }
 }
 
@@ -148,35 +166,49 @@ pub(crate) fn int8_rows(values: &[f32], k: usize) -> (Vec<i8>, Vec<f32>) {
     (integers, scales)
 }
 
-/// Packs the transpose of the rows of bf16 `rows`, `units` values a word: each of the `n` rows, of `words` words, becomes a column.
+/// Packs the transpose of the rows `range` of `rows`, in bf16, `units` values a word: each row, of
+/// `words` words, becomes a column.
 #[inline(always)]
-pub(crate) fn pack_transposed(rows: Rows<'_>, n: usize, words: usize, (nr, units): (usize, usize), dst: &mut [u16]) {
-    for (panel, first) in dst.chunks_exact_mut((words * nr * units).max(1)).zip((0..n).step_by(nr)) {
+pub(crate) fn pack_transposed(
+    rows: Joined<'_>,
+    range: Range<usize>,
+    words: usize,
+    (nr, units): (usize, usize),
+    dst: &mut [u16],
+) {
+    let n = range.len();
+    let panels = dst.chunks_exact_mut((words * nr * units).max(1));
+    for (panel, first) in panels.zip((0..n).step_by(nr)) {
         let count = nr.min(n - first);
         if count < nr {
             panel.fill(0);
         }
         for column in 0..count {
             let lines = panel.chunks_exact_mut(nr * units);
-            for (line, &word) in lines.zip(rows.words(first + column, words)) {
+            for (line, &word) in lines.zip(rows.words(range.start + first + column, words)) {
                 line[column * units..][..units].copy_from_slice(&halves(word)[2 - units..]);
             }
         }
     }
 }
 
-/// Packs the `k` rows of bf16 `rows`, of `n` values, `units` a word, as they lie.
+/// Packs the rows `range` of `rows`, in bf16, of `n` values, `units` a word, as they lie.
 #[inline(always)]
-pub(crate) fn pack_rows(rows: Rows<'_>, k: usize, n: usize, (nr, units): (usize, usize), dst: &mut [u16]) {
-    let words = k.div_ceil(units);
-    for (panel, first) in dst.chunks_exact_mut((words * nr * units).max(1)).zip((0..n).step_by(nr)) {
+pub(crate) fn pack_rows(rows: Joined<'_>, range: Range<usize>, n: usize, (nr, units): (usize, usize), dst: &mut [u16]) {
+    let words = range.len().div_ceil(units);
+    let panels = dst.chunks_exact_mut((words * nr * units).max(1));
+    for (panel, first) in panels.zip((0..n).step_by(nr)) {
         panel.fill(0);
-        for row in 0..k {
-            let line = &mut panel[row / units * nr * units..][..nr * units];
+        for (i, row) in range.clone().enumerate() {
+            let row = rows.words(row, n.div_ceil(units));
+            let line = &mut panel[i / units * nr * units..][..nr * units];
+            if units == 1 {
+                line.iter_mut().zip(&row[first..]).for_each(|(value, &word)| *value = halves(word)[1]);
+                continue;
+            }
             for (column, word) in line.chunks_exact_mut(units).enumerate().take(n - first) {
                 let value = first + column;
-                word[row % units] =
-                    halves(rows.words(row, n.div_ceil(units))[value / units])[2 - units + value % units];
+                word[i % units] = halves(row[value / units])[2 - units + value % units];
             }
         }
     }

@@ -37,6 +37,25 @@ impl<'a> Rows<'a> {
     }
 }
 
+/// Rows that lie in two pieces, counted through.
+#[derive(Clone, Copy)]
+pub(crate) struct Joined<'a> {
+    /// How many the first piece has, and the piece.
+    pub(crate) first: Option<(usize, Rows<'a>)>,
+    pub(crate) rest: Rows<'a>,
+}
+
+impl<'a> Joined<'a> {
+    #[inline(always)]
+    pub(crate) fn words(&self, row: usize, count: usize) -> &'a [u32] {
+        match self.first {
+            Some((rows, first)) if row < rows => first.words(row, count),
+            Some((rows, _)) => self.rest.words(row - rows, count),
+            None => self.rest.words(row, count),
+        }
+    }
+}
+
 /// The bits of `x` rounded to bf16, in the upper half (IEEE 754 round to nearest, ties to even; not for NaN).
 #[inline(always)]
 pub(crate) fn to_bf16(x: f32) -> u32 {

@@ -4,8 +4,9 @@ use ndarray::ArrayViewMut2;
 
 use super::rows::Steps;
 use super::{Dot, Format, HEADER, Integers, Narrow, Panel, Rows, encode_bf16, matmul, to_bf16, words_of_bf16};
+use crate::kernels::activation::activate;
 use crate::kernels::attention::{NarrowAttention, attention_bf16};
-use crate::kernels::matmul::{Activation, part_of};
+use crate::kernels::matmul::part_of;
 use crate::kernels::scalar::Plain;
 
 pub(crate) static BF16: Narrow = Narrow {
@@ -30,8 +31,11 @@ pub(crate) static INT8: Narrow = Narrow {
 };
 
 /// [`attention_bf16`] of the plain twin.
-pub(crate) static ATTENTION: NarrowAttention =
-    NarrowAttention { group: 1, compute: |head, scratch| attention_bf16(Bf16, Plain, head, scratch) };
+pub(crate) static ATTENTION: NarrowAttention = NarrowAttention {
+    group: 1,
+    compute: |head, scratch| attention_bf16(Bf16, Plain, head, scratch),
+    words: |row, words| Bf16.words(row, 1, words),
+};
 
 /// Narrows a row to integers, two a word.
 fn encode_int8(row: &[f32], factors: &[f32], out: &mut [u32]) {
@@ -94,9 +98,7 @@ fn finish(sums: [f32; 16], panel: Panel<'_>, out: &mut [f32]) {
     for ((out, sum), bias) in out.iter_mut().zip(sums).zip(panel.bias) {
         *out = sum + bias;
     }
-    if panel.activation == Activation::Gelu {
-        crate::kernels::scalar::gelu(out);
-    }
+    activate(Plain, panel.activation, out);
 }
 
 #[derive(Clone, Copy)]

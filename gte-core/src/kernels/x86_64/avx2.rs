@@ -1,19 +1,25 @@
 //! AVX2 and FMA: eight lanes, tiles of 6 rows by 16 columns.
 
 use std::arch::x86_64::*;
+use std::ops::Range;
 
 use ndarray::{ArrayView2, ArrayViewMut2};
 
-use super::{Step, kernels, prefetch, tile_by_height};
+use super::{Step, kernels, pack, prefetch, tile_by_height};
 use crate::kernels::Isa;
+#[cfg(test)]
+use crate::kernels::activation::activate;
+use crate::kernels::activation::{Activation, gate};
 use crate::kernels::attention::{Head, attention};
 use crate::kernels::dot::dot;
-use crate::kernels::gelu::gelu;
 use crate::kernels::lanes::Lanes;
 use crate::kernels::layer_norm::add_norm;
 use crate::kernels::matmul::{Place, Product, Tile, matmul};
 use crate::kernels::narrow::Integers;
 use crate::kernels::normalize::normalize;
+use crate::kernels::pack::{Joined, KC, pack_transposed};
+use crate::kernels::rms_norm::rms_norm;
+use crate::kernels::rope::rope;
 
 /// Proof that this CPU has AVX2 and FMA.
 #[derive(Clone, Copy)]
@@ -170,4 +176,13 @@ impl Tile for Avx2 {
     const NR: usize = 16;
 
     tile_by_height!("avx2,fma", 1 2 3 4 5 6);
+
+    #[inline(always)]
+    fn pack_transposed(self, rows: Joined<'_>, range: Range<usize>, k: usize, dst: &mut [f32]) {
+        if k > KC {
+            return pack_transposed(rows, range, k, Self::NR, dst); // in blocks
+        }
+        // SAFETY: `self` proves the instructions.
+        unsafe { pack::pack_transposed_by_eights(rows, range, k, dst) }
+    }
 }

@@ -1,19 +1,25 @@
 //! AVX-512: sixteen lanes, tiles of 12 rows by 32 columns.
 
 use std::arch::x86_64::*;
+use std::ops::Range;
 
 use ndarray::{ArrayView2, ArrayViewMut2};
 
-use super::{Step, kernels, prefetch, tile_by_height};
+use super::{Step, kernels, pack, prefetch, tile_by_height};
 use crate::kernels::Isa;
+#[cfg(test)]
+use crate::kernels::activation::activate;
+use crate::kernels::activation::{Activation, gate};
 use crate::kernels::attention::{Head, attention};
 use crate::kernels::dot::dot;
-use crate::kernels::gelu::gelu;
 use crate::kernels::lanes::Lanes;
 use crate::kernels::layer_norm::add_norm;
 use crate::kernels::matmul::{Place, Product, Tile, matmul};
 use crate::kernels::narrow::Integers;
 use crate::kernels::normalize::normalize;
+use crate::kernels::pack::{Joined, KC, pack_transposed};
+use crate::kernels::rms_norm::rms_norm;
+use crate::kernels::rope::rope;
 
 /// Proof that this CPU has AVX-512 F, VL, BW and DQ.
 #[derive(Clone, Copy)]
@@ -201,4 +207,13 @@ impl Tile for Avx512 {
     const NR: usize = 32;
 
     tile_by_height!("avx512f,avx512vl,avx512bw,avx512dq", 1 2 3 4 5 6 7 8 9 10 11 12);
+
+    #[inline(always)]
+    fn pack_transposed(self, rows: Joined<'_>, range: Range<usize>, k: usize, dst: &mut [f32]) {
+        if k > KC {
+            return pack_transposed(rows, range, k, Self::NR, dst); // in blocks
+        }
+        // SAFETY: `self` proves the instructions.
+        unsafe { pack::pack_transposed_f32(rows, range, k, dst) }
+    }
 }

@@ -27,7 +27,7 @@ macro_rules! kernels {
                 matmul: |p| {
                     #[target_feature(enable = $features)]
                     fn f(p: Product<'_>) {
-                        matmul(PROVEN, p, |row| gelu(PROVEN, row));
+                        matmul(PROVEN, p);
                     }
                     // SAFETY: `kernels()` hands out this table only after `detect()`.
                     unsafe { f(p) }
@@ -48,6 +48,30 @@ macro_rules! kernels {
                     // SAFETY: `kernels()` hands out this table only after `detect()`.
                     unsafe { f(x, residual, gamma, beta, eps, ahead) }
                 },
+                rms_norm: |x, residual, gamma, eps| {
+                    #[target_feature(enable = $features)]
+                    fn f(x: &mut [f32], residual: Option<&[f32]>, gamma: &[f32], eps: f32) {
+                        rms_norm(PROVEN, x, residual, gamma, eps);
+                    }
+                    // SAFETY: `kernels()` hands out this table only after `detect()`.
+                    unsafe { f(x, residual, gamma, eps) }
+                },
+                rope: |row, cos, sin| {
+                    #[target_feature(enable = $features)]
+                    fn f(row: &mut [f32], cos: &[f32], sin: &[f32]) {
+                        rope(PROVEN, row, cos, sin);
+                    }
+                    // SAFETY: `kernels()` hands out this table only after `detect()`.
+                    unsafe { f(row, cos, sin) }
+                },
+                gate: |a, b, activation| {
+                    #[target_feature(enable = $features)]
+                    fn f(a: &mut [f32], b: &[f32], activation: Activation) {
+                        gate(PROVEN, a, b, activation);
+                    }
+                    // SAFETY: `kernels()` hands out this table only after `detect()`.
+                    unsafe { f(a, b, activation) }
+                },
                 normalize: |row| {
                     #[target_feature(enable = $features)]
                     fn f(row: &mut [f32]) {
@@ -65,25 +89,38 @@ macro_rules! kernels {
                     unsafe { f(a, b) }
                 },
                 #[cfg(test)]
-                gelu: |row| {
+                activate: |activation, row| {
                     #[target_feature(enable = $features)]
-                    fn f(row: &mut [f32]) {
-                        gelu(PROVEN, row);
+                    fn f(activation: Activation, row: &mut [f32]) {
+                        activate(PROVEN, activation, row);
                     }
                     // SAFETY: `kernels()` hands out this table only after `detect()`.
-                    unsafe { f(row) }
+                    unsafe { f(activation, row) }
                 },
                 #[cfg(test)]
                 softmax: |row, scale| {
                     #[target_feature(enable = $features)]
                     fn f(row: &mut [f32], scale: f32) -> f32 {
-                        crate::kernels::softmax::softmax(PROVEN, row, scale)
+                        crate::kernels::softmax::softmax(PROVEN, row, f32::NEG_INFINITY, scale).1
                     }
                     // SAFETY: `kernels()` hands out this table only after `detect()`.
                     unsafe { f(row, scale) }
                 },
             };
             $token::detect().map(|_| &KERNELS)
+        }
+
+        impl crate::kernels::softmax::Softmax for $token {
+            #[inline(always)]
+            fn softmax(self, row: &mut [f32], least: f32, scale: f32) -> (f32, f32) {
+                #[inline(never)]
+                #[target_feature(enable = $features)]
+                fn f(row: &mut [f32], least: f32, scale: f32) -> (f32, f32) {
+                    crate::kernels::softmax::softmax(PROVEN, row, least, scale)
+                }
+                // SAFETY: `self` proves the instructions.
+                unsafe { f(row, least, scale) }
+            }
         }
     };
 }

@@ -1,19 +1,19 @@
 //! Tiles of narrow numbers: one loop over the handful of instructions in which the instruction sets differ.
 
 use std::arch::x86_64::*;
+use std::ops::Range;
 
 use ndarray::ArrayViewMut2;
 
 use super::avx2::Avx2;
 use super::avx512::{Avx512, step};
 use super::{pack, prefetch};
+use crate::kernels::activation::{Activation, activate};
 use crate::kernels::aligned::LINE;
 use crate::kernels::attention::{NarrowAttention, NarrowHead, Scratch, attention_bf16};
-use crate::kernels::gelu::gelu;
 use crate::kernels::lanes::Lanes;
-use crate::kernels::matmul::Activation;
 use crate::kernels::narrow::{
-    Dot, Format, Narrow, NarrowProduct, Panel, Rows, encode_bf16, encode_int8, matmul, words_of_bf16,
+    Dot, Format, Joined, Narrow, NarrowProduct, Panel, Rows, encode_bf16, encode_int8, matmul, words_of_bf16,
 };
 
 /// Multiplies and adds words of A, given to all lanes, and vectors of words of B.
@@ -282,9 +282,20 @@ unsafe fn tile<M: Mac, const R: usize>(
                 l.store(std::slice::from_raw_parts_mut(c.add(r * ldc + at), M::WIDTH), l.add(v, bias));
             }
         }
-        if panel.activation == Activation::Gelu {
-            for r in 0..R {
-                gelu(l, std::slice::from_raw_parts_mut(c.add(r * ldc), 2 * M::WIDTH));
+        // GELU by a loop of its own, without a choice for each row.
+        match panel.activation {
+            Activation::None => {}
+            Activation::Gelu => {
+                for r in 0..R {
+                    let row = std::slice::from_raw_parts_mut(c.add(r * ldc), 2 * M::WIDTH);
+                    activate(l, Activation::Gelu, row);
+                }
+            }
+            other => {
+                for r in 0..R {
+                    let row = std::slice::from_raw_parts_mut(c.add(r * ldc), 2 * M::WIDTH);
+                    activate(l, other, row);
+                }
             }
         }
     }
@@ -449,13 +460,13 @@ narrow!(
                 _ => words_of_bf16(Avx512::PROVEN, row, group, words),
             }
         }
-        fn pack_transposed(self, rows: Rows<'_>, n: usize, words: usize, dst: &mut [u16]) {
+        fn pack_transposed(self, rows: Joined<'_>, range: Range<usize>, words: usize, dst: &mut [u16]) {
             // SAFETY: as above.
-            unsafe { pack::pack_transposed(rows, n, words, dst) }
+            unsafe { pack::pack_transposed(rows, range, words, dst) }
         }
-        fn pack_rows(self, rows: Rows<'_>, k: usize, n: usize, dst: &mut [u16]) {
+        fn pack_rows(self, rows: Joined<'_>, range: Range<usize>, n: usize, dst: &mut [u16]) {
             // SAFETY: as above.
-            unsafe { pack::pack_rows(rows, k, n, dst) }
+            unsafe { pack::pack_rows(rows, range, n, dst) }
         }
     }
 );
@@ -477,6 +488,14 @@ macro_rules! attention {
                 }
                 // SAFETY: the table is handed out only where its instructions were seen.
                 unsafe { f(head, scratch) }
+            },
+            words: |row, words| {
+                #[target_feature(enable = $features)]
+                fn f(row: &[f32], words: &mut [u32]) {
+                    $mac.words(row, <$mac as Mac>::UNITS, words);
+                }
+                // SAFETY: the table is handed out only where its instructions were seen.
+                unsafe { f(row, words) }
             },
         };
     };
