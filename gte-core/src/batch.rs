@@ -2,40 +2,110 @@
 
 use std::ops::Range;
 
-use crate::Error;
-use crate::Result;
+use crate::error::{Error, Result};
+use crate::models::PositionRule;
+use crate::tokenizer::Tokens;
 
-/// Texts laid end to end as one run of token ids: no padding, ever, so no work is done for nothing and no mask is needed.
+/// A text as a model reads it: token ids, and what belongs to them.
+pub trait Sequence {
+    /// Token ids, special tokens included.
+    fn ids(&self) -> &[u32];
+    /// A token type per token; empty where all are 0.
+    fn types(&self) -> &[u8] {
+        &[]
+    }
+    /// The leading tokens that belong to the text's prompt.
+    fn prompt_len(&self) -> usize {
+        0
+    }
+}
+
+impl Sequence for [u32] {
+    fn ids(&self) -> &[u32] {
+        self
+    }
+}
+
+impl<const N: usize> Sequence for [u32; N] {
+    fn ids(&self) -> &[u32] {
+        self
+    }
+}
+
+impl Sequence for Vec<u32> {
+    fn ids(&self) -> &[u32] {
+        self
+    }
+}
+
+impl Sequence for Tokens {
+    fn ids(&self) -> &[u32] {
+        &self.ids
+    }
+    fn types(&self) -> &[u8] {
+        &self.types
+    }
+    fn prompt_len(&self) -> usize {
+        self.prompt_len
+    }
+}
+
+impl<T: Sequence + ?Sized> Sequence for &T {
+    fn ids(&self) -> &[u32] {
+        (**self).ids()
+    }
+    fn types(&self) -> &[u8] {
+        (**self).types()
+    }
+    fn prompt_len(&self) -> usize {
+        (**self).prompt_len()
+    }
+}
+
+/// Texts laid end to end as one run of token ids: no padding, ever, so no work is done for nothing and no mask is
+/// needed.
 ///
 /// Text `i` is `ids[starts[i]..starts[i + 1]]`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PackedBatch {
-    ids: Vec<u32>,      // (tokens)
-    starts: Vec<usize>, // (texts + 1), or empty
+    ids: Vec<u32>,        // (tokens)
+    starts: Vec<usize>,   // (texts + 1), or empty
+    types: Vec<u8>,       // (tokens), or empty where all are 0
+    unpooled: Vec<usize>, // (texts), or empty where all are 0
 }
 
 impl PackedBatch {
-    /// Packs token lists in their order.
+    /// Packs texts in their order.
     ///
     /// # Errors
-    /// [`Error::TokenCount`] for a list that is empty: a text has at least `[CLS]` and `[SEP]`.
-    pub fn new<'a>(texts: impl IntoIterator<Item = &'a [u32]>) -> Result<Self> {
+    /// [`Error::TokenCount`] for a text without tokens: a text has at least its special tokens.
+    pub fn new<T: Sequence>(texts: impl IntoIterator<Item = T>) -> Result<Self> {
         let mut batch = Self::default();
-        for ids in texts {
-            batch.push(ids)?;
+        for text in texts {
+            batch.push(&text, 0..text.ids().len(), 0)?;
         }
         Ok(batch)
     }
 
-    /// Adds one text.
-    pub(crate) fn push(&mut self, ids: &[u32]) -> Result<()> {
-        if ids.is_empty() {
+    /// Adds the tokens `tokens` of one text, of which pooling leaves out the first `unpooled`.
+    pub(crate) fn push<T: Sequence>(&mut self, text: &T, tokens: Range<usize>, unpooled: usize) -> Result<()> {
+        if tokens.is_empty() {
             return Err(Error::TokenCount { found: 0, max: usize::MAX });
         }
         if self.starts.is_empty() {
             self.starts.push(0);
         }
-        self.ids.extend_from_slice(ids);
+        let (before, types) = (self.ids.len(), text.types());
+        self.ids.extend_from_slice(&text.ids()[tokens.clone()]);
+        if !types.is_empty() || !self.types.is_empty() {
+            self.types.resize(before, 0);
+            self.types.extend_from_slice(types.get(tokens).unwrap_or(&[]));
+            self.types.resize(self.ids.len(), 0);
+        }
+        if unpooled > 0 || !self.unpooled.is_empty() {
+            self.unpooled.resize(self.starts.len() - 1, 0);
+            self.unpooled.push(unpooled);
+        }
         self.starts.push(self.ids.len());
         Ok(())
     }
@@ -44,6 +114,8 @@ impl PackedBatch {
     pub(crate) fn clear(&mut self) {
         self.ids.clear();
         self.starts.clear();
+        self.types.clear();
+        self.unpooled.clear();
     }
 
     /// All token ids, text after text.
@@ -73,15 +145,17 @@ impl PackedBatch {
 
     /// All of it, for the verbs of a device.
     pub(crate) fn all(&self) -> Texts<'_> {
-        Texts { ids: &self.ids, starts: &self.starts }
+        Texts { ids: &self.ids, starts: &self.starts, types: &self.types, unpooled: &self.unpooled }
     }
 }
 
 /// Neighbouring texts of a batch. Places are counted from the first of them.
 #[derive(Clone, Copy)]
 pub(crate) struct Texts<'a> {
-    ids: &'a [u32],      // (tokens)
-    starts: &'a [usize], // (texts + 1), in the batch, or empty
+    ids: &'a [u32],        // (tokens)
+    starts: &'a [usize],   // (texts + 1), in the batch, or empty
+    types: &'a [u8],       // (tokens), or empty
+    unpooled: &'a [usize], // (texts), or empty
 }
 
 impl<'a> Texts<'a> {
@@ -100,6 +174,16 @@ impl<'a> Texts<'a> {
         self.ids
     }
 
+    /// The type of token `token`.
+    pub(crate) fn type_of(&self, token: usize) -> u8 {
+        self.types.get(token).copied().unwrap_or(0)
+    }
+
+    /// Leading tokens of text `text` that pooling leaves out.
+    pub(crate) fn unpooled(&self, text: usize) -> usize {
+        self.unpooled.get(text).copied().unwrap_or(0)
+    }
+
     /// The place of text `text` in the run of tokens.
     pub(crate) fn range(&self, text: usize) -> Range<usize> {
         self.starts[text] - self.starts[0]..self.starts[text + 1] - self.starts[0]
@@ -111,17 +195,40 @@ impl<'a> Texts<'a> {
         (0..texts.count()).map(move |text| texts.range(text))
     }
 
-    /// The place of token `token` in its text.
-    pub(crate) fn position(&self, token: usize) -> usize {
+    /// The first token of the text that has token `token`.
+    fn start_of(&self, token: usize) -> usize {
         let place = self.starts[0] + token;
-        // Behind the last text that starts at or before the token.
-        place - self.starts[self.starts.partition_point(|&start| start <= place) - 1]
+        // The last text that starts at or before the token.
+        self.starts[self.starts.partition_point(|&start| start <= place) - 1] - self.starts[0]
+    }
+
+    /// The place of token `token` in its text.
+    pub(crate) fn index(&self, token: usize) -> usize {
+        token - self.start_of(token)
+    }
+
+    /// The row of the table of positions that token `token` takes.
+    pub(crate) fn position(&self, token: usize, rule: PositionRule) -> usize {
+        let start = self.start_of(token);
+        match rule {
+            PositionRule::Index => token - start,
+            PositionRule::AfterPad(pad) if self.ids[token] == pad => pad as usize,
+            // Counted anew for every token: a few bytes to look at beside the megabytes of weights per token.
+            PositionRule::AfterPad(pad) => {
+                pad as usize + self.ids[start..=token].iter().filter(|&&id| id != pad).count()
+            }
+        }
     }
 
     /// The texts `texts` of these.
     pub(crate) fn slice(&self, texts: Range<usize>) -> Self {
         let tokens = self.starts[texts.start] - self.starts[0]..self.starts[texts.end] - self.starts[0];
-        Self { ids: &self.ids[tokens], starts: &self.starts[texts.start..=texts.end] }
+        Self {
+            ids: &self.ids[tokens.clone()],
+            starts: &self.starts[texts.start..=texts.end],
+            types: self.types.get(tokens).unwrap_or(&[]),
+            unpooled: self.unpooled.get(texts).unwrap_or(&[]),
+        }
     }
 
     /// Parts of neighbours, each of up to `tokens` tokens or of one text.
@@ -198,7 +305,8 @@ mod tests {
         assert_eq!(batch.ranges().collect::<Vec<_>>(), [0..3, 3..4, 4..6]);
         assert_eq!((batch.texts(), batch.tokens()), (3, 6));
         assert_eq!(PackedBatch::default().texts(), 0);
-        assert!(PackedBatch::new([&[][..]]).is_err());
+        let error = PackedBatch::new([&[][..]]).expect_err("an empty list").to_string();
+        assert_eq!(error, "a list of token ids is empty: a text has at least one token");
         assert!(Budget::new(0).is_err());
     }
 
@@ -210,7 +318,7 @@ mod tests {
             let mut found = Vec::new();
             for part in batch.all().parts(most) {
                 prop_assert!(part.count() == 1 || part.tokens() <= most);
-                prop_assert!((0..part.tokens()).map(|t| part.position(t)).eq(part.ranges().flat_map(|text| 0..text.len())));
+                prop_assert!((0..part.tokens()).map(|t| part.index(t)).eq(part.ranges().flat_map(|text| 0..text.len())));
                 let half = part.count() / 2;
                 prop_assert_eq!([part.slice(0..half).ids(), part.slice(half..part.count()).ids()].concat(), part.ids());
                 found.extend(part.ranges().map(|text| part.ids()[text].to_vec()));

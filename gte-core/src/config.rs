@@ -1,233 +1,256 @@
-//! `ModelConfig`: what a model is, read from its own files. What this engine does not compute is refused here, by key.
+//! `ModelConfig`: what a model is and how its texts are read, from its own files. What this engine does not compute is
+//! refused there, by key.
 
-use std::str::FromStr;
-
-use serde_json::{Map, Value};
-
+use crate::error::{Error, Result};
 use crate::files::ModelFiles;
-use crate::{Error, Result};
+use crate::json::{Json, shown};
+use crate::models::{self, Architecture, Choices, Pooling, Task};
+use crate::modules::{DenseSettings, LogitScore, Modules, PoolingMode};
+use crate::prompts::Prompts;
 
-/// The longest text, in tokens, whatever a model's files say: the family was trained on no more.
-const MAX_LENGTH: usize = 512;
-
-/// How the hidden states of a text's tokens become one vector.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+/// What a model makes of texts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Pooling {
-    /// The first token, `[CLS]`: the Chinese GTE models.
-    Cls,
-    /// The mean of all tokens, special ones included: the English GTE models, all-MiniLM.
-    Mean,
-    /// The last token.
-    LastToken,
+pub enum ModelTask {
+    /// A vector per text.
+    Embed,
+    /// Scores of a text or of a pair of texts, one per label: with one label a reranker, with several a classifier.
+    Classify {
+        /// Scores per text.
+        labels: usize,
+    },
+    /// A language model's yes or no to the question whether a document answers a query: a reranker.
+    YesNo,
 }
 
-impl Pooling {
-    /// `cls`, `mean` or `last-token`.
+impl ModelTask {
+    /// What people call such a model.
     pub fn name(self) -> &'static str {
         match self {
-            Self::Cls => "cls",
-            Self::Mean => "mean",
-            Self::LastToken => "last-token",
+            Self::Embed => "embedder",
+            Self::Classify { labels: 1 } | Self::YesNo => "reranker",
+            Self::Classify { .. } => "classifier",
         }
     }
 }
 
-impl std::fmt::Display for Pooling {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-impl FromStr for Pooling {
-    type Err = Error;
-
-    fn from_str(name: &str) -> Result<Self> {
-        [Self::Cls, Self::Mean, Self::LastToken].into_iter().find(|p| p.name() == name).ok_or_else(|| {
-            Error::InvalidOption {
-                option: "pooling",
-                value: name.to_owned(),
-                expected: "cls, mean or last-token".into(),
-            }
-        })
-    }
-}
-
 /// What a model is. Sizes are in values, lengths in tokens.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone)]
 #[non_exhaustive]
 pub struct ModelConfig {
-    /// Width of a hidden state, and the dimension of the vectors.
+    /// `model_type` of `config.json`.
+    pub model_type: String,
+    /// What it makes of texts.
+    pub task: ModelTask,
+    /// Width of a hidden state.
     pub hidden: usize,
+    /// Values per vector.
+    pub dim: usize,
     /// Transformer layers.
     pub layers: usize,
-    /// Attention heads; `hidden / heads` values each.
-    pub heads: usize,
-    /// Width inside the feed-forward part of a layer.
-    pub intermediate: usize,
     /// Tokens in the vocabulary.
     pub vocab: usize,
-    /// Rows of the position table: the longest text that can be computed.
+    /// The longest text that can be computed, special tokens included.
     pub max_positions: usize,
-    /// Rows of the token type table.
-    pub token_types: usize,
-    /// What LayerNorm adds to the variance.
-    pub layer_norm_eps: f32,
     /// Where a text is cut unless told otherwise, special tokens included.
     pub max_length: usize,
     /// How a text's hidden states become one vector.
     pub pooling: Pooling,
     /// Where `pooling` was found: a file, `name` for a model known by name, `option`.
     pub pooling_source: String,
+    /// What the model wants to stand before a text, by name.
+    pub prompts: Prompts,
+    /// Whether the tokens of a prompt count for a mean.
+    pub(crate) include_prompt: bool,
+    /// Layers behind the pooling.
+    pub(crate) dense: Vec<DenseSettings>,
+    /// The tokens of a language model's yes and no.
+    pub(crate) logit_score: Option<LogitScore>,
+    /// Whether texts go through the tokenizer's chat template.
+    pub(crate) chat: bool,
+    /// Whether a chat template ends with the beginning of an answer.
+    pub(crate) generation_prompt: bool,
+    /// The folder of the transformer's own files.
+    pub(crate) transformer: String,
+    /// The folders of all modules.
+    pub(crate) module_folders: Vec<String>,
+    pub(crate) architecture: Architecture,
+}
+
+/// What a caller says about a model, over what its files say.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Wishes {
+    pub(crate) pooling: Option<Pooling>,
+    pub(crate) causal: Option<bool>,
+    pub(crate) max_length: Option<usize>,
+    /// Whether scores are asked for: it decides what a bare language model is.
+    pub(crate) scores: bool,
 }
 
 impl ModelConfig {
-    /// Reads `config.json`, `modules.json`, the pooling, `sentence_bert_config.json` and `tokenizer_config.json`.
-    /// `pooling` overrides what they say.
+    /// Reads `config.json`, `modules.json` and what it names, `sentence_bert_config.json`, `tokenizer_config.json` and
+    /// `config_sentence_transformers.json`. `pooling` overrides what they say.
     ///
     /// # Errors
-    /// [`Error::MissingFile`] without `config.json`; [`Error::InvalidFile`] for broken JSON, missing keys and sizes that make
-    /// no sense; [`Error::Unsupported`] for another architecture, activation, position type or pooling;
-    /// [`Error::UnknownPooling`] where neither the files nor the model's name tell it.
+    /// [`Error::MissingFile`] without `config.json`; [`Error::InvalidFile`] for broken JSON and for sizes that make no
+    /// sense; [`Error::Unsupported`] for what is not computed; [`Error::UnknownPooling`] where neither the files nor
+    /// the model's name tell it.
     pub fn read(files: &ModelFiles, pooling: Option<Pooling>) -> Result<Self> {
-        let config = Json::read(files, "config.json")?.ok_or_else(|| Error::MissingFile {
+        Self::read_as(files, &Wishes { pooling, ..Wishes::default() })
+    }
+
+    pub(crate) fn read_as(files: &ModelFiles, wishes: &Wishes) -> Result<Self> {
+        let modules = Modules::read(files, wishes.pooling.is_some())?;
+        let transformer = modules.as_ref().map_or_else(String::new, |modules| modules.transformer.clone());
+        let own = files.within(&transformer)?;
+        let json = Json::read(&own, "config.json")?.ok_or_else(|| Error::MissingFile {
             model: files.place(),
-            file: "config.json".into(),
+            file: own.inside("config.json"),
             hint: "it is what tells the sizes of a model",
         })?;
-        let mut model = Self::from_config(&config)?;
-        for (file, key) in
-            [("sentence_bert_config.json", "max_seq_length"), ("tokenizer_config.json", "model_max_length")]
-        {
-            if let Some(length) = Json::read(files, file)?.and_then(|json| json.number(key)) {
-                // Hugging Face writes 1e30 where nothing limits the length.
-                if length >= 1.0 {
-                    model.max_length = model.max_length.min(length.min(1e9) as usize);
-                }
+        let architecture = models::read(&json, &Choices { causal: wishes.causal })?;
+        let mut config = Self::of(files, &json, architecture, modules.as_ref(), wishes)?;
+        config.max_length = max_length(&own, modules.as_ref(), config.max_positions, wishes)?;
+        if let Some(modules) = modules {
+            config.prompts = Prompts::new(modules.prompts, modules.default_prompt)?;
+            config.include_prompt = modules.pooling.as_ref().is_none_or(|pooling| pooling.include_prompt);
+            let first = modules.dense.first().map(|dense| (dense.folder.clone(), dense.inputs));
+            if let Some((folder, inputs)) = first.filter(|&(_, inputs)| inputs != config.hidden) {
+                return Err(Error::invalid(
+                    files.label(&format!("{folder}/config.json")),
+                    format_args!("`in_features` is {inputs}, but the hidden states have {} values", config.hidden),
+                ));
             }
+            config.dim = modules.dense.last().map_or(config.hidden, |dense| dense.outputs);
+            config.dim = modules.truncate_dim.map_or(config.dim, |dim| dim.min(config.dim));
+            config.dense = modules.dense;
+            config.chat = modules.chat;
+            config.generation_prompt = modules.generation_prompt || !modules.chat;
+            config.module_folders = modules.folders;
         }
-        (model.pooling, model.pooling_source) = match pooling {
-            Some(pooling) => (pooling, "option".into()),
-            None => match pooling_of_modules(files)? {
-                Some(found) => found,
-                None => (known_by_name(files.name())?, "name".into()),
-            },
-        };
-        tracing::info!(model = files.name(), pooling = %model.pooling, from = model.pooling_source, "pooling");
-        Ok(model)
+        if config.prompts.names().all(|name| config.prompts.get(name) == Some("")) {
+            config.prompts = known_prompts(files.name(), config.prompts)?;
+        }
+        config.transformer = transformer;
+        tracing::info!(model = files.name(), pooling = %config.pooling, from = config.pooling_source, "pooling");
+        Ok(config)
     }
 
-    /// Values a head.
-    pub fn head_dim(&self) -> usize {
-        self.hidden / self.heads
-    }
-
-    fn from_config(json: &Json) -> Result<Self> {
-        json.only("model_type", &["bert"], None)?;
-        if !json.object.contains_key("model_type") {
-            let architecture = json.object.get("architectures").and_then(|a| a[0].as_str()).unwrap_or("absent");
-            if !architecture.starts_with("Bert") {
-                return Err(json.unsupported("model_type", "absent", "\"bert\""));
-            }
-        }
-        json.only("hidden_act", &["gelu"], None)?;
-        json.only("position_embedding_type", &["absolute"], Some("absolute"))?;
-        for key in ["is_decoder", "add_cross_attention"] {
-            if json.object.get(key).is_some_and(|v| v != &Value::Bool(false) && !v.is_null()) {
-                return Err(json.unsupported(key, &json.object[key].to_string(), "false"));
-            }
-        }
-        let model = Self {
-            hidden: json.size("hidden_size", 1 << 14)?,
-            layers: json.size("num_hidden_layers", 1 << 9)?,
-            heads: json.size("num_attention_heads", 1 << 9)?,
-            intermediate: json.size("intermediate_size", 1 << 16)?,
-            vocab: json.size("vocab_size", 1 << 22)?,
-            max_positions: json.size("max_position_embeddings", 1 << 16)?,
-            token_types: json.size("type_vocab_size", 1 << 8)?,
-            layer_norm_eps: match json.number("layer_norm_eps") {
-                Some(eps) if (0.0..0.1).contains(&eps) => eps as f32,
-                Some(eps) => return Err(json.unsupported("layer_norm_eps", &eps.to_string(), "0 to 0.1")),
-                None => return Err(json.invalid("`layer_norm_eps` is missing or no number")),
+    /// What a model of `architecture` is for, by its modules, else by the class in `config.json`.
+    fn of(
+        files: &ModelFiles,
+        json: &Json,
+        architecture: Architecture,
+        modules: Option<&Modules>,
+        wishes: &Wishes,
+    ) -> Result<Self> {
+        let pooling = modules.and_then(|modules| modules.pooling.as_ref());
+        let logit_score = modules.and_then(|modules| modules.logit_score);
+        let own = |task, pooling| (task, pooling, "config.json".to_owned());
+        let (task, pooling, pooling_source) = match (architecture.task, pooling, wishes.pooling) {
+            (Task::Language { .. }, _, _) if logit_score.is_some() => own(ModelTask::YesNo, Pooling::LastToken),
+            (_, Some(found), None) => (ModelTask::Embed, pooling_of(found.mode), found.source.clone()),
+            (Task::Classify(head), None, _) => own(ModelTask::Classify { labels: head.labels }, head.pooling),
+            (Task::Language { .. }, None, None) if wishes.scores => own(ModelTask::YesNo, Pooling::LastToken),
+            (_, _, Some(pooling)) => (ModelTask::Embed, pooling, "option".to_owned()),
+            (task, None, None) => match known_by_name(files.name()) {
+                Ok(pooling) => (ModelTask::Embed, pooling, "name".to_owned()),
+                Err(unknown) => return Err(undecided(json, task, wishes).unwrap_or(unknown)),
             },
-            max_length: MAX_LENGTH,
-            pooling: Pooling::Cls,
-            pooling_source: String::new(),
         };
-        if !model.hidden.is_multiple_of(model.heads) {
-            return Err(json.invalid(format_args!(
-                "`hidden_size` {} is no multiple of `num_attention_heads` {}",
-                model.hidden, model.heads
-            )));
+        if modules.is_some_and(|modules| modules.cross_encoder) && task == ModelTask::Embed {
+            return Err(Error::Unsupported {
+                file: files.label("config_sentence_transformers.json"),
+                key: "model_type".into(),
+                found: "\"CrossEncoder\"".into(),
+                supported: "SentenceTransformer, for an embedder".into(),
+            });
         }
-        Ok(Self { max_length: MAX_LENGTH.min(model.max_positions), ..model })
+        Ok(Self {
+            model_type: json.string("model_type")?.unwrap_or_default().to_owned(),
+            task,
+            hidden: architecture.hidden,
+            dim: architecture.hidden,
+            layers: architecture.layers.len(),
+            vocab: architecture.vocab,
+            max_positions: architecture.max_tokens,
+            max_length: architecture.max_tokens,
+            pooling,
+            pooling_source,
+            prompts: Prompts::default(),
+            include_prompt: true,
+            dense: Vec::new(),
+            logit_score,
+            chat: false,
+            generation_prompt: true,
+            transformer: String::new(),
+            module_folders: Vec::new(),
+            architecture,
+        })
     }
 }
 
-/// The pooling that `modules.json` points to, and the file that says so.
-fn pooling_of_modules(files: &ModelFiles) -> Result<Option<(Pooling, String)>> {
-    let Some(content) = files.read("modules.json")? else { return Ok(None) };
-    let label = files.label("modules.json");
-    let modules: Vec<Value> = serde_json::from_slice(&content).map_err(|e| Error::invalid(&label, e))?;
-    let mut found = None;
-    for module in &modules {
-        let kind = module["type"].as_str().ok_or_else(|| Error::invalid(&label, "a module without `type`"))?;
-        match kind.rsplit('.').next().unwrap_or_default() {
-            "Transformer" | "Normalize" => {}
-            "Pooling" => {
-                let path = module["path"].as_str().ok_or_else(|| Error::invalid(&label, "a Pooling without `path`"))?;
-                let file = if path.is_empty() {
-                    "config.json".to_owned()
-                } else {
-                    format!("{}/config.json", path.trim_end_matches('/'))
-                };
-                let json = Json::read(files, &file)?.ok_or_else(|| Error::MissingFile {
-                    model: files.place(),
-                    file: file.clone(),
-                    hint: "modules.json names it; or choose a pooling: cls, mean, last-token",
-                })?;
-                found = Some((pooling_of(&json)?, file));
-            }
-            _ => {
-                return Err(Error::Unsupported {
-                    file: label,
-                    key: "type".into(),
-                    found: kind.to_owned(),
-                    supported: "Transformer, Pooling, Normalize".into(),
-                });
-            }
-        }
+impl std::fmt::Debug for ModelConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ModelConfig")
+            .field("model_type", &self.model_type)
+            .field("task", &self.task)
+            .field("hidden", &self.hidden)
+            .field("dim", &self.dim)
+            .field("layers", &self.layers)
+            .field("vocab", &self.vocab)
+            .field("max_length", &self.max_length)
+            .field("pooling", &self.pooling)
+            .finish_non_exhaustive()
     }
-    Ok(found)
 }
 
-/// The one pooling that a `1_Pooling/config.json` switches on (sentence-transformers' Pooling module).
-fn pooling_of(json: &Json) -> Result<Pooling> {
-    let supported = "one of cls, mean, lasttoken";
-    if let Some(mode) = json.object.get("pooling_mode") {
-        return match mode.as_str() {
-            Some("cls") => Ok(Pooling::Cls),
-            Some("mean") => Ok(Pooling::Mean),
-            Some("lasttoken") => Ok(Pooling::LastToken),
-            _ => Err(json.unsupported("pooling_mode", &mode.to_string(), supported)),
-        };
+/// Where texts are cut: as the caller says; else by `max_seq_length` of the modules; else by `model_max_length` of the
+/// tokenizer, for which Hugging Face writes 1e30 where nothing limits the length.
+fn max_length(own: &ModelFiles, modules: Option<&Modules>, positions: usize, wishes: &Wishes) -> Result<usize> {
+    match wishes.max_length {
+        Some(length) if (3..=positions).contains(&length) => return Ok(length),
+        Some(length) => {
+            return Err(Error::InvalidOption {
+                option: "max_length",
+                value: length.to_string(),
+                expected: format!("3 to {positions}, the model's positions"),
+            });
+        }
+        None => {}
     }
-    let on: Vec<&String> = json
-        .object
-        .iter()
-        .filter(|(k, v)| k.starts_with("pooling_mode_") && **v == Value::Bool(true))
-        .map(|(k, _)| k)
-        .collect();
-    match on[..] {
-        [key] => match key.as_str() {
-            "pooling_mode_cls_token" => Ok(Pooling::Cls),
-            "pooling_mode_mean_tokens" => Ok(Pooling::Mean),
-            "pooling_mode_lasttoken" => Ok(Pooling::LastToken),
-            key => Err(json.unsupported(key, "true", supported)),
-        },
-        [] => Err(json.invalid("no `pooling_mode_…` is true")),
-        [_, second, ..] => Err(json.unsupported(second, "true beside another", supported)),
+    if let Some(length) = modules.and_then(|modules| modules.max_seq_length) {
+        return Ok(length.min(positions));
     }
+    let length = match Json::read(own, "tokenizer_config.json")? {
+        // The second one is an old name.
+        Some(json) => json.number("model_max_length")?.or(json.number("max_len")?),
+        None => None,
+    };
+    // Below one it limits nothing that can be computed.
+    Ok(length.filter(|&length| length >= 1.0).map_or(positions, |length| positions.min(length.min(1e9) as usize)))
+}
+
+fn pooling_of(mode: PoolingMode) -> Pooling {
+    match mode {
+        PoolingMode::Cls => Pooling::Cls,
+        PoolingMode::Mean => Pooling::Mean,
+        PoolingMode::LastToken => Pooling::LastToken,
+    }
+}
+
+/// Why nothing tells what a model is for, where more can be said than that its pooling is unknown.
+fn undecided(json: &Json, task: Task, wishes: &Wishes) -> Option<Error> {
+    let found = json.get("architectures").map_or_else(|| "absent".to_owned(), shown);
+    let supported = match task {
+        Task::Language { .. } => {
+            "a Pooling in modules.json, or a pooling of choice, for an embedder; a bare language \
+            model is opened as a reranker (`Reranker` in Rust, the example `rerank`)"
+        }
+        _ if wishes.scores => "a class …ForSequenceClassification, for scores",
+        _ => return None,
+    };
+    Some(json.unsupported("architectures", &found, supported))
 }
 
 /// Models whose repositories, or older copies of them, lack the file. The Chinese and the English line differ.
@@ -238,61 +261,27 @@ fn known_by_name(name: &str) -> Result<Pooling> {
         "nlp_gte_sentence-embedding_chinese-small"
         | "nlp_gte_sentence-embedding_chinese-base"
         | "nlp_gte_sentence-embedding_chinese-large" => Ok(Pooling::Cls),
+        "bge-m3" | "gte-multilingual-base" | "gte-base-en-v1.5" | "gte-large-en-v1.5" | "gte-modernbert-base" => {
+            Ok(Pooling::Cls)
+        }
         "gte-small" | "gte-base" | "gte-large" | "all-MiniLM-L6-v2" => Ok(Pooling::Mean),
+        "Qwen3-Embedding-0.6B" | "Qwen3-Embedding-4B" | "Qwen3-Embedding-8B" => Ok(Pooling::LastToken),
+        _ if is_bge_zh(base) => Ok(Pooling::Cls),
         _ => Err(Error::UnknownPooling { model: name.to_owned() }),
     }
 }
 
-/// A JSON object and the name of its file, for messages.
-struct Json {
-    label: String,
-    object: Map<String, Value>,
+/// Prompts that a model's authors publish and its files lack.
+fn known_prompts(name: &str, prompts: Prompts) -> Result<Prompts> {
+    let base = name.rsplit('/').next().unwrap_or(name);
+    if !is_bge_zh(base) {
+        return Ok(prompts);
+    }
+    // The README of bge-*-zh-v1.5: for queries only, and no longer needed for short ones.
+    let query = "为这个句子生成表示以用于检索相关文章：";
+    Prompts::new(vec![("query".to_owned(), query.to_owned()), ("document".to_owned(), String::new())], None)
 }
 
-impl Json {
-    fn read(files: &ModelFiles, file: &str) -> Result<Option<Self>> {
-        let Some(content) = files.read(file)? else { return Ok(None) };
-        let label = files.label(file);
-        match serde_json::from_slice(&content) {
-            Ok(Value::Object(object)) => Ok(Some(Self { label, object })),
-            Ok(_) => Err(Error::invalid(label, "expected a JSON object")),
-            Err(e) => Err(Error::invalid(label, e)),
-        }
-    }
-
-    fn invalid(&self, reason: impl std::fmt::Display) -> Error {
-        Error::invalid(&self.label, reason)
-    }
-
-    fn unsupported(&self, key: &str, found: &str, supported: &str) -> Error {
-        Error::Unsupported {
-            file: self.label.clone(),
-            key: key.into(),
-            found: found.into(),
-            supported: supported.into(),
-        }
-    }
-
-    fn number(&self, key: &str) -> Option<f64> {
-        self.object.get(key).and_then(Value::as_f64)
-    }
-
-    /// A count from 1 to `max`: beyond that it is no model but a trap for the allocator.
-    fn size(&self, key: &str, max: u64) -> Result<usize> {
-        match self.object.get(key).map(Value::as_u64) {
-            Some(Some(n)) if (1..=max).contains(&n) => Ok(n as usize),
-            Some(_) => Err(self.invalid(format_args!("`{key}` is {}, expected 1 to {max}", self.object[key]))),
-            None => Err(self.invalid(format_args!("`{key}` is missing"))),
-        }
-    }
-
-    /// Checks that a string is one of `supported`; absent it is `default`, or fine where there is none.
-    fn only(&self, key: &str, supported: &[&str], default: Option<&str>) -> Result<()> {
-        match self.object.get(key) {
-            None | Some(Value::Null) if default.is_some() || key == "model_type" => Ok(()),
-            Some(Value::String(s)) if supported.contains(&s.as_str()) => Ok(()),
-            None => Err(self.invalid(format_args!("`{key}` is missing"))),
-            Some(found) => Err(self.unsupported(key, &found.to_string(), &supported.join(", "))),
-        }
-    }
+fn is_bge_zh(base: &str) -> bool {
+    base.starts_with("bge-") && ["-zh", "-zh-v1.5"].iter().any(|end| base.ends_with(end))
 }

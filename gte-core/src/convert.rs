@@ -3,97 +3,107 @@
 //! The layout, which [`Weights`] reads back: a model directory as sentence-transformers writes it; in `model.safetensors` every
 //! matrix is `NAME` of type I8, (outputs × inputs) integers in −127..=127, with `NAME.scale`, F32, one a row, and for the layers that
 //! read the hidden state `NAME.factor`, F32, one a column: a weight is integer · scale · factor. (Such a layer's inputs are multiplied
-//! with the factors before they are narrowed, and the product needs no more.) Vectors are F32. Names are those of Hugging Face's
-//! `BertModel`. `__metadata__` says `{"format": "pt"}`.
+//! with the factors before they are narrowed, and the product needs no more.) Vectors are F32. Names are the family's own, without the
+//! prefix of a wrapper. `__metadata__` says `{"format": "pt"}`.
 
-use std::collections::HashMap;
 use std::path::Path;
 
 use rayon::prelude::*;
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::json;
 
-use crate::batch::PackedBatch;
-use crate::config::{ModelConfig, Pooling};
-use crate::encoder::Encoder;
+use crate::calibration::calibrate;
+use crate::config::{ModelConfig, ModelTask, Wishes};
+use crate::error::{Error, Result};
 use crate::files::ModelFiles;
-use crate::kernels::{Format, Kernels};
-use crate::ops::cpu::Cpu;
-use crate::tokens::Tokenizer;
+use crate::kernels::Kernels;
+use crate::models::Pooling;
+use crate::tokenizer::Tokenizer;
 use crate::weights::{Tensor, Weights};
-use crate::{Error, Result};
 
-/// The files of a model beside its weights, which are copied as they are.
-const COPIED: [&str; 6] = [
+/// Files of a model's directory that are copied as they are.
+const OF_MODEL: [&str; 2] = ["modules.json", "config_sentence_transformers.json"];
+
+/// Files of the transformer's folder that are copied as they are.
+const OF_TRANSFORMER: [&str; 19] = [
     "config.json",
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
+    "added_tokens.json",
     "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "sentencepiece.bpe.model",
+    "chat_template.jinja",
+    "sparse_linear.pt",
+    "colbert_linear.pt",
     "sentence_bert_config.json",
+    "sentence_roberta_config.json",
+    "sentence_distilbert_config.json",
+    "sentence_camembert_config.json",
+    "sentence_albert_config.json",
+    "sentence_xlm-roberta_config.json",
+    "sentence_xlnet_config.json",
 ];
 
-/// Texts by which 8-bit layers find out which of their inputs are large: some sixty tokens of a Chinese model, more of another.
-const SAMPLE: [&str; 4] = [
-    "您好，我上周买的电热水壶坏了，想申请退货退款，请问需要提供哪些材料？",
-    "今天天气真好，我们下午三点去公园散步吧。",
-    "The quarterly report shows that sales rose by 12% while costs stayed flat.",
-    "How do I reset my password if I no longer have access to my e-mail?",
-];
-
-/// The tokens of the sample texts.
-pub(crate) fn sample(tokenizer: &Tokenizer) -> Result<PackedBatch> {
-    let tokens = SAMPLE.iter().map(|text| tokenizer.encode_one(text)).collect::<Result<Vec<_>>>()?;
-    PackedBatch::new(tokens.iter().map(|tokens| &tokens.ids[..]))
-}
+/// Files of the folders of other modules that are copied as they are.
+const OF_MODULE: [&str; 3] = ["config.json", "model.safetensors", "pytorch_model.bin"];
 
 /// Writes `files` with 8-bit weights to the directory `out`, which is made if need be and must be empty. Each row of a matrix is
 /// scaled by its own largest value and rounded to nearest; rows that are 8-bit already stay as they are.
 ///
-/// `out` also gets the pooling that the model has by its files or by its name, so that it may be named as one likes.
+/// `out` also gets all other files that the engine reads, and the pooling that the model has by its name, so that it may
+/// be named as one likes.
 ///
 /// # Errors
 /// [`Error::InvalidOption`] if `out` is not empty, [`Error::Io`] where it cannot be written: then nothing is there under
 /// `model.safetensors`. What is wrong with the model, as in [`Builder::build`](crate::Builder::build).
 pub fn convert_to_int8(files: &ModelFiles, out: impl AsRef<Path>) -> Result<()> {
     let out = out.as_ref();
-    let config = ModelConfig::read(files, None)?;
+    let config = read_config(files)?;
     let weights = Weights::open(files, &config)?;
-    std::fs::create_dir_all(out.join("1_Pooling")).map_err(|e| Error::io(out, e))?;
-    let foreign =
-        std::fs::read_dir(out).map_err(|e| Error::io(out, e))?.flatten().any(|e| e.file_name() != "1_Pooling");
-    if foreign {
+    let tokenizer = Tokenizer::read(files, &config)?;
+    std::fs::create_dir_all(out).map_err(|e| Error::io(out, e))?;
+    if std::fs::read_dir(out).map_err(|e| Error::io(out, e))?.next().is_some() {
         return Err(Error::InvalidOption {
             option: "out",
             value: out.display().to_string(),
             expected: "an empty directory, or the name of a new one".into(),
         });
     }
-    for name in COPIED {
-        if let Some(content) = files.read(name)? {
-            write(&out.join(name), &content)?;
+    let folders = config.module_folders.iter().map(String::as_str).filter(|folder| *folder != config.transformer);
+    let copied = OF_MODEL.iter().map(|file| ("", file));
+    let copied = copied.chain(OF_TRANSFORMER.iter().map(|file| (config.transformer.as_str(), file)));
+    for (folder, file) in copied.chain(folders.flat_map(|folder| OF_MODULE.iter().map(move |file| (folder, file)))) {
+        if let Some(content) = files.within(folder)?.read(file)? {
+            write(&out.join(folder), file, &content)?;
         }
     }
-    let module = |i: usize, path: &str, kind: &str| json!({ "idx": i, "name": i.to_string(), "path": path, "type": format!("sentence_transformers.models.{kind}") });
-    let modules =
-        json!([module(0, "", "Transformer"), module(1, "1_Pooling", "Pooling"), module(2, "2_Normalize", "Normalize")]);
-    let pooling = json!({
-        "word_embedding_dimension": config.hidden,
-        "pooling_mode_cls_token": config.pooling == Pooling::Cls,
-        "pooling_mode_mean_tokens": config.pooling == Pooling::Mean,
-        "pooling_mode_lasttoken": config.pooling == Pooling::LastToken,
-    });
-    write(&out.join("modules.json"), modules.to_string().as_bytes())?;
-    write(&out.join("1_Pooling/config.json"), pooling.to_string().as_bytes())?;
+    if config.task == ModelTask::Embed && files.read("modules.json")?.is_none() {
+        write_modules(out, &config)?;
+    }
 
     // The factors are those that loading would have found.
-    let cpu = Cpu::new(Kernels::best(), Some(Format::Int8), rayon::current_num_threads());
-    let encoder = Encoder::load(&cpu, &weights, &config, Some(&sample(&Tokenizer::read(files, &config)?)?))?;
-    let factors: HashMap<String, &[f32]> =
-        encoder.readers().flat_map(|(names, linear)| names.into_iter().map(|name| (name, linear.factors()))).collect();
-    let stored = |name: &String| Ok(stored(name, weights.read(name)?, factors.get(name).copied().unwrap_or(&[])));
+    let mut weights = weights;
+    calibrate(&mut weights, &config.architecture, &tokenizer, Kernels::best())?;
+    let (weights, names) = (&weights, weights.spelling());
+    // Heads are small, and what they give is the result: they stay in f32.
+    let large = |name: &str| {
+        [names.layer, names.words, names.positions, names.types]
+            .iter()
+            .any(|start| !start.is_empty() && name.starts_with(start))
+    };
+    let stored = |name: &String| {
+        let tensor = weights.read(name)?;
+        let found = weights.factors(name);
+        let factors = if found.is_empty() { tensor.factors().to_vec() } else { found.to_vec() };
+        Ok(stored(name, tensor, large(name).then_some(&factors)))
+    };
     let tensors: Vec<Vec<Stored>> = weights.names().par_iter().map(stored).collect::<Result<_>>()?;
-    let path = out.join("model.safetensors");
+    let folder = out.join(&config.transformer);
+    std::fs::create_dir_all(&folder).map_err(|e| Error::io(&folder, e))?;
+    let path = folder.join("model.safetensors");
     let views = tensors.iter().flatten().map(|(name, dtype, shape, bytes)| {
         TensorView::new(*dtype, shape.clone(), bytes)
             .map(|view| (name, view))
@@ -111,12 +121,13 @@ pub fn convert_to_int8(files: &ModelFiles, out: impl AsRef<Path>) -> Result<()> 
 /// Name, type, shape, little-endian bytes.
 type Stored = (String, Dtype, Vec<usize>, Vec<u8>);
 
-fn stored(name: &str, tensor: Tensor, factors: &[f32]) -> Vec<Stored> {
+/// A tensor as it is stored: in f32, or a matrix with its factors in 8 bits.
+fn stored(name: &str, tensor: Tensor, factors: Option<&Vec<f32>>) -> Vec<Stored> {
     let bytes = |values: Vec<f32>| values.into_iter().flat_map(f32::to_le_bytes).collect();
     let shape = tensor.shape.clone();
-    if shape.len() != 2 {
+    let (2, Some(factors)) = (shape.len(), factors) else {
         return vec![(name.to_owned(), Dtype::F32, shape, bytes(tensor.into_f32()))];
-    }
+    };
     let (values, scales) = tensor.into_int8(factors);
     let factor = (format!("{name}.factor"), Dtype::F32, vec![factors.len()], bytes(factors.to_vec()));
     let factor = (!factors.is_empty()).then_some(factor);
@@ -127,11 +138,34 @@ fn stored(name: &str, tensor: Tensor, factors: &[f32]) -> Vec<Stored> {
     factor.into_iter().chain(matrix).collect()
 }
 
-/// Writes a file that is there whole or not at all.
-fn write(path: &Path, content: &[u8]) -> Result<()> {
-    let partial = path.with_extension("partial");
+/// What the model is: an embedder, or what it is for scores.
+fn read_config(files: &ModelFiles) -> Result<ModelConfig> {
+    let scores = Wishes { scores: true, ..Wishes::default() };
+    ModelConfig::read(files, None).or_else(|e| ModelConfig::read_as(files, &scores).map_err(|_| e))
+}
+
+/// The modules of a model that has none in its files: what it is by its name.
+fn write_modules(out: &Path, config: &ModelConfig) -> Result<()> {
+    let module = |i: usize, path: &str, kind: &str| json!({ "idx": i, "name": i.to_string(), "path": path, "type": format!("sentence_transformers.models.{kind}") });
+    let modules =
+        json!([module(0, "", "Transformer"), module(1, "1_Pooling", "Pooling"), module(2, "2_Normalize", "Normalize")]);
+    let pooling = json!({
+        "word_embedding_dimension": config.hidden,
+        "pooling_mode_cls_token": config.pooling == Pooling::Cls,
+        "pooling_mode_mean_tokens": config.pooling == Pooling::Mean,
+        "pooling_mode_lasttoken": config.pooling == Pooling::LastToken,
+    });
+    write(out, "modules.json", modules.to_string().as_bytes())?;
+    write(&out.join("1_Pooling"), "config.json", pooling.to_string().as_bytes())
+}
+
+/// Writes a file that is there whole or not at all, in a folder that is made if need be.
+fn write(folder: &Path, file: &str, content: &[u8]) -> Result<()> {
+    std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
+    let path = folder.join(file);
+    let partial = folder.join(format!("{file}.partial"));
     std::fs::write(&partial, content).map_err(|e| Error::io(&partial, e))?;
-    publish(&partial, path)
+    publish(&partial, &path)
 }
 
 /// Gives a file that is written its name, once it is on the disk.

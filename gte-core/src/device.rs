@@ -1,7 +1,8 @@
-//! `Device` and `Precision`: where a forward pass is computed, and in what.
+//! `Device` and `Precision`: where a forward pass is computed, in what, and with which kernels.
 
-use crate::kernels::{Format, Kernels};
-use crate::{Error, Result};
+use crate::env::Env;
+use crate::error::{Error, Result};
+use crate::kernels::{Format, Isa, Kernels};
 
 /// Where the forward pass runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -70,7 +71,6 @@ impl std::str::FromStr for Device {
 #[non_exhaustive]
 pub enum Precision {
     /// IEEE single precision, on every device.
-    #[default]
     F32,
     /// IEEE half precision, on GPUs.
     F16,
@@ -81,6 +81,7 @@ pub enum Precision {
     /// values when they are computed; sums are exact.
     Int8,
     /// bf16 where the CPU computes it natively, else f32.
+    #[default]
     Auto,
 }
 
@@ -115,6 +116,21 @@ impl std::str::FromStr for Precision {
             expected: "f32, f16, bf16, int8 or auto".into(),
         })
     }
+}
+
+/// The kernels to use: those asked for, those of `GTE_ISA`, the best.
+pub(crate) fn kernels(isa: Option<Isa>, env: &Env<'_>) -> Result<&'static Kernels> {
+    let wanted = match (isa, env.text("GTE_ISA")?) {
+        (Some(isa), _) => isa,
+        (None, Some(name)) => Isa::from_name(&name).ok_or_else(|| not_here("GTE_ISA", name))?,
+        (None, None) => return Ok(Kernels::best()),
+    };
+    Kernels::of(wanted).ok_or_else(|| not_here("isa", wanted.to_string()))
+}
+
+fn not_here(option: &'static str, value: String) -> Error {
+    let here: Vec<_> = Kernels::available().map(|k| k.isa.name()).collect();
+    Error::InvalidOption { option, value, expected: format!("one that this CPU has: {}", here.join(", ")) }
 }
 
 /// What `Auto` means here; and the one line about a precision that this CPU has no instructions for.

@@ -2,7 +2,7 @@
 
 use ndarray::{Array2, ArrayView2};
 
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 
 /// Vectors of unit length, one a text: because they are, their dot product *is* their cosine.
 #[derive(Clone, Debug, PartialEq)]
@@ -15,11 +15,11 @@ impl Embeddings {
     /// Takes rows that are of unit length already. `dim` is the length of a row.
     ///
     /// # Errors
-    /// [`Error::Dimensions`] if `values` is no whole number of rows, or `dim` more than an array can have.
+    /// [`Error::Rows`] if `values` is no whole number of rows, or `dim` more than an array can have.
     pub fn from_unit_rows(values: Vec<f32>, dim: usize) -> Result<Self> {
         // The upper limit is that of `ndarray`, which checks it even where there are no rows.
         if dim == 0 || isize::try_from(dim).is_err() || !values.len().is_multiple_of(dim) {
-            return Err(Error::Dimensions { left: values.len(), right: dim });
+            return Err(Error::Rows { values: values.len(), dim });
         }
         Ok(Self { values, dim })
     }
@@ -141,7 +141,7 @@ impl Int8Embeddings {
     /// 1024 dimensions with a largest value of 0.15, and far less in the mean, as the errors have both signs.
     ///
     /// # Errors
-    /// [`Error::InvalidOption`] if there are not as many vectors.
+    /// [`Error::NoRow`] if there are not as many vectors.
     pub fn dot(&self, i: usize, j: usize) -> Result<f32> {
         let row = |i: usize| match (row(&self.values, self.dim, i), self.scales.get(i)) {
             (Some(values), Some(&scale)) => Ok((values, scale)),
@@ -167,7 +167,7 @@ impl BinaryEmbeddings {
     /// In how many signs vectors `i` and `j` differ: 0 for the same direction, about dim / 2 for unrelated ones.
     ///
     /// # Errors
-    /// [`Error::InvalidOption`] if there are not as many vectors.
+    /// [`Error::NoRow`] if there are not as many vectors.
     pub fn hamming(&self, i: usize, j: usize) -> Result<u32> {
         let bytes = self.dim.div_ceil(8);
         let row = |i: usize| row(&self.values, bytes, i).ok_or_else(|| no_row(i, self.values.len() / bytes.max(1)));
@@ -180,8 +180,8 @@ fn row<T>(values: &[T], width: usize, i: usize) -> Option<&[T]> {
     (width > 0).then(|| values.chunks_exact(width).nth(i))?
 }
 
-fn no_row(i: usize, len: usize) -> Error {
-    Error::InvalidOption { option: "row", value: i.to_string(), expected: format!("less than {len}") }
+fn no_row(index: usize, rows: usize) -> Error {
+    Error::NoRow { index, rows }
 }
 
 #[cfg(test)]
@@ -201,7 +201,7 @@ mod tests {
         assert!(e.get(2).is_none());
         let place = e.as_slice().as_ptr();
         assert_eq!(e.into_array().as_ptr(), place);
-        assert!(Embeddings::from_unit_rows(vec![0.0; 4], 3).is_err());
+        assert!(matches!(Embeddings::from_unit_rows(vec![0.0; 4], 3), Err(Error::Rows { values: 4, dim: 3 })));
         assert!(Embeddings::from_unit_rows(vec![], 0).is_err());
         assert_eq!(Embeddings::from_unit_rows(vec![], 3).unwrap().len(), 0);
     }
@@ -220,10 +220,12 @@ mod tests {
         let int8 = e.to_int8();
         assert_eq!(int8.values, [95, -127, 0, 0, 0, 127]);
         approx::assert_abs_diff_eq!(int8.dot(0, 0).unwrap(), 1.0, epsilon = 0.01);
-        assert!(int8.dot(0, 2).is_err());
+        assert!(matches!(int8.dot(0, 2), Err(Error::NoRow { index: 2, rows: 2 })));
         let binary = e.to_binary();
         assert_eq!(binary.values, [0b1000_0000, 0b0010_0000]);
         assert_eq!(binary.hamming(0, 1).unwrap(), 2);
+        let error = binary.hamming(7, 1).unwrap_err().to_string();
+        assert!(error.contains("row 7") && error.contains("there are 2"), "{error}");
         assert_eq!(Embeddings::from_unit_rows(vec![0.5; 9], 9).unwrap().to_binary().values, [0xFF, 0x80]);
     }
 }

@@ -171,20 +171,44 @@ pub enum Error {
         vocab: usize,
     },
     /// A list of token ids is empty or longer than the model's positions.
-    #[error("{found} tokens in one text: this model takes 1 to {max}")]
+    #[error("{}", token_count(*found, *max))]
     TokenCount {
         /// The number of tokens.
         found: usize,
         /// The largest number that is accepted.
         max: usize,
     },
-    /// Two sets of vectors do not have the same dimension, or a buffer is no whole number of rows.
+    /// Two sets of vectors do not have the same dimension.
     #[error("vectors of {left} and {right} dimensions cannot be compared")]
     Dimensions {
         /// Dimension of the first.
         left: usize,
         /// Dimension of the second.
         right: usize,
+    },
+    /// Values that should be vectors, row after row, are no whole number of rows.
+    #[error("{values} values are not a whole number of rows of {dim}")]
+    Rows {
+        /// The number of values.
+        values: usize,
+        /// Values per row.
+        dim: usize,
+    },
+    /// A buffer for vectors is too short or too long.
+    #[error("the output buffer has {found} values, expected {expected}: one row for each text")]
+    OutputLength {
+        /// The number of values that the vectors have.
+        expected: usize,
+        /// The number of values that the buffer has room for.
+        found: usize,
+    },
+    /// There is no row of this number.
+    #[error("there is no row {index}: the rows are numbered from 0, and there are {rows}")]
+    NoRow {
+        /// The number that was asked for.
+        index: usize,
+        /// How many rows there are.
+        rows: usize,
     },
     /// An option has a value that cannot be used.
     #[error("{option} is {value}, expected {expected}")]
@@ -195,6 +219,14 @@ pub enum Error {
         value: String,
         /// What is accepted.
         expected: String,
+    },
+    /// A model of one kind was opened as one of another.
+    #[error("{model} is {}: open it as one (`{}` in Rust, the example `{}`)", article(found), door(found).0, door(found).1)]
+    WrongTask {
+        /// The model.
+        model: String,
+        /// What it is: `embedder`, `reranker`, `classifier`.
+        found: &'static str,
     },
     /// The device cannot be used, or failed while computing.
     #[error("device {device}: {reason}")]
@@ -215,5 +247,22 @@ impl Error {
     /// A file that is not what it should be.
     pub(crate) fn invalid(file: impl std::fmt::Display, reason: impl std::fmt::Display) -> Self {
         Self::InvalidFile { file: file.to_string(), reason: reason.to_string() }
+    }
+}
+
+fn article(kind: &str) -> String {
+    let article = if kind.starts_with(['a', 'e', 'i', 'o', 'u']) { "an" } else { "a" };
+    format!("{article} {kind}")
+}
+
+/// What opens a model of a kind: the type, and the example.
+fn door(kind: &str) -> (&'static str, &'static str) {
+    if kind == "embedder" { ("Embedder", "embed") } else { ("Reranker", "rerank") }
+}
+
+fn token_count(found: usize, max: usize) -> String {
+    match found {
+        0 => "a list of token ids is empty: a text has at least one token".to_owned(),
+        _ => format!("{found} tokens in one text: this model takes at most {max}"),
     }
 }

@@ -7,8 +7,8 @@ use ndarray::{Array2, ArrayView2, Axis};
 use rayon::prelude::*;
 
 use crate::embedding::Embeddings;
+use crate::error::{Error, Result};
 use crate::kernels::Kernels;
-use crate::{Error, Result};
 
 /// Cosine of the angle between two vectors of any length, −1 to 1; 0 if one of them is zero, not a number if one of them holds
 /// such. Sums are in f64.
@@ -63,16 +63,17 @@ pub struct Hit {
 /// Both are (rows × dim) with contiguous rows; [`Embeddings::view`] gives them. A score that is not a number comes last.
 ///
 /// # Errors
-/// [`Error::Dimensions`] for other dimensions, or rows that are not contiguous.
+/// [`Error::Dimensions`] for other dimensions, [`Error::InvalidOption`] for rows that are not contiguous.
 pub fn top_k(queries: ArrayView2<'_, f32>, corpus: ArrayView2<'_, f32>, k: usize) -> Result<Vec<Vec<Hit>>> {
     same(queries.ncols(), corpus.ncols())?;
-    let contiguous = |view: &ArrayView2<'_, f32>| view.is_empty() || view.ncols() < 2 || view.strides()[1] == 1;
-    if !contiguous(&queries) || !contiguous(&corpus) {
-        return Err(Error::InvalidOption {
-            option: "corpus",
-            value: "a strided view".into(),
-            expected: "contiguous rows".into(),
-        });
+    for (option, view) in [("queries", &queries), ("corpus", &corpus)] {
+        if !view.is_empty() && view.ncols() > 1 && view.strides()[1] != 1 {
+            return Err(Error::InvalidOption {
+                option,
+                value: "a view whose rows are not contiguous".into(),
+                expected: "contiguous rows".into(),
+            });
+        }
     }
     // Rows of a run stay in the first-level cache while the queries pass by.
     let run = (16 << 10) / (4 * corpus.ncols().max(1)) + 1;

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use crate::{Error, Result};
+use crate::env::Env;
+use crate::error::{Error, Result};
 
 /// The pool that all parallel work of one embedder runs on: tokenizing, packing, the forward pass.
 #[derive(Clone)]
@@ -14,13 +15,7 @@ impl Threads {
     /// What it may use is what `std::thread::available_parallelism` says: CPU affinity and, in a container, the cgroup's CPU
     /// quota, so that a pod with a limit of two CPUs on a machine of 64 gets two threads.
     pub(crate) fn new(count: Option<usize>) -> Result<Self> {
-        let count = match count {
-            Some(count) => checked("threads", count, count.to_string())?,
-            None => match std::env::var("GTE_THREADS") {
-                Ok(value) => checked("GTE_THREADS", value.trim().parse().unwrap_or(0), value)?,
-                Err(_) => std::thread::available_parallelism().map_or(1, |n| n.get()),
-            },
-        };
+        let count = self::count(count, &Env::process())?;
         let places = places(count);
         rayon::ThreadPoolBuilder::new()
             .num_threads(count)
@@ -76,6 +71,17 @@ fn places(_count: usize) -> Vec<usize> {
 
 #[cfg(not(target_os = "linux"))]
 fn stay_on(_cpu: Option<usize>) {}
+
+/// The number of threads: those asked for, `GTE_THREADS`, what this process may use.
+pub(crate) fn count(wanted: Option<usize>, env: &Env<'_>) -> Result<usize> {
+    if let Some(count) = wanted {
+        return checked("threads", count, count.to_string());
+    }
+    match env.text("GTE_THREADS")? {
+        Some(value) => checked("GTE_THREADS", value.parse().unwrap_or(0), value),
+        None => Ok(std::thread::available_parallelism().map_or(1, |n| n.get())),
+    }
+}
 
 /// A thread count that makes sense: more than a few hundred is a typing error, not a machine.
 fn checked(option: &'static str, count: usize, value: String) -> Result<usize> {

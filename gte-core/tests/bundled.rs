@@ -19,7 +19,13 @@ fn it_gives_the_vectors_of_pytorch_on_its_own_weights() {
     let bytes = fixture("bundled.f32");
     let expected: Vec<f32> = bytes.as_chunks().0.iter().map(|&b| f32::from_le_bytes(b)).collect();
     for isa in Isa::available() {
-        let found = Embedder::from_files(ModelFiles::bundled()).isa(isa).build().unwrap().embed(&texts).unwrap();
+        let found = Embedder::from_files(ModelFiles::bundled())
+            .isa(isa)
+            .precision(gte_core::Precision::F32)
+            .build()
+            .unwrap()
+            .embed(&texts)
+            .unwrap();
         assert_eq!(found.as_slice().len(), expected.len());
         let worst = found.as_slice().iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
         eprintln!("{isa}: largest difference {worst:e}");
@@ -91,7 +97,7 @@ fn it_is_small_enough_to_be_published_and_needs_no_disk() {
     };
     let total = size(&dir) + size(&dir.join("1_Pooling"));
     assert!(total <= 9_500_000, "{total} bytes");
-    let files = ModelFiles::open(BUNDLED, &HubOptions::from_env()).unwrap();
+    let files = ModelFiles::open(BUNDLED, &HubOptions::from_env().unwrap()).unwrap();
     assert!(files.dir().is_none() && files.name() == BUNDLED);
     let embedder = Embedder::from_files(files).build().unwrap();
     assert_eq!(embedder.dim(), 384);

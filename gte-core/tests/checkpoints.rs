@@ -5,13 +5,13 @@ mod model;
 
 use std::path::{Path, PathBuf};
 
-use gte_core::{Embedder, Embeddings, Error, ModelConfig, ModelFiles, Pooling, Weights};
+use gte_core::{Embedder, Embeddings, Error, ModelConfig, ModelFiles, Pooling, Precision, Weights};
 use model::{Tensors, tensors, tiny_model, write_safetensors, write_small_files};
 use proptest::prelude::*;
 use safetensors::tensor::{Dtype, TensorView};
 
 fn vectors(dir: &Path) -> gte_core::Result<Embeddings> {
-    let embedder = Embedder::from_files(ModelFiles::from_dir(dir)?).threads(1).build()?;
+    let embedder = Embedder::from_files(ModelFiles::from_dir(dir)?).precision(Precision::F32).threads(1).build()?;
     embedder.embed_tokens(&[model::ids(1, 20), model::ids(2, 7)])
 }
 
@@ -184,6 +184,7 @@ fn torch_model(file: &str) -> tempfile::TempDir {
 
 fn torch_vectors(dir: &Path) -> gte_core::Result<Embeddings> {
     Embedder::from_files(ModelFiles::from_dir(dir)?)
+        .precision(Precision::F32)
         .pooling(Pooling::Cls)
         .threads(1)
         .build()?
@@ -195,7 +196,15 @@ fn pickles_of_pytorch_are_read() {
     let bytes = std::fs::read(torch_fixtures().join("expected.f32")).unwrap();
     let expected: Vec<f32> = bytes.as_chunks().0.iter().map(|&b| f32::from_le_bytes(b)).collect();
     // f16 and bf16 hold the same values: they were chosen so.
-    for file in ["zip-f32.bin", "legacy-f32.bin", "zip-f16.bin", "legacy-bf16.bin", "zip-prefix-gamma.bin"] {
+    for file in [
+        "zip-f32.bin",
+        "legacy-f32.bin",
+        "zip-f16.bin",
+        "legacy-bf16.bin",
+        "zip-prefix-gamma.bin",
+        "zip-strided.bin",
+        "legacy-strided.bin",
+    ] {
         let found = torch_vectors(torch_model(file).path()).unwrap();
         let worst = found.as_slice().iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
         assert!(worst < 2e-6, "{file}: off by {worst}");
@@ -218,7 +227,7 @@ fn a_truncated_file_is_an_error_at_every_length() {
         std::fs::write(&path, &whole[..len]).unwrap();
         assert!(matches!(open(dir.path()), Err(Error::InvalidFile { .. })), "{len} bytes");
     }
-    for file in ["zip-f32.bin", "legacy-f32.bin"] {
+    for file in ["zip-f32.bin", "legacy-f32.bin", "zip-strided.bin"] {
         let dir = torch_model(file);
         let path = dir.path().join("pytorch_model.bin");
         let whole = std::fs::read(&path).unwrap();
@@ -229,11 +238,21 @@ fn a_truncated_file_is_an_error_at_every_length() {
     }
 }
 
+#[test]
+fn a_git_lfs_pointer_in_place_of_a_file_is_named() {
+    let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 1340616616\n";
+    for (file, model) in [("model.safetensors", tiny_model()), ("pytorch_model.bin", torch_model("zip-f32.bin"))] {
+        std::fs::write(model.path().join(file), pointer).unwrap();
+        let error = torch_vectors(model.path()).unwrap_err().to_string();
+        assert!(error.contains(file) && error.contains("git lfs pull"), "{error}");
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
 
     #[test]
-    fn flipped_bytes_never_panic(file in prop::sample::select(vec!["zip-f32.bin", "legacy-f32.bin"]), flips in prop::collection::vec((0usize..6000, any::<u8>()), 1..6)) {
+    fn flipped_bytes_never_panic(file in prop::sample::select(vec!["zip-f32.bin", "legacy-f32.bin", "legacy-strided.bin"]), flips in prop::collection::vec((0usize..6000, any::<u8>()), 1..6)) {
         let dir = torch_model(file);
         let path = dir.path().join("pytorch_model.bin");
         let mut bytes = std::fs::read(&path).unwrap();
@@ -273,9 +292,10 @@ fn configurations_that_are_not_computed_are_refused_by_key() {
         );
         assert!(error.to_string().contains("config.json"), "{error}");
     };
-    refused("model_type", "roberta".into());
-    refused("hidden_act", "gelu_new".into());
-    refused("hidden_act", "relu".into());
+    refused("model_type", "deberta-v2".into());
+    refused("hidden_act", "quick_gelu".into());
+    refused("hidden_act", "selu".into());
+    refused("is_causal", true.into());
     refused("position_embedding_type", "relative_key".into());
     refused("is_decoder", true.into());
     refused("add_cross_attention", true.into());
@@ -304,7 +324,9 @@ fn the_pooling_is_read_and_never_guessed() {
         }
         ModelConfig::read(&ModelFiles::from_dir(dir.path()).unwrap(), None).map(|c| c.pooling)
     };
-    let modules = r#"[{"type": "sentence_transformers.models.Pooling", "path": "1_Pooling"}]"#;
+    let transformer = r#"{"name": "0", "type": "sentence_transformers.models.Transformer", "path": ""}"#;
+    let with = |module: &str| format!("[{transformer}, {{\"name\": \"1\", {module}}}]");
+    let modules = &with(r#""type": "sentence_transformers.models.Pooling", "path": "1_Pooling""#);
     let mode = |content| pooling(Some(modules), Some(content));
     assert_eq!(mode(r#"{"pooling_mode_mean_tokens": true}"#).unwrap(), Pooling::Mean);
     assert_eq!(mode(r#"{"pooling_mode_lasttoken": true}"#).unwrap(), Pooling::LastToken);
@@ -317,7 +339,7 @@ fn the_pooling_is_read_and_never_guessed() {
     assert!(matches!(mode("{}"), Err(Error::InvalidFile { .. })));
     assert!(matches!(pooling(Some(modules), None), Err(Error::MissingFile { .. })));
     assert!(matches!(pooling(None, None), Err(Error::UnknownPooling { .. })));
-    let dense = r#"[{"type": "sentence_transformers.models.Dense", "path": "2_Dense"}]"#;
+    let dense = &with(r#""type": "sentence_transformers.models.Dense", "path": "2_Dense""#);
     assert!(matches!(pooling(Some(dense), None), Err(Error::Unsupported { .. })));
     // A known model by the name of its directory.
     let dir = tiny_model();

@@ -5,8 +5,8 @@ mod model;
 
 use gte_core::{Budget, Embedder, Error, ModelFiles, PackedBatch, Pooling, Precision};
 
-fn builder(dir: &tempfile::TempDir) -> gte_core::Builder {
-    Embedder::from_files(ModelFiles::from_dir(dir.path()).unwrap()).threads(2)
+fn builder(dir: &tempfile::TempDir) -> gte_core::Builder<Embedder> {
+    Embedder::from_files(ModelFiles::from_dir(dir.path()).unwrap()).precision(Precision::F32).threads(2)
 }
 
 #[test]
@@ -76,7 +76,7 @@ fn vectors_come_into_a_callers_place_a_batch_at_a_time() {
         embedder.embed_tokens_into(&texts[texts_in_batch], place).unwrap();
     }
     assert_eq!(out, expected.as_slice());
-    assert!(matches!(embedder.embed_tokens_into(&texts, &mut out[1..]), Err(Error::Dimensions { .. })));
+    assert!(matches!(embedder.embed_tokens_into(&texts, &mut out[1..]), Err(Error::OutputLength { .. })));
 }
 
 #[test]
@@ -107,7 +107,7 @@ fn a_pass_that_pauses_gives_the_same_vectors() {
 fn a_part_of_a_row_is_no_row() {
     let dir = model::tiny_model();
     let embedder = builder(&dir).build().unwrap();
-    assert!(matches!(embedder.normalize(vec![1.0; model::HIDDEN + 1]), Err(Error::Dimensions { .. })));
+    assert!(matches!(embedder.normalize(vec![1.0; model::HIDDEN + 1]), Err(Error::Rows { .. })));
 }
 
 #[test]

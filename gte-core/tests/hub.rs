@@ -111,6 +111,12 @@ fn a_complete_cache_needs_no_request() {
     assert_eq!(world.server.requests(), before + 1, "a branch is asked for its commit, and nothing more");
     let unreachable = HubOptions { endpoint: "http://127.0.0.1:9".into(), tries: 1, ..world.options() };
     ModelFiles::from_hub(ID, &unreachable).unwrap();
+    // Nor does a hub that refuses, or that has lost the model, stop it.
+    for statuses in [vec![401], vec![403], vec![404], vec![500; 3]] {
+        world.faults(Faults { statuses, ..Faults::default() });
+        world.fetch().unwrap();
+    }
+    world.faults(Faults::default());
     std::fs::remove_file(world.fetch().unwrap().dir().unwrap().join(WEIGHTS)).unwrap();
     assert!(matches!(ModelFiles::from_hub(ID, &offline), Err(Error::Offline { .. })));
     assert!(matches!(ModelFiles::from_hub(ID, &unreachable), Err(Error::Download { .. })));
@@ -218,10 +224,25 @@ fn modelscope_has_its_own_protocol_and_cache() {
     ModelFiles::from_hub(&id, &HubOptions { offline: true, ..world.options() }).unwrap();
     assert_eq!(world.server.requests(), before + 1);
     // A new revision of one file is noticed by its hash.
-    world.server.state.lock().unwrap().files.insert("modules.json".into(), b"[]".to_vec());
+    let mut modules = world.server.state.lock().unwrap().files["modules.json"].clone();
+    modules.push(b'\n');
+    world.server.state.lock().unwrap().files.insert("modules.json".into(), modules.clone());
     let files = ModelFiles::from_hub(&id, &world.options()).unwrap();
-    assert_eq!(files.read("modules.json").unwrap().unwrap(), b"[]");
-    Embedder::from_files(files).pooling(gte_core::Pooling::Cls).build().unwrap();
+    assert_eq!(files.read("modules.json").unwrap().unwrap(), modules);
+    Embedder::from_files(files).build().unwrap();
+    // Broken off between two files, it is neither the old model nor the new one.
+    {
+        let mut state = world.server.state.lock().unwrap();
+        state.files.get_mut("config.json").unwrap().push(b'\n');
+        state.files.get_mut(WEIGHTS).unwrap().push(0);
+        state.faults.corrupt = true;
+    }
+    assert!(matches!(ModelFiles::from_hub(&id, &world.options()), Err(Error::Corrupt { .. })));
+    let offline = ModelFiles::from_hub(&id, &HubOptions { offline: true, ..world.options() });
+    assert!(matches!(offline, Err(Error::Offline { .. })), "{offline:?}");
+    world.faults(Faults::default());
+    ModelFiles::from_hub(&id, &world.options()).unwrap();
+    ModelFiles::from_hub(&id, &HubOptions { offline: true, ..world.options() }).unwrap();
 }
 
 #[test]
@@ -255,6 +276,117 @@ fn sharded_checkpoints_come_with_their_shards() {
 }
 
 #[test]
+fn a_mirror_that_lists_no_hashes_has_them_elsewhere() {
+    let requests = |world: &World, what: &str| -> usize {
+        world.server.state.lock().unwrap().requests.iter().filter(|line| line.contains(what)).count()
+    };
+    let no_hashes = Faults { no_hashes: true, ..Faults::default() };
+    let world = World::new();
+    world.faults(no_hashes.clone());
+    Embedder::from_files(world.fetch().unwrap()).build().unwrap();
+    assert!(requests(&world, "/tree/") > 1, "all pages of the tree");
+    assert_eq!(requests(&world, "HEAD"), 0);
+    // Nor is there a tree.
+    for status in [404, 405, 500] {
+        let world = World::new();
+        world.faults(Faults { no_tree: Some(status), ..no_hashes.clone() });
+        Embedder::from_files(world.fetch().unwrap()).build().unwrap();
+        assert!(requests(&world, "HEAD") > 3, "the headers of each file");
+        let blobs = world.cache.path().join("models--thenlper--gte-tiny-zh/blobs");
+        assert!(blobs.join(sha256(&world.weights())).exists(), "a blob has the name that Python gives it");
+    }
+    // Still verified, by each of them.
+    for no_tree in [None, Some(404)] {
+        let world = World::new();
+        world.faults(Faults { corrupt: true, no_tree, ..no_hashes.clone() });
+        assert!(matches!(world.fetch(), Err(Error::Corrupt { .. })));
+        assert!(!world.holds_weights());
+    }
+    let world = World::new();
+    world.faults(Faults { no_tree: Some(404), no_tags: true, ..no_hashes });
+    let error = world.fetch().unwrap_err().to_string();
+    assert!(error.contains("hash") && error.contains("another one"), "{error}");
+}
+
+#[test]
+fn what_a_model_needs_comes_along_and_nothing_else() {
+    let wanted = [
+        "modules.json",
+        "config_sentence_transformers.json",
+        "1_Pooling/config.json",
+        "2_Dense/config.json",
+        "2_Dense/model.safetensors",
+        "0_Transformer/config.json",
+        "0_Transformer/vocab.txt",
+        "0_Transformer/special_tokens_map.json",
+        "0_Transformer/added_tokens.json",
+        "0_Transformer/tokenizer_config.json",
+        "0_Transformer/chat_template.jinja",
+        "0_Transformer/sentence_xlm-roberta_config.json",
+        "0_Transformer/sparse_linear.pt",
+        "0_Transformer/colbert_linear.pt",
+        "0_Transformer/model.safetensors.index.json",
+        "0_Transformer/model-00001-of-00001.safetensors",
+    ];
+    let unwanted = [
+        "model.safetensors",
+        "config.json",
+        "0_Transformer/pytorch_model.bin",
+        "0_Transformer/onnx/model.onnx",
+        "openvino/openvino_model.bin",
+        "2_Dense/pytorch_model.bin",
+        "2_Dense_256/model.safetensors",
+        "imgs/a.png",
+        "README.md",
+        "../2_Dense/config.json",
+    ];
+    let world = World::new();
+    {
+        let mut state = world.server.state.lock().unwrap();
+        let contents = std::mem::take(&mut state.files);
+        for name in wanted.iter().chain(&unwanted) {
+            state
+                .files
+                .insert(name.to_string(), contents.get(*name).cloned().unwrap_or_else(|| name.as_bytes().to_vec()));
+        }
+        let module = |kind: &str, path: &str| serde_json::json!({"type": format!("sentence_transformers.models.{kind}"), "path": path});
+        let modules = serde_json::json!([
+            module("Transformer", "0_Transformer/"),
+            module("Pooling", "./1_Pooling"),
+            module("Dense", "2_Dense"),
+            module("Normalize", "3_Normalize"),
+            module("Dense", "../2_Dense"),
+        ]);
+        state.files.insert("modules.json".into(), modules.to_string().into());
+        let index = br#"{"weight_map": {"a": "model-00001-of-00001.safetensors"}}"#;
+        state.files.insert("0_Transformer/model.safetensors.index.json".into(), index.to_vec());
+    }
+    let missing = world.fetch().unwrap_err().to_string();
+    assert!(missing.contains("../2_Dense/model.safetensors"), "{missing}");
+    let modules = {
+        let mut state = world.server.state.lock().unwrap();
+        let modules = String::from_utf8(state.files["modules.json"].clone()).unwrap().replace("../2_Dense", "2_Dense");
+        state.files.insert("modules.json".into(), modules.clone().into());
+        modules
+    };
+    let fresh = HubOptions { cache: world.cache.path().join("fresh"), ..world.options() };
+    for (id, options) in [(ID.to_owned(), fresh), (format!("modelscope:{ID}"), world.options())] {
+        let files = ModelFiles::from_hub(&id, &options).unwrap();
+        assert_eq!(files.read("modules.json").unwrap().unwrap(), modules.as_bytes());
+        for name in wanted {
+            assert!(files.dir().unwrap().join(name).is_file(), "{id}: {name}");
+        }
+        for name in unwanted {
+            assert!(!files.dir().unwrap().join(name).exists(), "{id}: {name}");
+        }
+        let offline = HubOptions { offline: true, ..options };
+        ModelFiles::from_hub(&id, &offline).unwrap();
+        std::fs::remove_file(files.dir().unwrap().join("2_Dense/model.safetensors")).unwrap();
+        assert!(matches!(ModelFiles::from_hub(&id, &offline), Err(Error::Offline { .. })), "{id}");
+    }
+}
+
+#[test]
 fn names_that_are_none_are_refused_without_a_request() {
     let world = World::new();
     for id in ["", "gte", "a/b/c", "../x", "a/..", "a b/c", "https://x/y", "modelscope:", "modelscope:x", "a/b?c"] {
@@ -264,6 +396,141 @@ fn names_that_are_none_are_refused_without_a_request() {
     let options = HubOptions { revision: Some("../x".into()), ..world.options() };
     assert!(matches!(ModelFiles::from_hub(ID, &options), Err(Error::InvalidModelId { .. })));
     assert_eq!(world.server.requests(), 0);
+}
+
+/// Takes or gives the right to write, for everyone, in a directory and all beneath it.
+#[cfg(unix)]
+fn make_writable(path: &Path, writable: bool) {
+    use std::os::unix::fs::PermissionsExt;
+    let metadata = std::fs::symlink_metadata(path).unwrap();
+    if metadata.is_symlink() {
+        return;
+    }
+    let mode = if metadata.is_dir() { 0o555 } else { 0o444 };
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(if writable { mode | 0o200 } else { mode }))
+        .unwrap();
+    if metadata.is_dir() {
+        for entry in std::fs::read_dir(path).unwrap() {
+            make_writable(&entry.unwrap().path(), writable);
+        }
+    }
+}
+
+/// A cache that was filled, and that nobody can write to any more.
+#[cfg(unix)]
+struct ReadOnly(World);
+
+#[cfg(unix)]
+impl ReadOnly {
+    fn new(ids: &[&str]) -> Self {
+        let world = World::new();
+        for id in ids {
+            ModelFiles::from_hub(id, &world.options()).unwrap();
+        }
+        make_writable(world.cache.path(), false);
+        Self(world)
+    }
+
+    /// Opens the model in a process that may read the cache and not write it, which nobody may be who is root.
+    fn open(&self, id: &str, endpoint: &str) -> bool {
+        use std::os::unix::process::CommandExt;
+        let probe = self.0.cache.path().join("probe");
+        let root = std::fs::write(&probe, "").is_ok();
+        let mut child = std::process::Command::new(std::env::current_exe().unwrap());
+        child.args(["read_only_child", "--exact", "--ignored"]).stdout(std::process::Stdio::null());
+        child.env("GTE_TEST_HUB", endpoint).env("GTE_TEST_CACHE", self.0.cache.path()).env("GTE_TEST_ID", id);
+        if root {
+            std::fs::remove_file(probe).unwrap();
+            child.uid(65534);
+        }
+        child.status().unwrap().success()
+    }
+}
+
+#[cfg(unix)]
+impl Drop for ReadOnly {
+    fn drop(&mut self) {
+        make_writable(self.0.cache.path(), true);
+    }
+}
+
+/// Not a test of its own: what `ReadOnly` starts.
+#[cfg(unix)]
+#[test]
+#[ignore = "started by a_complete_cache_that_cannot_be_written_is_enough"]
+fn read_only_child() {
+    let var = |name: &str| std::env::var(name).unwrap();
+    let cache = PathBuf::from(var("GTE_TEST_CACHE"));
+    assert!(std::fs::write(cache.join("x"), "").is_err(), "this process can write the cache");
+    let options = HubOptions {
+        endpoint: var("GTE_TEST_HUB"),
+        modelscope_endpoint: var("GTE_TEST_HUB"),
+        modelscope_cache: cache.join("ms"),
+        cache,
+        tries: 1,
+        ..HubOptions::default()
+    };
+    let files = ModelFiles::from_hub(&var("GTE_TEST_ID"), &options).unwrap();
+    Embedder::from_files(files).build().unwrap();
+}
+
+#[cfg(unix)]
+#[test]
+fn a_complete_cache_that_cannot_be_written_is_enough() {
+    let scope = format!("modelscope:{ID}");
+    let cache = ReadOnly::new(&[ID, &scope]);
+    let reachable = cache.0.server.url.clone();
+    let open = |id: &str, endpoint: &str| assert!(cache.open(id, endpoint), "{id} with {endpoint}");
+    for id in [ID, &scope] {
+        open(id, &reachable);
+        open(id, "http://127.0.0.1:9");
+    }
+    // Marks that are missing are not needed, nor is what the hub has beyond that.
+    let root = cache.0.cache.path().join("models--thenlper--gte-tiny-zh");
+    make_writable(cache.0.cache.path(), true);
+    std::fs::remove_dir_all(root.join(".no_exist")).unwrap();
+    std::fs::remove_dir_all(cache.0.cache.path().join("ms/models/thenlper/gte-tiny-zh/.verified")).unwrap();
+    make_writable(cache.0.cache.path(), false);
+    open(ID, &reachable);
+    open(&scope, &reachable);
+    {
+        let mut state = cache.0.server.state.lock().unwrap();
+        state.files.insert("special_tokens_map.json".into(), b"{}".to_vec());
+        state.files.get_mut("config.json").unwrap().push(b'\n');
+    }
+    open(ID, &reachable);
+    open(&scope, &reachable);
+    // What is not complete is still an error.
+    make_writable(cache.0.cache.path(), true);
+    let weights = root.join("snapshots").join(COMMIT).join(WEIGHTS);
+    std::fs::remove_file(weights).unwrap();
+    make_writable(cache.0.cache.path(), false);
+    assert!(!cache.open(ID, "http://127.0.0.1:9"));
+}
+
+/// When each file and directory of a cache was last changed.
+fn times(dir: &Path) -> BTreeMap<PathBuf, std::time::SystemTime> {
+    let mut times = BTreeMap::new();
+    let mut rest = vec![dir.to_path_buf()];
+    while let Some(path) = rest.pop() {
+        let metadata = std::fs::symlink_metadata(&path).unwrap();
+        if metadata.is_dir() {
+            rest.extend(std::fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+        }
+        times.insert(path, metadata.modified().unwrap());
+    }
+    times
+}
+
+#[test]
+fn nothing_is_written_where_nothing_has_changed() {
+    let world = World::new();
+    for id in [ID.to_owned(), format!("modelscope:{ID}")] {
+        ModelFiles::from_hub(&id, &world.options()).unwrap();
+        let before = times(world.cache.path());
+        ModelFiles::from_hub(&id, &world.options()).unwrap();
+        assert!(times(world.cache.path()) == before, "{id}");
+    }
 }
 
 /// Not a test of its own: what `two_processes…` starts.

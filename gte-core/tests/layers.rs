@@ -4,25 +4,38 @@
 use std::path::{Path, PathBuf};
 
 /// The layers, lowest first: a module imports only from those before it.
-const ORDER: [&str; 18] = [
+const ORDER: [&str; 31] = [
     "error",
+    "env",
     "threads",
     "kernels",
     "device",
     "files",
+    "json",
+    "models",
+    "modules",
+    "prompts",
     "config",
-    "tokenizer_json",
-    "wordpiece",
-    "tokens",
+    "tokenizer",
     "batch",
     "weights",
     "profile",
-    "ops",
+    "backend",
     "encoder",
+    "calibration",
     "convert",
+    "heads",
     "embedding",
     "similarity",
+    "outputs",
+    "engine",
+    "windows",
+    "options",
+    "template",
     "embedder",
+    "sparse",
+    "reranker",
+    "model_files",
 ];
 
 /// Every source file with its path inside `src`.
@@ -95,7 +108,7 @@ fn imports(code: &str, depth: usize) -> Vec<String> {
 #[test]
 fn imports_are_seen_however_they_are_written() {
     assert_eq!(imports("use crate::ops::cpu::Cpu; let x = crate::threads::f();", 1), ["ops", "threads"]);
-    assert_eq!(imports("use crate::{Error, embedder::{A, B}, tokens};", 1), ["error", "embedder", "tokens"]);
+    assert_eq!(imports("use crate::{Error, embedder::{A, B}, batch};", 1), ["error", "embedder", "batch"]);
     assert_eq!(imports("use crate::{\n    weights::Weights,\n};", 1), ["weights"]);
     assert_eq!(imports("use super::embedder::Embedder;", 1), ["embedder"]);
     assert_eq!(imports("use crate::*; use crate::{*};", 1), ["*", "*"]);
@@ -122,6 +135,45 @@ fn imports_go_down() {
                 .unwrap_or_else(|| panic!("{}: imports `{used}`, which is no layer", path.display()));
             assert!(used_place <= place, "{} imports from `{used}`, which lies above it", path.display());
             assert!(own != "kernels" || used == "kernels", "{}: the kernels know nothing but kernels", path.display());
+        }
+    }
+}
+
+#[test]
+fn the_environment_is_read_in_one_file() {
+    for (path, source) in sources() {
+        let reads = code(&source).contains("env::var") && !path.ends_with("model_files.rs"); // a test itself
+        assert!(!reads || path.ends_with("env.rs") || path.ends_with("tests.rs"), "{}", path.display());
+    }
+}
+
+/// A tensor's name is spelled in its family's file alone: none of its parts stands in a string elsewhere.
+#[test]
+fn tensor_names_stay_with_the_models() {
+    const PARTS: [&str; 14] = [
+        "word_embeddings",
+        "tok_embeddings",
+        "embed_tokens",
+        "encoder.layer",
+        "attention.self",
+        "self_attn",
+        "_proj",
+        "layernorm",
+        "attn_ln",
+        "attn_norm",
+        "Wqkv",
+        "lm_head",
+        "pooler.",
+        "LayerNorm.",
+    ];
+    for (path, source) in
+        sources().iter().filter(|(path, _)| !path.starts_with("models") && !path.ends_with("tests.rs"))
+    {
+        for (i, line) in code(source).lines().enumerate() {
+            let line = line.split("//").next().unwrap();
+            let strings = line.split('"').skip(1).step_by(2).collect::<Vec<_>>().join(" ");
+            let found = PARTS.iter().find(|part| strings.contains(*part));
+            assert!(found.is_none(), "{}:{}: {}", path.display(), i + 1, found.unwrap());
         }
     }
 }

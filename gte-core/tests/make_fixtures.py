@@ -167,6 +167,14 @@ def torch_formats():
     save("legacy-f32.bin", state, _use_new_zipfile_serialization=False)
     save("zip-f16.bin", cast(torch.float16))
     save("legacy-bf16.bin", cast(torch.bfloat16), _use_new_zipfile_serialization=False)
+    # Matrices the other way round, as conversions from TensorFlow save them, and parts of shared storages.
+    strided = {k: v.t().contiguous().t() if v.dim() == 2 else v for k, v in state.items()}
+    names = [f"encoder.layer.0.attention.self.{part}.weight" for part in ("query", "key", "value")]
+    strided.update(zip(names, torch.cat([state[name] for name in names]).chunk(3)))
+    names = [f"encoder.layer.0.attention.self.{part}.bias" for part in ("query", "key", "value")]
+    strided.update(zip(names, torch.stack([state[name] for name in names], dim=1).unbind(1)))
+    save("zip-strided.bin", strided)
+    save("legacy-strided.bin", strided, _use_new_zipfile_serialization=False)
     save("zip-prefix-gamma.bin", {old(k): torch.nn.Parameter(v) if v.is_floating_point() else v for k, v in state.items()})
     save("hostile.bin", {"embeddings.word_embeddings.weight": Hostile()})
     with open(os.path.join(out, "config.json"), "w") as f:

@@ -6,7 +6,7 @@
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use gte_core::{Device, Embedder, Embeddings, Isa, ModelFiles};
+use gte_core::{Device, Embedder, Embeddings, Isa, ModelFiles, Precision};
 use half::f16;
 use rayon::prelude::*;
 
@@ -63,7 +63,12 @@ fn real_weights_give_the_vectors_of_pytorch() {
     assert!(texts.len() >= 200);
     let expected = expected("minilm.f32");
     for (name, device, isa) in engines() {
-        let embedder = Embedder::builder(minilm().to_str().unwrap()).device(device).isa(isa).build().unwrap();
+        let embedder = Embedder::builder(minilm().to_str().unwrap())
+            .device(device)
+            .isa(isa)
+            .precision(Precision::F32)
+            .build()
+            .unwrap();
         let tokens = embedder.tokenize(&texts).unwrap();
         for (case, tokens) in cases.iter().zip(&tokens) {
             let ids: Vec<u32> = serde_json::from_value(case["ids"].clone()).unwrap();
@@ -200,7 +205,8 @@ fn seeded_weights_give_the_vectors_of_pytorch(shape: &Shape) {
     let dir = checkpoint(shape);
     for (name, device, isa) in engines() {
         let some = part(device, isa, shape, texts.len());
-        let builder = Embedder::from_files(ModelFiles::from_dir(&dir).unwrap()).device(device).isa(isa);
+        let builder =
+            Embedder::from_files(ModelFiles::from_dir(&dir).unwrap()).device(device).isa(isa).precision(Precision::F32);
         let embedder = builder.pooling(gte_core::Pooling::Cls).build().unwrap();
         let found = embedder.embed_tokens(&texts[some.clone()]).unwrap();
         assert_near(
@@ -239,7 +245,7 @@ fn hidden_states_are_those_of_candle_transformers() {
     let weights =
         candle_nn::VarBuilder::from_buffered_safetensors(read("model.safetensors"), DType::F32, &Candle::Cpu).unwrap();
     let model = BertModel::load(weights, &config).unwrap();
-    let embedder = Embedder::from_dir(&dir).unwrap();
+    let embedder = Embedder::builder(dir.to_str().unwrap()).precision(Precision::F32).build().unwrap();
     let tokens = embedder.tokenize(&["The weather is lovely today.", "", "今天天气真好，我们去公园吧。"]).unwrap();
     let batch = gte_core::PackedBatch::new(tokens.iter().map(|t| t.ids.as_slice())).unwrap();
     let found = embedder.hidden_states(&batch).unwrap();

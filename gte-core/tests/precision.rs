@@ -96,6 +96,13 @@ fn auto_is_what_the_cpu_computes_natively() {
         assert!(matches!(chosen, Precision::F32 | Precision::Bf16));
         assert!(isa == Isa::Avx512 || chosen == Precision::F32, "{isa} has no bf16");
     }
+    // Who chooses none gets the same, and is told which it became.
+    let best = Isa::available().last().unwrap();
+    let default = Embedder::from_dir(dir.path()).unwrap();
+    assert_eq!(
+        (Precision::default(), default.precision()),
+        (Precision::Auto, embedder(dir.path(), Precision::Auto, best).precision())
+    );
 }
 
 #[test]

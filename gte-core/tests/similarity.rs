@@ -237,7 +237,7 @@ fn other_dimensions_and_strided_rows_are_errors() {
     assert!(matches!(scores(&three, &two), Err(Error::Dimensions { left: 3, right: 2 })));
     assert!(matches!(top_k(three.view(), two.view(), 1), Err(Error::Dimensions { left: 3, right: 2 })));
     assert!(matches!(cosine(&[1.0], &[]), Err(Error::Dimensions { left: 1, right: 0 })));
-    assert!(matches!(Embeddings::from_unit_rows(vec![0.0; 4], 3), Err(Error::Dimensions { .. })));
+    assert!(matches!(Embeddings::from_unit_rows(vec![0.0; 4], 3), Err(Error::Rows { .. })));
     let square = Array2::<f32>::eye(4);
     assert!(matches!(top_k(square.view(), square.t(), 1), Err(Error::InvalidOption { .. })));
     assert!(top_k(square.slice(s![.., ..;-1]), square.view(), 1).is_err());

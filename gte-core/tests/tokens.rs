@@ -91,7 +91,8 @@ fn what_is_no_tokenizer_is_refused_by_file() {
         }
         let error = tokenizer(dir.path(), 512).map(|_| ()).unwrap_err();
         assert!(
-            matches!(error, Error::InvalidFile { .. } | Error::MissingFile { .. }) && error.to_string().contains(file),
+            matches!(error, Error::InvalidFile { .. } | Error::MissingFile { .. } | Error::Unsupported { .. })
+                && error.to_string().contains(file),
             "{error}"
         );
         error.to_string()

@@ -3,7 +3,7 @@
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
     gte_core_fuzz::with_file("config.json", data, |files| {
         if let Ok(config) = gte_core::ModelConfig::read(&files, None) {
-            assert!(config.hidden % config.heads == 0 && config.max_length <= config.max_positions);
+            assert!(config.hidden > 0 && config.layers > 0 && config.max_length <= config.max_positions);
         }
     });
 });

@@ -10,7 +10,7 @@ use std::time::Duration;
 use sha2::Digest;
 
 use super::{HubOptions, OnProgress, Progress};
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 
 /// What the hub says a file is.
 pub(super) struct Announced {
@@ -38,6 +38,8 @@ pub(super) struct Place {
     /// Held by the process that downloads it.
     pub(super) lock: PathBuf,
 }
+
+type Response = ureq::http::Response<ureq::Body>;
 
 /// Talks to one hub. Follows redirects itself, so that the token goes to the hub's own host and no other.
 pub(super) struct Client {
@@ -68,11 +70,18 @@ impl Client {
     }
 
     /// One GET with up to five redirects. `from`: ask for the bytes from there on.
-    fn get(&self, url: &str, from: u64) -> Result<ureq::http::Response<ureq::Body>, String> {
+    fn get(&self, url: &str, from: u64) -> Result<Response, String> {
+        self.request(false, url, from)
+    }
+
+    /// One GET or HEAD. A HEAD ends where the headers of a large file stand, before it is sent on to
+    /// its place.
+    fn request(&self, head: bool, url: &str, from: u64) -> Result<Response, String> {
         let first_host = host(url).to_owned();
         let mut url = url.to_owned();
         for _ in 0..=5 {
-            let mut request = self.agent.get(&url).header("Accept-Encoding", "identity");
+            let request = if head { self.agent.head(&url) } else { self.agent.get(&url) };
+            let mut request = request.header("Accept-Encoding", "identity");
             if let Some(token) = self.token.as_ref().filter(|_| host(&url) == first_host) {
                 request = request.header("Authorization", format!("Bearer {token}"));
             }
@@ -82,6 +91,7 @@ impl Client {
             let response = request.call().map_err(|e| e.to_string())?;
             let target = response.headers().get("Location").and_then(|l| l.to_str().ok());
             match target {
+                Some(_) if head && response.headers().contains_key("X-Linked-ETag") => return Ok(response),
                 Some(target) if response.status().is_redirection() => url = absolute(&url, target),
                 _ => return Ok(response),
             }
@@ -91,22 +101,70 @@ impl Client {
 
     /// A small JSON answer. `what` names it in errors.
     pub(super) fn json(&self, url: &str, what: &str) -> Result<serde_json::Value> {
+        Ok(self.page(url, what)?.0)
+    }
+
+    /// All entries of a list that comes in pages, each of which names the next one in its `Link`.
+    pub(super) fn pages(&self, url: &str, what: &str) -> Result<Vec<serde_json::Value>> {
+        let mut url = url.to_owned();
+        let mut entries = Vec::new();
+        loop {
+            let (page, next) = self.page(&url, what)?;
+            let serde_json::Value::Array(mut page) = page else {
+                return Err(Error::Download { url, reason: "unexpected answer: not a list".into() });
+            };
+            let more = !page.is_empty();
+            entries.append(&mut page);
+            match next.map(|next| absolute(&url, &next)) {
+                // The token goes with the request, so the list does not lead elsewhere.
+                Some(next) if more && host(&next) == host(&url) => url = next,
+                _ => return Ok(entries),
+            }
+        }
+    }
+
+    /// A JSON answer, and the address of the next page of a list.
+    fn page(&self, url: &str, what: &str) -> Result<(serde_json::Value, Option<String>)> {
+        let answer = self.patiently(url, what, || {
+            let mut response = self.get(url, 0)?;
+            let next = response.headers().get("Link").and_then(|link| next_of(link.to_str().ok()?));
+            let body = response.body_mut().with_config().limit(32 << 20).read_to_vec().map_err(|e| e.to_string())?;
+            Ok((response.status().as_u16(), (body, next)))
+        });
+        let (body, next) = answer?;
+        let malformed = |e| Error::Download { url: url.to_owned(), reason: format!("the answer is not JSON: {e}") };
+        Ok((serde_json::from_slice(&body).map_err(malformed)?, next))
+    }
+
+    /// What the headers of `file` say that it is.
+    pub(super) fn headers(&self, url: &str, file: &str) -> Result<Announced> {
+        let headers = self.patiently(url, file, || {
+            let response = self.request(true, url, 0)?;
+            let status = if response.status().is_redirection() { 200 } else { response.status().as_u16() };
+            Ok((status, response.headers().clone()))
+        })?;
+        let header =
+            |names: [&str; 2]| names.iter().find_map(|name| headers.get(*name)?.to_str().ok()).map(str::to_owned);
+        let hash = header(["X-Linked-ETag", "ETag"]).and_then(|tag| Hash::of_tag(&tag));
+        let size = header(["X-Linked-Size", "Content-Length"]).and_then(|size| size.parse().ok());
+        match (hash, size) {
+            (Some(hash), Some(size)) => Ok(Announced { file: file.to_owned(), size, hash }),
+            _ => Err(Error::Download {
+                url: url.to_owned(),
+                reason:
+                    "this mirror tells neither in its lists nor in the file's headers what its hash is: use another one"
+                        .into(),
+            }),
+        }
+    }
+
+    /// Asks until there is an answer of status 200.
+    fn patiently<T>(&self, url: &str, what: &str, ask: impl Fn() -> Result<(u16, T), String>) -> Result<T> {
         let mut reason = String::new();
         for attempt in 0..self.tries {
             pause(attempt);
-            let answer = self.get(url, 0).and_then(|mut response| {
-                let status = response.status().as_u16();
-                let body =
-                    response.body_mut().with_config().limit(32 << 20).read_to_vec().map_err(|e| e.to_string())?;
-                Ok((status, body))
-            });
-            match answer {
-                Ok((200, body)) => {
-                    return serde_json::from_slice(&body).map_err(|e| Error::Download {
-                        url: url.to_owned(),
-                        reason: format!("the answer is not JSON: {e}"),
-                    });
-                }
+            match ask() {
+                Ok((200, answer)) => return Ok(answer),
                 Ok((status, _)) => reason = self.refused(status, what)?,
                 Err(e) => reason = e,
             }
@@ -133,6 +191,19 @@ impl Client {
     /// Downloads `url` to `place.target`. What arrives is kept in `place.partial` until it is whole and its hash is right; a
     /// partial file of an earlier try is continued. `place.lock` keeps other processes out meanwhile.
     pub(super) fn download(&self, url: &str, announced: &Announced, place: &Place) -> Result<()> {
+        self.fetch(url, announced, place, || Ok(place.target.exists()))
+    }
+
+    /// As [`download`](Self::download), where `place.target` may be another file already.
+    pub(super) fn replace(&self, url: &str, announced: &Announced, place: &Place) -> Result<()> {
+        self.fetch(url, announced, place, || {
+            let whole = std::fs::metadata(&place.target).is_ok_and(|found| found.len() == announced.size);
+            Ok(whole && checksum(&place.target, &announced.hash, announced.size)? == announced.hash)
+        })
+    }
+
+    /// Downloads, unless the file is `there` once no other process is at it.
+    fn fetch(&self, url: &str, announced: &Announced, place: &Place, there: impl Fn() -> Result<bool>) -> Result<()> {
         let Place { target, partial, lock } = place;
         for path in [target, partial, lock] {
             if let Some(parent) = path.parent() {
@@ -142,8 +213,11 @@ impl Client {
         let guard = File::create(lock).map_err(|e| Error::io(lock, e))?;
         // Another process that downloads the same file: wait for it, its work will be ours. Released when `guard` is dropped,
         // or by the system when the process dies.
-        guard.lock().map_err(|e| Error::io(lock, e))?;
-        if target.exists() {
+        // Where the file system knows no locks, what two processes make of one file fails its checksum.
+        if let Err(error) = guard.lock() {
+            tracing::warn!(file = %lock.display(), %error, "cannot be locked");
+        }
+        if there()? {
             return Ok(());
         }
         self.complete(url, announced, partial)?;
@@ -279,6 +353,17 @@ pub(super) fn checksum(path: &Path, like: &Hash, size: u64) -> Result<Hash> {
 }
 
 impl Hash {
+    /// Hugging Face's tag of a file is its hash: sha256 of a large file, git's sha1 of a small one.
+    fn of_tag(tag: &str) -> Option<Self> {
+        let hex = tag.trim_start_matches("W/").trim_matches('"').to_lowercase();
+        match hex.len() {
+            _ if !hex.bytes().all(|b| b.is_ascii_hexdigit()) => None,
+            64 => Some(Self::Sha256(hex)),
+            40 => Some(Self::GitSha1(hex)),
+            _ => None,
+        }
+    }
+
     /// The hexadecimal digits.
     pub(super) fn hex(&self) -> &str {
         match self {
@@ -294,6 +379,12 @@ impl std::fmt::Display for Hash {
             Self::GitSha1(hex) => write!(f, "git sha1 {hex}"),
         }
     }
+}
+
+/// The address of the next page in a `Link: <address>; rel="next"`.
+fn next_of(link: &str) -> Option<String> {
+    let next = link.split(',').find(|part| part.contains("rel=\"next\""))?;
+    Some(next.split_once('<')?.1.split_once('>')?.0.to_owned())
 }
 
 /// `https://host:port` of an address.

@@ -1,10 +1,16 @@
 //! What the Hugging Face hub and ModelScope say over HTTP, and how their Python libraries lay out their caches.
 //!
-//! Hugging Face: `GET /api/models/{id}/revision/{revision}?blobs=true` gives the commit and every file's size and hash,
-//! `GET /{id}/resolve/{commit}/{file}` the content; the cache is
+//! Hugging Face: `GET /api/models/{id}/revision/{revision}?blobs=true` gives the commit and every
+//! file's size and hash; a mirror that gives no hashes there gives them in
+//! `GET /api/models/{id}/tree/{commit}?recursive=true` or in the headers of the files.
+//! `GET /{id}/resolve/{commit}/{file}` is the content; the cache is
 //! `models--owner--name/{blobs/<hash>, snapshots/<commit>/<file> → blob, refs/<revision>, .no_exist/<commit>/<file>}`.
 //! ModelScope: `GET /api/v1/models/{id}/repo/files?Revision=…&Recursive=true` and
 //! `GET /api/v1/models/{id}/repo?Revision=…&FilePath=…`; the cache is `models/owner/name/<file>`.
+//!
+//! A cache that holds a whole model is enough: where it cannot be written, and where a newer
+//! revision cannot be fetched, the model that is there is used. Nothing is written where nothing has
+//! changed.
 
 use std::path::{Path, PathBuf};
 
@@ -12,27 +18,11 @@ use serde_json::Value;
 
 use super::HubOptions;
 use super::download::{Announced, Client, Hash, Place, checksum};
-use crate::{Error, Result};
+use super::needed::{self, Missing};
+use crate::error::{Error, Result};
 
 /// What an id on ModelScope begins with.
 pub(super) const MODELSCOPE: &str = "modelscope:";
-
-/// Files that are fetched where the model has them, besides its weights.
-const SMALL: [&str; 9] = [
-    "config.json",
-    "configuration.json",
-    "modules.json",
-    "sentence_bert_config.json",
-    "config_sentence_transformers.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "vocab.txt",
-];
-
-/// Weights, best first: a single file, or the index of several.
-const WEIGHTS: [&str; 4] =
-    ["model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json"];
 
 /// The directory of the model `id`, complete.
 pub(super) fn fetch(id: &str, options: &HubOptions) -> Result<PathBuf> {
@@ -68,74 +58,119 @@ fn from_hugging_face(id: &str, revision: &str, options: &HubOptions) -> Result<P
         true => Some(revision.to_owned()),
         false => std::fs::read_to_string(root.join("refs").join(revision)).ok().map(|c| c.trim().to_owned()),
     };
-    let cached = || cached_commit().map(|c| root.join("snapshots").join(c)).filter(|dir| is_complete(dir));
+    let cached = || cached_commit().map(|c| root.join("snapshots").join(c)).filter(|dir| needed::is_complete(dir));
     if options.offline {
         return cached().ok_or_else(|| Error::Offline { what, cache: root.clone() });
     }
-    // A commit never changes: complete is complete. `modules.json` says that the pooling came along, or was looked for.
+    // A commit never changes: what was looked for there once needs no second look.
     let settled = |dir: &PathBuf| {
-        let absent = root.join(".no_exist").join(revision).join("modules.json");
-        is_commit && (dir.join("modules.json").exists() || absent.exists())
+        let seen = |file: &str| dir.join(file).exists() || root.join(".no_exist").join(revision).join(file).exists();
+        is_commit && needed::OPTIONAL.iter().all(|file| seen(file))
     };
     if let Some(dir) = cached().filter(settled) {
         return Ok(dir);
     }
-
     let endpoint = options.endpoint.trim_end_matches('/');
     let client = Client::new(endpoint, options);
-    let url = format!("{endpoint}/api/models/{id}/revision/{}?blobs=true", revision.replace('/', "%2F"));
-    let info = match client.json(&url, &what) {
-        Ok(info) => info,
-        Err(error @ Error::Download { .. }) => {
-            // A hub that cannot be reached must not stop a service whose model is here.
-            let dir = cached().ok_or(error)?;
-            tracing::warn!(model = id, revision, "the hub cannot be reached: using the cached model");
-            return Ok(dir);
+    let fetched = list(&client, endpoint, id, revision, &what).and_then(|listing| {
+        let commit = &listing.commit;
+        let snapshot = root.join("snapshots").join(commit);
+        let locks = options.cache.join(".locks").join(&folder);
+        needed::fetch(&snapshot, &listing.names(), |file| {
+            let link = snapshot.join(file);
+            if link.exists() {
+                return Ok(());
+            }
+            let url = format!("{endpoint}/{id}/resolve/{commit}/{file}");
+            let announced = listing.announced(file).map_or_else(|| client.headers(&url, file), Ok)?;
+            let blob = root.join("blobs").join(announced.hash.hex());
+            let place = Place {
+                target: blob.clone(),
+                partial: blob.with_extension("incomplete"),
+                lock: locks.join(announced.hash.hex()).with_extension("lock"),
+            };
+            client.download(&url, &announced, &place)?;
+            link_to(&blob, &link, file.matches('/').count() + 2)
+        })
+        .map_err(|missing| missing.or(endpoint, &what))?;
+        // Of what the model lacks, in the way of Python's library: nobody needs to ask again.
+        let absent = needed::OPTIONAL.iter().filter(|file| !listing.names().contains(file));
+        let notes = absent.map(|file| note(&root.join(".no_exist").join(commit).join(file), b""));
+        let reference = root.join("refs").join(revision);
+        let reference = (!is_commit).then(|| note(&reference, commit.as_bytes()));
+        if let Some(Err(error)) = notes.chain(reference).find(Result::is_err) {
+            tracing::warn!(model = id, %error, "the cache cannot be written");
         }
-        Err(error) => return Err(error),
-    };
-    let malformed = |reason: &str| Error::Download { url: url.clone(), reason: format!("unexpected answer: {reason}") };
-    let commit = info["sha"].as_str().filter(|c| is_plain_name(c)).ok_or_else(|| malformed("no commit in `sha`"))?;
-    let mut files = Vec::new();
-    for sibling in info["siblings"].as_array().ok_or_else(|| malformed("no list in `siblings`"))? {
-        let lfs = &sibling["lfs"];
-        let hash = match (lfs["sha256"].as_str().or(lfs["oid"].as_str()), sibling["blobId"].as_str()) {
-            (Some(sha256), _) => Hash::Sha256(sha256.to_lowercase()),
-            (None, Some(sha1)) => Hash::GitSha1(sha1.to_lowercase()),
-            (None, None) => return Err(malformed("a file without a hash: the mirror does not know `blobs=true`")),
-        };
-        let size = lfs["size"].as_u64().or(sibling["size"].as_u64());
-        if let (Some(file), Some(size)) = (sibling["rfilename"].as_str(), size) {
-            files.push(Announced { file: file.to_owned(), size, hash });
+        Ok(snapshot)
+    });
+    match fetched {
+        Err(error) if is_passed_over(&error) => {
+            let Some(dir) = cached() else { return Err(error) };
+            tracing::warn!(model = id, revision, %error, "using the model in the cache");
+            Ok(dir)
         }
+        fetched => fetched,
+    }
+}
+
+/// Whether a model that is here is used all the same: a hub that cannot be reached or does not answer
+/// any more, or a cache that cannot be written, must not stop a service. Python's library does alike.
+fn is_passed_over(error: &Error) -> bool {
+    matches!(error, Error::Download { .. } | Error::Io { .. } | Error::Unauthorized { .. } | Error::NotOnHub { .. })
+}
+
+/// The files of a commit.
+struct Listing {
+    commit: String,
+    files: Vec<(String, Option<(u64, Hash)>)>, // with size and hash, where the list has them
+}
+
+impl Listing {
+    fn names(&self) -> Vec<&str> {
+        self.files.iter().map(|(name, _)| name.as_str()).collect()
     }
 
-    let snapshot = root.join("snapshots").join(commit);
-    let locks = options.cache.join(".locks").join(&folder);
-    fetch_needed(&snapshot, &files, &what, endpoint, |file| {
-        if !is_plain_name(file.hash.hex()) {
-            return Err(malformed("a hash that is no hash"));
-        }
-        let link = snapshot.join(&file.file);
-        if link.exists() {
-            return Ok(());
-        }
-        let blob = root.join("blobs").join(file.hash.hex());
-        let place = Place {
-            target: blob.clone(),
-            partial: blob.with_extension("incomplete"),
-            lock: locks.join(file.hash.hex()).with_extension("lock"),
-        };
-        client.download(&format!("{endpoint}/{id}/resolve/{commit}/{}", file.file), file, &place)?;
-        link_to(&blob, &link, file.file.matches('/').count() + 2)
-    })?;
-    if !files.iter().any(|f| f.file == "modules.json") {
-        write_atomically(&root.join(".no_exist").join(commit).join("modules.json"), b"")?;
+    fn announced(&self, file: &str) -> Option<Announced> {
+        let (name, found) = self.files.iter().find(|(name, _)| name == file)?;
+        found.clone().map(|(size, hash)| Announced { file: name.clone(), size, hash })
     }
-    if !is_commit {
-        write_atomically(&root.join("refs").join(revision), commit.as_bytes())?;
+}
+
+/// What Hugging Face has at `revision`.
+fn list(client: &Client, endpoint: &str, id: &str, revision: &str, what: &str) -> Result<Listing> {
+    let url = format!("{endpoint}/api/models/{id}/revision/{}?blobs=true", revision.replace('/', "%2F"));
+    let malformed = |reason: &str| Error::Download { url: url.clone(), reason: format!("unexpected answer: {reason}") };
+    let info = client.json(&url, what)?;
+    let commit = info["sha"].as_str().filter(|c| is_plain_name(c)).ok_or_else(|| malformed("no commit in `sha`"))?;
+    let siblings = info["siblings"].as_array().ok_or_else(|| malformed("no list in `siblings`"))?;
+    let file = |sibling: &Value| Some((sibling["rfilename"].as_str()?.to_owned(), of_list(sibling, "blobId")));
+    let mut files: Vec<_> = siblings.iter().filter_map(file).collect();
+    if files.iter().any(|(_, found)| found.is_none()) {
+        let tree = format!("{endpoint}/api/models/{id}/tree/{commit}?recursive=true");
+        match client.pages(&tree, what) {
+            Ok(entries) => {
+                for (name, found) in files.iter_mut().filter(|(_, found)| found.is_none()) {
+                    let entry = entries.iter().find(|entry| entry["path"].as_str() == Some(name));
+                    *found = entry.and_then(|entry| of_list(entry, "oid"));
+                }
+            }
+            Err(error @ Error::Unauthorized { .. }) => return Err(error),
+            Err(error) => tracing::debug!(%error, "no list of hashes: asking for each file's headers"),
+        }
     }
-    Ok(snapshot)
+    Ok(Listing { commit: commit.to_owned(), files })
+}
+
+/// Size and hash of an entry of a list: `lfs` has those of a large file, `sha1` is the key of
+/// git's hash.
+fn of_list(entry: &Value, sha1: &str) -> Option<(u64, Hash)> {
+    let lfs = &entry["lfs"];
+    let hash = match lfs["sha256"].as_str().or(lfs["oid"].as_str()) {
+        Some(sha256) => Hash::Sha256(sha256.trim_start_matches("sha256:").to_lowercase()),
+        None => Hash::GitSha1(entry[sha1].as_str()?.to_lowercase()),
+    };
+    let size = lfs["size"].as_u64().or(entry["size"].as_u64())?;
+    is_plain_name(hash.hex()).then_some((size, hash))
 }
 
 fn from_modelscope(owner: &str, name: &str, revision: &str, options: &HubOptions) -> Result<PathBuf> {
@@ -143,102 +178,66 @@ fn from_modelscope(owner: &str, name: &str, revision: &str, options: &HubOptions
     let what = format!("{id} at {revision}");
     // As the Python library does, which keeps dots out of a module's path.
     let dir = options.modelscope_cache.join("models").join(owner).join(name.replace('.', "___"));
+    // There while files of one revision are replaced by those of another.
+    let updating = dir.join("._____temp").join("updating");
+    let is_complete = || needed::is_complete(&dir) && !updating.exists();
     if options.offline {
-        return if is_complete(&dir) { Ok(dir) } else { Err(Error::Offline { what, cache: dir }) };
+        return if is_complete() { Ok(dir) } else { Err(Error::Offline { what, cache: dir }) };
     }
     let endpoint = options.modelscope_endpoint.trim_end_matches('/');
     let client = Client::new(endpoint, options);
     let url = format!("{endpoint}/api/v1/models/{id}/repo/files?Revision={revision}&Recursive=true");
     let listing = match client.json(&url, &what) {
         Ok(listing) => listing,
-        Err(Error::Download { .. }) if is_complete(&dir) => {
-            tracing::warn!(model = id, revision, "ModelScope cannot be reached: using the cached model");
+        Err(error) if is_passed_over(&error) && is_complete() => {
+            tracing::warn!(model = id, revision, %error, "using the model in the cache");
             return Ok(dir);
         }
         Err(error) => return Err(error),
     };
     let malformed = |reason: &str| Error::Download { url: url.clone(), reason: format!("unexpected answer: {reason}") };
-    let mut files = Vec::new();
-    for entry in listing["Data"]["Files"].as_array().ok_or_else(|| malformed("no list in `Data.Files`"))? {
-        if entry["Type"].as_str() == Some("tree") {
-            continue;
-        }
-        if let (Some(file), Some(size), Some(sha256)) =
-            (entry["Path"].as_str(), entry["Size"].as_u64(), entry["Sha256"].as_str())
-        {
-            files.push(Announced { file: file.to_owned(), size, hash: Hash::Sha256(sha256.to_lowercase()) });
-        }
-    }
-    fetch_needed(&dir, &files, &what, endpoint, |file| {
-        let target = dir.join(&file.file);
+    let entries = listing["Data"]["Files"].as_array().ok_or_else(|| malformed("no list in `Data.Files`"))?;
+    let entries = || entries.iter().filter(|entry| entry["Type"].as_str() != Some("tree"));
+    let names: Vec<&str> = entries().filter_map(|entry| entry["Path"].as_str()).collect();
+    let fetched = needed::fetch(&dir, &names, |file| {
+        let entry = entries().find(|entry| entry["Path"].as_str() == Some(file));
+        let of = |entry: &Value| Some((entry["Size"].as_u64()?, entry["Sha256"].as_str()?.to_lowercase()));
+        let (size, sha256) = entry.and_then(of).ok_or_else(|| malformed(&format!("no size or no hash of {file}")))?;
+        let announced = Announced { file: file.to_owned(), size, hash: Hash::Sha256(sha256) };
+        let target = dir.join(file);
         // A checksum once verified is noted: hashing a large file anew at every start would take longer than loading it.
-        let note = dir.join(".verified").join(file.file.replace('/', "--"));
-        let noted = std::fs::read_to_string(&note).unwrap_or_default();
-        let whole = std::fs::metadata(&target).is_ok_and(|m| m.len() == file.size);
-        if whole && (noted == file.hash.hex() || checksum(&target, &file.hash, file.size)? == file.hash) {
-            return write_atomically(&note, file.hash.hex().as_bytes());
+        let verified = dir.join(".verified").join(file.replace('/', "--"));
+        let noted = std::fs::read_to_string(&verified).unwrap_or_default();
+        let whole = std::fs::metadata(&target).is_ok_and(|m| m.len() == size);
+        if whole && (noted == announced.hash.hex() || checksum(&target, &announced.hash, size)? == announced.hash) {
+            noted_if_possible(&verified, announced.hash.hex());
+            return Ok(());
         }
-        // Another revision's file, or a damaged one.
-        if target.exists() {
-            std::fs::remove_file(&target).map_err(|e| Error::io(&target, e))?;
-        }
-        let partial = dir.join("._____temp").join(format!("{}.{}", file.file.replace('/', "--"), file.hash.hex()));
+        let partial = dir.join("._____temp").join(format!("{}.{}", file.replace('/', "--"), announced.hash.hex()));
         let place = Place { target, lock: partial.with_extension("lock"), partial };
-        let url = format!("{endpoint}/api/v1/models/{id}/repo?Revision={revision}&FilePath={}", file.file);
-        client.download(&url, file, &place)?;
-        write_atomically(&note, file.hash.hex().as_bytes())
-    })?;
-    Ok(dir)
-}
-
-/// Calls `fetch_one` for each file that the engine reads: the small ones, the poolings, and the best form of the weights.
-fn fetch_needed(
-    dir: &Path,
-    files: &[Announced],
-    what: &str,
-    hub: &str,
-    fetch_one: impl Fn(&Announced) -> Result<()>,
-) -> Result<()> {
-    let find = |name: &str| files.iter().find(|f| f.file == name);
-    let missing = |file: &str| Error::NotOnHub { hub: hub.to_owned(), what: format!("{file} in {what}") };
-    find("config.json").ok_or_else(|| missing("config.json"))?;
-    for file in files {
-        let pooling =
-            file.file.split_once('/').is_some_and(|(folder, f)| folder.ends_with("_Pooling") && f == "config.json");
-        if pooling || SMALL.contains(&file.file.as_str()) {
-            fetch_one(file)?;
-        }
-    }
-    let weights =
-        WEIGHTS.iter().find_map(|name| find(name)).ok_or_else(|| missing("model.safetensors or pytorch_model.bin"))?;
-    fetch_one(weights)?;
-    if weights.file.ends_with(".index.json") {
-        for shard in shards(&dir.join(&weights.file)).unwrap_or_default() {
-            let plain = !shard.starts_with('.') && !shard.contains(['/', '\\']);
-            fetch_one(find(&shard).filter(|_| plain).ok_or_else(|| missing(&shard))?)?;
-        }
-    }
-    Ok(())
-}
-
-/// Whether `dir` has all that the engine cannot do without.
-fn is_complete(dir: &Path) -> bool {
-    let has = |file: &str| dir.join(file).is_file();
-    let weights = WEIGHTS.iter().any(|name| {
-        has(name)
-            && (!name.ends_with(".index.json") || shards(&dir.join(name)).is_some_and(|s| s.iter().all(|f| has(f))))
+        let url = format!("{endpoint}/api/v1/models/{id}/repo?Revision={revision}&FilePath={file}");
+        // Another revision's file, or a damaged one, is replaced when the new one is whole.
+        note(&updating, b"")?;
+        client.replace(&url, &announced, &place)?;
+        noted_if_possible(&verified, announced.hash.hex());
+        Ok(())
     });
-    has("config.json") && weights && (has("tokenizer.json") || has("vocab.txt"))
-}
-
-/// The files that the index of a sharded checkpoint names.
-fn shards(index: &Path) -> Option<Vec<String>> {
-    let index: Value = serde_json::from_slice(&std::fs::read(index).ok()?).ok()?;
-    let mut shards: Vec<String> =
-        index["weight_map"].as_object()?.values().filter_map(|v| v.as_str().map(str::to_owned)).collect();
-    shards.sort_unstable();
-    shards.dedup();
-    Some(shards)
+    match fetched {
+        Ok(()) => {
+            if updating.exists()
+                && let Err(error) = std::fs::remove_file(&updating)
+            {
+                tracing::warn!(%error, "the cache cannot be written");
+            }
+            Ok(dir)
+        }
+        Err(Missing::File(file)) => Err(Missing::File(file).or(endpoint, &what)),
+        Err(Missing::Failed(error)) if is_passed_over(&error) && is_complete() => {
+            tracing::warn!(model = id, revision, %error, "using the model in the cache");
+            Ok(dir)
+        }
+        Err(Missing::Failed(error)) => Err(error),
+    }
 }
 
 /// A name that is safe as the name of a file: no separators, no dots in front.
@@ -256,10 +255,29 @@ fn link_to(blob: &Path, link: &Path, up: usize) -> Result<()> {
     #[cfg(unix)]
     let linked = std::os::unix::fs::symlink(&relative, link);
     #[cfg(not(unix))]
-    let linked = std::fs::copy(blob, link).map(|_| drop(relative));
+    let linked = Err::<(), _>(std::io::Error::from(std::io::ErrorKind::Unsupported)).inspect_err(|_| drop(relative));
+    let linked = linked.or_else(|e| match e.kind() {
+        std::io::ErrorKind::AlreadyExists => Err(e),
+        _ => std::fs::copy(blob, link).map(drop),
+    });
     match linked {
         Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => Err(Error::io(link, e)),
         _ => Ok(()),
+    }
+}
+
+/// Notes a checksum. Without the note the file is read once more at the next start.
+fn noted_if_possible(path: &Path, hash: &str) {
+    if let Err(error) = note(path, hash.as_bytes()) {
+        tracing::debug!(%error, "the cache cannot be written");
+    }
+}
+
+/// Writes a small file, unless it has this content already.
+fn note(path: &Path, content: &[u8]) -> Result<()> {
+    match std::fs::read(path) {
+        Ok(found) if found == content => Ok(()),
+        _ => write_atomically(path, content),
     }
 }
 

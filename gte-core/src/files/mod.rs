@@ -1,6 +1,6 @@
 //! `ModelFiles`: where a model's files are, and how to read them. Local directories here; `bundled.rs` has the model that comes with
 //! the crate; `hub.rs` brings models from the Hugging Face hub, its mirrors and ModelScope into their caches, through the one
-//! downloader in `download.rs`.
+//! downloader in `download.rs`; `needed.rs` knows which of a repository's files.
 
 #[cfg(feature = "bundled")]
 pub(crate) mod bundled;
@@ -8,19 +8,23 @@ pub(crate) mod bundled;
 mod download;
 #[cfg(feature = "hub")]
 mod hub;
+#[cfg(feature = "hub")]
+mod needed;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::{Error, Result};
+use crate::env::Env;
+use crate::error::{Error, Result};
 
 /// The files of one model.
 #[derive(Clone, Debug)]
 pub struct ModelFiles {
     name: String,
     place: Place,
+    folder: String, // in `place`, without a slash at its end; mostly empty
 }
 
 #[derive(Clone, Debug)]
@@ -91,36 +95,49 @@ impl Default for HubOptions {
 }
 
 impl HubOptions {
-    /// The variables that Python's `huggingface_hub` and `modelscope` read: `HF_ENDPOINT`, `HF_TOKEN` (or the file
-    /// `$HF_HOME/token` that `hf auth login` writes), `HF_HUB_CACHE`, `HF_HOME`, `HF_HUB_OFFLINE`, `MODELSCOPE_ENDPOINT`,
-    /// `MODELSCOPE_CACHE`, `XDG_CACHE_HOME`.
-    pub fn from_env() -> Self {
-        let var = |name: &str| std::env::var(name).ok().filter(|v| !v.is_empty());
+    /// The variables that Python's `huggingface_hub` and `modelscope` read: `HF_ENDPOINT`, `HF_TOKEN` (or
+    /// `HUGGING_FACE_HUB_TOKEN`, or the file `HF_TOKEN_PATH`, which is `$HF_HOME/token` where `hf auth login`
+    /// writes it) unless `HF_HUB_DISABLE_IMPLICIT_TOKEN` is on, `HF_HUB_CACHE` (or `HUGGINGFACE_HUB_CACHE`),
+    /// `HF_HOME`, `HF_HUB_OFFLINE` (or `TRANSFORMERS_OFFLINE`), `MODELSCOPE_ENDPOINT`, `MODELSCOPE_CACHE`,
+    /// `XDG_CACHE_HOME`.
+    ///
+    /// An empty variable is an unset one, white space around a value is no part of it, `~` at the beginning of
+    /// a path is the home directory, and a switch is `1`, `yes`, `on`, `true` or `0`, `no`, `off`, `false`.
+    ///
+    /// # Errors
+    /// [`Error::InvalidOption`] for another word in a switch, and for a value that is not UTF-8.
+    pub fn from_env() -> Result<Self> {
+        Self::read(&Env::process())
+    }
+
+    pub(crate) fn read(env: &Env<'_>) -> Result<Self> {
         let mut options = Self::default();
-        let caches = var("XDG_CACHE_HOME").map(PathBuf::from);
-        let mut hf_home = options.cache.parent().map(Path::to_path_buf).unwrap_or_default();
-        if let Some(caches) = caches {
-            hf_home = caches.join("huggingface");
-            options.modelscope_cache = caches.join("modelscope/hub");
-        }
-        if let Some(home) = var("HF_HOME") {
-            hf_home = home.into();
-        }
-        options.cache = var("HF_HUB_CACHE").map_or_else(|| hf_home.join("hub"), PathBuf::from);
-        if let Some(cache) = var("MODELSCOPE_CACHE") {
-            options.modelscope_cache = cache.into();
-        }
-        if let Some(endpoint) = var("HF_ENDPOINT") {
+        let caches = env.path("XDG_CACHE_HOME");
+        let caches = caches.unwrap_or_else(|| env.home().unwrap_or_else(|| PathBuf::from(".")).join(".cache"));
+        let hf_home = env.path("HF_HOME").unwrap_or_else(|| caches.join("huggingface"));
+        let hf_cache = env.path("HF_HUB_CACHE").or_else(|| env.path("HUGGINGFACE_HUB_CACHE"));
+        options.cache = hf_cache.unwrap_or_else(|| hf_home.join("hub"));
+        options.modelscope_cache = env.path("MODELSCOPE_CACHE").unwrap_or_else(|| caches.join("modelscope/hub"));
+        if let Some(endpoint) = env.text("HF_ENDPOINT")? {
             options.endpoint = endpoint;
         }
-        if let Some(endpoint) = var("MODELSCOPE_ENDPOINT") {
+        if let Some(endpoint) = env.text("MODELSCOPE_ENDPOINT")? {
             options.modelscope_endpoint = endpoint;
         }
-        let stored = || std::fs::read_to_string(hf_home.join("token")).ok().map(|t| t.trim().to_owned());
-        options.token = var("HF_TOKEN").or_else(stored).filter(|t| !t.is_empty());
-        options.offline =
-            var("HF_HUB_OFFLINE").is_some_and(|v| ["1", "on", "yes", "true"].contains(&v.to_lowercase().as_str()));
-        options
+        let given = match env.text("HF_TOKEN")? {
+            Some(token) => Some(token),
+            None => env.text("HUGGING_FACE_HUB_TOKEN")?,
+        };
+        let file = env.path("HF_TOKEN_PATH").unwrap_or_else(|| hf_home.join("token"));
+        let stored = || std::fs::read_to_string(file).ok().map(|token| token.trim().to_owned());
+        if env.switch("HF_HUB_DISABLE_IMPLICIT_TOKEN")? != Some(true) {
+            options.token = given.or_else(stored).filter(|token| !token.is_empty());
+        }
+        options.offline = match env.switch("HF_HUB_OFFLINE")? {
+            Some(offline) => offline,
+            None => env.switch("TRANSFORMERS_OFFLINE")?.unwrap_or(false),
+        };
+        Ok(options)
     }
 }
 
@@ -143,14 +160,15 @@ impl ModelFiles {
     /// A model in a local directory. Makes no request, ever.
     ///
     /// # Errors
-    /// [`Error::Io`] if it cannot be read, [`Error::MissingFile`] if it holds no `config.json`.
+    /// [`Error::Io`] if it cannot be read, [`Error::MissingFile`] if it holds neither `config.json`
+    /// nor a `modules.json` that may say where that is.
     pub fn from_dir(dir: impl AsRef<Path>) -> Result<Self> {
         let dir = dir.as_ref();
         let found = std::fs::metadata(dir).map_err(|e| Error::io(dir, e))?;
         if !found.is_dir() {
             return Err(Error::io(dir, std::io::Error::from(std::io::ErrorKind::NotADirectory)));
         }
-        if !dir.join("config.json").is_file() {
+        if !["config.json", "modules.json"].iter().any(|file| dir.join(file).is_file()) {
             return Err(Error::MissingFile {
                 model: dir.display().to_string(),
                 file: "config.json".into(),
@@ -158,14 +176,14 @@ impl ModelFiles {
             });
         }
         let name = dir.file_name().map_or_else(|| dir.display().to_string(), |n| n.to_string_lossy().into_owned());
-        Ok(Self { name, place: Place::Dir(dir.to_path_buf()) })
+        Ok(Self { name, place: Place::Dir(dir.to_path_buf()), folder: String::new() })
     }
 
     /// The small model that comes with this crate: 384 dimensions, Chinese and English, for trying and testing. Reads no file and
     /// makes no request.
     #[cfg(feature = "bundled")]
     pub fn bundled() -> Self {
-        Self { name: bundled::NAME.to_owned(), place: Place::Bundled }
+        Self { name: bundled::NAME.to_owned(), place: Place::Bundled, folder: String::new() }
     }
 
     /// A model by its hub id, `thenlper/gte-large-zh`, or `modelscope:iic/nlp_gte_sentence-embedding_chinese-large`: from
@@ -177,7 +195,8 @@ impl ModelFiles {
     #[cfg(feature = "hub")]
     pub fn from_hub(id: &str, options: &HubOptions) -> Result<Self> {
         let dir = hub::fetch(id, options)?;
-        Ok(Self { name: id.strip_prefix(hub::MODELSCOPE).unwrap_or(id).to_owned(), place: Place::Dir(dir) })
+        let name = id.strip_prefix(hub::MODELSCOPE).unwrap_or(id).to_owned();
+        Ok(Self { name, place: Place::Dir(dir), folder: String::new() })
     }
 
     /// `bundled` with that feature, else an existing directory, else a hub id.
@@ -224,8 +243,34 @@ impl ModelFiles {
         self.dir().map_or_else(|| self.name.clone(), |dir| dir.display().to_string())
     }
 
+    /// The files of one folder of this model: every name is looked for beneath it. An empty path is
+    /// the folder itself, as is `.`; slashes at the end count for nothing.
+    ///
+    /// # Errors
+    /// [`Error::InvalidFile`] for a path that leaves the model's directory.
+    pub(crate) fn within(&self, folder: &str) -> Result<Self> {
+        let windows = folder.contains('\\') || folder.as_bytes().get(1) == Some(&b':');
+        let parts = || folder.split('/').filter(|part| !part.is_empty() && *part != ".");
+        if folder.starts_with('/') || windows || folder.contains('\0') || parts().any(|part| part == "..") {
+            return Err(Error::invalid(self.place(), format_args!("`{folder}` is no folder of this directory")));
+        }
+        let folder = parts().fold(self.folder.clone(), |path, part| join(&path, part));
+        Ok(Self { folder, ..self.clone() })
+    }
+
+    /// The folder that names are looked for in; empty for the model's directory.
+    pub(crate) fn folder(&self) -> &str {
+        &self.folder
+    }
+
+    /// A file's path in the model's directory.
+    pub(crate) fn inside(&self, file: &str) -> String {
+        join(&self.folder, file)
+    }
+
     /// How messages name one of the files.
     pub fn label(&self, file: &str) -> String {
+        let file = &self.inside(file);
         match &self.place {
             Place::Dir(dir) => dir.join(file).display().to_string(),
             #[cfg(feature = "bundled")]
@@ -236,13 +281,15 @@ impl ModelFiles {
     /// A whole small file; `None` if the model has no such file.
     ///
     /// # Errors
-    /// [`Error::Io`] if it is there and cannot be read; [`Error::InvalidFile`] if its name leaves the model's directory.
+    /// [`Error::Io`] if it is there and cannot be read; [`Error::InvalidFile`] if its name leaves the
+    /// model's directory, and if a Git LFS pointer stands in its place.
     pub fn read(&self, file: &str) -> Result<Option<Vec<u8>>> {
+        let file = &self.inside(file);
         match &self.place {
             Place::Dir(dir) => {
                 let path = inside(dir, file)?;
                 match std::fs::read(&path) {
-                    Ok(content) => Ok(Some(content)),
+                    Ok(content) => refuse_pointer(&path, &content).map(|()| Some(content)),
                     Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
                     Err(e) => Err(Error::io(path, e)),
                 }
@@ -257,6 +304,7 @@ impl ModelFiles {
     /// # Errors
     /// As [`read`](Self::read).
     pub fn open_data(&self, file: &str) -> Result<Option<DataFile>> {
+        let file = &self.inside(file);
         match &self.place {
             Place::Dir(dir) => {
                 let path = inside(dir, file)?;
@@ -266,16 +314,36 @@ impl ModelFiles {
                     Err(e) => return Err(Error::io(path, e)),
                 };
                 let len = opened.metadata().map_err(|e| Error::io(&path, e))?.len();
+                let mut start = [0; POINTER.len()];
+                if len >= start.len() as u64 {
+                    read_exact_at(&opened, &path, 0, &mut start).map_err(|e| Error::io(&path, e))?;
+                    refuse_pointer(&path, &start)?;
+                }
                 Ok(Some(DataFile { label: path.display().to_string(), data: Data::File(opened, path), len }))
             }
             #[cfg(feature = "bundled")]
             Place::Bundled => Ok(bundled::file(file).map(|content| DataFile {
-                label: self.label(file),
+                label: format!("{}/{file}", self.name),
                 len: content.len() as u64,
                 data: Data::Bundled(content),
             })),
         }
     }
+}
+
+/// How the text begins that Git LFS keeps in place of a large file.
+const POINTER: &[u8] = b"version https://git-lfs.github.com/spec/";
+
+fn refuse_pointer(path: &Path, start: &[u8]) -> Result<()> {
+    if !start.starts_with(POINTER) {
+        return Ok(());
+    }
+    let reason = "it is a Git LFS pointer, not the file itself: run `git lfs pull` in the model's directory";
+    Err(Error::invalid(path.display(), reason))
+}
+
+fn join(folder: &str, name: &str) -> String {
+    if folder.is_empty() { name.to_owned() } else { format!("{folder}/{name}") }
 }
 
 /// Names come out of a model's own files (shards of an index, paths of modules): none may lead out of its directory.
@@ -374,6 +442,23 @@ mod tests {
         assert!(data.read_at(2, &mut byte).is_err());
         assert!(ModelFiles::from_dir(dir.path().join("config.json")).is_err());
         assert!(matches!(ModelFiles::open("./no/such", &HubOptions::default()), Err(Error::Io { .. })));
+    }
+
+    #[test]
+    fn a_git_lfs_pointer_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 1340616616\n";
+        for file in ["config.json", "tokenizer.json", "model.safetensors"] {
+            std::fs::write(dir.path().join(file), pointer).unwrap();
+        }
+        let files = ModelFiles::from_dir(dir.path()).unwrap();
+        let read = files.read("tokenizer.json").unwrap_err().to_string();
+        let opened = files.open_data("model.safetensors").unwrap_err().to_string();
+        assert!(
+            read.contains("tokenizer.json") && read.contains("Git LFS pointer") && read.contains("git lfs pull"),
+            "{read}"
+        );
+        assert!(opened.contains("model.safetensors") && opened.contains("git lfs pull"), "{opened}");
     }
 
     #[test]

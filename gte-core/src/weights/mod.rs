@@ -1,25 +1,28 @@
-//! `Weights`: a checkpoint as named tensors, whatever file it lies in; and the one table of tensor names.
+//! `Weights`: a checkpoint as named tensors, whatever file it lies in.
 //!
-//! Opening reads headers alone and holds every name and shape against the table. Values are read when asked for, from any
-//! thread. Names are Hugging Face's BERT names without a prefix (`modeling_bert.py`), e.g. `encoder.layer.3.output.dense.weight`.
+//! Opening reads headers alone and holds every name and shape against those of the model's family. Values are read when
+//! asked for, from any thread. Names are the family's own, without the prefix of a wrapper (`models/`).
 
 mod pickle;
 mod safetensors;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
-use crate::config::ModelConfig;
+use crate::config::{ModelConfig, ModelTask};
+use crate::error::{Error, Result};
 use crate::files::{DataFile, ModelFiles};
 use crate::kernels::{int8_rows, to_bf16};
-use crate::{Error, Result};
+use crate::models::{Names, Task, TensorSpec, canonical};
 
 /// A checkpoint whose names and shapes fit its configuration.
 pub struct Weights {
     files: Vec<DataFile>,
     tensors: BTreeMap<String, Entry>, // by canonical name
+    spelling: &'static Names,
+    factors: HashMap<String, Vec<f32>>, // by the name of a matrix, from calibration
 }
 
 /// Where a tensor lies.
@@ -29,6 +32,7 @@ struct Entry {
     offset: u64, // of the first byte
     dtype: Dtype,
     shape: Vec<usize>,
+    strides: Option<Vec<usize>>, // in values, per size; `None`: row-major
 }
 
 /// How values are stored, little-endian.
@@ -143,6 +147,21 @@ impl Tensor {
         }
     }
 
+    /// Writes row `row` of a matrix to `out`, as f32.
+    pub(crate) fn row_into(&self, row: usize, out: &mut [f32]) {
+        let place = row * out.len()..(row + 1) * out.len();
+        match &self.values {
+            Values::F32(values) => out.copy_from_slice(&values[place]),
+            Values::F16(values) => values[place].convert_to_f32_slice(out),
+            Values::Bf16(values) => values[place].convert_to_f32_slice(out),
+            Values::Int8 { values, scales, factors } => {
+                let scale = scales[row];
+                out.iter_mut().zip(&values[place]).for_each(|(out, &v)| *out = f32::from(v) * scale);
+                out.iter_mut().zip(factors).for_each(|(out, f)| *out *= f);
+            }
+        }
+    }
+
     /// The factors that it is stored with, if any.
     pub(crate) fn factors(&self) -> &[f32] {
         match &self.values {
@@ -152,66 +171,22 @@ impl Tensor {
     }
 }
 
-/// The table: every tensor of the BERT family, with its shape.
-fn table(config: &ModelConfig) -> Vec<(String, Vec<usize>)> {
-    let (hidden, inner) = (config.hidden, config.intermediate);
-    let mut table = Vec::new();
-    let linear = |table: &mut Vec<_>, name: String, outputs, inputs| {
-        table.push((format!("{name}.weight"), vec![outputs, inputs]));
-        table.push((format!("{name}.bias"), vec![outputs]));
-    };
-    let norm = |table: &mut Vec<_>, name: String| {
-        table.push((format!("{name}.weight"), vec![hidden]));
-        table.push((format!("{name}.bias"), vec![hidden]));
-    };
-    for (name, rows) in [("word", config.vocab), ("position", config.max_positions), ("token_type", config.token_types)]
-    {
-        table.push((format!("embeddings.{name}_embeddings.weight"), vec![rows, hidden]));
-    }
-    norm(&mut table, "embeddings.LayerNorm".into());
-    for i in 0..config.layers {
-        let name = |part: &str| format!("encoder.layer.{i}.{part}");
-        for part in ["query", "key", "value"] {
-            linear(&mut table, name(&format!("attention.self.{part}")), hidden, hidden);
-        }
-        linear(&mut table, name("attention.output.dense"), hidden, hidden);
-        norm(&mut table, name("attention.output.LayerNorm"));
-        linear(&mut table, name("intermediate.dense"), inner, hidden);
-        linear(&mut table, name("output.dense"), hidden, inner);
-        norm(&mut table, name("output.LayerNorm"));
-    }
-    table
-}
+/// How the index of a file of tensors is read; the second argument is the file's number.
+type Index = fn(&DataFile, usize) -> Result<BTreeMap<String, Entry>>;
 
-/// What checkpoints hold beside the encoder and an embedding does not need: counters, the pooler of next-sentence
-/// prediction, and the heads of pre-training.
-fn is_harmless(name: &str) -> bool {
-    matches!(name, "embeddings.position_ids" | "embeddings.token_type_ids")
-        || name.starts_with("pooler.")
-        || name.starts_with("cls.")
-}
-
-/// The table's name of a tensor: without the prefix of its wrapper, and LayerNorm as PyTorch names it now, not as TensorFlow did.
-fn canonical(name: &str, prefix: &str) -> String {
-    let name = name.strip_prefix(prefix).unwrap_or(name);
-    match name.rsplit_once(".LayerNorm.") {
-        Some((module, "gamma")) => format!("{module}.LayerNorm.weight"),
-        Some((module, "beta")) => format!("{module}.LayerNorm.bias"),
-        _ => name.to_owned(),
-    }
-}
+/// The files that a checkpoint may lie in, the preferred one first.
+const FORMS: [(&str, Index); 2] = [("model.safetensors", safetensors::index), ("pytorch_model.bin", pickle::index)];
 
 impl Weights {
     /// Opens `model.safetensors`, its shards, `pytorch_model.bin` or its shards, in this order of preference.
     ///
     /// # Errors
     /// [`Error::MissingFile`] where there is none; [`Error::InvalidFile`] for a truncated or malformed one;
-    /// [`Error::MissingTensor`], [`Error::UnexpectedTensor`], [`Error::TensorShape`] where it does not fit `config`.
+    /// [`Error::MissingTensor`], [`Error::UnexpectedTensor`], [`Error::TensorShape`] where it does not fit
+    /// `config`.
     pub fn open(files: &ModelFiles, config: &ModelConfig) -> Result<Self> {
-        type Index = fn(&DataFile, usize) -> Result<BTreeMap<String, Entry>>;
-        let forms: [(&str, Index); 2] =
-            [("model.safetensors", safetensors::index), ("pytorch_model.bin", pickle::index)];
-        for (name, index) in forms {
+        let (files, architecture) = (&files.within(&config.transformer)?, &config.architecture);
+        for (name, index) in FORMS {
             let names = match files.open_data(name)? {
                 Some(_) => vec![name.to_owned()],
                 None => match files.read(&format!("{name}.index.json"))? {
@@ -230,7 +205,17 @@ impl Weights {
                 tensors.append(&mut index(&file, opened.len())?);
                 opened.push(file);
             }
-            return Self { files: opened, tensors }.checked(config);
+            let spelling = architecture.spelling(|name| tensors.keys().any(|found| found.ends_with(name)));
+            let weights = Self { files: opened, tensors, spelling, factors: HashMap::new() };
+            // What a task does not ask of a family's tensors changes no result either.
+            let heads = [spelling.head_dense, spelling.head_norm, spelling.head_out, spelling.language];
+            let heads = heads.into_iter().filter(|name| !name.is_empty());
+            let harmless: Vec<&str> = spelling.harmless.iter().copied().chain(heads).collect();
+            let mut table = architecture.tensors(spelling);
+            if config.task == ModelTask::Embed && matches!(architecture.task, Task::Language { tied: false }) {
+                table.retain(|(name, _)| !name.starts_with(spelling.language));
+            }
+            return weights.under_their_names()?.checked(&table, &harmless);
         }
         Err(Error::MissingFile {
             model: files.place(),
@@ -239,26 +224,57 @@ impl Weights {
         })
     }
 
-    /// Puts the tensors under their canonical names and holds them against the table.
-    fn checked(mut self, config: &ModelConfig) -> Result<Self> {
-        const ANCHOR: &str = "embeddings.word_embeddings.weight";
-        let prefix =
-            self.tensors.keys().filter_map(|n| n.strip_suffix(ANCHOR)).min_by_key(|p| p.len()).unwrap_or("").to_owned();
-        let mut tensors = BTreeMap::new();
+    /// Opens the first of `candidates` that is there, a small file with just the tensors of `table`, whose names begin
+    /// with `prefix` there and not in the file.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open); [`Error::MissingFile`] with `hint` where there is none.
+    pub(crate) fn open_small(
+        files: &ModelFiles,
+        candidates: &[&str],
+        table: &[TensorSpec],
+        prefix: &str,
+        spelling: &'static Names,
+        hint: &'static str,
+    ) -> Result<Self> {
+        for name in candidates {
+            let Some(file) = files.open_data(name)? else { continue };
+            let index = if name.ends_with(".safetensors") { safetensors::index } else { pickle::index };
+            let tensors = index(&file, 0)?;
+            let tensors = tensors.into_iter().map(|(name, entry)| (format!("{prefix}{name}"), entry)).collect();
+            return Self { files: vec![file], tensors, spelling, factors: HashMap::new() }.checked(table, &[]);
+        }
+        Err(Error::MissingFile { model: files.place(), file: candidates.join(" or "), hint })
+    }
+
+    /// Puts the tensors under the names of their family, without the prefix of a wrapper.
+    fn under_their_names(mut self) -> Result<Self> {
+        let anchor = format!("{}.weight", self.spelling.words);
+        let prefixes = self.tensors.keys().filter_map(|n| n.strip_suffix(&anchor));
+        let prefix = prefixes.min_by_key(|p| p.len()).unwrap_or("").to_owned();
         for (name, entry) in std::mem::take(&mut self.tensors) {
-            let canonical = canonical(&name, &prefix);
-            if tensors.insert(canonical, entry).is_some() {
+            if self.tensors.insert(canonical(&name, &prefix), entry).is_some() {
                 return Err(Error::invalid(
                     self.label(0),
                     format_args!("tensor `{name}` is there twice, under two names"),
                 ));
             }
         }
-        for (name, expected) in table(config) {
-            let Some(entry) = tensors.remove(&name) else {
-                return Err(Error::MissingTensor { file: self.label(0), name, expected });
+        Ok(self)
+    }
+
+    /// Holds the tensors against `table`. Beside them only those may be there whose name begins with one of `harmless`.
+    fn checked(mut self, table: &[TensorSpec], harmless: &[&str]) -> Result<Self> {
+        let mut tensors = std::mem::take(&mut self.tensors);
+        for (name, expected) in table {
+            let Some(entry) = tensors.remove(name) else {
+                return Err(Error::MissingTensor {
+                    file: self.label(0),
+                    name: name.clone(),
+                    expected: expected.clone(),
+                });
             };
-            self.check_shape(&name, &entry, &expected)?;
+            self.check_shape(name, &entry, expected)?;
             match entry.dtype {
                 Dtype::I8 => {
                     let scale = format!("{name}.scale");
@@ -285,9 +301,9 @@ impl Weights {
                 }
                 _ => {}
             }
-            self.tensors.insert(name, entry);
+            self.tensors.insert(name.clone(), entry);
         }
-        match tensors.into_iter().find(|(name, _)| !is_harmless(name)) {
+        match tensors.into_iter().find(|(name, _)| !harmless.iter().any(|start| name.starts_with(start))) {
             Some((name, entry)) => {
                 Err(Error::UnexpectedTensor { file: self.label(entry.file), name, shape: entry.shape })
             }
@@ -320,9 +336,31 @@ impl Weights {
         self.tensors.keys().filter(|name| !part(name)).cloned().collect()
     }
 
+    /// How the checkpoint spells the names of its family.
+    pub(crate) fn spelling(&self) -> &'static Names {
+        self.spelling
+    }
+
+    /// Width of a hidden state: that of the table of words.
+    pub(crate) fn width(&self) -> usize {
+        let words = self.tensors.get(&format!("{}.weight", self.spelling.words));
+        words.and_then(|entry| entry.shape.last().copied()).unwrap_or(0)
+    }
+
     /// Whether the checkpoint is of 8-bit weights with factors: ready for 8-bit products as it is.
     pub(crate) fn has_factors(&self) -> bool {
         self.tensors.keys().any(|name| name.ends_with(".factor"))
+    }
+
+    /// What the inputs of the matrix `name` are multiplied with before they become integers: as calibration found them;
+    /// empty where it found none.
+    pub(crate) fn factors(&self, name: &str) -> &[f32] {
+        self.factors.get(name).map_or(&[], Vec::as_slice)
+    }
+
+    /// Keeps the factors that calibration found, by the names of the matrices.
+    pub(crate) fn set_factors(&mut self, factors: HashMap<String, Vec<f32>>) {
+        self.factors = factors;
     }
 
     /// Reads a tensor by its canonical name.
@@ -382,10 +420,44 @@ impl Weights {
 
     fn bytes(&self, entry: &Entry) -> Result<Vec<u8>> {
         // The index has checked that the file holds as many.
-        let mut bytes = vec![0; entry.shape.iter().product::<usize>() * entry.dtype.size()];
+        let mut bytes = vec![0; entry.span() * entry.dtype.size()];
         self.files[entry.file].read_at(entry.offset, &mut bytes)?;
-        Ok(bytes)
+        Ok(match &entry.strides {
+            None => bytes,
+            Some(strides) => in_order(&bytes, entry.dtype.size(), &entry.shape, strides),
+        })
     }
+}
+
+impl Entry {
+    /// Values from the first one to the last one, where they lie.
+    fn span(&self) -> usize {
+        match &self.strides {
+            None => self.shape.iter().product(),
+            Some(_) if self.shape.contains(&0) => 0,
+            Some(strides) => {
+                1 + self.shape.iter().zip(strides).map(|(size, stride)| (size - 1) * stride).sum::<usize>()
+            }
+        }
+    }
+}
+
+/// Values of `size` bytes, put into row-major order.
+fn in_order(bytes: &[u8], size: usize, shape: &[usize], strides: &[usize]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(shape.iter().product::<usize>() * size);
+    let mut index = vec![0; shape.len()];
+    for _ in 0..shape.iter().product::<usize>() {
+        let at = index.iter().zip(strides).map(|(i, stride)| i * stride).sum::<usize>() * size;
+        out.extend_from_slice(&bytes[at..at + size]);
+        for (i, &len) in index.iter_mut().zip(shape).rev() {
+            *i += 1;
+            if *i < len {
+                break;
+            }
+            *i = 0;
+        }
+    }
+    out
 }
 
 /// The position of the first value that is not `good`. Whole runs are checked first, without a branch a value.

@@ -31,15 +31,15 @@ pub(super) fn index(file: &DataFile, number: usize) -> Result<BTreeMap<String, E
             let place = |reason: &str| format!("tensor `{name}`: {reason}");
             let &(start, bytes) = storages.get(&*tensor.storage.key).ok_or_else(|| place("its storage is missing"))?;
             let dtype = tensor.storage.dtype;
-            let len = byte_len(&tensor.shape, dtype).ok_or_else(|| place("its shape overflows"))?;
-            let skip = tensor.offset.checked_mul(dtype.size() as u64).ok_or_else(|| place("its offset overflows"))?;
-            if skip.checked_add(len).is_none_or(|end| end > bytes) {
+            let strides = (!is_contiguous(&tensor.shape, &tensor.strides)).then_some(tensor.strides);
+            byte_len(&tensor.shape, dtype).ok_or_else(|| place("its shape overflows"))?;
+            let end = last(&tensor.shape, strides.as_deref())
+                .and_then(|values| tensor.offset.checked_add(values)?.checked_mul(dtype.size() as u64));
+            if end.is_none_or(|end| end > bytes) {
                 return Err(place("it ends behind its storage: the file is truncated or damaged"));
             }
-            if !is_contiguous(&tensor.shape, &tensor.strides) {
-                return Err(place("its values do not lie in order: save the checkpoint with .contiguous() tensors"));
-            }
-            index.insert(name, Entry { file: number, offset: start + skip, dtype, shape: tensor.shape });
+            let offset = start + tensor.offset * dtype.size() as u64;
+            index.insert(name, Entry { file: number, offset, dtype, shape: tensor.shape, strides });
         }
         Ok(index)
     };
@@ -146,6 +146,22 @@ fn state_dict(value: Value) -> Result<State, String> {
     Ok(state)
 }
 
+/// Values from the first one of a tensor to its last; `None` where they cannot be counted.
+fn last(shape: &[usize], strides: Option<&[usize]>) -> Option<u64> {
+    let count = |n: usize, size: &usize| n.checked_mul(*size);
+    let Some(strides) = strides else { return Some(shape.iter().try_fold(1, count)? as u64) };
+    if shape.len() != strides.len() {
+        return None;
+    }
+    if shape.contains(&0) {
+        return Some(0);
+    }
+    let steps =
+        shape.iter().zip(strides).try_fold(0usize, |n, (size, stride)| n.checked_add((size - 1).checked_mul(*stride)?));
+    Some(steps?.checked_add(1)? as u64)
+}
+
+/// Whether values lie in row-major order. Matrices out of TensorFlow often lie the other way round.
 fn is_contiguous(shape: &[usize], strides: &[usize]) -> bool {
     let mut expected = 1usize;
     shape.len() == strides.len()
@@ -446,6 +462,7 @@ fn storage(id: &Value) -> Result<Value, String> {
         ("storage", "torch.DoubleStorage") => Dtype::F64,
         ("storage", "torch.LongStorage") => Dtype::Other(8),
         ("storage", "torch.IntStorage") => Dtype::Other(4),
+        ("storage", "torch.ShortStorage") => Dtype::Other(2),
         ("storage", "torch.ByteStorage" | "torch.BoolStorage" | "torch.CharStorage") => Dtype::Other(1),
         _ => return Err(format!("pickle: a {kind} of type {class}")),
     };

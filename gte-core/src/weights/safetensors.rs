@@ -56,7 +56,10 @@ pub(super) fn index(file: &DataFile, number: usize) -> Result<BTreeMap<String, E
                 format_args!("truncated: tensor `{name}` ends {missing} bytes behind the end of the file"),
             ));
         }
-        index.insert(name, Entry { file: number, offset: first + start, dtype, shape: info.shape.clone() });
+        index.insert(
+            name,
+            Entry { file: number, offset: first + start, dtype, shape: info.shape.clone(), strides: None },
+        );
     }
     Ok(index)
 }

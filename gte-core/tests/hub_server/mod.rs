@@ -26,6 +26,12 @@ pub(crate) struct Faults {
     pub(crate) corrupt: bool,
     /// Ranges are not known: always the whole file.
     pub(crate) ignore_range: bool,
+    /// The list of files has neither sizes nor hashes, as a mirror's.
+    pub(crate) no_hashes: bool,
+    /// There is no tree of files; `Some` is the status that says so.
+    pub(crate) no_tree: Option<u16>,
+    /// Headers name no hash, as a plain web server's.
+    pub(crate) no_tags: bool,
     /// The token that is asked for.
     pub(crate) token: Option<String>,
 }
@@ -98,7 +104,7 @@ fn answer(mut stream: TcpStream, state: &Mutex<State>, cdn: &str, at_cdn: bool) 
             None => break,
         };
     }
-    let path = line.split(' ').nth(1)?.to_owned();
+    let (head, path) = (line.starts_with("HEAD "), line.split(' ').nth(1)?.to_owned());
     let (files, status, faults) = {
         let mut state = state.lock().unwrap();
         state.requests.push(line.trim_end().to_owned());
@@ -111,7 +117,7 @@ fn answer(mut stream: TcpStream, state: &Mutex<State>, cdn: &str, at_cdn: bool) 
     let plain = |stream: &mut TcpStream, status: u16, extra: &str, body: &[u8]| {
         write!(stream, "HTTP/1.1 {status} X\r\nContent-Length: {}\r\nConnection: close\r\n{extra}\r\n", body.len())
             .ok()?;
-        stream.write_all(body).ok()
+        if head { Some(()) } else { stream.write_all(body).ok() }
     };
     if let Some(status) = status {
         return plain(&mut stream, status, "", b"{}");
@@ -131,11 +137,41 @@ fn answer(mut stream: TcpStream, state: &Mutex<State>, cdn: &str, at_cdn: bool) 
         let sibling = |(name, content): (&String, &Vec<u8>)| {
             let lfs = is_large(name)
                 .then(|| serde_json::json!({ "sha256": sha256(content), "size": content.len(), "pointerSize": 130 }));
-            serde_json::json!({ "rfilename": name, "size": content.len(), "blobId": git_sha1(content), "lfs": lfs })
+            match faults.no_hashes {
+                true => serde_json::json!({ "rfilename": name }),
+                false => {
+                    serde_json::json!({ "rfilename": name, "size": content.len(), "blobId": git_sha1(content), "lfs": lfs })
+                }
+            }
         };
         let info =
             serde_json::json!({ "id": ID, "sha": COMMIT, "siblings": files.iter().map(sibling).collect::<Vec<_>>() });
         return plain(&mut stream, 200, "Content-Type: application/json\r\n", info.to_string().as_bytes());
+    }
+    // Hugging Face: the tree of a commit, three files a page.
+    if let Some(query) = path.strip_prefix(&format!("/api/models/{ID}/tree/{COMMIT}?recursive=true")) {
+        if let Some(status) = faults.no_tree {
+            return plain(&mut stream, status, "", b"{}");
+        }
+        let start: usize = query.strip_prefix("&cursor=").map_or(0, |cursor| cursor.parse().unwrap());
+        let entry = |(name, content): (&String, &Vec<u8>)| {
+            let lfs = is_large(name)
+                .then(|| serde_json::json!({ "oid": sha256(content), "size": content.len(), "pointerSize": 130 }));
+            let mut entry =
+                serde_json::json!({ "type": "file", "path": name, "size": content.len(), "oid": git_sha1(content) });
+            if let Some(lfs) = lfs {
+                entry["lfs"] = lfs;
+            }
+            entry
+        };
+        let page: Vec<_> = files.iter().skip(start).take(3).map(entry).collect();
+        let more = format!(
+            "Link: <{}/api/models/{ID}/tree/{COMMIT}?recursive=true&cursor={}>; rel=\"next\"\r\n",
+            format_args!("http://{}", headers.get("host")?),
+            start + 3
+        );
+        let link = if start + 3 < files.len() { more.as_str() } else { "" };
+        return plain(&mut stream, 200, link, serde_json::json!(page).to_string().as_bytes());
     }
     // ModelScope: what there is.
     if path.starts_with(&format!("/api/v1/models/{ID}/repo/files?")) {
@@ -147,8 +183,12 @@ fn answer(mut stream: TcpStream, state: &Mutex<State>, cdn: &str, at_cdn: bool) 
     let file = if let Some(file) = path.strip_prefix(&resolve) {
         if is_large(file) && !at_cdn {
             let extra = format!(
-                "Location: {cdn}/{file}\r\nX-Linked-Size: {}\r\nX-Repo-Commit: {COMMIT}\r\n",
-                files.get(file).map_or(0, Vec::len)
+                "Location: {cdn}/{file}\r\nX-Linked-Size: {}\r\nX-Repo-Commit: {COMMIT}\r\n{}",
+                files.get(file).map_or(0, Vec::len),
+                match files.get(file) {
+                    Some(content) if !faults.no_tags => format!("X-Linked-ETag: \"{}\"\r\n", sha256(content)),
+                    _ => String::new(),
+                }
             );
             return plain(&mut stream, 302, &extra, b"");
         }
@@ -177,9 +217,14 @@ fn answer(mut stream: TcpStream, state: &Mutex<State>, cdn: &str, at_cdn: bool) 
         let total = content.len();
         write!(stream, "HTTP/1.1 206 X\r\nContent-Range: bytes {from}-{}/{total}\r\n", total - 1).ok()?;
     } else {
-        write!(stream, "HTTP/1.1 200 X\r\nETag: \"{}\"\r\n", git_sha1(&content)).ok()?;
+        // The CDN's tags are its own.
+        let tag = if faults.no_tags || at_cdn { "5f-abc".to_owned() } else { git_sha1(&content) };
+        write!(stream, "HTTP/1.1 200 X\r\nETag: \"{tag}\"\r\n").ok()?;
     }
     write!(stream, "Content-Length: {}\r\nConnection: close\r\n\r\n", content.len() - from).ok()?;
+    if head {
+        return Some(());
+    }
     let mut body = &content[from..];
     let mut stall = false;
     if large {

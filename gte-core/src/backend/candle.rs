@@ -1,0 +1,332 @@
+//! The verbs on candle tensors: NVIDIA GPUs (feature `cuda`), Apple GPUs (`metal`), and on candle's CPU backend the
+//! whole-model oracle of the tests. Plain on purpose: each verb is its formula in candle's own operations.
+
+use candle_core::{D, DType, Device, Tensor};
+
+use super::{Backend, Token};
+use crate::batch::Texts;
+use crate::error::{Error, Result};
+use crate::kernels::{Activation, Mask};
+use crate::models::{
+    Architecture, AttentionSpec, Gate, LayerSpec, MlpSpec, NormKind, NormSpec, Pooling, PositionRule, RopeSpec,
+};
+use crate::weights::Weights;
+
+/// A candle device, computing in one type; norms and softmax are in f32 whatever that is.
+pub(crate) struct Candle {
+    device: Device,
+    dtype: DType,
+}
+
+impl Candle {
+    pub(crate) fn new(device: Device, dtype: DType) -> Self {
+        Self { device, dtype }
+    }
+
+    fn tensor(&self, weights: &Weights, name: &str) -> Result<Tensor> {
+        let tensor = weights.read(name)?;
+        let shape = tensor.shape.clone();
+        Ok(Tensor::from_vec(tensor.into_f32(), shape, &self.device)?.to_dtype(self.dtype)?)
+    }
+
+    fn ids(&self, ids: impl IntoIterator<Item = u32>, len: usize) -> Result<Tensor> {
+        Ok(Tensor::from_iter(ids, &self.device)?.reshape(len)?)
+    }
+
+    fn load_norm_of(&self, weights: &Weights, name: &str, kind: NormKind, eps: f32, bias: bool) -> Result<Norm> {
+        let read = |part: &str| self.tensor(weights, &format!("{name}.{part}"));
+        Ok(Norm { kind, gamma: read("weight")?, beta: bias.then(|| read("bias")).transpose()?, eps: eps.into() })
+    }
+
+    fn normed(&self, x: &Tensor, norm: &Norm) -> Result<Tensor> {
+        let x = x.to_dtype(DType::F32)?;
+        let centred = match norm.kind {
+            NormKind::Layer => x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?,
+            NormKind::Rms => x,
+        };
+        let deviation = (centred.sqr()?.mean_keepdim(D::Minus1)? + norm.eps)?.sqrt()?;
+        let scaled = centred.broadcast_div(&deviation)?.to_dtype(self.dtype)?.broadcast_mul(&norm.gamma)?;
+        Ok(match &norm.beta {
+            Some(beta) => scaled.broadcast_add(beta)?,
+            None => scaled,
+        })
+    }
+
+    fn linear(&self, x: &Tensor, layer: &Linear) -> Result<Tensor> {
+        let y = x.matmul(&layer.weight)?;
+        Ok(match &layer.bias {
+            Some(bias) => y.broadcast_add(bias)?,
+            None => y,
+        })
+    }
+
+    /// Each position of `positions` turned by its angles: (heads, tokens, d).
+    fn turned(&self, x: &Tensor, rope: &RopeSpec, first: usize) -> Result<Tensor> {
+        let (_, tokens, d) = x.dims3()?;
+        let half = d / 2;
+        // Frequencies and angles in f32, as transformers computes them.
+        let frequency = |i: usize| {
+            let power = (2 * i) as f32 / d as f32;
+            1.0f32 / (rope.theta.powf(f64::from(power))) as f32 / rope.divisor as f32
+        };
+        let angles: Vec<f32> = (first..first + tokens)
+            .flat_map(|position| (0..half).map(move |i| position as f32 * frequency(i)))
+            .collect();
+        let table = |f: fn(f64) -> f64| -> Result<Tensor> {
+            let values: Vec<f32> = angles.iter().map(|&angle| f(f64::from(angle)) as f32).collect();
+            Ok(Tensor::from_vec(values, (1, tokens, half), &self.device)?)
+        };
+        let (cos, sin) = (table(f64::cos)?, table(f64::sin)?);
+        let x = x.to_dtype(DType::F32)?;
+        let (a, b) = (x.narrow(2, 0, half)?, x.narrow(2, half, half)?);
+        let first_half = (a.broadcast_mul(&cos)? - b.broadcast_mul(&sin)?)?;
+        let second_half = (b.broadcast_mul(&cos)? + a.broadcast_mul(&sin)?)?;
+        Ok(Tensor::cat(&[first_half, second_half], 2)?.to_dtype(self.dtype)?)
+    }
+
+    /// What `mask` adds to the scores of `queries` behind `first` tokens: (queries, keys), or nothing.
+    fn mask(&self, mask: Mask, first: usize, queries: usize) -> Result<Option<Tensor>> {
+        let sees = |query: usize, key: usize| match mask {
+            Mask::Full => true,
+            Mask::Causal => key <= query,
+            Mask::Window(window) => query.abs_diff(key) <= window,
+        };
+        if mask == Mask::Full {
+            return Ok(None);
+        }
+        let keys = first + queries;
+        let value = |i: usize| if sees(first + i / keys, i % keys) { 0.0 } else { f32::NEG_INFINITY };
+        let values: Vec<f32> = (0..queries * keys).map(value).collect();
+        Ok(Some(Tensor::from_vec(values, (queries, keys), &self.device)?))
+    }
+
+    fn activated(x: &Tensor, activation: Activation) -> Result<Tensor> {
+        Ok(match activation {
+            Activation::None => x.clone(),
+            Activation::Gelu => x.gelu_erf()?,
+            Activation::GeluTanh => x.gelu()?,
+            Activation::Silu => x.silu()?,
+            Activation::Relu => x.relu()?,
+        })
+    }
+}
+
+impl From<candle_core::Error> for Error {
+    fn from(e: candle_core::Error) -> Self {
+        Self::Device { device: "candle".into(), reason: e.to_string() }
+    }
+}
+
+pub(crate) struct Embedding {
+    words: Tensor,                             // (vocab, hidden)
+    positions: Option<(Tensor, PositionRule)>, // (rows, hidden)
+    types: Option<Tensor>,                     // (types, hidden)
+    norm: Option<Norm>,
+}
+
+pub(crate) struct Linear {
+    weight: Tensor, // (inputs, outputs)
+    bias: Option<Tensor>,
+}
+
+pub(crate) struct Norm {
+    kind: NormKind,
+    gamma: Tensor, // (width)
+    beta: Option<Tensor>,
+    eps: f64,
+}
+
+pub(crate) struct Attention {
+    spec: AttentionSpec,
+    layer: LayerSpec,
+    head_norms: Option<[Norm; 2]>,
+}
+
+/// Keys and values of each text, turned: (kv_heads, tokens, d).
+pub(crate) struct Projected {
+    keys: Vec<Tensor>,
+    values: Vec<Tensor>,
+}
+
+impl Backend for Candle {
+    type Hidden = Tensor;
+    type Operand = Tensor;
+    type Projected = Projected;
+    type Embedding = Embedding;
+    type Linear = Linear;
+    type Norm = Norm;
+    type Attention = Attention;
+
+    fn load_embedding(&self, weights: &Weights, architecture: &Architecture) -> Result<Embedding> {
+        let (names, spec) = (weights.spelling(), &architecture.norm);
+        let table = |name: &str| self.tensor(weights, &format!("{name}.weight"));
+        let positions = architecture.positions.map(|(_, rule)| Ok::<_, Error>((table(names.positions)?, rule)));
+        let norm = || self.load_norm_of(weights, names.embedding_norm, spec.kind, spec.eps, spec.bias);
+        Ok(Embedding {
+            words: table(names.words)?,
+            positions: positions.transpose()?,
+            types: (architecture.token_types > 0).then(|| table(names.types)).transpose()?,
+            norm: architecture.embedding_norm.then(norm).transpose()?,
+        })
+    }
+
+    fn load_linear(&self, weights: &Weights, names: &[String], bias: bool) -> Result<Linear> {
+        let read = |part: &str| -> Result<Tensor> {
+            let parts: Result<Vec<_>> = names.iter().map(|n| self.tensor(weights, &format!("{n}.{part}"))).collect();
+            Ok(Tensor::cat(&parts?, 0)?)
+        };
+        Ok(Linear { weight: read("weight")?.t()?.contiguous()?, bias: bias.then(|| read("bias")).transpose()? })
+    }
+
+    fn load_norm(&self, weights: &Weights, name: &str, spec: &NormSpec) -> Result<Norm> {
+        self.load_norm_of(weights, name, spec.kind, spec.eps, spec.bias)
+    }
+
+    fn load_attention(
+        &self,
+        weights: &Weights,
+        norms: Option<[String; 2]>,
+        architecture: &Architecture,
+        layer: &LayerSpec,
+    ) -> Result<Attention> {
+        let norm = |name: &String| self.load_norm_of(weights, name, NormKind::Rms, architecture.norm.eps, false);
+        let head_norms = norms.map(|[q, k]| Ok::<_, Error>([norm(&q)?, norm(&k)?])).transpose()?;
+        Ok(Attention { spec: architecture.attention, layer: *layer, head_norms })
+    }
+
+    fn embed(&self, texts: Texts<'_>, tables: &Embedding) -> Result<Tensor> {
+        let rows = |table: &Tensor, rows: &mut dyn Iterator<Item = usize>| -> Result<Tensor> {
+            let ids = self.ids(rows.map(|row| row as u32), texts.tokens())?;
+            Ok(table.index_select(&ids, 0)?)
+        };
+        let mut x = rows(&tables.words, &mut texts.ids().iter().map(|&id| id as usize))?;
+        if let Some((table, rule)) = &tables.positions {
+            x = (x + rows(table, &mut (0..texts.tokens()).map(|token| texts.position(token, *rule)))?)?;
+        }
+        if let Some(table) = &tables.types {
+            let last = table.dim(0)? - 1;
+            x = (x + rows(table, &mut (0..texts.tokens()).map(|t| usize::from(texts.type_of(t)).min(last)))?)?;
+        }
+        match &tables.norm {
+            Some(norm) => self.normed(&x, norm),
+            None => Ok(x),
+        }
+    }
+
+    fn attention(
+        &self,
+        x: &Tensor,
+        norm: Option<&Norm>,
+        qkv: &Linear,
+        attention: &Attention,
+        texts: Texts<'_>,
+        before: Option<&Projected>,
+    ) -> Result<(Tensor, Projected)> {
+        let x = norm.map_or_else(|| Ok(x.clone()), |norm| self.normed(x, norm))?;
+        let qkv = self.linear(&x, qkv)?;
+        let spec = &attention.spec;
+        let (d, group) = (spec.head_dim, spec.heads / spec.kv_heads);
+        let [queries, keys, _] = spec.widths();
+        let before = before.map(|before| (&before.keys[0], &before.values[0]));
+        let first = before.map_or(Ok(0), |(keys, _)| keys.dim(1))?;
+        let mut projected = Projected { keys: Vec::new(), values: Vec::new() };
+        let mut contexts = Vec::new();
+        for range in texts.ranges() {
+            let tokens = range.len();
+            let rows = qkv.narrow(0, range.start, tokens)?;
+            // (heads, tokens, d)
+            let part = |from: usize, heads: usize| -> Result<Tensor> {
+                let part = rows.narrow(1, from, heads * d)?.reshape((tokens, heads, d))?;
+                Ok(part.transpose(0, 1)?.contiguous()?)
+            };
+            let place = |x: Tensor, which: usize| -> Result<Tensor> {
+                let normed = attention.head_norms.as_ref().map(|norms| self.normed(&x, &norms[which])).transpose()?;
+                let x = normed.unwrap_or(x);
+                attention.layer.rope.as_ref().map_or_else(|| Ok(x.clone()), |rope| self.turned(&x, rope, first))
+            };
+            let q = place(part(0, spec.heads)?, 0)?;
+            let k = place(part(queries, spec.kv_heads)?, 1)?;
+            let v = part(queries + keys, spec.kv_heads)?;
+            let join = |before: Option<&Tensor>, own: &Tensor| -> Result<Tensor> {
+                Ok(before.map_or_else(|| Ok(own.clone()), |before| Tensor::cat(&[before, own], 1))?)
+            };
+            let (all_k, all_v) = (join(before.map(|b| b.0), &k)?, join(before.map(|b| b.1), &v)?);
+            projected.keys.push(k);
+            projected.values.push(v);
+            // Query heads that share a key head are rows of one product.
+            let q = q.reshape((spec.kv_heads, group * tokens, d))?;
+            let scores = (q.matmul(&all_k.t()?.contiguous()?)? / (d as f64).sqrt())?.to_dtype(DType::F32)?;
+            let scores = match self.mask(attention.layer.mask, first, tokens)? {
+                Some(mask) => scores.reshape((spec.heads, tokens, first + tokens))?.broadcast_add(&mask)?.reshape((
+                    spec.kv_heads,
+                    group * tokens,
+                    first + tokens,
+                ))?,
+                None => scores,
+            };
+            let weights = candle_nn::ops::softmax(&scores, D::Minus1)?.to_dtype(self.dtype)?;
+            let context = weights.matmul(&all_v)?.reshape((spec.heads, tokens, d))?;
+            contexts.push(context.transpose(0, 1)?.contiguous()?.reshape((tokens, queries))?);
+        }
+        Ok((Tensor::cat(&contexts, 0)?, projected))
+    }
+
+    fn project(&self, x: &Tensor, layer: &Linear) -> Result<Tensor> {
+        self.linear(x, layer)
+    }
+
+    fn mlp(&self, x: &Tensor, norm: Option<&Norm>, up: &Linear, down: &Linear, spec: &MlpSpec) -> Result<Tensor> {
+        let x = norm.map_or_else(|| Ok(x.clone()), |norm| self.normed(x, norm))?;
+        let inner = self.linear(&x, up)?;
+        let half = |which: usize| inner.narrow(1, which * spec.inner, spec.inner);
+        let inner = match spec.gate {
+            Gate::None => Self::activated(&inner, spec.activation)?,
+            Gate::First => (Self::activated(&half(0)?, spec.activation)? * half(1)?)?,
+            Gate::Second => (Self::activated(&half(1)?, spec.activation)? * half(0)?)?,
+        };
+        self.linear(&inner, down)
+    }
+
+    fn add_norm(&self, x: Tensor, residual: &Tensor, norm: Option<&Norm>) -> Result<Tensor> {
+        let sum = (x + residual)?;
+        norm.map_or_else(|| Ok(sum.clone()), |norm| self.normed(&sum, norm))
+    }
+
+    fn norm(&self, x: &mut Tensor, norm: &Norm) -> Result<()> {
+        *x = self.normed(x, norm)?;
+        Ok(())
+    }
+
+    fn pool(&self, parts: &[(Tensor, Texts<'_>)], pooling: Pooling) -> Result<Tensor> {
+        if let Some(token) = Token::of(pooling) {
+            return self.pick(parts, token);
+        }
+        let mut rows = Vec::new();
+        for (x, texts) in parts {
+            for text in 0..texts.count() {
+                let range = texts.range(text);
+                let skip = Some(texts.unpooled(text)).filter(|&skip| skip < range.len()).unwrap_or(0);
+                // In f32: a mean over hundreds of tokens would lose digits in a half precision.
+                let tokens = x.narrow(0, range.start + skip, range.len() - skip)?.to_dtype(DType::F32)?;
+                rows.push(tokens.mean_keepdim(0)?.to_dtype(self.dtype)?);
+            }
+        }
+        Ok(Tensor::cat(&rows, 0)?)
+    }
+
+    fn pick(&self, parts: &[(Tensor, Texts<'_>)], token: Token) -> Result<Tensor> {
+        let rows = parts
+            .iter()
+            .flat_map(|(x, texts)| {
+                let place = move |text| token.place(&texts.range(text), texts.unpooled(text));
+                (0..texts.count()).map(move |text| x.narrow(0, place(text), 1))
+            })
+            .collect::<candle_core::Result<Vec<_>>>()?;
+        Ok(Tensor::cat(&rows, 0)?)
+    }
+
+    fn read(&self, x: &Tensor, out: &mut [f32]) -> Result<()> {
+        out.copy_from_slice(&x.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?);
+        Ok(())
+    }
+}

@@ -1,0 +1,96 @@
+//! A linear layer, packed for the kernels.
+
+use std::sync::{Mutex, PoisonError};
+
+use ndarray::ArrayView2;
+use rayon::prelude::*;
+
+use super::matrix::Matrix;
+use crate::error::Result;
+use crate::kernels::{Format, Kernels, Narrow, NarrowRows, Packed, PackedNarrow};
+use crate::weights::{Tensor, Weights};
+
+/// A linear layer, packed for the kernels.
+pub(crate) struct Linear {
+    pub(super) weight: Weight,
+    pub(super) bias: Vec<f32>, // (outputs), or empty
+    pub(super) outputs: usize,
+    largest: Option<Mutex<Vec<f32>>>, // of each input so far, while calibrating
+}
+
+pub(super) enum Weight {
+    F32(Packed),
+    Narrow {
+        narrow: &'static Narrow,
+        weight: PackedNarrow,
+        factors: Vec<f32>, // one per input of 8-bit products
+    },
+}
+
+impl Linear {
+    /// Reads linear layers of one input and packs them side by side.
+    pub(super) fn load(
+        weights: &Weights,
+        names: &[String],
+        bias: bool,
+        kernels: &Kernels,
+        narrow: Option<&'static Narrow>,
+        measuring: bool,
+    ) -> Result<Self> {
+        let read = |part: &str| -> Result<Vec<Tensor>> {
+            names.par_iter().map(|name| weights.read(&format!("{name}.{part}"))).collect()
+        };
+        let parts = read("weight")?;
+        let bias = if bias { read("bias")?.into_iter().flat_map(Tensor::into_f32).collect() } else { Vec::new() };
+        let shapes: Vec<(usize, usize)> = parts.iter().map(|tensor| (tensor.shape[0], tensor.shape[1])).collect();
+        let outputs = shapes.iter().map(|shape| shape.0).sum();
+        let Some(narrow) = narrow else {
+            let values: Vec<Vec<f32>> = parts.into_par_iter().map(Tensor::into_f32).collect();
+            let views: Vec<ArrayView2<'_, f32>> = shapes
+                .iter()
+                .zip(&values)
+                .map(|(&shape, values)| ArrayView2::from_shape(shape, values).expect("`Weights` checked the shape"))
+                .collect();
+            let largest = measuring.then(|| Mutex::new(vec![0.0; shapes[0].1]));
+            return Ok(Self { weight: Weight::F32(Packed::from_weights(&views, kernels.nr)), bias, outputs, largest });
+        };
+        let inputs = shapes[0].1;
+        let factors = match narrow.format {
+            Format::Bf16 => Vec::new(),
+            Format::Int8 => weights.factors(&format!("{}.weight", names[0])).to_vec(),
+        };
+        let factors = if factors.is_empty() { parts[0].factors().to_vec() } else { factors };
+        let rows = |tensor: Tensor| match narrow.format {
+            Format::Bf16 => NarrowRows::Bf16(tensor.into_bf16()),
+            Format::Int8 => {
+                let (values, scales) = tensor.into_int8(&factors);
+                NarrowRows::Int8(values, scales)
+            }
+        };
+        let parts: Vec<NarrowRows> = parts.into_par_iter().map(rows).collect();
+        let weight = PackedNarrow::from_weights(&parts, inputs, narrow);
+        let factors = if factors.is_empty() { vec![1.0; inputs] } else { factors };
+        Ok(Self { weight: Weight::Narrow { narrow, weight, factors }, bias, outputs, largest: None })
+    }
+
+    pub(super) fn inputs(&self) -> usize {
+        match &self.weight {
+            Weight::F32(weight) => weight.panels().k,
+            Weight::Narrow { factors, .. } => factors.len(),
+        }
+    }
+
+    /// Looks at some inputs of a layer that was loaded for calibration.
+    pub(super) fn observe(&self, inputs: &Matrix<f32>) {
+        let Some(largest) = &self.largest else { return };
+        let mut largest = largest.lock().unwrap_or_else(PoisonError::into_inner);
+        for row in 0..inputs.rows {
+            largest.iter_mut().zip(inputs.row(row)).for_each(|(l, x)| *l = l.max(x.abs()));
+        }
+    }
+
+    /// The largest absolute value that each input has had, of a layer that was loaded for calibration.
+    pub(crate) fn largest_inputs(&self) -> Vec<f32> {
+        self.largest.as_ref().map_or_else(Vec::new, |l| l.lock().unwrap_or_else(PoisonError::into_inner).clone())
+    }
+}

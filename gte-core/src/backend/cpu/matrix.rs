@@ -1,0 +1,83 @@
+//! Matrices in buffers that are used again: a batch that is no larger than one before allocates nothing.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytemuck::Pod;
+use ndarray::{ArrayView2, ArrayViewMut2, ShapeBuilder};
+use rayon::prelude::*;
+
+use crate::kernels::{Aligned, row_stride};
+
+/// Values that one task of a row-wise verb takes, in whole rows: 32 KiB.
+const VALUES: usize = 8 << 10;
+
+/// Buffers that are free for the next matrix.
+#[derive(Default)]
+pub(super) struct Buffers<T>(Mutex<Vec<Aligned<T>>>);
+
+impl<T: Pod> Buffers<T> {
+    /// A matrix of any content.
+    pub(super) fn matrix(home: &Arc<Self>, rows: usize, columns: usize) -> Matrix<T> {
+        let stride = row_stride(columns);
+        Matrix { data: home.take(rows * stride), rows, columns, stride, home: home.clone() }
+    }
+
+    /// The smallest free buffer that is large enough, else the largest, grown.
+    fn take(&self, len: usize) -> Aligned<T> {
+        let mut free = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let fitting = (0..free.len()).filter(|&i| free[i].len() >= len).min_by_key(|&i| free[i].len());
+        let index = fitting.or_else(|| (0..free.len()).max_by_key(|&i| free[i].len()));
+        let mut buffer = index.map_or_else(Aligned::default, |i| free.swap_remove(i));
+        buffer.at_least(len);
+        buffer
+    }
+
+    fn give(&self, buffer: Aligned<T>) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(buffer);
+    }
+}
+
+/// A (rows × columns) matrix in a borrowed buffer, which goes back when it is dropped.
+pub(crate) struct Matrix<T: Pod> {
+    pub(super) data: Aligned<T>, // rows · stride values or more
+    pub(super) rows: usize,
+    pub(super) columns: usize,
+    pub(super) stride: usize,
+    home: Arc<Buffers<T>>,
+}
+
+impl<T: Pod> Matrix<T> {
+    pub(super) fn view(&self) -> ArrayView2<'_, T> {
+        let shape = (self.rows, self.columns).strides((self.stride, 1));
+        ArrayView2::from_shape(shape, &self.data).expect("`take` made the buffer for this shape")
+    }
+
+    pub(super) fn view_mut(&mut self) -> ArrayViewMut2<'_, T> {
+        let shape = (self.rows, self.columns).strides((self.stride, 1));
+        ArrayViewMut2::from_shape(shape, &mut self.data).expect("`take` made the buffer for this shape")
+    }
+
+    pub(super) fn row(&self, row: usize) -> &[T] {
+        &self.data[row * self.stride..][..self.columns]
+    }
+}
+
+impl<T: Pod + Send> Matrix<T> {
+    /// `f` on every row with its number, in parallel.
+    pub(super) fn for_each_row(&mut self, f: impl Fn(usize, &mut [T]) + Sync) {
+        let (stride, columns) = (self.stride, self.columns);
+        let used = &mut self.data[..self.rows * stride];
+        let count = (VALUES / columns.max(1)).max(1);
+        used.par_chunks_mut((count * stride).max(1)).enumerate().for_each(|(chunk, rows)| {
+            for (i, row) in rows.chunks_mut(stride).enumerate() {
+                f(chunk * count + i, &mut row[..columns]);
+            }
+        });
+    }
+}
+
+impl<T: Pod> Drop for Matrix<T> {
+    fn drop(&mut self) {
+        self.home.give(std::mem::take(&mut self.data));
+    }
+}

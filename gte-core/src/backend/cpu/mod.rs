@@ -1,0 +1,428 @@
+//! The verbs on our kernels. Packed weights are shared, hidden states come from a store of buffers and go back to it: a
+//! batch that is no larger than one before allocates nothing.
+
+mod attention;
+mod embedding;
+mod linear;
+mod matrix;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use ndarray::s;
+use rayon::prelude::*;
+
+use self::attention::{Attention, Projected, Ropes};
+use self::embedding::Embedding;
+use self::linear::{Linear, Weight};
+use self::matrix::{Buffers, Matrix};
+use super::{Backend, Token, pool_rows};
+use crate::batch::Texts;
+use crate::error::Result;
+use crate::kernels::{
+    Activation, Aligned, Format, HEADER, Kernels, Narrow, NarrowProduct, Output, Product, Rows, Scratch,
+};
+use crate::models::{Architecture, Gate, LayerSpec, MlpSpec, NormKind, NormSpec, Pooling};
+use crate::profile::{Clock, Profile};
+use crate::weights::Weights;
+
+/// Tokens that a thread computes by itself, where there are as many for each: few enough that hidden states stay in its
+/// second-level cache from verb to verb, enough that every weight that is read is used often.
+const PART: usize = 128;
+
+/// The CPU as a device. Its verbs run on the current rayon pool.
+pub(crate) struct Cpu {
+    kernels: &'static Kernels,
+    narrow: Option<&'static Narrow>, // what linear layers are computed with, if not f32
+    buffers: Arc<Buffers<f32>>,
+    words: Arc<Buffers<u32>>, // operands in low precision
+    clock: Clock,
+    ropes: Ropes,
+    measuring: bool,
+    // One per thread of the pool: for a row or for attention in f32, and for attention in bf16.
+    scratch: Vec<Mutex<(Aligned<f32>, Scratch)>>,
+}
+
+/// What a product reads.
+pub(crate) enum Operand {
+    /// (tokens × width)
+    F32(Matrix<f32>),
+    /// Each row a header and words, in the form that the next product takes.
+    Words(Matrix<u32>),
+}
+
+/// An [`Operand`], or a hidden state that becomes one on its way.
+#[derive(Clone, Copy)]
+enum Source<'a> {
+    F32(&'a Matrix<f32>),
+    Words(&'a Matrix<u32>),
+}
+
+impl Operand {
+    fn source(&self) -> Source<'_> {
+        match self {
+            Self::F32(x) => Source::F32(x),
+            Self::Words(x) => Source::Words(x),
+        }
+    }
+}
+
+impl Source<'_> {
+    fn rows(self) -> usize {
+        match self {
+            Self::F32(x) => x.rows,
+            Self::Words(x) => x.rows,
+        }
+    }
+}
+
+/// A norm.
+pub(crate) struct Norm {
+    kind: NormKind,
+    gamma: Vec<f32>, // (width)
+    beta: Vec<f32>,  // (width), or empty
+    eps: f32,
+}
+
+impl Norm {
+    fn load(weights: &Weights, name: &str, kind: NormKind, eps: f32, bias: bool) -> Result<Self> {
+        let read = |part: &str| -> Result<Vec<f32>> { Ok(weights.read(&format!("{name}.{part}"))?.into_f32()) };
+        Ok(Self { kind, gamma: read("weight")?, beta: if bias { read("bias")? } else { Vec::new() }, eps })
+    }
+
+    /// x ← norm(x + residual). What lies `ahead` values behind both is asked for meanwhile: the next row.
+    fn apply(&self, kernels: &Kernels, x: &mut [f32], residual: Option<&[f32]>, ahead: usize) {
+        match self.kind {
+            NormKind::Layer => (kernels.add_norm)(x, residual, &self.gamma, &self.beta, self.eps, ahead),
+            NormKind::Rms => (kernels.rms_norm)(x, residual, &self.gamma, self.eps),
+        }
+    }
+}
+
+impl Cpu {
+    /// A device that computes with `kernels`, linear layers in `format` if not in f32, on pools of up to `threads`
+    /// threads.
+    pub(crate) fn new(kernels: &'static Kernels, format: Option<Format>, threads: usize) -> Self {
+        Self {
+            kernels,
+            narrow: format.map(|format| kernels.narrow(format)),
+            buffers: Arc::default(),
+            words: Arc::default(),
+            clock: Clock::default(),
+            ropes: Ropes::default(),
+            measuring: false,
+            scratch: (0..threads).map(|_| Mutex::default()).collect(),
+        }
+    }
+
+    /// With linear layers, in f32, that remember how large their inputs were.
+    pub(crate) fn measuring(self) -> Self {
+        Self { measuring: true, ..self }
+    }
+
+    /// A hidden state of any content.
+    fn take(&self, rows: usize, columns: usize) -> Matrix<f32> {
+        Buffers::matrix(&self.buffers, rows, columns)
+    }
+
+    /// Rows of any content for `columns` values, `group` to a word.
+    fn take_words(&self, rows: usize, columns: usize, group: usize) -> Matrix<u32> {
+        Buffers::matrix(&self.words, rows, HEADER + columns.div_ceil(group))
+    }
+
+    /// This thread's own scratch. Whoever holds it calls nothing that runs on the pool.
+    fn own_scratch(&self) -> MutexGuard<'_, (Aligned<f32>, Scratch)> {
+        let thread = rayon::current_thread_index().unwrap_or(0);
+        self.scratch[thread].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// y ← activation(x · weight + bias)
+    fn product(&self, x: Source<'_>, layer: &Linear, activation: Activation, y: Output<'_>) {
+        let (inputs, outputs) = (layer.inputs(), layer.outputs);
+        let bias_of = |from: usize, columns: usize| layer.bias.get(from..from + columns).unwrap_or(&[]);
+        self.clock.products(x.rows() * inputs * outputs, || match (&layer.weight, x) {
+            (Weight::F32(weight), Source::F32(x)) => {
+                layer.observe(x);
+                let (a, b) = (x.view(), weight.panels());
+                for_each_piece(y, b.nr, |first_panel, c| {
+                    let Output::F32(c) = c else { unreachable!("an f32 product gives f32") };
+                    let bias = bias_of(first_panel * b.nr, c.ncols());
+                    (self.kernels.matmul)(Product { a, b, first_panel, c, bias, activation });
+                });
+            }
+            (Weight::F32(_), Source::Words(_)) => unreachable!("operands are words where weights are"),
+            (Weight::Narrow { narrow, weight: b, .. }, x) => {
+                let encoded;
+                let a = match x {
+                    Source::Words(words) => words,
+                    Source::F32(x) => {
+                        encoded = self.encoded(x, layer, narrow, None);
+                        &encoded
+                    }
+                };
+                let (a, b) = (Rows { data: &a.data, stride: a.stride }, b.panels());
+                for_each_piece(y, narrow.nr, |first_panel, c| {
+                    let bias = bias_of(first_panel * narrow.nr, c.dim().1);
+                    (narrow.matmul)(NarrowProduct { a, b, first_panel, c, bias, activation });
+                });
+            }
+        });
+    }
+
+    /// The rows of norm(x), as `layer` reads them.
+    fn encoded(&self, x: &Matrix<f32>, layer: &Linear, narrow: &Narrow, norm: Option<&Norm>) -> Matrix<u32> {
+        let Weight::Narrow { factors, .. } = &layer.weight else { unreachable!("layers share a format") };
+        let mut words = self.take_words(x.rows, x.columns, narrow.group);
+        match norm {
+            None => words.for_each_row(|i, row| (narrow.encode)(x.row(i), factors, row, x.stride)),
+            Some(norm) => words.for_each_row(|i, row| {
+                let mut scratch = self.own_scratch();
+                let values = scratch.0.at_least(x.columns);
+                values.copy_from_slice(x.row(i));
+                norm.apply(self.kernels, values, None, 0);
+                (narrow.encode)(values, factors, row, 0);
+            }),
+        }
+        words
+    }
+
+    /// norm(x) as `layer` reads it; where nothing needs be done, x itself.
+    fn operand(&self, x: &Matrix<f32>, norm: Option<&Norm>, layer: &Linear) -> Option<Operand> {
+        let norm = norm?;
+        Some(self.clock.rest(|| match self.narrow {
+            Some(narrow) => Operand::Words(self.encoded(x, layer, narrow, Some(norm))),
+            None => {
+                let mut y = self.take(x.rows, x.columns);
+                y.for_each_row(|i, row| {
+                    row.copy_from_slice(x.row(i));
+                    norm.apply(self.kernels, row, None, 0);
+                });
+                Operand::F32(y)
+            }
+        }))
+    }
+
+    /// activation(up(x)) as `down` reads it.
+    fn inner(&self, x: Source<'_>, up: &Linear, down: &Linear, spec: &MlpSpec) -> Operand {
+        let columns = spec.inner;
+        if spec.gate == Gate::None {
+            return match self.narrow {
+                Some(narrow) if narrow.format == Format::Bf16 => {
+                    let mut inner = self.take_words(x.rows(), columns, narrow.group);
+                    self.product(x, up, spec.activation, words_output(&mut inner, columns, narrow.group));
+                    Operand::Words(inner)
+                }
+                _ => {
+                    let mut inner = self.take(x.rows(), columns);
+                    self.product(x, up, spec.activation, Output::F32(inner.view_mut()));
+                    Operand::F32(inner)
+                }
+            };
+        }
+        let mut both = self.take(x.rows(), 2 * columns);
+        self.product(x, up, Activation::None, Output::F32(both.view_mut()));
+        let (a, b) = if spec.gate == Gate::First { (0, columns) } else { (columns, 0) };
+        match (self.narrow, &down.weight) {
+            (Some(narrow), Weight::Narrow { factors, .. }) => {
+                let mut inner = self.take_words(x.rows(), columns, narrow.group);
+                self.clock.rest(|| {
+                    inner.for_each_row(|i, words| {
+                        let mut scratch = self.own_scratch();
+                        let (row, values) = (both.row(i), scratch.0.at_least(columns));
+                        values.copy_from_slice(&row[a..a + columns]);
+                        (self.kernels.gate)(values, &row[b..b + columns], spec.activation);
+                        (narrow.encode)(values, factors, words, 0);
+                    });
+                });
+                Operand::Words(inner)
+            }
+            _ => {
+                self.clock.rest(|| {
+                    both.for_each_row(|_, row| {
+                        let (first, second) = row.split_at_mut(columns);
+                        if spec.gate == Gate::First {
+                            (self.kernels.gate)(first, second, spec.activation);
+                        } else {
+                            (self.kernels.gate)(second, first, spec.activation);
+                            first.copy_from_slice(second);
+                        }
+                    });
+                });
+                both.columns = columns;
+                Operand::F32(both)
+            }
+        }
+    }
+}
+
+impl Backend for Cpu {
+    type Hidden = Matrix<f32>;
+    type Operand = Operand;
+    type Projected = Projected;
+    type Embedding = Embedding;
+    type Linear = Linear;
+    type Norm = Norm;
+    type Attention = Attention;
+
+    fn load_embedding(&self, weights: &Weights, architecture: &Architecture) -> Result<Embedding> {
+        Embedding::load(weights, architecture)
+    }
+
+    fn load_linear(&self, weights: &Weights, names: &[String], bias: bool) -> Result<Linear> {
+        Linear::load(weights, names, bias, self.kernels, self.narrow, self.measuring)
+    }
+
+    fn load_norm(&self, weights: &Weights, name: &str, spec: &NormSpec) -> Result<Norm> {
+        Norm::load(weights, name, spec.kind, spec.eps, spec.bias)
+    }
+
+    fn load_attention(
+        &self,
+        weights: &Weights,
+        norms: Option<[String; 2]>,
+        architecture: &Architecture,
+        layer: &LayerSpec,
+    ) -> Result<Attention> {
+        Attention::load(weights, norms, architecture, layer, &self.ropes)
+    }
+
+    fn embed(&self, texts: Texts<'_>, tables: &Embedding) -> Result<Matrix<f32>> {
+        let mut x = self.take(texts.tokens(), tables.width());
+        self.clock.rest(|| x.for_each_row(|token, row| tables.row(self.kernels, texts, token, row)));
+        Ok(x)
+    }
+
+    fn attention(
+        &self,
+        x: &Matrix<f32>,
+        norm: Option<&Norm>,
+        qkv: &Linear,
+        attention: &Attention,
+        texts: Texts<'_>,
+        before: Option<&Projected>,
+    ) -> Result<(Operand, Projected)> {
+        let normed = self.operand(x, norm, qkv);
+        let source = normed.as_ref().map_or(Source::F32(x), Operand::source);
+        let projected = self.projected(source, qkv, attention, texts, before);
+        Ok((self.attended(&projected, attention, texts, before), projected))
+    }
+
+    fn project(&self, x: &Operand, layer: &Linear) -> Result<Matrix<f32>> {
+        let mut y = self.take(x.source().rows(), layer.outputs);
+        self.product(x.source(), layer, Activation::None, Output::F32(y.view_mut()));
+        Ok(y)
+    }
+
+    fn mlp(
+        &self,
+        x: &Matrix<f32>,
+        norm: Option<&Norm>,
+        up: &Linear,
+        down: &Linear,
+        spec: &MlpSpec,
+    ) -> Result<Matrix<f32>> {
+        let normed = self.operand(x, norm, up);
+        let source = normed.as_ref().map_or(Source::F32(x), Operand::source);
+        let inner = self.inner(source, up, down, spec);
+        drop(normed);
+        self.project(&inner, down)
+    }
+
+    fn add_norm(&self, mut x: Matrix<f32>, residual: &Matrix<f32>, norm: Option<&Norm>) -> Result<Matrix<f32>> {
+        self.clock.rest(|| {
+            x.for_each_row(|i, row| match norm {
+                Some(norm) => norm.apply(self.kernels, row, Some(residual.row(i)), residual.stride),
+                None => row.iter_mut().zip(residual.row(i)).for_each(|(x, r)| *x += r),
+            })
+        });
+        Ok(x)
+    }
+
+    fn norm(&self, x: &mut Matrix<f32>, norm: &Norm) -> Result<()> {
+        self.clock.rest(|| x.for_each_row(|_, row| norm.apply(self.kernels, row, None, 0)));
+        Ok(())
+    }
+
+    fn pool(&self, parts: &[(Matrix<f32>, Texts<'_>)], pooling: Pooling) -> Result<Matrix<f32>> {
+        let count = parts.iter().map(|(_, texts)| texts.count()).sum();
+        let mut pooled = self.take(count, parts.first().map_or(0, |(x, _)| x.columns));
+        self.clock.rest(|| {
+            pooled.for_each_row(|text, row| {
+                let (x, texts, text) = part_of_text(parts, text);
+                pool_rows(|token| x.row(token), texts.range(text), texts.unpooled(text), pooling, row);
+            });
+        });
+        Ok(pooled)
+    }
+
+    fn pick(&self, parts: &[(Operand, Texts<'_>)], token: Token) -> Result<Operand> {
+        let count = parts.iter().map(|(_, texts)| texts.count()).sum();
+        Ok(match parts.first() {
+            Some((Operand::Words(first), _)) => {
+                let mut picked = Buffers::matrix(&self.words, count, first.columns);
+                picked.for_each_row(|text, row| {
+                    let (x, texts, text) = part_of_text(parts, text);
+                    if let Operand::Words(x) = x {
+                        row.copy_from_slice(x.row(token.place(&texts.range(text), texts.unpooled(text))));
+                    }
+                });
+                Operand::Words(picked)
+            }
+            first => {
+                let columns = first.map_or(0, |(x, _)| if let Operand::F32(x) = x { x.columns } else { 0 });
+                let mut picked = self.take(count, columns);
+                picked.for_each_row(|text, row| {
+                    let (x, texts, text) = part_of_text(parts, text);
+                    if let Operand::F32(x) = x {
+                        row.copy_from_slice(x.row(token.place(&texts.range(text), texts.unpooled(text))));
+                    }
+                });
+                Operand::F32(picked)
+            }
+        })
+    }
+
+    fn part(&self, tokens: usize) -> usize {
+        if tokens >= PART * self.scratch.len() { PART } else { tokens }
+    }
+
+    fn profile(&self) -> Profile {
+        self.clock.profile()
+    }
+
+    fn read(&self, x: &Matrix<f32>, out: &mut [f32]) -> Result<()> {
+        for (i, out) in out.chunks_exact_mut(x.columns.max(1)).enumerate() {
+            out.copy_from_slice(x.row(i));
+        }
+        Ok(())
+    }
+}
+
+/// The part that has text `text` of all, its texts, and the text's number among them.
+fn part_of_text<'a, 'b, T>(parts: &'a [(T, Texts<'b>)], mut text: usize) -> (&'a T, Texts<'b>, usize) {
+    for (x, texts) in parts {
+        if text < texts.count() {
+            return (x, *texts, text);
+        }
+        text -= texts.count();
+    }
+    unreachable!("callers count the texts of all parts")
+}
+
+/// Room for `columns` values of bf16 in rows of words, `group` in each.
+fn words_output(y: &mut Matrix<u32>, columns: usize, group: usize) -> Output<'_> {
+    Output::Bf16 { words: y.view_mut().slice_move(s![.., HEADER..]), columns, group }
+}
+
+/// `f` on pieces of `columns` columns, whole panels of `nr`, in parallel: the number of the first panel, and the piece
+/// of `y`.
+///
+/// A few pieces per thread, so that an idle one finds work; every piece reads all of A, which is small beside the
+/// weights.
+fn for_each_piece(mut y: Output<'_>, nr: usize, f: impl Fn(usize, Output<'_>) + Sync) {
+    let pieces = match rayon::current_num_threads() {
+        1 => 1,
+        threads => 4 * threads,
+    };
+    let panels = y.dim().1.div_ceil(nr).div_ceil(pieces);
+    y.pieces(panels * nr).for_each(|(i, c)| f(i * panels, c));
+}

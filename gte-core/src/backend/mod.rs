@@ -1,0 +1,141 @@
+//! `trait Backend`: the few verbs that an encoder needs. `encoder.rs` says what a model is in them; each device says how.
+
+#[cfg(feature = "candle")]
+pub(crate) mod candle;
+pub(crate) mod cpu;
+
+use std::ops::Range;
+
+use crate::batch::Texts;
+use crate::error::Result;
+use crate::models::{Architecture, LayerSpec, MlpSpec, NormSpec, Pooling};
+use crate::profile::Profile;
+use crate::weights::Weights;
+
+/// What a device must do. Every hidden state is (tokens × width), the tokens of a batch end to end. Verbs that take
+/// several layers leave it to the device in what form the states between them are kept.
+///
+/// No verb lets one text see another, or the size of its batch: that is what makes results independent of the batch.
+pub(crate) trait Backend: Send + Sync {
+    /// A (tokens × hidden) matrix: the stream that layers read from and add to.
+    type Hidden: Send + Sync;
+    /// A (tokens × width) matrix that only a linear layer reads, in the form that it likes best.
+    type Operand: Send + Sync;
+    /// Queries, keys and values of some tokens, positions applied.
+    type Projected: Send + Sync;
+    /// The tables of embeddings with their norm.
+    type Embedding: Send + Sync;
+    /// A linear layer.
+    type Linear: Send + Sync;
+    /// A norm: its kind, scale and shift.
+    type Norm: Send + Sync;
+    /// How one layer attends: heads, norms of heads, positions, mask.
+    type Attention: Send + Sync;
+
+    /// Loads the tables of token embeddings.
+    fn load_embedding(&self, weights: &Weights, architecture: &Architecture) -> Result<Self::Embedding>;
+    /// Loads linear layers of one input as one, their outputs side by side. `names` lack the `.weight` and `.bias`.
+    fn load_linear(&self, weights: &Weights, names: &[String], bias: bool) -> Result<Self::Linear>;
+    /// Loads a norm. `name` lacks the `.weight` and `.bias`.
+    fn load_norm(&self, weights: &Weights, name: &str, spec: &NormSpec) -> Result<Self::Norm>;
+    /// Loads what a layer's attention needs beside its linear layers; `norms`: the names of the norms of queries and
+    /// keys, where there are any.
+    fn load_attention(
+        &self,
+        weights: &Weights,
+        norms: Option<[String; 2]>,
+        architecture: &Architecture,
+        layer: &LayerSpec,
+    ) -> Result<Self::Attention>;
+
+    /// norm(word + position + type) of every token.
+    fn embed(&self, texts: Texts<'_>, tables: &Self::Embedding) -> Result<Self::Hidden>;
+    /// Softmax attention within each text, over what `qkv` makes of norm(x). Each text goes on from the one text of
+    /// `before`, whose queries, keys and values an earlier call gave.
+    fn attention(
+        &self,
+        x: &Self::Hidden,
+        norm: Option<&Self::Norm>,
+        qkv: &Self::Linear,
+        attention: &Self::Attention,
+        texts: Texts<'_>,
+        before: Option<&Self::Projected>,
+    ) -> Result<(Self::Operand, Self::Projected)>;
+    /// x · weightᵀ + bias
+    fn project(&self, x: &Self::Operand, layer: &Self::Linear) -> Result<Self::Hidden>;
+    /// down(activation(up(norm(x)))), or with a gate down(activation(a) · b) for the halves a and b of up(norm(x)).
+    fn mlp(
+        &self,
+        x: &Self::Hidden,
+        norm: Option<&Self::Norm>,
+        up: &Self::Linear,
+        down: &Self::Linear,
+        spec: &MlpSpec,
+    ) -> Result<Self::Hidden>;
+    /// norm(x + residual)
+    fn add_norm(&self, x: Self::Hidden, residual: &Self::Hidden, norm: Option<&Self::Norm>) -> Result<Self::Hidden>;
+    /// x ← norm(x)
+    fn norm(&self, x: &mut Self::Hidden, norm: &Self::Norm) -> Result<()>;
+    /// One row per text of all parts, not of unit length.
+    fn pool(&self, parts: &[(Self::Hidden, Texts<'_>)], pooling: Pooling) -> Result<Self::Hidden>;
+    /// The row of the first or the last token of each text of all parts.
+    fn pick(&self, parts: &[(Self::Operand, Texts<'_>)], token: Token) -> Result<Self::Operand>;
+    /// Tokens of a part, where a batch of `tokens` tokens is computed faster in parts of whole texts side by side.
+    fn part(&self, tokens: usize) -> usize {
+        tokens
+    }
+    /// Where the time went, on devices that know.
+    fn profile(&self) -> Profile {
+        Profile::default()
+    }
+    /// Copies `x` to `out`, which has just its size, row after row.
+    fn read(&self, x: &Self::Hidden, out: &mut [f32]) -> Result<()>;
+}
+
+/// One token of a text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Token {
+    First,
+    Last,
+}
+
+impl Token {
+    /// The token that `pooling` asks for; none where it asks for all.
+    pub(crate) fn of(pooling: Pooling) -> Option<Self> {
+        match pooling {
+            Pooling::Cls => Some(Self::First),
+            Pooling::LastToken => Some(Self::Last),
+            Pooling::Mean => None,
+        }
+    }
+
+    /// Its place among the tokens of a text, whose first `unpooled` do not count, unless they are all of it.
+    pub(crate) fn place(self, text: &Range<usize>, unpooled: usize) -> usize {
+        match self {
+            Self::First if unpooled < text.len() => text.start + unpooled,
+            Self::First => text.start,
+            Self::Last => text.end - 1,
+        }
+    }
+}
+
+/// Pools the tokens `text`, whose hidden states `row` gives, into `out`. The first `unpooled` do not count.
+pub(crate) fn pool_rows<'a>(
+    row: impl Fn(usize) -> &'a [f32],
+    text: Range<usize>,
+    unpooled: usize,
+    pooling: Pooling,
+    out: &mut [f32],
+) {
+    if let Some(token) = Token::of(pooling) {
+        return out.copy_from_slice(row(token.place(&text, unpooled)));
+    }
+    // A text of which nothing counts has the mean of all its tokens, not a division by zero.
+    let tokens = if unpooled < text.len() { text.start + unpooled..text.end } else { text };
+    let scale = 1.0 / tokens.len() as f32;
+    out.fill(0.0);
+    for token in tokens {
+        out.iter_mut().zip(row(token)).for_each(|(sum, v)| *sum += v);
+    }
+    out.iter_mut().for_each(|v| *v *= scale);
+}

@@ -1,0 +1,184 @@
+//! ModernBERT (Warner et al. 2024, <https://arxiv.org/abs/2412.13663>; transformers' `modeling_modernbert.py`):
+//! gte-modernbert-base and its reranker, Zhinao-ChineseModernBert-Embedding, granite-embedding r2.
+//!
+//! Pre-norm layers without biases, a gated MLP, RoPE, and a window in most layers.
+
+use serde_json::Value;
+
+use super::read::{
+    Sizes, activation, eps, head_activation, refuse_causal, refuse_what_is_not_computed, rope_of, size, task,
+};
+use super::{
+    Architecture, AttentionSpec, Choices, ClassifierSpec, Family, Gate, Key, LayerSpec, MlpSpec, Names, NormKind,
+    NormPlace, NormSpec, Pooling, RopeSpec, harmless, obeyed,
+};
+use crate::error::Result;
+use crate::json::Json;
+use crate::kernels::{Activation, Mask};
+
+pub(super) static FAMILY: Family =
+    Family { model_types: &["modernbert"], class: "ModernBert", read, names: &[NAMES], keys: KEYS };
+
+const NAMES: Names = Names {
+    words: "embeddings.tok_embeddings",
+    positions: "",
+    types: "",
+    embedding_norm: "embeddings.norm",
+    layer: "layers.",
+    qkv: &["attn.Wqkv"],
+    q_norm: "",
+    k_norm: "",
+    attention_output: "attn.Wo",
+    attention_norm: "attn_norm",
+    up: &["mlp.Wi"],
+    down: "mlp.Wo",
+    mlp_norm: "mlp_norm",
+    final_norm: "final_norm",
+    head_dense: "head.dense",
+    head_norm: "head.norm",
+    head_out: "classifier",
+    language: "",
+    harmless: &["decoder.", "head.", "rotary_emb."],
+};
+
+static KEYS: &[Key] = &[
+    obeyed("attention_bias", "default false"),
+    obeyed("classifier_activation", "of a classifier; default gelu"),
+    obeyed("classifier_bias", "of a classifier's dense layer; default false"),
+    obeyed("classifier_pooling", "of a classifier: cls or mean; default cls; of an embedder the modules say"),
+    obeyed("global_attn_every_n_layers", "default 3"),
+    obeyed("global_rope_theta", "default 160000"),
+    obeyed("hidden_activation", "default gelu"),
+    obeyed("hidden_size", "default 768"),
+    obeyed("intermediate_size", "default 1152"),
+    obeyed("layer_norm_eps", "where norm_eps is absent"),
+    obeyed("layer_types", "full_attention or sliding_attention, per layer"),
+    obeyed("local_attention", "a token sees half of it on either side; default 128"),
+    obeyed("local_rope_theta", "default 10000"),
+    obeyed("max_position_embeddings", "the longest text; default 8192"),
+    obeyed("mlp_bias", "default false"),
+    obeyed("norm_bias", "default false"),
+    obeyed("norm_eps", "default 1e-5"),
+    obeyed("num_attention_heads", "default 12"),
+    obeyed("num_hidden_layers", "default 22"),
+    obeyed("rope_parameters", "per layer type: default or linear"),
+    obeyed("rope_scaling", "for both layer types"),
+    obeyed("sliding_window", "half of local_attention, where it is there"),
+    obeyed("vocab_size", "default 50368"),
+    harmless("decoder_bias", "the head of pre-training is not computed"),
+    harmless("deterministic_flash_attn", "results are always the same"),
+    harmless("embedding_dropout", "training only"),
+    harmless("initializer_cutoff_factor", "training only"),
+    harmless("mlp_dropout", "training only"),
+    harmless("pad_token_id", "there is no padding"),
+    harmless("position_embedding_type", "never read: always RoPE"),
+    harmless("reference_compile", "how, not what"),
+    harmless("repad_logits_with_grad", "training only"),
+    harmless("sparse_pred_ignore_index", "training only"),
+    harmless("sparse_prediction", "the head of pre-training is not computed"),
+    harmless("tie_word_embeddings", "the head of pre-training is not computed"),
+];
+
+fn read(json: &Json, _choices: &Choices) -> Result<Architecture> {
+    refuse_what_is_not_computed(json)?;
+    refuse_causal(json)?;
+    let sizes = Sizes::read(json, [768, 22, 12, 1152, 50368, 8192])?;
+    let head_dim = sizes.head_dim(json)?;
+    let flag = |key: &str| Ok::<bool, crate::error::Error>(json.flag(key)?.unwrap_or(false));
+    let (norm_bias, attention_bias, mlp_bias) = (flag("norm_bias")?, flag("attention_bias")?, flag("mlp_bias")?);
+    // The name that transformers gives to half of it.
+    let window = match json.get("sliding_window").filter(|value| !value.is_null()) {
+        Some(_) => size(json, "sliding_window", 0, 1 << 22, 64)?,
+        None => size(json, "local_attention", 0, 1 << 22, 128)? / 2,
+    };
+    let ropes = [
+        rope(json, "full_attention", "global_rope_theta", 160_000.0)?,
+        rope(json, "sliding_attention", "local_rope_theta", 10_000.0)?,
+    ];
+    let layer = |local: bool| match local {
+        false => LayerSpec { mask: Mask::Full, rope: Some(ropes[0]) },
+        true => LayerSpec { mask: Mask::Window(window), rope: Some(ropes[1]) },
+    };
+    let head = ClassifierSpec {
+        labels: 1,
+        pooling: classifier_pooling(json)?,
+        dense: Some((
+            head_activation(activation(json, "classifier_activation", Activation::Gelu)?),
+            flag("classifier_bias")?,
+        )),
+        norm: true,
+        out_bias: true,
+        pad: None,
+    };
+    Ok(Architecture {
+        family: &FAMILY,
+        hidden: sizes.hidden,
+        vocab: sizes.vocab,
+        max_tokens: sizes.positions,
+        positions: None,
+        token_types: 0,
+        embedding_norm: true,
+        norm: NormSpec {
+            kind: NormKind::Layer,
+            eps: eps(json, &["norm_eps", "layer_norm_eps"], 1e-5)?,
+            bias: norm_bias,
+            place: NormPlace::Before,
+            first_attention: false,
+            at_end: true,
+        },
+        attention: AttentionSpec {
+            heads: sizes.heads,
+            kv_heads: sizes.heads,
+            head_dim,
+            qk_norm: false,
+            qkv_bias: attention_bias,
+            output_bias: attention_bias,
+        },
+        mlp: MlpSpec {
+            inner: sizes.inner,
+            activation: activation(json, "hidden_activation", Activation::Gelu)?,
+            gate: Gate::First,
+            up_bias: mlp_bias,
+            down_bias: mlp_bias,
+        },
+        layers: local_layers(json, sizes.layers)?.into_iter().map(layer).collect(),
+        task: task(json, FAMILY.class, head)?,
+    })
+}
+
+/// Which layers have a window: as `layer_types` says, else all but every n-th.
+fn local_layers(json: &Json, layers: usize) -> Result<Vec<bool>> {
+    let Some(types) = json.get("layer_types").filter(|v| !v.is_null()) else {
+        let every = size(json, "global_attn_every_n_layers", 1, 1 << 9, 3)?;
+        return Ok((0..layers).map(|i| i % every != 0).collect());
+    };
+    let local = |kind: &Value| match kind.as_str() {
+        Some("full_attention") => Ok(false),
+        Some("sliding_attention") => Ok(true),
+        _ => Err(json.unsupported("layer_types", &kind.to_string(), "full_attention, sliding_attention")),
+    };
+    let types = types.as_array().ok_or_else(|| json.invalid("`layer_types` is not a list"))?;
+    if types.len() != layers {
+        return Err(json.invalid(format_args!("`layer_types` has {} entries for {layers} layers", types.len())));
+    }
+    types.iter().map(local).collect()
+}
+
+fn classifier_pooling(json: &Json) -> Result<Pooling> {
+    match json.string("classifier_pooling")? {
+        None | Some("cls") => Ok(Pooling::Cls),
+        Some("mean") => Ok(Pooling::Mean),
+        Some(other) => Err(json.unsupported("classifier_pooling", &format!("\"{other}\""), "cls, mean")),
+    }
+}
+
+/// The RoPE of one type of layer: the new spelling has an object per type, the old one a theta per type.
+fn rope(json: &Json, layer_type: &str, theta_key: &str, default: f64) -> Result<RopeSpec> {
+    let of_type = match json.object("rope_parameters")? {
+        Some(all) => all.object(layer_type)?,
+        None => None,
+    };
+    let for_both = json.object("rope_scaling")?;
+    let objects: Vec<&Json> = of_type.iter().chain(&for_both).collect();
+    rope_of(&objects, json.number(theta_key)?.unwrap_or(default), json)
+}

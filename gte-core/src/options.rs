@@ -1,0 +1,342 @@
+//! `Builder`: the settings that every door to a model shares, and how a model is loaded with them.
+
+use std::marker::PhantomData;
+
+use crate::backend::cpu::Cpu;
+use crate::batch::Budget;
+use crate::calibration::calibrate;
+use crate::config::{ModelConfig, ModelTask, Wishes};
+use crate::device::{Device, Precision, kernels, not_on, resolve};
+use crate::engine::{Engine, Heads, Pass, Turns};
+use crate::env::Env;
+use crate::error::{Error, Result};
+use crate::files::{HubOptions, ModelFiles, OnProgress};
+use crate::heads::{Classifier, Dense, Residual, Sparse};
+use crate::kernels::{Format, Isa};
+use crate::models::{HeadActivation, Pooling, Task};
+use crate::modules::{Activation, DenseSettings};
+use crate::threads::Threads;
+use crate::tokenizer::Tokenizer;
+use crate::weights::Weights;
+
+/// Settings of a model, whichever door `D` it is used by: [`Embedder`](crate::Embedder),
+/// [`Reranker`](crate::Reranker) or [`SparseEmbedder`](crate::SparseEmbedder). Each has a default that serves.
+#[must_use = "a builder does nothing until `build`"]
+pub struct Builder<D> {
+    model: Model,
+    hub: Result<HubOptions>,
+    device: Device,
+    precision: Precision,
+    threads: Option<usize>,
+    isa: Option<Isa>,
+    budget: Budget,
+    wishes: Wishes,
+    door: PhantomData<fn() -> D>,
+}
+
+enum Model {
+    Named(String),
+    Files(ModelFiles),
+}
+
+/// What a [`Builder`] can build.
+pub trait Door: Sized + sealed::Open {}
+
+pub(crate) mod sealed {
+    use crate::engine::Engine;
+    use crate::error::Result;
+
+    pub trait Open: Sized {
+        /// Whether scores are asked for.
+        const SCORES: bool;
+        /// The door to a loaded model.
+        fn open(engine: Engine) -> Result<Self>;
+    }
+}
+
+impl<D: Door> Builder<D> {
+    /// A model by directory or hub id.
+    pub fn new(model: impl Into<String>) -> Self {
+        Self::of(Model::Named(model.into()))
+    }
+
+    /// A model whose files are open.
+    pub fn from_files(files: ModelFiles) -> Self {
+        Self::of(Model::Files(files))
+    }
+
+    fn of(model: Model) -> Self {
+        Self {
+            model,
+            hub: HubOptions::from_env(),
+            device: Device::default(),
+            precision: Precision::default(),
+            threads: None,
+            isa: None,
+            budget: Budget::DEFAULT,
+            wishes: Wishes { scores: D::SCORES, ..Wishes::default() },
+            door: PhantomData,
+        }
+    }
+
+    /// Where the forward pass runs. Default: [`Device::Cpu`].
+    pub fn device(mut self, device: Device) -> Self {
+        self.device = device;
+        self
+    }
+
+    /// The type of the matrix products. Default: [`Precision::Auto`].
+    pub fn precision(mut self, precision: Precision) -> Self {
+        self.precision = precision;
+        self
+    }
+
+    /// Threads of the model's pool. Default: `GTE_THREADS`, else what the process may use by its affinity and cgroup.
+    /// Where they are as many as the CPUs that it may run on, each is kept on one of them (Linux).
+    pub fn threads(mut self, threads: usize) -> Self {
+        self.threads = Some(threads);
+        self
+    }
+
+    /// The instruction set of the kernels. Default: `GTE_ISA`, else the widest that the CPU has.
+    pub fn isa(mut self, isa: Isa) -> Self {
+        self.isa = Some(isa);
+        self
+    }
+
+    /// Where texts are cut, in tokens, special tokens included: up to the model's positions. Default: what the model's
+    /// files say.
+    pub fn max_length(mut self, tokens: usize) -> Self {
+        self.wishes.max_length = Some(tokens);
+        self
+    }
+
+    /// Tokens that are computed at once, which bounds the memory of activations. Default: [`Budget::DEFAULT`].
+    pub fn budget(mut self, budget: Budget) -> Self {
+        self.budget = budget;
+        self
+    }
+
+    /// Overrides the pooling that an embedder's files, or its name, say.
+    pub fn pooling(mut self, pooling: Pooling) -> Self {
+        self.wishes.pooling = Some(pooling);
+        self
+    }
+
+    /// Whether a token of a decoder sees only the tokens before it. Default: what the model's files say; Qwen2's must
+    /// say it, or this.
+    pub fn causal(mut self, causal: bool) -> Self {
+        self.wishes.causal = Some(causal);
+        self
+    }
+
+    /// All settings of hubs and caches. Default: [`HubOptions::from_env`].
+    pub fn hub(mut self, options: HubOptions) -> Self {
+        self.hub = Ok(options);
+        self
+    }
+
+    /// The commit, branch or tag on the hub. Default: its main branch.
+    pub fn revision(mut self, revision: impl Into<String>) -> Self {
+        self.hub = self.hub.map(|hub| HubOptions { revision: Some(revision.into()), ..hub });
+        self
+    }
+
+    /// Whether no request is made to a hub at all. Default: `HF_HUB_OFFLINE`.
+    pub fn offline(mut self, offline: bool) -> Self {
+        self.hub = self.hub.map(|hub| HubOptions { offline, ..hub });
+        self
+    }
+
+    /// Called as downloads proceed.
+    pub fn progress(mut self, progress: OnProgress) -> Self {
+        self.hub = self.hub.map(|hub| HubOptions { progress: Some(progress), ..hub });
+        self
+    }
+
+    /// Fetches what is missing, loads the weights, and packs them for the device.
+    ///
+    /// # Errors
+    /// Whatever is wrong with the options, the model's files or the device; [`Error::WrongTask`] for a model that is
+    /// not of this door's kind.
+    pub fn build(self) -> Result<D> {
+        D::open(self.engine()?)
+    }
+
+    fn engine(self) -> Result<Engine> {
+        let threads = Threads::new(self.threads)?;
+        let kernels = kernels(self.isa, &Env::process())?;
+        let files = match self.model {
+            Model::Named(name) => ModelFiles::open(&name, &self.hub?)?,
+            Model::Files(files) => files,
+        };
+        let config = ModelConfig::read_as(&files, &self.wishes)?;
+        if D::SCORES == (config.task == ModelTask::Embed) {
+            return Err(Error::WrongTask { model: files.name().to_owned(), found: config.task.name() });
+        }
+        let precision = resolve(self.precision, self.device, kernels);
+        let read = || Tokenizer::read(&files, &config);
+        let open = || Weights::open(&files, &config);
+        let load = |weights: &Weights| match self.device {
+            Device::Cpu => {
+                Pass::load(Cpu::new(kernels, format(precision)?, threads.count()), weights, &config.architecture)
+            }
+            #[cfg(feature = "candle")]
+            device => Pass::load(candle_device(device, precision)?, weights, &config.architecture),
+        };
+        let (tokenizer, weights, pass) = threads.run(|| -> Result<_> {
+            if precision == Precision::Int8 && self.device == Device::Cpu {
+                let (tokenizer, mut weights) = (read()?, open()?);
+                calibrate(&mut weights, &config.architecture, &tokenizer, kernels)?;
+                let pass = load(&weights)?;
+                return Ok((tokenizer, weights, pass));
+            }
+            // A small model's tokenizer takes as long as its weights.
+            let (tokenizer, loaded) = rayon::join(read, || {
+                let weights = open()?;
+                let pass = load(&weights)?;
+                Ok::<_, Error>((weights, pass))
+            });
+            let (weights, pass) = loaded?;
+            Ok((tokenizer?, weights, pass))
+        })?;
+        let heads = heads(&files, &config, &weights, &tokenizer)?;
+        tracing::info!(
+            model = files.name(), task = config.task.name(), dim = config.dim, layers = config.layers,
+            pooling = %config.pooling, %precision, isa = %kernels.isa, threads = threads.count(),
+            max_length = config.max_length, "model loaded"
+        );
+        Ok(Engine {
+            name: files.name().to_owned(),
+            files,
+            config,
+            tokenizer,
+            heads,
+            threads,
+            budget: self.budget,
+            kernels,
+            precision,
+            forward: Turns::new(pass),
+        })
+    }
+}
+
+/// What stands behind the encoder by the model's files.
+fn heads(files: &ModelFiles, config: &ModelConfig, weights: &Weights, tokenizer: &Tokenizer) -> Result<Heads> {
+    let (architecture, names) = (&config.architecture, weights.spelling());
+    let mut heads = Heads::default();
+    match (config.task, architecture.task) {
+        (ModelTask::Classify { .. }, Task::Classify(spec)) => {
+            heads.classifier = Some(Classifier::load(weights, architecture, &spec)?);
+        }
+        (ModelTask::YesNo, Task::Language { tied }) => {
+            let (yes, no) = yes_and_no(files, config, tokenizer)?;
+            heads.classifier = Some(Classifier::yes_no(weights, tied, yes, no)?);
+        }
+        (ModelTask::Embed, task) => {
+            let own = files.within(&config.transformer)?;
+            let relu = |weights: &Weights, name| Dense::load(weights, name, true, HeadActivation::Relu);
+            let ignored = || tokenizer.unused_in_sparse().to_vec();
+            if task == (Task::Embed { sparse: true }) {
+                heads.sparse = Some(Sparse::new(relu(weights, names.head_out)?, ignored()));
+            }
+            if let Some(head) = head_of(&own, "sparse_linear.pt", 1, weights)? {
+                heads.sparse = Some(Sparse::new(relu(&head, "head")?, ignored()));
+            }
+            if let Some(head) = head_of(&own, "colbert_linear.pt", config.hidden, weights)? {
+                heads.colbert = Some(Dense::load(&head, "head", true, HeadActivation::Identity)?);
+            }
+            heads.dense = config.dense.iter().map(|dense| dense_of(files, dense, weights)).collect::<Result<_>>()?;
+        }
+        _ => {}
+    }
+    Ok(heads)
+}
+
+/// The ids of a language model's yes and no: those of its LogitScore, else those of its vocabulary.
+fn yes_and_no(files: &ModelFiles, config: &ModelConfig, tokenizer: &Tokenizer) -> Result<(u32, Option<u32>)> {
+    let (yes, no) = match config.logit_score {
+        Some(score) => (score.true_id, score.false_id),
+        None => {
+            let id = |token: &str| {
+                tokenizer.id_of(token).ok_or_else(|| {
+                    let reason = format!("the vocabulary has no `{token}`, whose logit is the score");
+                    Error::invalid(files.label("tokenizer.json"), reason)
+                })
+            };
+            (id("yes")?, Some(id("no")?))
+        }
+    };
+    match [Some(yes), no].into_iter().flatten().find(|&id| id as usize >= config.vocab) {
+        Some(id) => Err(Error::TokenId { id, vocab: config.vocab }),
+        None => Ok((yes, no)),
+    }
+}
+
+/// The linear layer in one of bge-m3's small files, under the name `head`; `None` where there is no such file.
+fn head_of(own: &ModelFiles, file: &str, outputs: usize, weights: &Weights) -> Result<Option<Weights>> {
+    if own.open_data(file)?.is_none() {
+        return Ok(None);
+    }
+    let inputs = weights.width();
+    let table = [("head.weight".to_owned(), vec![outputs, inputs]), ("head.bias".to_owned(), vec![outputs])];
+    Weights::open_small(own, &[file], &table, "head.", weights.spelling(), "it was there a moment ago").map(Some)
+}
+
+/// A Dense module of sentence-transformers.
+fn dense_of(files: &ModelFiles, settings: &DenseSettings, weights: &Weights) -> Result<Dense> {
+    let shape = vec![settings.outputs, settings.inputs];
+    let mut table = vec![("linear.weight".to_owned(), shape.clone())];
+    if settings.bias {
+        table.push(("linear.bias".to_owned(), vec![settings.outputs]));
+    }
+    let projected = settings.residual && settings.inputs != settings.outputs;
+    if projected {
+        table.push(("residual.weight".to_owned(), shape));
+    }
+    let candidates = ["model.safetensors", "pytorch_model.bin"];
+    let hint = "modules.json names a Dense, whose weights it holds";
+    let own = Weights::open_small(&files.within(&settings.folder)?, &candidates, &table, "", weights.spelling(), hint)?;
+    let activation = match settings.activation {
+        Activation::Identity => HeadActivation::Identity,
+        Activation::Tanh => HeadActivation::Tanh,
+        Activation::Relu => HeadActivation::Relu,
+        Activation::Gelu => HeadActivation::Gelu,
+        Activation::Silu => HeadActivation::Silu,
+        Activation::Sigmoid => HeadActivation::Sigmoid,
+    };
+    Ok(Dense::load(&own, "linear", settings.bias, activation)?.with(match (settings.residual, projected) {
+        (false, _) => Residual::Nothing,
+        (true, false) => Residual::Input,
+        (true, true) => Residual::Projected(own.read("residual.weight")?.into_f32()),
+    }))
+}
+
+/// The number format of linear layers on the CPU.
+fn format(precision: Precision) -> Result<Option<Format>> {
+    match precision {
+        Precision::Bf16 => Ok(Some(Format::Bf16)),
+        Precision::Int8 => Ok(Some(Format::Int8)),
+        Precision::F32 | Precision::Auto => Ok(None),
+        Precision::F16 => Err(not_on("f32, bf16, int8 or auto on the CPU", precision)),
+    }
+}
+
+#[cfg(feature = "candle")]
+fn candle_device(device: Device, precision: Precision) -> Result<crate::backend::candle::Candle> {
+    use candle_core::{DType, Device as Candle};
+    let on = match device {
+        Device::Cpu | Device::CandleCpu => Candle::Cpu,
+        #[cfg(feature = "cuda")]
+        Device::Cuda(number) => Candle::new_cuda(number)?,
+        #[cfg(feature = "metal")]
+        Device::Metal(number) => Candle::new_metal(number)?,
+    };
+    let dtype = match precision {
+        Precision::F32 => DType::F32,
+        Precision::F16 => DType::F16,
+        Precision::Bf16 => DType::BF16,
+        Precision::Int8 | Precision::Auto => return Err(not_on("f32, f16 or bf16 on this device", precision)),
+    };
+    Ok(crate::backend::candle::Candle::new(on, dtype))
+}

@@ -1,0 +1,172 @@
+//! What a model can give beside a vector per text: sparse weights and a vector per token, of one forward pass.
+
+use crate::embedding::Embeddings;
+use crate::error::{Error, Result};
+
+/// Which outputs of a model are asked for, or which it has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Outputs {
+    /// A unit vector per text.
+    pub dense: bool,
+    /// Weights of token ids per text.
+    pub sparse: bool,
+    /// A unit vector per token.
+    pub colbert: bool,
+}
+
+/// Several outputs of one forward pass; what was not asked for is absent.
+#[derive(Clone, Debug, Default, PartialEq)]
+#[non_exhaustive]
+pub struct AllEmbeddings {
+    /// A unit vector per text.
+    pub dense: Option<Embeddings>,
+    /// Weights of token ids per text.
+    pub sparse: Option<SparseEmbeddings>,
+    /// A unit vector per token.
+    pub colbert: Option<MultiVectors>,
+}
+
+/// Sparse vectors, one per text, as compressed rows: text `i` has the ids `ids[indptr[i]..indptr[i + 1]]`, in rising
+/// order, and as many weights, each above 0.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct SparseEmbeddings {
+    /// (texts + 1)
+    pub indptr: Vec<usize>,
+    /// Token ids.
+    pub ids: Vec<u32>,
+    /// As many weights.
+    pub weights: Vec<f32>,
+}
+
+impl Default for SparseEmbeddings {
+    fn default() -> Self {
+        Self { indptr: vec![0], ids: Vec::new(), weights: Vec::new() }
+    }
+}
+
+impl SparseEmbeddings {
+    /// Number of vectors.
+    pub fn len(&self) -> usize {
+        self.indptr.len() - 1
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Ids and weights of vector `i`, if there are as many.
+    pub fn get(&self, i: usize) -> Option<(&[u32], &[f32])> {
+        let row = *self.indptr.get(i)?..*self.indptr.get(i + 1)?;
+        Some((self.ids.get(row.clone())?, self.weights.get(row)?))
+    }
+
+    /// Σ of the products of the weights of ids that vectors `i` and `j` share (`compute_lexical_matching_score` of
+    /// FlagEmbedding); 0 where there is no such vector.
+    pub fn dot(&self, i: usize, j: usize) -> f32 {
+        let (Some((ids, weights)), Some((other_ids, other_weights))) = (self.get(i), self.get(j)) else { return 0.0 };
+        let mut sum = 0.0;
+        let (mut a, mut b) = (0, 0);
+        while a < ids.len() && b < other_ids.len() {
+            match ids[a].cmp(&other_ids[b]) {
+                std::cmp::Ordering::Less => a += 1,
+                std::cmp::Ordering::Greater => b += 1,
+                std::cmp::Ordering::Equal => {
+                    sum += weights[a] * other_weights[b];
+                    (a, b) = (a + 1, b + 1);
+                }
+            }
+        }
+        sum
+    }
+
+    /// Adds a vector: ids with their weights, in rising order.
+    pub(crate) fn push(&mut self, vector: impl IntoIterator<Item = (u32, f32)>) {
+        for (id, weight) in vector {
+            self.ids.push(id);
+            self.weights.push(weight);
+        }
+        self.indptr.push(self.ids.len());
+    }
+}
+
+/// Unit vectors of the tokens of each text (ColBERT: Khattab, Zaharia 2020, <https://arxiv.org/abs/2004.12832>).
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct MultiVectors {
+    /// The first vector of each text, and behind them the number of all: (texts + 1)
+    pub indptr: Vec<usize>,
+    /// (vectors × dim)
+    pub values: Vec<f32>,
+    /// Values per vector.
+    pub dim: usize,
+}
+
+impl MultiVectors {
+    /// No vectors of `dim` values.
+    pub(crate) fn new(dim: usize) -> Self {
+        Self { indptr: vec![0], values: Vec::new(), dim }
+    }
+
+    /// Number of texts.
+    pub fn len(&self) -> usize {
+        self.indptr.len() - 1
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The vectors of text `i`, row after row, if there are as many texts.
+    pub fn get(&self, i: usize) -> Option<&[f32]> {
+        self.values.get(*self.indptr.get(i)? * self.dim..*self.indptr.get(i + 1)? * self.dim)
+    }
+
+    /// MaxSim: the mean over the vectors of text `query` of the largest dot product with a vector of text `document`
+    /// of `documents`; 0 where either has no vector (`colbert_score` of FlagEmbedding).
+    ///
+    /// # Errors
+    /// [`Error::Dimensions`] for vectors of another dimension.
+    pub fn max_sim(&self, query: usize, documents: &Self, document: usize) -> Result<f32> {
+        if self.dim != documents.dim {
+            return Err(Error::Dimensions { left: self.dim, right: documents.dim });
+        }
+        let (Some(query), Some(document)) = (self.get(query), documents.get(document)) else { return Ok(0.0) };
+        if query.is_empty() || document.is_empty() {
+            return Ok(0.0);
+        }
+        let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
+        let best = |q: &[f32]| document.chunks_exact(self.dim).map(|d| dot(q, d)).fold(f64::NEG_INFINITY, f64::max);
+        let queries = query.chunks_exact(self.dim);
+        let count = queries.len() as f64;
+        Ok((queries.map(best).sum::<f64>() / count) as f32)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test")]
+    use super::*;
+
+    #[test]
+    fn sparse_vectors_meet_where_they_share_ids() {
+        let mut sparse = SparseEmbeddings::default();
+        sparse.push([(1, 0.5), (4, 2.0), (9, 1.0)]);
+        sparse.push([(4, 0.25), (9, 3.0), (11, 1.0)]);
+        sparse.push([]);
+        assert_eq!((sparse.len(), sparse.dot(0, 1), sparse.dot(0, 2), sparse.dot(0, 7)), (3, 3.5, 0.0, 0.0));
+        assert_eq!(sparse.get(1).unwrap().0, [4, 9, 11]);
+    }
+
+    #[test]
+    fn max_sim_is_the_mean_of_the_best() {
+        let mut vectors = MultiVectors::new(2);
+        vectors.values = vec![1.0, 0.0, 0.0, 1.0, 0.6, 0.8];
+        vectors.indptr = vec![0, 2, 3, 3];
+        assert!((vectors.max_sim(0, &vectors, 1).unwrap() - 0.7).abs() < 1e-6);
+        assert_eq!(vectors.max_sim(0, &vectors, 2).unwrap(), 0.0);
+        assert!(vectors.max_sim(0, &MultiVectors::new(3), 0).is_err());
+    }
+}

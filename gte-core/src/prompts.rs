@@ -1,0 +1,123 @@
+//! `Prompts`: what a model wants to stand before a text, by name, and which of it a caller asks for. `config.rs` reads them from a
+//! model's files, `tokenizer/` puts the string before each text.
+
+use crate::error::{Error, Result};
+
+/// What stands before each text of a call.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Prompt<'a> {
+    /// The prompt that the model's files name as the default; nothing where they name none.
+    #[default]
+    Default,
+    /// Nothing, whatever the model's files say.
+    None,
+    /// The prompt of this name in the model's files.
+    Named(&'a str),
+    /// This string.
+    Text(&'a str),
+}
+
+/// The prompts of a model, by name, in the order of its files.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Prompts {
+    entries: Vec<(String, String)>,
+    default_name: Option<String>,
+}
+
+/// Names that sentence-transformers gives to every model, with an empty prompt where its files have none.
+const ALWAYS: [&str; 2] = ["query", "document"];
+
+impl Prompts {
+    /// Prompts by name, and the name of the one that is used unless told otherwise.
+    ///
+    /// # Errors
+    /// [`Error::InvalidOption`] if `default_name` is none of the names.
+    pub fn new(entries: Vec<(String, String)>, default_name: Option<String>) -> Result<Self> {
+        let prompts = Self { entries, default_name };
+        if let Some(name) = &prompts.default_name {
+            prompts.named(name, "default_prompt_name")?;
+        }
+        Ok(prompts)
+    }
+
+    /// The names, in the order of the model's files.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.entries.iter().map(|(name, _)| name.as_str())
+    }
+
+    /// The prompt of a name that the model's files have.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.entries.iter().find(|(n, _)| n == name).map(|(_, text)| text.as_str())
+    }
+
+    /// The name of the prompt that is used unless told otherwise.
+    pub fn default_name(&self) -> Option<&str> {
+        self.default_name.as_deref()
+    }
+
+    /// The string that `prompt` means for this model; empty where nothing stands before a text. As in sentence-transformers, `query` and
+    /// `document` are names of every model, and mean nothing where its files lack them.
+    ///
+    /// # Errors
+    /// [`Error::InvalidOption`] for a name that the model does not have.
+    pub fn resolve<'a>(&'a self, prompt: Prompt<'a>) -> Result<&'a str> {
+        match prompt {
+            Prompt::None => Ok(""),
+            Prompt::Text(text) => Ok(text),
+            Prompt::Named(name) => self.named(name, "prompt_name"),
+            Prompt::Default => match &self.default_name {
+                Some(name) => self.named(name, "default_prompt_name"),
+                None => Ok(""),
+            },
+        }
+    }
+
+    fn named(&self, name: &str, option: &'static str) -> Result<&str> {
+        if let Some(text) = self.get(name) {
+            return Ok(text);
+        }
+        if ALWAYS.contains(&name) {
+            return Ok("");
+        }
+        let names: Vec<&str> = self.names().collect();
+        let expected = match names[..] {
+            [] => "none: the model's files have no prompts; give the prompt itself".to_owned(),
+            _ => format!("one of the model's prompts: {}", names.join(", ")),
+        };
+        Err(Error::InvalidOption { option, value: format!("{name:?}"), expected })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test")]
+
+    use super::*;
+
+    fn prompts(default_name: Option<&str>) -> Result<Prompts> {
+        let entries = [("query", "query: "), ("sts", "Instruct: compare\n")];
+        Prompts::new(entries.map(|(n, t)| (n.to_owned(), t.to_owned())).to_vec(), default_name.map(str::to_owned))
+    }
+
+    #[test]
+    fn a_prompt_is_found_by_name_by_default_or_given() {
+        let plain = prompts(None).unwrap();
+        assert_eq!(plain.resolve(Prompt::Default).unwrap(), "");
+        assert_eq!(plain.resolve(Prompt::Named("sts")).unwrap(), "Instruct: compare\n");
+        assert_eq!(plain.resolve(Prompt::Named("document")).unwrap(), "", "a name of every model");
+        assert_eq!(plain.resolve(Prompt::Text("x: ")).unwrap(), "x: ");
+        let with_default = prompts(Some("query")).unwrap();
+        assert_eq!(with_default.resolve(Prompt::Default).unwrap(), "query: ");
+        assert_eq!(with_default.resolve(Prompt::None).unwrap(), "");
+    }
+
+    #[test]
+    fn a_name_that_is_none_is_refused_with_those_that_are() {
+        let error = prompts(None).unwrap().resolve(Prompt::Named("passage")).unwrap_err().to_string();
+        assert!(error.contains("\"passage\"") && error.contains("query, sts"), "{error}");
+        let error = Prompts::default().resolve(Prompt::Named("x")).unwrap_err().to_string();
+        assert!(error.contains("no prompts"), "{error}");
+        assert!(prompts(Some("passage")).unwrap_err().to_string().contains("default_prompt_name"));
+    }
+}

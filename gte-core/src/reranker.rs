@@ -1,0 +1,227 @@
+//! `Reranker`: a query and documents in, a score per document out.
+
+use crate::batch::Sequence;
+use crate::config::{ModelConfig, ModelTask};
+use crate::device::Precision;
+use crate::engine::Engine;
+use crate::error::{Error, Result};
+#[cfg(feature = "hub")]
+use crate::files::HubOptions;
+use crate::files::ModelFiles;
+use crate::kernels::Isa;
+use crate::options::{Builder, Door, sealed};
+use crate::profile::Profile;
+use crate::similarity::Hit;
+use crate::template::Question;
+use crate::tokenizer::{Tokenizer, Tokens};
+
+/// A reranker that is ready: a cross-encoder, which reads a query and a document together, or a language model that
+/// answers yes or no. Every method takes `&self` and may be called from many threads at once.
+///
+/// A document's score is the same to the bit alone and among any others.
+pub struct Reranker {
+    engine: Engine,
+    question: Option<Question>, // how a language model is asked
+}
+
+impl Door for Reranker {}
+
+impl sealed::Open for Reranker {
+    const SCORES: bool = true;
+
+    fn open(engine: Engine) -> Result<Self> {
+        let question = match engine.config.task {
+            // A converted language model is asked as the original is. (A decoder has no template of pairs.)
+            ModelTask::YesNo | ModelTask::Classify { labels: 1 } if engine.config.architecture.causal() => {
+                Some(Question::read(&engine.files, &engine.config, &engine.tokenizer)?)
+            }
+            _ => None,
+        };
+        Ok(Self { engine, question })
+    }
+}
+
+impl Reranker {
+    /// A model by directory or hub id, with settings.
+    pub fn builder(model: impl Into<String>) -> Builder<Self> {
+        Builder::new(model)
+    }
+
+    /// A model whose files are open, with settings.
+    pub fn from_files(files: ModelFiles) -> Builder<Self> {
+        Builder::from_files(files)
+    }
+
+    /// A model in a local directory, with default settings.
+    ///
+    /// # Errors
+    /// As [`Builder::build`].
+    pub fn from_dir(dir: impl AsRef<std::path::Path>) -> Result<Self> {
+        Self::from_files(ModelFiles::from_dir(dir)?).build()
+    }
+
+    /// A model by its hub id, such as `BAAI/bge-reranker-v2-m3`, with default settings.
+    ///
+    /// # Errors
+    /// As [`Builder::build`].
+    #[cfg(feature = "hub")]
+    pub fn from_hub(id: &str) -> Result<Self> {
+        Self::from_files(ModelFiles::from_hub(id, &HubOptions::from_env()?)?).build()
+    }
+
+    /// How well each document answers `query`, in their order: from 0 to 1, by the sigmoid of the model's one logit.
+    /// Pairs beyond `max_length` lose tokens at the end of the longer text; [`tokenize`](Self::tokenize) tells which.
+    ///
+    /// # Errors
+    /// [`Error::Tokenize`], [`Error::Device`]; [`Error::Unsupported`] for a classifier with several labels, whose
+    /// [`logits`](Self::logits) are no scores of an answer.
+    pub fn scores<D: AsRef<str> + Sync>(&self, query: &str, documents: &[D]) -> Result<Vec<f32>> {
+        self.scores_of(&self.tokenize(query, documents, None)?)
+    }
+
+    /// The documents by falling score, each with its place in `documents`; equal scores in order of their places.
+    ///
+    /// # Errors
+    /// As [`scores`](Self::scores).
+    pub fn rank<D: AsRef<str> + Sync>(&self, query: &str, documents: &[D]) -> Result<Vec<Hit>> {
+        Ok(ranked(&self.scores(query, documents)?))
+    }
+
+    /// The tokens of each pair of `query` and a document, with the number of tokens before the cut. `instruction`
+    /// tells a language model what an answer is, in place of the model's own.
+    ///
+    /// # Errors
+    /// [`Error::Tokenize`] with the document's position; [`Error::InvalidOption`] for an instruction to a model that
+    /// takes none.
+    pub fn tokenize<D: AsRef<str> + Sync>(
+        &self,
+        query: &str,
+        documents: &[D],
+        instruction: Option<&str>,
+    ) -> Result<Vec<Tokens>> {
+        let engine = &self.engine;
+        if let Some(question) = &self.question {
+            return engine.threads.run(|| question.tokens(&engine.tokenizer, query, documents, instruction));
+        }
+        if let Some(instruction) = instruction {
+            return Err(Error::InvalidOption {
+                option: "instruction",
+                value: format!("{instruction:?}"),
+                expected: format!("none: {} is a cross-encoder, which takes none", engine.name),
+            });
+        }
+        let pairs: Vec<(&str, &str)> = documents.iter().map(|document| (query, document.as_ref())).collect();
+        self.tokenize_pairs(&pairs)
+    }
+
+    /// The tokens of each pair of texts, of a cross-encoder.
+    ///
+    /// # Errors
+    /// As [`tokenize`](Self::tokenize).
+    pub fn tokenize_pairs<Q: AsRef<str> + Sync, D: AsRef<str> + Sync>(&self, pairs: &[(Q, D)]) -> Result<Vec<Tokens>> {
+        let engine = &self.engine;
+        if let Some(question) = &self.question {
+            let tokens = |(q, d): &(Q, D)| question.tokens(&engine.tokenizer, q.as_ref(), &[d.as_ref()], None);
+            return pairs.iter().map(|pair| Ok(tokens(pair)?.remove(0))).collect();
+        }
+        let side = engine.tokenizer.truncation_side();
+        engine.threads.run(|| engine.tokenizer.encode_pairs(pairs, engine.tokenizer.max_length(), side))
+    }
+
+    /// The model's logits of each pair: (pairs × labels), row after row.
+    ///
+    /// # Errors
+    /// [`Error::TokenCount`], [`Error::TokenId`], [`Error::Device`].
+    pub fn logits<T: Sequence + Sync>(&self, pairs: &[T]) -> Result<Vec<f32>> {
+        let pooled = self.engine.pool(pairs, &|_| ())?;
+        let Some(classifier) = &self.engine.heads.classifier else { unreachable!("the door is for classifiers") };
+        Ok(self.engine.threads.run(|| classifier.logits(self.engine.kernels, &pooled)))
+    }
+
+    /// The scores, from 0 to 1, of pairs that are tokens already.
+    ///
+    /// # Errors
+    /// As [`scores`](Self::scores).
+    pub fn scores_of<T: Sequence + Sync>(&self, pairs: &[T]) -> Result<Vec<f32>> {
+        if self.labels() != 1 {
+            return Err(Error::Unsupported {
+                file: "config.json".into(),
+                key: "id2label".into(),
+                found: format!("{} labels", self.labels()),
+                supported: "1, the score of an answer".into(),
+            });
+        }
+        Ok(self.logits(pairs)?.into_iter().map(sigmoid).collect())
+    }
+
+    /// Logits per pair: 1 for a reranker.
+    pub fn labels(&self) -> usize {
+        self.engine.heads.classifier.as_ref().map_or(0, |classifier| classifier.labels())
+    }
+
+    /// The hub id, or the directory's name.
+    pub fn name(&self) -> &str {
+        &self.engine.name
+    }
+
+    /// What the model is.
+    pub fn config(&self) -> &ModelConfig {
+        &self.engine.config
+    }
+
+    /// Its tokenizer.
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.engine.tokenizer
+    }
+
+    /// Where pairs are cut, in tokens.
+    pub fn max_length(&self) -> usize {
+        self.engine.tokenizer.max_length()
+    }
+
+    /// Where the time of forward passes went since the model was loaded; of [`Device::Cpu`](crate::Device::Cpu) alone.
+    pub fn profile(&self) -> Profile {
+        self.engine.profile()
+    }
+
+    /// The type of the matrix products.
+    pub fn precision(&self) -> Precision {
+        self.engine.precision
+    }
+
+    /// The instruction set of the kernels.
+    pub fn isa(&self) -> Isa {
+        self.engine.kernels.isa
+    }
+
+    /// Threads of its pool.
+    pub fn threads(&self) -> usize {
+        self.engine.threads.count()
+    }
+}
+
+impl std::fmt::Debug for Reranker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "Reranker({}, {} labels, {}, {}, {} threads)",
+            self.name(),
+            self.labels(),
+            self.precision(),
+            self.isa(),
+            self.threads()
+        )
+    }
+}
+
+/// 1 / (1 + e⁻ˣ)
+pub(crate) fn sigmoid(x: f32) -> f32 {
+    (1.0 / (1.0 + (-f64::from(x)).exp())) as f32
+}
+
+/// Places by falling score; equal scores in order of their places.
+fn ranked(scores: &[f32]) -> Vec<Hit> {
+    let mut hits: Vec<Hit> = scores.iter().enumerate().map(|(index, &score)| Hit { index, score }).collect();
+    hits.sort_by(|a, b| b.score.total_cmp(&a.score));
+    hits
+}

@@ -1,0 +1,98 @@
+//! `SparseEmbedder`: text in, weights of token ids out.
+
+use crate::batch::Sequence;
+use crate::config::ModelConfig;
+use crate::engine::Engine;
+use crate::error::{Error, Result};
+use crate::files::ModelFiles;
+use crate::options::{Builder, Door, sealed};
+use crate::outputs::{Outputs, SparseEmbeddings};
+use crate::tokenizer::{TokenizeOptions, Tokenizer, Tokens};
+
+/// A model with a weight per token, bge-m3 or gte-multilingual-base, that is ready. Every method takes `&self` and may
+/// be called from many threads at once.
+pub struct SparseEmbedder {
+    engine: Engine,
+}
+
+impl Door for SparseEmbedder {}
+
+impl sealed::Open for SparseEmbedder {
+    const SCORES: bool = false;
+
+    fn open(engine: Engine) -> Result<Self> {
+        if engine.heads.sparse.is_none() {
+            return Err(Error::MissingFile {
+                model: engine.name.clone(),
+                file: "sparse_linear.pt".into(),
+                hint: "it gives the weight of a token; nor is the model a token classifier of one label",
+            });
+        }
+        Ok(Self { engine })
+    }
+}
+
+impl SparseEmbedder {
+    /// A model by directory or hub id, with settings.
+    pub fn builder(model: impl Into<String>) -> Builder<Self> {
+        Builder::new(model)
+    }
+
+    /// A model whose files are open, with settings.
+    pub fn from_files(files: ModelFiles) -> Builder<Self> {
+        Builder::from_files(files)
+    }
+
+    /// A model in a local directory, with default settings.
+    ///
+    /// # Errors
+    /// As [`Builder::build`].
+    pub fn from_dir(dir: impl AsRef<std::path::Path>) -> Result<Self> {
+        Self::from_files(ModelFiles::from_dir(dir)?).build()
+    }
+
+    /// The weights of the tokens of each text, in order, behind the model's own default prompt.
+    ///
+    /// # Errors
+    /// [`Error::Tokenize`], [`Error::Device`].
+    pub fn embed<S: AsRef<str> + Sync>(&self, texts: &[S]) -> Result<SparseEmbeddings> {
+        self.embed_tokens(&self.tokenize_with(texts, &TokenizeOptions::default())?)
+    }
+
+    /// The token ids of each text, in order, cut at `max_length`.
+    ///
+    /// # Errors
+    /// As [`Embedder::tokenize_with`](crate::Embedder::tokenize_with).
+    pub fn tokenize_with<S: AsRef<str> + Sync>(
+        &self,
+        texts: &[S],
+        options: &TokenizeOptions<'_>,
+    ) -> Result<Vec<Tokens>> {
+        self.engine.tokenize(texts, options)
+    }
+
+    /// The weights of each list of token ids, in order.
+    ///
+    /// # Errors
+    /// As [`Embedder::embed_tokens`](crate::Embedder::embed_tokens).
+    pub fn embed_tokens<T: Sequence + Sync>(&self, texts: &[T]) -> Result<SparseEmbeddings> {
+        let outputs = Outputs { sparse: true, ..Outputs::default() };
+        Ok(self.engine.all_outputs(texts, outputs)?.sparse.unwrap_or_default())
+    }
+
+    /// What the model is.
+    pub fn config(&self) -> &ModelConfig {
+        &self.engine.config
+    }
+
+    /// Its tokenizer.
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.engine.tokenizer
+    }
+}
+
+impl std::fmt::Debug for SparseEmbedder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "SparseEmbedder({}, {}, {})", self.engine.name, self.engine.precision, self.engine.kernels.isa)
+    }
+}

@@ -1,0 +1,327 @@
+//! Every family gives what Hugging Face transformers gives in float64, on tiny models of odd shapes: vectors, logits,
+//! sparse weights, vectors per token and token ids, on every instruction set and on candle, and the same bits in any
+//! batch. `make_families.py` made the models and the expected values.
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test")]
+
+use std::path::{Path, PathBuf};
+
+use gte_core::{Budget, Device, Embedder, Isa, ModelFiles, Precision, Reranker, Sequence, SparseEmbedder};
+use serde_json::Value;
+
+/// On every value of a unit vector in f32, and on logits relative to their size.
+const MAX_DIFFERENCE: f32 = 2e-6;
+const MAX_RELATIVE: f32 = 1e-5;
+
+fn families() -> Vec<(String, PathBuf, Value)> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/families");
+    let mut all: Vec<_> = std::fs::read_dir(&root)
+        .unwrap()
+        .map(|entry| {
+            let dir = entry.unwrap().path();
+            let expected = serde_json::from_slice(&std::fs::read(dir.join("expected.json")).unwrap()).unwrap();
+            (dir.file_name().unwrap().to_string_lossy().into_owned(), dir, expected)
+        })
+        .collect();
+    all.sort_by(|a, b| a.0.cmp(&b.0));
+    assert!(all.len() >= 25, "{} families", all.len());
+    all
+}
+
+/// One case: what a model reads, with its expected outputs.
+struct Case<'a> {
+    ids: Vec<u32>,
+    types: Vec<u8>,
+    expected: &'a Value,
+}
+
+impl Sequence for Case<'_> {
+    fn ids(&self) -> &[u32] {
+        &self.ids
+    }
+    fn types(&self) -> &[u8] {
+        &self.types
+    }
+}
+
+fn cases(expected: &Value) -> Vec<Case<'_>> {
+    let list = |value: &Value| serde_json::from_value(value.clone()).unwrap_or_default();
+    let case = |expected| Case { ids: list_of(expected, "ids"), types: list(&expected["types"]), expected };
+    expected["cases"].as_array().unwrap().iter().map(case).collect()
+}
+
+fn list_of<T: serde::de::DeserializeOwned>(value: &Value, key: &str) -> Vec<T> {
+    serde_json::from_value(value[key].clone()).unwrap()
+}
+
+fn is_reranker(expected: &Value) -> bool {
+    expected["cases"][0].get("logits").is_some()
+}
+
+/// Every device and instruction set of this machine, by name.
+fn engines() -> Vec<(String, Device, Isa)> {
+    let ours = Isa::available().map(|isa| (isa.to_string(), Device::Cpu, isa));
+    ours.chain([("candle".to_owned(), Device::CandleCpu, Isa::Scalar)]).collect()
+}
+
+fn largest(found: &[f32], expected: &[f32]) -> f32 {
+    assert_eq!(found.len(), expected.len());
+    found.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+}
+
+fn cosine(a: &[f32], b: &[f32]) -> f64 {
+    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum::<f64>();
+    dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
+}
+
+fn embedder(dir: &Path, device: Device, isa: Isa, precision: Precision) -> Embedder {
+    let files = ModelFiles::from_dir(dir).unwrap();
+    Embedder::from_files(files).device(device).isa(isa).precision(precision).threads(2).build().unwrap()
+}
+
+fn reranker(dir: &Path, device: Device, isa: Isa, precision: Precision) -> Reranker {
+    let files = ModelFiles::from_dir(dir).unwrap();
+    Reranker::from_files(files).device(device).isa(isa).precision(precision).threads(2).build().unwrap()
+}
+
+#[test]
+fn f32_is_float64_of_transformers() {
+    for (name, dir, expected) in families() {
+        let cases = cases(&expected);
+        for (engine, device, isa) in engines() {
+            let mut worst = 0f32;
+            if is_reranker(&expected) {
+                let reranker = reranker(&dir, device, isa, Precision::F32);
+                let found = reranker.logits(&cases).unwrap();
+                for (case, found) in cases.iter().zip(found.chunks(reranker.labels())) {
+                    let expected: Vec<f32> = list_of(case.expected, "logits");
+                    let size = expected.iter().fold(1f32, |size, v| size.max(v.abs()));
+                    worst = worst.max(largest(found, &expected) / size);
+                }
+                assert!(worst <= MAX_RELATIVE, "{name}, {engine}: logits are off by {worst:e}");
+            } else {
+                let embedder = embedder(&dir, device, isa, Precision::F32);
+                let found = embedder.embed_tokens(&cases).unwrap();
+                for (case, found) in cases.iter().zip(found.rows()) {
+                    worst = worst.max(largest(found, &list_of::<f32>(case.expected, "embedding")));
+                }
+                assert!(worst <= MAX_DIFFERENCE, "{name}, {engine}: vectors are off by {worst:e}");
+                heads_give_what_they_should(&name, &embedder, &cases);
+            }
+            eprintln!("{name}, {engine}: {worst:e}");
+        }
+    }
+}
+
+/// Sparse weights and vectors per token, where the model has them, and the vectors that come with them.
+fn heads_give_what_they_should(name: &str, embedder: &Embedder, cases: &[Case<'_>]) {
+    let outputs = embedder.outputs();
+    assert_eq!(outputs.sparse, cases[0].expected.get("sparse").is_some(), "{name}");
+    assert_eq!(outputs.colbert, cases[0].expected.get("colbert").is_some(), "{name}");
+    let all = embedder.embed_all(cases, outputs).unwrap();
+    let dense = embedder.embed_tokens(cases).unwrap();
+    assert!(all.dense.unwrap() == dense, "{name}: one pass for all gives other vectors");
+    for (i, case) in cases.iter().enumerate() {
+        if let Some(sparse) = &all.sparse {
+            let (ids, weights) = sparse.get(i).unwrap();
+            let expected = case.expected["sparse"].as_object().unwrap();
+            assert_eq!(ids.len(), expected.len(), "{name}: text {i}");
+            for (id, weight) in ids.iter().zip(weights) {
+                let expected = expected[&id.to_string()].as_f64().unwrap() as f32;
+                assert!((weight - expected).abs() <= 1e-5 * expected.abs().max(1.0), "{name}: {weight} {expected}");
+            }
+        }
+        if let (Some(vectors), Some(_)) = (&all.colbert, case.expected.get("colbert")) {
+            let expected: Vec<Vec<f32>> = list_of(case.expected, "colbert");
+            assert!(largest(vectors.get(i).unwrap(), &expected.concat()) <= 4e-6, "{name}: text {i}");
+        }
+    }
+}
+
+#[test]
+fn low_precision_is_near() {
+    for (name, dir, expected) in families() {
+        let cases = cases(&expected);
+        for (_, device, isa) in engines().into_iter().filter(|(_, device, _)| *device == Device::Cpu) {
+            // Tiny models of random weights amplify rounding far more than trained ones: `parity_full.py` and
+            // `precision.rs` hold those to 0.9999 and 0.999.
+            for (precision, bound) in [(Precision::Bf16, 0.999), (Precision::Int8, 0.99)] {
+                if is_reranker(&expected) {
+                    let reranker = reranker(&dir, device, isa, precision);
+                    let found = reranker.logits(&cases).unwrap();
+                    for (case, found) in cases.iter().zip(found.chunks(reranker.labels())) {
+                        let expected: Vec<f32> = list_of(case.expected, "logits");
+                        let size = expected.iter().fold(1f32, |size, v| size.max(v.abs()));
+                        let off = largest(found, &expected) / size;
+                        assert!(off < 0.35, "{name}, {isa}, {precision}: logits are off by {off}");
+                    }
+                } else {
+                    let found = embedder(&dir, device, isa, precision).embed_tokens(&cases).unwrap();
+                    let cosines: Vec<f64> = cases
+                        .iter()
+                        .zip(found.rows())
+                        .map(|(case, row)| cosine(row, &list_of::<f32>(case.expected, "embedding")))
+                        .collect();
+                    let mean = cosines.iter().sum::<f64>() / cosines.len() as f64;
+                    eprintln!("{name}, {isa}, {precision}: cosine {mean:.6} in the mean");
+                    assert!(mean >= bound, "{name}, {isa}, {precision}: cosine {mean}");
+                }
+            }
+        }
+    }
+}
+
+/// Rows of what a model makes of texts.
+type Compute = Box<dyn Fn(&[&Case<'_>]) -> Vec<f32>>;
+
+#[test]
+fn a_text_is_alone_in_any_batch() {
+    for (name, dir, expected) in families() {
+        let cases = cases(&expected);
+        for isa in Isa::available() {
+            for precision in [Precision::F32, Precision::Bf16, Precision::Int8] {
+                let build = |threads: usize, budget: usize| -> Compute {
+                    let files = ModelFiles::from_dir(&dir).unwrap();
+                    let budget = Budget::new(budget).unwrap();
+                    if is_reranker(&expected) {
+                        let builder = Reranker::from_files(files).isa(isa).precision(precision);
+                        let reranker = builder.threads(threads).budget(budget).build().unwrap();
+                        Box::new(move |texts| reranker.logits(texts).unwrap())
+                    } else {
+                        let builder = Embedder::from_files(files).isa(isa).precision(precision);
+                        let embedder = builder.threads(threads).budget(budget).build().unwrap();
+                        Box::new(move |texts| embedder.pool_tokens(texts).unwrap())
+                    }
+                };
+                let (alone, together) = (build(1, 1), build(3, 200));
+                let all: Vec<&Case<'_>> = cases.iter().rev().collect();
+                let found = together(&all);
+                let width = found.len() / all.len();
+                for (case, row) in all.iter().zip(found.chunks(width)) {
+                    let expected = alone(&[case]);
+                    let same = expected.iter().map(|v| v.to_bits()).eq(row.iter().map(|v| v.to_bits()));
+                    assert!(same, "{name}, {isa}, {precision}: {} tokens", case.ids.len());
+                }
+            }
+        }
+    }
+}
+
+/// Texts with a common beginning share its keys and values in causal models: the same bits as alone.
+#[test]
+fn a_shared_beginning_changes_nothing() {
+    for (name, dir, expected) in families().into_iter().filter(|(name, ..)| name.starts_with("qwen")) {
+        let cases = cases(&expected);
+        let longest = cases.iter().max_by_key(|case| case.ids.len()).unwrap();
+        let common = longest.ids.len() / 2;
+        let text = |case: &Case<'_>| [&longest.ids[..common], &case.ids[..]].concat();
+        let texts: Vec<Vec<u32>> = cases
+            .iter()
+            .map(text)
+            .filter(|ids| ids.len() <= 60 + common)
+            .map(|ids| ids[..ids.len().min(64)].to_vec())
+            .collect();
+        for isa in Isa::available() {
+            for precision in [Precision::F32, Precision::Bf16, Precision::Int8] {
+                let compute = |texts: &[Vec<u32>]| {
+                    if is_reranker(&expected) {
+                        reranker(&dir, Device::Cpu, isa, precision).logits(texts).unwrap()
+                    } else {
+                        embedder(&dir, Device::Cpu, isa, precision).pool_tokens(texts).unwrap()
+                    }
+                };
+                let together = compute(&texts);
+                let alone: Vec<f32> = texts.iter().flat_map(|text| compute(std::slice::from_ref(text))).collect();
+                assert!(
+                    together.iter().map(|v| v.to_bits()).eq(alone.iter().map(|v| v.to_bits())),
+                    "{name}, {isa}, {precision}"
+                );
+            }
+        }
+    }
+}
+
+/// A model that was converted to 8 bits is as near as one that becomes so when it is loaded, and keeps its other files.
+#[test]
+fn a_conversion_keeps_what_a_model_is() {
+    for (name, dir, expected) in families() {
+        let cases = cases(&expected);
+        let parent = tempfile::tempdir().unwrap();
+        let out = parent.path().join("int8");
+        gte_core::convert_to_int8(&ModelFiles::from_dir(&dir).unwrap(), &out).unwrap();
+        let best = Isa::available().next_back().unwrap();
+        if is_reranker(&expected) {
+            let logits = |dir: &Path| reranker(dir, Device::Cpu, best, Precision::Int8).logits(&cases).unwrap();
+            let (found, expected) = (logits(&out), logits(&dir));
+            let size = expected.iter().fold(1f32, |size, v| size.max(v.abs()));
+            assert!(largest(&found, &expected) < 0.1 * size, "{name}: {found:?} {expected:?}");
+        } else {
+            let (found, expected) = (
+                embedder(&out, Device::Cpu, best, Precision::Int8),
+                embedder(&dir, Device::Cpu, best, Precision::Int8),
+            );
+            assert_eq!(found.outputs(), expected.outputs(), "{name}");
+            assert_eq!(found.prompts(), expected.prompts(), "{name}");
+            assert_eq!((found.dim(), found.max_length()), (expected.dim(), expected.max_length()), "{name}");
+            let (found, expected) = (found.embed_tokens(&cases).unwrap(), expected.embed_tokens(&cases).unwrap());
+            for (found, expected) in found.rows().zip(expected.rows()) {
+                assert!(cosine(found, expected) > 0.99, "{name}: {}", cosine(found, expected));
+            }
+        }
+    }
+}
+
+#[test]
+fn ids_are_those_of_the_tokenizers_package() {
+    for (name, dir, expected) in families() {
+        if is_reranker(&expected) {
+            let reranker = reranker(&dir, Device::Cpu, Isa::Scalar, Precision::F32);
+            for text in expected["texts"].as_array().unwrap() {
+                let Some(query) = text["query"].as_str() else { continue };
+                let document = text["document"].as_str().unwrap();
+                let tokens = reranker.tokenize(query, &[document], None).unwrap().remove(0);
+                assert_eq!(tokens.ids, list_of::<u32>(text, "ids"), "{name}: {query:?}, {document:?}");
+                if text.get("types").is_some() && tokens.types.iter().any(|&kind| kind > 0) {
+                    assert_eq!(tokens.types, list_of::<u8>(text, "types"), "{name}: {query:?}, {document:?}");
+                }
+            }
+            for score in expected.get("scores").and_then(Value::as_array).unwrap_or(&Vec::new()) {
+                let documents: Vec<String> = list_of(score, "documents");
+                let query = score["query"].as_str().unwrap();
+                let tokens = reranker.tokenize(query, &documents, None).unwrap();
+                let found = reranker.logits(&tokens).unwrap();
+                let expected: Vec<f32> = match &score["logits"][0] {
+                    Value::Array(_) => list_of::<Vec<f32>>(score, "logits").concat(),
+                    _ => list_of(score, "logits"),
+                };
+                let size = expected.iter().fold(1f32, |size, v| size.max(v.abs()));
+                assert!(largest(&found, &expected) <= MAX_RELATIVE * size, "{name}: {found:?} {expected:?}");
+            }
+        } else {
+            let embedder = embedder(&dir, Device::Cpu, Isa::Scalar, Precision::F32);
+            for text in expected["texts"].as_array().unwrap() {
+                let found = embedder.tokenize(&[text["text"].as_str().unwrap()]).unwrap().remove(0);
+                assert_eq!(found.ids, list_of::<u32>(text, "ids"), "{name}: {}", text["text"]);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_model_of_another_kind_is_refused_with_its_own_door() {
+    for (name, dir, expected) in families() {
+        let files = || ModelFiles::from_dir(&dir).unwrap();
+        if is_reranker(&expected) {
+            let Err(error) = Embedder::from_files(files()).build() else { panic!("{name} is no embedder") };
+            let error = error.to_string();
+            assert!(error.contains("rerank") || name == "qwen3-reranker", "{name}: {error}");
+        } else {
+            let Err(error) = Reranker::from_files(files()).build() else { panic!("{name} is no reranker") };
+            assert!(error.to_string().contains("the example `embed`"), "{name}: {error}");
+            let sparse = SparseEmbedder::from_files(files()).build();
+            match expected["cases"][0].get("sparse") {
+                Some(_) => assert!(sparse.is_ok(), "{name}"),
+                None => assert!(sparse.is_err_and(|e| e.to_string().contains("sparse_linear.pt")), "{name}"),
+            }
+        }
+    }
+}
