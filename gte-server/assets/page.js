@@ -50,7 +50,7 @@ function headers() {
 async function ask(path, options) {
   const response = await fetch(path, { headers: headers(), ...options });
   const body = await response.json().catch(() => ({}));
-  if (!response.ok) throw new Error(body.message || `HTTP ${response.status}`);
+  if (!response.ok) throw new Error(body.message || body.error || `HTTP ${response.status}`);
   return [body, response.headers];
 }
 

@@ -6,7 +6,7 @@
 //! for all: then texts go by deadline, as many as fit the token budget, also a part of a request's. Texts of requests whose callers are gone, or whose time is up, are not computed. When the batcher is closed, what
 //! was admitted is still computed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -79,12 +79,15 @@ struct Queue {
     passed: Option<Instant>,
     /// Measured.
     tokens_per_second: f64,
+    /// That of full batches alone: what much text is computed with, however short the last ones
+    /// were.
+    full_tokens_per_second: f64,
     busy: Window,
 }
 
 struct Request {
-    tokens: Vec<Tokens>,
-    next: usize, // texts before it are computed or being computed, and their ids are gone
+    waiting: VecDeque<Tokens>, // of the texts that are not yet computed or being computed: the last ones
+    texts: usize,              // all of them
     values: Vec<f32>,
     reply: oneshot::Sender<Result<Answer, Error>>,
     admitted: Instant,
@@ -94,6 +97,18 @@ struct Request {
     parent: Span,
     /// `queue`, then `compute`: a span ends when it is dropped.
     span: Span,
+}
+
+impl Request {
+    /// Texts that are computed or being computed.
+    fn taken(&self) -> usize {
+        self.texts - self.waiting.len()
+    }
+
+    /// Tokens that are still to be computed.
+    fn left(&self) -> usize {
+        self.waiting.iter().map(Tokens::len).sum()
+    }
 }
 
 impl Queue {
@@ -113,6 +128,9 @@ const CROWD: usize = 6;
 
 /// Tokens that are computed in about the time of one: so many go together, however short the shortest is.
 const FEW: usize = 32;
+
+/// Token vectors in one answer, at most: a hundred megabytes of JSON at 1024 dimensions.
+const MAX_STATES: usize = 8192;
 
 /// Passes within passes, at most.
 const DEPTH: usize = 4;
@@ -134,7 +152,7 @@ impl Batcher {
         limits: Limits,
         tokens_per_second: f64,
     ) -> std::io::Result<Self> {
-        let queue = Queue { tokens_per_second, ..Queue::default() };
+        let queue = Queue { tokens_per_second, full_tokens_per_second: tokens_per_second, ..Queue::default() };
         let shared = Arc::new(Shared {
             start: Instant::now(),
             embedder,
@@ -151,8 +169,9 @@ impl Batcher {
     /// Admits a request and waits for its vectors. A caller that is dropped takes its request along.
     ///
     /// # Errors
-    /// [`Error::Overloaded`] where there is no room for all of it or its deadline would pass first, [`Error::Deadline`],
-    /// [`Error::Unavailable`] while closing, [`Error::Engine`].
+    /// [`Error::TooMuch`] where there would never be room or time for it, [`Error::Overloaded`]
+    /// where there is no room for all of it now or its deadline would pass first,
+    /// [`Error::Deadline`], [`Error::Unavailable`] while closing, [`Error::Engine`].
     pub async fn embed(&self, tokens: Vec<Tokens>) -> Result<Answer, Error> {
         let answer = self.shared.admit(tokens, Admission::Request)?;
         let timeout = self.shared.limits.timeout;
@@ -167,22 +186,22 @@ impl Batcher {
     /// the engine takes one batch at a time, so it waits for at most the one that runs.
     ///
     /// # Errors
-    /// [`Error::Field`] for more tokens than one batch has, [`Error::Engine`].
+    /// [`Error::TooMuch`] for more tokens than an answer holds, [`Error::Engine`].
     pub async fn hidden_states(&self, tokens: Vec<Tokens>) -> Result<Vec<Vec<Vec<f32>>>, Error> {
         let embedder = self.shared.embedder.clone();
-        let (count, limit) =
-            (tokens.iter().map(Tokens::len).sum::<usize>(), embedder.budget().tokens().max(embedder.max_length()));
-        if count > limit {
-            return Err(Error::field(
-                "inputs",
-                format_args!("{count} tokens, and token vectors are given for at most {limit} at once"),
-            ));
+        let count = tokens.iter().map(Tokens::len).sum::<usize>();
+        if count > MAX_STATES {
+            return Err(Error::too_much(format_args!("{count} tokens"), "token vectors per answer", MAX_STATES));
         }
         let work = move || -> gte_core::Result<_> {
-            let batch = PackedBatch::new(tokens.iter().map(|t| t.ids.as_slice()))?;
-            let states = embedder.hidden_states(&batch)?;
-            let text = |range: std::ops::Range<usize>| range.map(|i| states.row(i).to_vec()).collect();
-            Ok(batch.ranges().map(text).collect())
+            let mut states = Vec::with_capacity(tokens.len());
+            for texts in embedder.batches(&tokens)? {
+                let batch = PackedBatch::new(tokens[texts].iter().map(AsRef::as_ref))?;
+                let rows = embedder.hidden_states(&batch)?;
+                let text = |range: std::ops::Range<usize>| range.map(|i| rows.row(i).to_vec()).collect();
+                states.extend(batch.ranges().map(text));
+            }
+            Ok(states)
         };
         Ok(tokio::task::spawn_blocking(work).await.map_err(|e| Error::Engine(e.to_string()))??)
     }
@@ -261,17 +280,22 @@ impl Shared {
                 break;
             }
             if more > limit {
-                return Err(Error::field(
-                    "input",
-                    format_args!("{more} at once are more than {what} {limit} ever admits"),
-                ));
+                let unit = if what == "--queue-tokens" { "tokens" } else { "texts" };
+                return Err(Error::too_much(format_args!("{more} {unit}"), what, limit));
             }
             if waiting + more > limit {
                 return Err(Error::Overloaded { what, retry_after_s: wait_s(queue.delay()) });
             }
         }
+        // What would be late even if nothing else waited is late here always; in parts it is not.
+        let (own, timeout) = (count as f64 / queue.full_tokens_per_second, self.limits.timeout.as_secs_f64());
+        if own > timeout && !probe {
+            let fits = (timeout * queue.full_tokens_per_second) as usize;
+            let limit = format_args!("{fits} that are computed in {timeout} s");
+            return Err(Error::too_much(format_args!("{count} tokens"), "--request-timeout", limit));
+        }
         // Who would wait in vain is told at once, and may ask another server.
-        let late = queue.delay() - self.limits.timeout.as_secs_f64();
+        let late = queue.delay() + own - timeout;
         if late > 0.0 && !probe {
             return Err(Error::Overloaded { what: "--request-timeout", retry_after_s: wait_s(late) });
         }
@@ -283,8 +307,8 @@ impl Shared {
         let (reply, answer) = oneshot::channel();
         let request = Request {
             values: Vec::with_capacity(texts * self.embedder.dim()),
-            tokens,
-            next: 0,
+            waiting: tokens.into(),
+            texts,
             reply,
             admitted: now,
             started: None,
@@ -306,10 +330,10 @@ impl Shared {
     fn compute(&self) {
         loop {
             let mut queue = self.lock();
-            let (parts, ids) = loop {
-                let (parts, ids) = self.next_batch(&mut queue, None);
+            let (parts, texts) = loop {
+                let (parts, texts) = self.next_batch(&mut queue, None);
                 if !parts.is_empty() {
-                    break (parts, ids);
+                    break (parts, texts);
                 }
                 if queue.closed && queue.waiting.is_empty() {
                     return;
@@ -321,10 +345,10 @@ impl Shared {
             self.publish(&queue);
             drop(queue);
 
-            let tokens: usize = ids.iter().map(Vec::len).sum();
+            let tokens: usize = texts.iter().map(Tokens::len).sum();
             let between = AtomicU64::new(0); // nanoseconds for others
-            let work = || self.embedder.pool_tokens_pausing(&ids, &|pause| self.give_way(pause, tokens, 1, &between));
-            let (result, elapsed) = self.pass(&ids, work);
+            let work = || self.embedder.pool_tokens_pausing(&texts, &|pause| self.give_way(pause, tokens, 1, &between));
+            let (result, elapsed) = self.pass(&texts, work);
             let end = start + elapsed;
             let seconds = elapsed.saturating_sub(Duration::from_nanos(between.into_inner())).as_secs_f64();
 
@@ -333,17 +357,21 @@ impl Shared {
             queue.passed = result.is_ok().then_some(end);
             queue.busy.add(start, end);
             // The last few batches decide; a small one says little of the speed of a full one.
-            let weight = 0.3 * (tokens as f64 / self.embedder.budget().tokens() as f64).clamp(0.05, 1.0);
-            queue.tokens_per_second += weight * (tokens as f64 / seconds.max(1e-6) - queue.tokens_per_second);
+            let (full, speed) =
+                (tokens as f64 / self.embedder.budget().tokens() as f64, tokens as f64 / seconds.max(1e-6));
+            queue.tokens_per_second += 0.3 * full.clamp(0.05, 1.0) * (speed - queue.tokens_per_second);
+            if full > 0.5 {
+                queue.full_tokens_per_second += 0.3 * (speed - queue.full_tokens_per_second);
+            }
             self.deliver(&mut queue, parts, result, end);
             self.publish(&queue);
         }
     }
 
-    /// Runs a forward pass over `ids`, and counts it.
+    /// Runs a forward pass over `texts`, and counts it.
     fn pass(
         &self,
-        ids: &[Vec<u32>],
+        texts: &[Tokens],
         work: impl FnOnce() -> gte_core::Result<Vec<f32>>,
     ) -> (Result<Vec<f32>, Error>, Duration) {
         let start = Instant::now();
@@ -356,13 +384,13 @@ impl Shared {
             Err(_) => Err(Error::Engine("it panicked".into())),
         };
         let elapsed = start.elapsed();
-        let tokens: usize = ids.iter().map(Vec::len).sum();
+        let tokens: usize = texts.iter().map(Tokens::len).sum();
         self.metrics.compute_seconds.observe(elapsed.as_secs_f64());
         self.metrics.batch_tokens.observe(tokens as f64);
-        self.metrics.batch_texts.observe(ids.len() as f64);
+        self.metrics.batch_texts.observe(texts.len() as f64);
         if result.is_ok() {
             self.metrics.tokens.inc_by(tokens as u64);
-            self.metrics.texts.inc_by(ids.len() as u64);
+            self.metrics.texts.inc_by(texts.len() as u64);
         }
         (result, elapsed)
     }
@@ -374,7 +402,7 @@ impl Shared {
         }
         let left = (pause.left() * tokens as f64) as usize;
         loop {
-            let (parts, ids) = {
+            let (parts, texts) = {
                 let mut queue = self.lock();
                 if queue.tokens == 0 || self.crowded(&queue) {
                     return;
@@ -386,10 +414,10 @@ impl Shared {
                 self.publish(&queue);
                 taken
             };
-            let inside: usize = ids.iter().map(Vec::len).sum();
+            let inside: usize = texts.iter().map(Tokens::len).sum();
             let deeper = AtomicU64::new(0);
-            let work = || pause.pool_tokens_pausing(&ids, &|pause| self.give_way(pause, inside, depth + 1, &deeper));
-            let (result, elapsed) = self.pass(&ids, work);
+            let work = || pause.pool_tokens_pausing(&texts, &|pause| self.give_way(pause, inside, depth + 1, &deeper));
+            let (result, elapsed) = self.pass(&texts, work);
             between.fetch_add(elapsed.as_nanos() as u64, Ordering::Relaxed);
             let mut queue = self.lock();
             self.deliver(&mut queue, parts, result, Instant::now());
@@ -406,7 +434,7 @@ impl Shared {
 
     /// Takes texts to compute together. `within` a pass with so many tokens to go, only requests that have less to do, and whole: of one that
     /// has begun, a part may be in that pass, and its vectors come in order.
-    fn next_batch(&self, queue: &mut Queue, within: Option<usize>) -> (Vec<Part>, Vec<Vec<u32>>) {
+    fn next_batch(&self, queue: &mut Queue, within: Option<usize>) -> (Vec<Part>, Vec<Tokens>) {
         let now = Instant::now();
         let gone: Vec<_> = queue
             .waiting
@@ -420,9 +448,8 @@ impl Shared {
             }
         }
         let budget = self.embedder.budget().tokens();
-        let left = |request: &Request| request.tokens[request.next..].iter().map(Tokens::len).sum::<usize>();
-        let candidates = queue.waiting.iter().filter(|(_, r)| within.is_none() || r.next == 0);
-        let mut order: Vec<_> = candidates.map(|(&key, r)| (left(r), key)).filter(|&(left, _)| left > 0).collect();
+        let candidates = queue.waiting.iter().filter(|(_, r)| within.is_none() || r.taken() == 0);
+        let mut order: Vec<_> = candidates.map(|(&key, r)| (r.left(), key)).filter(|&(left, _)| left > 0).collect();
         let crowded = self.crowded(queue);
         // By least to do, those of one length in their order; in a crowd by deadline, as the queue is.
         if !crowded {
@@ -436,44 +463,42 @@ impl Shared {
             // Like lengths together: whoever is much longer would keep the shortest waiting.
             false => (2 * least).max(FEW).min(budget).min(within.unwrap_or(budget).max(least)),
         };
-        let (mut parts, mut ids, mut used) = (Vec::new(), Vec::new(), 0);
+        let (mut parts, mut texts, mut used) = (Vec::new(), Vec::new(), 0);
         for (left, key) in order {
             if within.is_some() && used + left > limit {
                 break;
             }
             let Some(request) = queue.waiting.get_mut(&key) else { continue };
-            let first = request.next;
-            while let Some(tokens) = request.tokens.get_mut(request.next) {
-                if used > 0 && used + tokens.len() > limit {
-                    break;
-                }
+            let first = request.taken();
+            while request.waiting.front().is_some_and(|tokens| used == 0 || used + tokens.len() <= limit)
+                && let Some(tokens) = request.waiting.pop_front()
+            {
                 used += tokens.len();
-                ids.push(std::mem::take(&mut tokens.ids));
-                request.next += 1;
+                texts.push(tokens);
             }
-            if request.next > first {
+            let taken = first..request.taken();
+            if !taken.is_empty() {
                 if request.started.is_none() {
                     request.started = Some(now);
                     self.metrics.queue_seconds.observe((now - request.admitted).as_secs_f64());
                     request.span = tracing::info_span!(parent: &request.parent, "compute");
                 }
-                parts.push(Part { key, texts: first..request.next });
+                parts.push(Part { key, texts: taken });
             }
             if used >= limit {
                 break;
             }
         }
-        queue.texts -= ids.len();
+        queue.texts -= texts.len();
         queue.tokens -= used;
-        (parts, ids)
+        (parts, texts)
     }
 
     /// Removes a request; what of it was not taken leaves the counts.
     fn give_up(&self, queue: &mut Queue, key: (Instant, u64)) -> Option<Request> {
         let request = queue.waiting.remove(&key)?;
-        let rest = &request.tokens[request.next..];
-        queue.texts -= rest.len();
-        queue.tokens -= rest.iter().map(Tokens::len).sum::<usize>();
+        queue.texts -= request.waiting.len();
+        queue.tokens -= request.left();
         Some(request)
     }
 
@@ -487,7 +512,7 @@ impl Shared {
             match &result {
                 Ok(vectors) => {
                     request.values.extend_from_slice(&vectors[first * dim..row * dim]);
-                    if texts.end == request.tokens.len()
+                    if texts.end == request.texts
                         && let Some(request) = queue.waiting.remove(&key)
                     {
                         let started = request.started.unwrap_or(request.admitted);

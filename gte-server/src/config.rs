@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use axum::http::HeaderValue;
+use clap::builder::BoolishValueParser;
 use clap::{Parser, ValueEnum};
 use gte_core::{BUNDLED, Device, Pooling, Precision};
 
@@ -13,14 +14,16 @@ const DEFAULT_PORT: u16 = 7860;
 
 /// HTTP service for GTE text embeddings
 ///
-/// Every option can also be given in the environment, by the name in brackets; RUST_LOG=debug says more, and HF_ENDPOINT, HF_TOKEN,
-/// HF_HOME and MODELSCOPE_ENDPOINT are those of the hubs.
+/// Every option can also be given in the environment, by the name in brackets. There, a switch is
+/// 1, true, yes or on, or 0, false, no or off, and an empty variable is an unset one.
+/// RUST_LOG=debug says more, and HF_ENDPOINT, HF_TOKEN, HF_HOME and MODELSCOPE_ENDPOINT are those
+/// of the hubs.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "gte-server", version, about)]
 pub struct Config {
     /// Directory, `thenlper/gte-large-zh`, `modelscope:iic/nlp_gte_sentence-embedding_chinese-large`, or `bundled`: the small model
     /// that this binary carries, for trying and testing
-    #[arg(long, env = "GTE_MODEL", default_value = BUNDLED)]
+    #[arg(long, env = "GTE_MODEL", default_value = BUNDLED, value_parser = at_home)]
     pub model: String,
     /// Commit, branch or tag on the hub
     #[arg(long, env = "GTE_REVISION")]
@@ -29,16 +32,17 @@ pub struct Config {
     #[arg(long, env = "GTE_HUB", value_enum, default_value_t = Hub::Huggingface)]
     pub hub: Hub,
     /// Make no request to a hub: the model is a directory or in the cache
-    #[arg(long, env = "GTE_OFFLINE")]
+    #[arg(long, env = "GTE_OFFLINE", value_parser = BoolishValueParser::new())]
     pub offline: bool,
     /// Fetch the model, verify it, and exit: for an init container. Several at once wait for the one that downloads
-    #[arg(long, env = "GTE_DOWNLOAD")]
+    #[arg(long, env = "GTE_DOWNLOAD", value_parser = BoolishValueParser::new())]
     pub download: bool,
     /// Where the model runs: cpu, or cuda:0 … in a build with the feature `cuda`
     #[arg(long, env = "GTE_DEVICE", default_value_t)]
     pub device: Device,
-    /// Type of the matrix products: f32, bf16, int8, or auto: bf16 where the CPU computes it natively
-    #[arg(long, env = "GTE_PRECISION", default_value_t)]
+    /// Type of the matrix products: f32, bf16, int8, or auto: bf16 where the CPU computes it
+    /// natively, else f32
+    #[arg(long, env = "GTE_PRECISION", default_value = "auto")]
     pub precision: Precision,
     /// cls, mean or last-token, where the model's files do not say
     #[arg(long, env = "GTE_POOLING")]
@@ -66,10 +70,10 @@ pub struct Config {
     #[arg(long, env = "GTE_CORS_ORIGIN", value_delimiter = ',')]
     pub cors_origin: Vec<HeaderValue>,
     /// Certificate chain in PEM: serve HTTPS; read again on SIGHUP
-    #[arg(long, env = "GTE_TLS_CERT", requires = "tls_key")]
+    #[arg(long, env = "GTE_TLS_CERT", value_parser = path, requires = "tls_key")]
     pub tls_cert: Option<PathBuf>,
     /// Its private key in PEM
-    #[arg(long, env = "GTE_TLS_KEY", requires = "tls_cert")]
+    #[arg(long, env = "GTE_TLS_KEY", value_parser = path, requires = "tls_cert")]
     pub tls_key: Option<PathBuf>,
     /// Connections open at once; more are closed at once
     #[arg(long, env = "GTE_MAX_CONNECTIONS", default_value_t = 16384)]
@@ -84,8 +88,8 @@ pub struct Config {
     /// Seconds in which a request's body must arrive
     #[arg(long, env = "GTE_BODY_TIMEOUT", default_value_t = 30)]
     pub body_timeout: u64,
-    /// Largest body, in bytes
-    #[arg(long, env = "GTE_BODY_LIMIT", default_value_t = 2 << 20)]
+    /// Largest body, in bytes, unpacked
+    #[arg(long, env = "GTE_BODY_LIMIT", default_value_t = 4 << 20)]
     pub body_limit: usize,
     /// Requests that may wait
     #[arg(long, env = "GTE_QUEUE_REQUESTS", default_value_t = 512)]
@@ -93,10 +97,12 @@ pub struct Config {
     /// Texts that may wait
     #[arg(long, env = "GTE_QUEUE_TEXTS", default_value_t = 8192)]
     pub queue_texts: usize,
-    /// Tokens that may wait
-    #[arg(long, env = "GTE_QUEUE_TOKENS", default_value_t = 1 << 17)]
+    /// Tokens that may wait: more than a request of as many texts as it may have needs, so that it
+    /// is time that decides
+    #[arg(long, env = "GTE_QUEUE_TOKENS", default_value_t = 1 << 20)]
     pub queue_tokens: usize,
-    /// Seconds after which a request is given up; one that would wait longer is refused at once
+    /// Seconds after which a request is given up; one that would take longer, by the measured
+    /// speed, is refused at once
     #[arg(long, env = "GTE_REQUEST_TIMEOUT", default_value_t = 60)]
     pub request_timeout: u64,
     /// Seconds that a forward pass may take before /livez says that the server is stuck
@@ -109,16 +115,19 @@ pub struct Config {
     #[arg(long, env = "GTE_DRAIN_TIMEOUT", default_value_t = 30)]
     pub drain_timeout: u64,
     /// File of API keys, one a line; reloaded on SIGHUP. Keys may also be given in GTE_API_KEYS, separated by commas
-    #[arg(long, env = "GTE_API_KEY_FILE")]
+    #[arg(long, env = "GTE_API_KEY_FILE", value_parser = path)]
     pub api_key_file: Option<PathBuf>,
     /// API keys, separated by commas
     #[arg(skip)]
     pub api_keys: Vec<String>,
+    /// Take lists of token ids for texts; they must be of this model's own vocabulary
+    #[arg(long, env = "GTE_TOKEN_IDS", value_parser = BoolishValueParser::new())]
+    pub token_ids: bool,
     /// NATS server, such as nats://user:password@broker:4222: takes jobs on /v1/jobs for workers to do
-    #[arg(long, env = "GTE_NATS", conflicts_with = "worker")]
+    #[arg(long, env = "GTE_NATS", hide_env_values = true, conflicts_with = "worker")]
     pub nats: Option<String>,
     /// NATS server: takes jobs, and works on those that wait there
-    #[arg(long, env = "GTE_WORKER")]
+    #[arg(long, env = "GTE_WORKER", hide_env_values = true)]
     pub worker: Option<String>,
     /// How logs are written
     #[arg(long, env = "GTE_LOG_FORMAT", value_enum, default_value_t = LogFormat::Human)]
@@ -155,6 +164,21 @@ fn port(text: &str) -> Result<Port, String> {
         return Ok(Port(None));
     }
     text.parse().map(|number| Port(Some(number))).map_err(|_| "expected a port from 0 to 65535".to_owned())
+}
+
+/// A path in which `~` is the home directory: the shell has not read what comes from the
+/// environment, nor what stands behind `=`.
+fn at_home(path: &str) -> Result<String, std::convert::Infallible> {
+    let rest = match path.strip_prefix('~') {
+        Some(rest) if rest.is_empty() || rest.starts_with('/') => rest,
+        _ => return Ok(path.to_owned()),
+    };
+    let home = std::env::home_dir().filter(|home| !home.as_os_str().is_empty());
+    Ok(home.map_or_else(|| path.to_owned(), |home| format!("{}{rest}", home.display())))
+}
+
+fn path(text: &str) -> Result<PathBuf, std::convert::Infallible> {
+    at_home(text).map(PathBuf::from)
 }
 
 /// How logs are written.

@@ -4,7 +4,9 @@ use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
-use crate::api::{ErrorBody, ErrorDetail};
+use serde::Serialize;
+
+use crate::api::{ErrorBody, tei};
 
 /// What a request may end in.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -20,6 +22,23 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
+    /// No texts, or one of no tokens.
+    #[error("{0}: it is empty, expected at least one text")]
+    Empty(String),
+    /// More than a limit ever admits: asking again is in vain.
+    #[error("{found} in one request are more than {limit}")]
+    TooMuch {
+        /// How much it is.
+        found: String,
+        /// The limit, by its name.
+        limit: String,
+    },
+    /// The body is packed in a way that is not read.
+    #[error("Content-Encoding: {0} is not read, expected gzip or none")]
+    Encoding(String),
+    /// The model is one for something else.
+    #[error("this server has an embedding model: it does not {0}")]
+    Task(&'static str),
     /// The body is larger than allowed.
     #[error("the body is larger than {limit} bytes, the limit of --body-limit")]
     TooLarge {
@@ -32,8 +51,8 @@ pub enum Error {
     /// No valid key.
     #[error("a valid API key is needed: Authorization: Bearer …")]
     Unauthorized,
-    /// No such route.
-    #[error("no such route: {0}")]
+    /// No such route, model or job.
+    #[error("{0}")]
     NotFound(String),
     /// The route exists for other methods.
     #[error("this route does not take {0}")]
@@ -62,11 +81,16 @@ pub enum Error {
 
 impl Error {
     /// Status, OpenAI's type, text-embeddings-inference's type.
-    fn kind(&self) -> (StatusCode, &'static str, &'static str) {
+    pub(crate) fn kind(&self) -> (StatusCode, &'static str, &'static str) {
         match self {
             Self::Syntax(_) => (StatusCode::BAD_REQUEST, "invalid_request_error", "Validation"),
             Self::Field { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "invalid_request_error", "Validation"),
-            Self::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "invalid_request_error", "Validation"),
+            Self::Empty(_) => (StatusCode::UNPROCESSABLE_ENTITY, "invalid_request_error", "Empty"),
+            Self::Encoding(_) => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "invalid_request_error", "Validation"),
+            Self::Task(_) => (StatusCode::FAILED_DEPENDENCY, "invalid_request_error", "Backend"),
+            Self::TooLarge { .. } | Self::TooMuch { .. } => {
+                (StatusCode::PAYLOAD_TOO_LARGE, "invalid_request_error", "Validation")
+            }
             Self::SlowBody(_) => (StatusCode::REQUEST_TIMEOUT, "invalid_request_error", "Validation"),
             Self::Unauthorized => (StatusCode::UNAUTHORIZED, "authentication_error", "Validation"),
             Self::NotFound(_) => (StatusCode::NOT_FOUND, "invalid_request_error", "Validation"),
@@ -76,6 +100,19 @@ impl Error {
             Self::Unavailable(_) | Self::Broker => (StatusCode::SERVICE_UNAVAILABLE, "server_error", "Unhealthy"),
             Self::Engine(_) => (StatusCode::INTERNAL_SERVER_ERROR, "server_error", "Backend"),
         }
+    }
+
+    /// Path of the field that is wrong, where it is one.
+    pub(crate) fn param(&self) -> Option<String> {
+        match self {
+            Self::Field { field, .. } | Self::Empty(field) => Some(field.clone()),
+            _ => None,
+        }
+    }
+
+    /// More than `limit`, which is that of `what`.
+    pub(crate) fn too_much(found: impl ToString, what: &str, limit: impl std::fmt::Display) -> Self {
+        Self::TooMuch { found: found.to_string(), limit: format!("{limit}, the limit of {what}") }
     }
 
     /// A field that is wrong.
@@ -89,7 +126,9 @@ impl From<gte_core::Error> for Error {
         use gte_core::Error as Core;
         match e {
             Core::TokenId { .. } | Core::TokenCount { .. } => Self::field("input", e),
-            Core::InvalidOption { option, .. } => Self::field(option, e),
+            Core::InvalidOption { option, value, expected } => {
+                Self::field(option, format_args!("{value}, expected {expected}"))
+            }
             e => Self::Engine(e.to_string()),
         }
     }
@@ -97,21 +136,35 @@ impl From<gte_core::Error> for Error {
 
 impl IntoResponse for Error {
     fn into_response(self) -> Response {
-        let (status, kind, error_type) = self.kind();
-        let message = self.to_string();
-        let param = match &self {
-            Self::Field { field, .. } => Some(field.clone()),
+        let body = ErrorBody::from(&self);
+        self.with_body(body)
+    }
+}
+
+impl Error {
+    fn with_body(self, body: impl Serialize) -> Response {
+        let (status, ..) = self.kind();
+        let mut response = (status, Json(body)).into_response();
+        let header = match &self {
+            Self::Overloaded { retry_after_s, .. } => Some((header::RETRY_AFTER, HeaderValue::from(*retry_after_s))),
+            Self::Unauthorized => Some((header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))),
+            Self::Encoding(_) => Some((header::ACCEPT_ENCODING, HeaderValue::from_static("gzip"))),
             _ => None,
         };
-        let error = ErrorDetail { message: message.clone(), kind, param, code: status.as_u16() };
-        let body = ErrorBody { error, message, error_type };
-        let mut response = (status, Json(body)).into_response();
-        if let Self::Overloaded { retry_after_s, .. } = self {
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(retry_after_s));
-        }
-        if matches!(self, Self::Unauthorized) {
-            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-        }
+        response.headers_mut().extend(header);
+        // For who has to write it in another way.
+        response.extensions_mut().insert(self);
         response
+    }
+}
+
+/// An error as text-embeddings-inference's clients read it.
+pub(crate) async fn as_tei_writes(mut response: Response) -> Response {
+    match response.extensions_mut().remove::<Error>() {
+        Some(error) => {
+            let body = tei::ErrorBody::from(&error);
+            error.with_body(body)
+        }
+        None => response,
     }
 }

@@ -1,27 +1,25 @@
 //! What every request passes on its way to a handler, and its answer on the way back: the request's id, span, count and time; keys;
-//! CORS; security headers; and the body, read within limits.
+//! CORS; security headers.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
 use axum::Router;
-use axum::body::{Body, Bytes};
-use axum::extract::{DefaultBodyLimit, FromRequest, MatchedPath, Request, State};
-use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::extract::{DefaultBodyLimit, MatchedPath, Request, State};
+use axum::http::{HeaderName, HeaderValue, Method, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use opentelemetry_http::HeaderExtractor;
-use serde::de::DeserializeOwned;
 use subtle::{Choice, ConstantTimeEq};
-use tower_http::cors::{AllowOrigin, CorsLayer};
+use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 use tower_http::set_header::SetResponseHeaderLayer;
 use tracing::Instrument;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
 use crate::error::Error;
 use crate::metrics::RequestLabels;
-use crate::routes::Service;
+use crate::service::{HEADERS, Service};
 
 /// The caller's name for its request, or ours.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -47,9 +45,14 @@ pub(crate) fn guarded(router: Router<Arc<Service>>, service: &Arc<Service>) -> R
             true => AllowOrigin::any(),
             false => AllowOrigin::list(service.config.cors_origin.iter().cloned()),
         })
-        .allow_methods([Method::GET, Method::POST])
-        .allow_headers([header::AUTHORIZATION, header::CONTENT_TYPE, REQUEST_ID])
-        .expose_headers([REQUEST_ID, header::RETRY_AFTER]);
+        .allow_methods([Method::GET, Method::POST, Method::DELETE])
+        // Whatever the client sends: OpenAI's has ten of its own, tracing adds others, and `*`
+        // leaves out `authorization`.
+        .allow_headers(AllowHeaders::mirror_request())
+        .expose_headers(
+            [REQUEST_ID, header::RETRY_AFTER, header::LOCATION].into_iter().chain(HEADERS).collect::<Vec<_>>(),
+        )
+        .max_age(std::time::Duration::from_secs(600));
     router.layer(cors)
 }
 
@@ -84,7 +87,9 @@ async fn observe(State(service): State<Arc<Service>>, request: Request, next: Ne
     let ms = seconds * 1e3;
     span.in_scope(|| match route {
         // What a load balancer asks every second.
-        "/livez" | "/readyz" | "/health" | "/metrics" => tracing::debug!(status = status.as_u16(), ms, "answered"),
+        "/livez" | "/readyz" | "/health" | "/ping" | "/metrics" => {
+            tracing::debug!(status = status.as_u16(), ms, "answered")
+        }
         _ if status.is_server_error() => tracing::warn!(status = status.as_u16(), ms, "failed"),
         _ if status.is_success() => tracing::info!(status = status.as_u16(), ms, "answered"),
         // A storm of these would fill the disk; they are counted.
@@ -96,12 +101,8 @@ async fn observe(State(service): State<Arc<Service>>, request: Request, next: Ne
 
 /// Lets those pass who have a key, where there are keys.
 pub(crate) async fn authorize(State(service): State<Arc<Service>>, request: Request, next: Next) -> Response {
-    let given = request
-        .headers()
-        .get(header::AUTHORIZATION)
-        .and_then(|v| v.to_str().ok())
-        .and_then(|v| v.strip_prefix("Bearer "))
-        .unwrap_or("");
+    let given =
+        request.headers().get(header::AUTHORIZATION).and_then(|v| v.to_str().ok()).and_then(bearer).unwrap_or("");
     let allowed = {
         // A lock that a panic has poisoned still guards the keys: the door must not open by it.
         let keys = service.keys.read().unwrap_or_else(PoisonError::into_inner);
@@ -112,43 +113,9 @@ pub(crate) async fn authorize(State(service): State<Arc<Service>>, request: Requ
     if allowed { next.run(request).await } else { Error::Unauthorized.into_response() }
 }
 
-/// A JSON body, with the path of the field that is wrong.
-pub(crate) struct Checked<T>(pub(crate) T);
-
-impl<T: DeserializeOwned> FromRequest<Arc<Service>> for Checked<T> {
-    type Rejection = Error;
-
-    async fn from_request(request: Request<Body>, service: &Arc<Service>) -> Result<Self, Error> {
-        let RawBody(bytes) = RawBody::from_request(request, service).await?;
-        parse(&bytes).map(Self)
-    }
-}
-
-/// A value from JSON, or the path of the field that is wrong.
-pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
-    let mut json = serde_json::Deserializer::from_slice(bytes);
-    let value = serde_path_to_error::deserialize(&mut json).map_err(|e| {
-        let field = e.path().to_string();
-        let inner = e.into_inner();
-        if inner.is_data() { Error::field(field, inner) } else { Error::Syntax(inner.to_string()) }
-    })?;
-    json.end().map_err(|e| Error::Syntax(e.to_string()))?;
-    Ok(value)
-}
-
-/// A body, within the limits of size and time.
-pub(crate) struct RawBody(pub(crate) Bytes);
-
-impl FromRequest<Arc<Service>> for RawBody {
-    type Rejection = Error;
-
-    async fn from_request(request: Request<Body>, service: &Arc<Service>) -> Result<Self, Error> {
-        let (limit, timeout) = (service.config.body_limit, service.config.body_timeout());
-        let body = tokio::time::timeout(timeout, Bytes::from_request(request, service));
-        let bytes = body.await.map_err(|_| Error::SlowBody(timeout.as_secs()))?.map_err(|e| match e.status() {
-            StatusCode::PAYLOAD_TOO_LARGE => Error::TooLarge { limit },
-            _ => Error::Syntax(e.body_text()),
-        })?;
-        Ok(Self(bytes))
-    }
+/// The key in `Bearer KEY`: the scheme in any case, one space or more behind it (RFC 9110, 11.1 and
+/// 11.4).
+fn bearer(credentials: &str) -> Option<&str> {
+    let (scheme, key) = credentials.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| key.trim_matches(' '))
 }

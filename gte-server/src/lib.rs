@@ -2,14 +2,18 @@
 
 pub mod api;
 pub mod batcher;
+mod body;
 pub mod config;
 mod connections;
+pub mod environment;
 pub mod error;
 mod guard;
 pub mod jobs;
+mod json;
 pub mod metrics;
 mod pages;
 pub mod routes;
+mod service;
 pub mod telemetry;
 
 use std::future::Future;
@@ -26,14 +30,14 @@ use crate::config::Config;
 use crate::connections::Room;
 use crate::jobs::Jobs;
 use crate::metrics::Metrics;
-use crate::routes::Service;
+use crate::service::{Service, promised_texts};
 
 /// Fetches the model's files where they are missing, and verifies them.
 ///
 /// # Errors
 /// One line that says what is wrong.
 pub fn download(config: &Config) -> Result<(), String> {
-    let mut options = HubOptions::from_env();
+    let mut options = HubOptions::from_env().map_err(|e| e.to_string())?;
     options.revision.clone_from(&config.revision);
     options.offline = config.offline;
     let files = ModelFiles::open(&config.model(), &options).map_err(|e| e.to_string())?;
@@ -72,13 +76,15 @@ pub fn load(config: Config, jobs: Option<Jobs>) -> Result<Arc<Service>, String> 
         builder = builder.pooling(pooling);
     }
     let embedder = Arc::new(builder.build().map_err(text)?);
-    // Warm: the largest batch allocates every buffer, so that memory does not grow later, and is the first measurement of speed.
+    // Warm: the largest batch allocates every buffer, so that memory does not grow later. The second
+    // pass is the first measurement of speed, by which requests are refused that take too long.
     let longest = embedder.max_length();
     let tokens = embedder.budget().tokens().max(longest);
     let batch: Vec<_> = (0..tokens).step_by(longest).map(|first| vec![0; longest.min(tokens - first)]).collect();
-    let warm = Instant::now();
     embedder.embed_tokens(&batch).map_err(text)?;
-    let tokens_per_second = tokens as f64 / warm.elapsed().as_secs_f64();
+    let second = Instant::now();
+    embedder.embed_tokens(&batch).map_err(text)?;
+    let tokens_per_second = tokens as f64 / second.elapsed().as_secs_f64();
     let metrics = Arc::new(Metrics::new(vec![
         ("name", embedder.name().to_owned()),
         ("dimensions", embedder.dim().to_string()),
@@ -94,8 +100,10 @@ pub fn load(config: Config, jobs: Option<Jobs>) -> Result<Arc<Service>, String> 
     };
     let batcher = Batcher::start(embedder.clone(), metrics.clone(), limits, tokens_per_second)
         .map_err(|e| format!("no compute thread: {e}"))?;
+    let promised_texts = promised_texts(&config, longest, tokens_per_second);
     Ok(Arc::new(Service {
         jobs,
+        promised_texts,
         embedder,
         batcher,
         metrics,

@@ -6,7 +6,6 @@ use std::process::ExitCode;
 use std::sync::{Arc, PoisonError};
 
 use axum_server::tls_rustls::RustlsConfig;
-use clap::Parser;
 use gte_server::config::Config;
 use gte_server::routes::Service;
 use tokio::signal::unix::{SignalKind, signal};
@@ -22,13 +21,7 @@ fn main() -> ExitCode {
 }
 
 fn start() -> Result<(), String> {
-    let mut config = Config::parse();
-    let keys = std::env::var("GTE_API_KEYS").unwrap_or_default();
-    config.api_keys = keys.split(',').map(str::trim).filter(|key| !key.is_empty()).map(str::to_owned).collect();
-    if !keys.is_empty() && config.api_keys.is_empty() {
-        // Better no start than a door that is open by mistake.
-        return Err("GTE_API_KEYS is set and holds no key".to_owned());
-    }
+    let config = gte_server::environment::config(std::env::args_os(), |name| std::env::var_os(name))?;
     config.check()?;
     let _telemetry = gte_server::telemetry::start(&config)?;
     if config.download { gte_server::download(&config) } else { run(config) }
@@ -75,7 +68,7 @@ fn run(config: Config) -> Result<(), String> {
         let embedder = &service.embedder;
         tracing::info!(
             %address, https = tls.is_some(), model = embedder.name(), dimensions = embedder.dim(), precision = %embedder.precision(),
-            "ready{}", service.config.note().map(|note| format!(": {note}")).unwrap_or_default()
+            asked = %service.config.precision, "ready{}", service.config.note().map(|note| format!(": {note}")).unwrap_or_default()
         );
         gte_server::serve(listener, service, tls, shutdown).await.map_err(|e| e.to_string())
     })

@@ -9,7 +9,7 @@ use axum::routing::get;
 use utoipa::openapi::OpenApi;
 use utoipa_swagger_ui::SwaggerUi;
 
-use crate::routes::Service;
+use crate::service::Service;
 
 /// The page loads nothing but itself, and no other page can frame it.
 const POLICY: (HeaderName, &str) = (

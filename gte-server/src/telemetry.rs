@@ -22,9 +22,19 @@ pub struct Telemetry(Option<SdkTracerProvider>);
 /// the async runtime: the exporter has a blocking client.
 ///
 /// # Errors
-/// An endpoint that is no address.
+/// An endpoint that is no address; a `RUST_LOG` that names no level.
 pub fn start(config: &Config) -> Result<Telemetry, String> {
-    let level = std::env::var("RUST_LOG").ok().and_then(|l| l.parse().ok()).unwrap_or(LevelFilter::INFO);
+    // What the libraries below say of each connection is theirs, unless they are named.
+    let own = |level| {
+        Targets::new().with_targets([("gte_server", level), ("gte_core", level)]).with_default(LevelFilter::WARN)
+    };
+    let asked = match std::env::var("RUST_LOG").unwrap_or_default().trim() {
+        "" => own(LevelFilter::INFO),
+        text => match text.parse() {
+            Ok(level) => own(level),
+            Err(_) => directives(text)?,
+        },
+    };
     let logs = tracing_subscriber::fmt::layer()
         .with_target(false)
         .with_ansi(std::io::stderr().is_terminal())
@@ -32,10 +42,6 @@ pub fn start(config: &Config) -> Result<Telemetry, String> {
     let logs = match config.log_format {
         LogFormat::Human => logs.boxed(),
         LogFormat::Json => logs.json().flatten_event(true).boxed(),
-    };
-    // What the libraries below say of each connection is theirs.
-    let own = |level| {
-        Targets::new().with_targets([("gte_server", level), ("gte_core", level)]).with_default(LevelFilter::WARN)
     };
     let provider = match &config.otlp_endpoint {
         None => None,
@@ -53,8 +59,17 @@ pub fn start(config: &Config) -> Result<Telemetry, String> {
         opentelemetry::global::set_text_map_propagator(TraceContextPropagator::new());
         tracing_opentelemetry::layer().with_tracer(provider.tracer("gte-server")).with_filter(own(LevelFilter::INFO))
     });
-    tracing_subscriber::registry().with(logs.with_filter(own(level))).with(spans).init();
+    tracing_subscriber::registry().with(logs.with_filter(asked)).with(spans).init();
     Ok(Telemetry(provider))
+}
+
+/// `gte_server=debug,warn`: what is no level names a target.
+fn directives(text: &str) -> Result<Targets, String> {
+    let known = text.split(',').all(|part| part.contains('=') || part.trim().parse::<LevelFilter>().is_ok());
+    let parsed = text.parse().ok().filter(|_| known);
+    parsed.ok_or_else(|| {
+        format!("RUST_LOG is {text:?}, expected error, warn, info, debug, trace or off, or target=level, separated by commas")
+    })
 }
 
 /// Where OTLP over HTTP takes traces, below the collector's base address (OTLP specification 1.5, "OTLP/HTTP Request").
@@ -76,6 +91,16 @@ impl Drop for Telemetry {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_logged() {
+        for right in ["gte_server=debug", "warn,gte_core=trace", "hyper=off,info"] {
+            assert!(directives(right).is_ok(), "{right}");
+        }
+        for wrong in ["verbose", "gte_server=loud", "info,verbose"] {
+            assert!(directives(wrong).is_err_and(|e| e.contains("RUST_LOG")), "{wrong}");
+        }
+    }
 
     #[test]
     fn the_address_of_traces() {

@@ -199,3 +199,51 @@ fn a_broker_that_comes_late_and_requests_that_are_wrong() {
     let (_plain, plain) = server(&[]);
     assert_eq!(submit(plain, "{}", "application/json", None).0, 404);
 }
+
+/// The broker tells both by the same code and other words, which are its own to change.
+#[tokio::test]
+async fn a_full_queue_is_told_from_a_result_that_is_there() {
+    use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy};
+    let (store, port) = (TempDir::new().unwrap(), free_port());
+    let _broker = nats(port, store.path());
+    let url = format!("nats://127.0.0.1:{port}");
+    let context = async_nats::jetstream::new(async_nats::connect(&url).await.unwrap());
+    let work = Config {
+        name: "GTE_WORK".into(),
+        subjects: vec!["gte.work.>".into()],
+        retention: RetentionPolicy::WorkQueue,
+        discard: DiscardPolicy::New,
+        max_messages: 2,
+        ..Default::default()
+    };
+    context.create_stream(work).await.unwrap();
+    let (_gateway, gateway) = server(&["--nats", &url]);
+    let (status, job) = submit(gateway, r#"{"texts": ["一", "二"]}"#, "application/json", None);
+    assert_eq!(status, 202, "{job}");
+    let (status, error) = submit(gateway, r#"{"texts": ["三"]}"#, "application/json", None);
+    assert!(status == 429 && error["message"].as_str().unwrap().contains("GTE_WORK"), "{status} {error}");
+
+    // Another worker has stored one of the results, in a way of its own, and was killed before it
+    // took the text out of the queue.
+    let path = format!("/v1/jobs/{}", job["id"].as_str().unwrap());
+    let subject = format!("gte.job.{}.text.1", job["id"].as_str().unwrap());
+    context.publish(subject, 1f32.to_le_bytes().to_vec().into()).await.unwrap().await.unwrap();
+    let (_worker, _) = server(&["--worker", &url]);
+    until("it is done", || get(gateway, &path).1["status"] == "done");
+    let mut work = context.get_stream("GTE_WORK").await.unwrap();
+    let mut waiting = 2;
+    for _ in 0..200 {
+        waiting = work.info().await.unwrap().state.messages;
+        if waiting == 0 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(waiting, 0, "the text whose result is there leaves the queue");
+    let answer = agent().get(format!("http://{gateway}{path}/results")).call().unwrap();
+    let lines = BufReader::new(answer.into_body().into_reader()).lines();
+    let results: Vec<Value> = lines.map(|line| serde_json::from_str(&line.unwrap()).unwrap()).collect();
+    let lengths: HashSet<_> =
+        results.iter().map(|r| (r["index"].as_u64().unwrap(), r["embedding"].as_array().unwrap().len())).collect();
+    assert_eq!(lengths, HashSet::from([(0, 384), (1, 1)]), "the first that was stored stays");
+}

@@ -86,7 +86,7 @@ impl Drop for Server {
 
 fn command(arguments: &[&str], environment: &[(&str, &str)]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_gte-server"));
-    command.args(arguments).envs(environment.iter().copied()).env_remove("RUST_LOG");
+    command.args(arguments).env_remove("RUST_LOG").envs(environment.iter().copied());
     command
 }
 
@@ -109,6 +109,9 @@ fn options_that_make_no_sense_stop_the_start_with_one_line() {
         (&["--batch-tokens", "0"][..], &[][..], "--batch-tokens"),
         (&["--model", "/nowhere"], &[], "/nowhere"),
         (&[], &[("GTE_API_KEYS", " , ")], "GTE_API_KEYS"),
+        (&[], &[("GTE_OFFLINE", "maybe")], "GTE_OFFLINE"),
+        (&[], &[("GTE_PORT", "http")], "GTE_PORT"),
+        (&[], &[("RUST_LOG", "verbose")], "RUST_LOG"),
         (&["--tls-cert", "/nowhere.pem", "--tls-key", "/nowhere.key", "--port", "0"], &[], "--tls-cert"),
         (&["--otlp-endpoint", "no address"], &[], "--otlp-endpoint"),
     ] {
@@ -117,6 +120,37 @@ fn options_that_make_no_sense_stop_the_start_with_one_line() {
         assert!(!output.status.success() && message.contains(named), "{arguments:?}: {message}");
         assert_eq!(message.lines().count(), 1, "{message}");
     }
+}
+
+#[test]
+fn variables_that_are_empty_are_unset() {
+    use clap::CommandFactory;
+    let command = gte_server::config::Config::command();
+    let names = command.get_arguments().filter_map(|a| a.get_env()?.to_str().map(str::to_owned));
+    let names: Vec<String> = names.chain(["GTE_API_KEYS", "GTE_ISA", "RUST_LOG"].map(str::to_owned)).collect();
+    let empty: Vec<_> = names.iter().map(|name| (name.as_str(), "")).collect();
+    assert!(empty.len() > 30);
+    let server = Server::start(&[], &empty);
+    let mut stream = server.connect();
+    stream.write_all(GET.as_bytes()).unwrap();
+    assert!(rest(stream).starts_with("HTTP/1.1 200"));
+}
+
+#[test]
+fn the_start_says_which_precision_auto_became() {
+    let model = model::tiny_model();
+    let mut child = command(&["--port", "0", "--threads", "1", "--log-format", "json"], &[])
+        .args(["--host", "127.0.0.1", "--model", model.path().to_str().unwrap()])
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
+    let mut lines = lines.filter_map(|line| serde_json::from_str::<Value>(&line).ok());
+    let ready = lines.find(|line| line["message"].as_str().is_some_and(|m| m.starts_with("ready"))).unwrap();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert_eq!(ready["asked"], "auto");
+    assert!(["bf16", "f32"].contains(&ready["precision"].as_str().unwrap()), "{ready}");
 }
 
 #[test]

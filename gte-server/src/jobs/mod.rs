@@ -15,13 +15,14 @@
 pub(crate) mod routes;
 pub(crate) mod worker;
 
+use std::error::Error as _;
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
-use async_nats::jetstream::context::{ContextBuilder, PublishErrorKind};
+use async_nats::jetstream::context::{ContextBuilder, PublishError, PublishErrorKind};
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::stream::{self, DiscardPolicy, RetentionPolicy, StorageType, Stream};
-use async_nats::jetstream::{self, Context};
+use async_nats::jetstream::{self, Context, ErrorCode};
 use async_nats::{ConnectOptions, HeaderMap};
 use futures_util::future::try_join_all;
 use futures_util::{StreamExt, TryStreamExt};
@@ -74,6 +75,11 @@ pub(crate) struct Computed {
 fn broker(e: impl std::fmt::Display) -> Error {
     tracing::warn!("NATS: {e}");
     Error::Broker
+}
+
+/// What the broker said no by.
+fn code(e: &PublishError) -> Option<ErrorCode> {
+    e.source()?.downcast_ref::<jetstream::Error>().map(jetstream::Error::error_code)
 }
 
 impl Jobs {
@@ -168,29 +174,48 @@ impl Jobs {
             }
             try_join_all(some.into_iter().map(|(index, text)| {
                 let message = PublishMessage::build().payload(text.into()).message_id(format!("{id}.{index}"));
-                self.publish(format!("gte.work.{id}.{index}"), message)
+                self.enqueue(format!("gte.work.{id}.{index}"), message)
             }))
             .await?;
         }
-        self.publish(format!("gte.job.{id}.meta"), PublishMessage::build().payload(count.to_string().into())).await?;
+        self.store_once(format!("gte.job.{id}.meta"), PublishMessage::build().payload(count.to_string().into()))
+            .await?;
         Ok(id)
     }
 
-    /// Publishes, and waits until it is stored. A subject that has its one message already has it: that is no error.
-    async fn publish(&self, subject: String, message: PublishMessage) -> Result<(), Error> {
-        let stored = match self.context.send_publish(subject, message).await {
-            Ok(stored) => stored.await.map(|_| ()),
-            Err(e) => Err(e),
-        };
-        match stored {
-            Err(e) if e.to_string().contains("per subject") => Ok(()),
-            Err(e) if e.to_string().contains("maximum messages exceeded") => {
-                Err(Error::Overloaded { what: "the broker's stream GTE_WORK", retry_after_s: 60 })
-            }
+    /// Publishes, and waits until it is stored.
+    async fn publish(&self, subject: String, message: PublishMessage) -> Result<(), PublishError> {
+        self.context.send_publish(subject, message).await?.await.map(|_| ())
+    }
+
+    /// Puts a text into the work queue.
+    async fn enqueue(&self, subject: String, message: PublishMessage) -> Result<(), Error> {
+        match self.publish(subject, message).await {
             Err(e) if e.kind() == PublishErrorKind::MaxPayloadExceeded => {
                 Err(Error::field("texts", "a text is larger than the broker takes"))
             }
+            // The broker has one code for every reason not to store.
+            Err(e) if code(&e) == Some(ErrorCode::STREAM_STORE_FAILED) && self.is_full().await => {
+                Err(Error::Overloaded { what: "the broker's stream GTE_WORK", retry_after_s: 60 })
+            }
             stored => stored.map_err(broker),
+        }
+    }
+
+    /// Stores what a subject has one of. Where it is there already, that is no error.
+    async fn store_once(&self, subject: String, message: PublishMessage) -> Result<(), Error> {
+        match self.publish(subject, message.expected_last_subject_sequence(0)).await {
+            Err(e) if e.kind() == PublishErrorKind::WrongLastSequence => Ok(()),
+            Err(e) if code(&e) == Some(ErrorCode::STREAM_WRONG_LAST_SEQUENCE_CONSTANT) => Ok(()),
+            stored => stored.map_err(broker),
+        }
+    }
+
+    /// Whether the work queue has as many texts as it may have.
+    async fn is_full(&self) -> bool {
+        match self.context.get_stream(WORK).await.as_ref().map(Stream::cached_info) {
+            Ok(info) => info.config.max_messages > 0 && info.state.messages as i64 >= info.config.max_messages,
+            Err(_) => false,
         }
     }
 
@@ -267,7 +292,7 @@ impl Jobs {
             }
         };
         let message = PublishMessage::build().payload(payload.into()).headers(headers);
-        self.publish(format!("gte.job.{job}.text.{}", outcome.index), message).await
+        self.store_once(format!("gte.job.{job}.text.{}", outcome.index), message).await
     }
 }
 

@@ -15,9 +15,10 @@ use utoipa_axum::routes;
 
 use super::{Jobs, Outcome};
 use crate::api::{ErrorBody, Refused};
+use crate::body::RawBody;
 use crate::error::Error;
-use crate::guard::{self, RawBody};
-use crate::routes::Service;
+use crate::json::{self, Object};
+use crate::service::Service;
 
 /// Texts in one job, at most.
 const MAX_TEXTS: usize = 100_000;
@@ -38,7 +39,12 @@ pub(crate) struct JobRequest {
 #[serde(untagged, expecting = "expected a JSON string or an object with the field `text`")]
 enum Line {
     Text(String),
-    Object { text: String },
+    Object(Object<LineObject>),
+}
+
+#[derive(Deserialize)]
+struct LineObject {
+    text: String,
 }
 
 /// A job that was taken.
@@ -101,7 +107,7 @@ async fn submit(
     let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or("");
     let texts = match kind.split(';').next().unwrap_or("").trim() {
         "application/x-ndjson" | "application/jsonl" | "application/jsonlines" => lines(&body)?,
-        _ => guard::parse::<JobRequest>(&body)?.texts,
+        _ => json::parse::<JobRequest>(&body)?.texts,
     };
     if !(1..=MAX_TEXTS).contains(&texts.len()) {
         return Err(Error::field("texts", format_args!("{} texts, and a job has 1 to {MAX_TEXTS}", texts.len())));
@@ -118,11 +124,13 @@ async fn submit(
 
 /// The texts of a JSONL body; empty lines are none.
 fn lines(body: &Bytes) -> Result<Vec<String>, Error> {
-    let body = std::str::from_utf8(body).map_err(|e| Error::Syntax(e.to_string()))?;
+    let body =
+        std::str::from_utf8(body).map_err(|e| Error::Syntax(format!("byte {} is not UTF-8", e.valid_up_to())))?;
     let mut texts = Vec::new();
     for (i, line) in body.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
-        texts.push(match serde_json::from_str(line).map_err(|e| Error::field(format!("line {}", i + 1), e))? {
-            Line::Text(text) | Line::Object { text } => text,
+        let line = json::parse_any(line.as_bytes()).map_err(|e| Error::field(format!("line {}", i + 1), e))?;
+        texts.push(match line {
+            Line::Text(text) | Line::Object(Object(LineObject { text })) => text,
         });
     }
     Ok(texts)

@@ -15,7 +15,7 @@ use tokio::time::sleep;
 
 use super::{ACK_WAIT, Computed, Jobs, Outcome, WORKERS, broker};
 use crate::error::Error;
-use crate::routes::Service;
+use crate::service::{Reading, Service};
 
 /// Pulls under way.
 const PULLS: usize = 2;
@@ -183,9 +183,9 @@ async fn compute(service: &Arc<Service>, messages: &[Message]) -> Result<Vec<Opt
     if texts.is_empty() {
         return Ok(outcomes);
     }
-    let (tokens, _) = service.tokenize(texts).await?;
-    let counts: Vec<_> = tokens.iter().map(|t| (t.len(), t.truncated())).collect();
-    let answer = service.batcher.embed(tokens).await?;
+    let read = service.read(texts.into(), Reading::default(), "texts").await?;
+    let counts: Vec<_> = read.tokens.iter().map(|t| (t.len(), t.truncated())).collect();
+    let answer = service.batcher.embed(read.tokens).await?;
     let vectors = service.embedder.normalize(answer.pooled)?;
     for ((place, (tokens, truncated)), vector) in places.into_iter().zip(counts).zip(vectors.rows()) {
         let computed = Computed { vector: vector.to_vec(), tokens, truncated };

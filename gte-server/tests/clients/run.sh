@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The server (target/release/gte-server, which `cargo test` builds too) against what will really talk to it: the official clients, a fuzzer
-# of its OpenAPI document, a browser, a proxy.
+# The server (target/release/gte-server, which `cargo test` builds too) against what will really talk to it: the official clients, also in a
+# browser, a fuzzer of its OpenAPI document, a proxy. The frameworks of Python, which take minutes to install, are in frameworks.sh.
 # Installs what it needs: packages of Python and Node under target/, Chromium and haproxy from Debian.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
@@ -22,11 +22,14 @@ mkdir -p $node && cp "$here"/package.json "$here"/*.mjs $node/
 [ -x target/release/gte-server ] || cargo build --release -q -p gte-server
 python=$venv/bin/python
 $python "$here/openai_python.py"
-$python "$here/with_server.py" node $node/openai_node.mjs URL
+$python "$here/with_server.py" -- node $node/openai_node.mjs URL
+$python "$here/frameworks.py" huggingface_hub
+$python "$here/with_server.py" -- node $node/frameworks.mjs URL
+GTE_API_KEYS=a-key $python "$here/with_server.py" --cors-origin '*' -- node $node/openai_browser.mjs URL a-key
 mkdir -p target/screenshots
-$python "$here/with_server.py" node $node/page.mjs URL target/screenshots
+$python "$here/with_server.py" -- node $node/page.mjs URL target/screenshots
 # No 5xx, nothing undocumented, whatever is sent. The number of examples and the seed are fixed.
-$python "$here/with_server.py" $venv/bin/schemathesis run URL/openapi.json --seed 11 --max-examples "${EXAMPLES:-40}" \
+$python "$here/with_server.py" -- $venv/bin/schemathesis run URL/openapi.json --seed 11 --max-examples "${EXAMPLES:-40}" \
   --checks not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance --no-color
 $python "$here/restart.py" --seconds "${RESTART_SECONDS:-15}"
 $python "$here/drills.py"

@@ -1,0 +1,168 @@
+//! JSON from outside, taken apart: each error names the field that is wrong, and says what is true
+//! of it.
+
+use std::marker::PhantomData;
+
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{DeserializeOwned, Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde::{Deserialize, Serialize};
+use utoipa::PartialSchema;
+use utoipa::openapi::{RefOr, Schema};
+
+use crate::error::Error;
+
+/// A request's body: an object, and nothing behind it.
+///
+/// # Errors
+/// [`Error::Syntax`] for what is not JSON, [`Error::Field`] for what does not fit.
+pub(crate) fn parse<T: DeserializeOwned + PartialSchema>(bytes: &[u8]) -> Result<T, Error> {
+    parse_any(bytes).map(|Object(value)| value).map_err(|e| match e {
+        Error::Field { field, reason } if field == WHOLE => match missing::<T>(bytes) {
+            Some(name) => Error::field(name, "the field is missing"),
+            None => Error::Field { field, reason },
+        },
+        e => e,
+    })
+}
+
+/// How an error names all of a body.
+const WHOLE: &str = "the body";
+
+/// A value of any kind.
+///
+/// # Errors
+/// As [`parse`].
+pub(crate) fn parse_any<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
+    let mut json = serde_json::Deserializer::from_slice(bytes);
+    let value = serde_path_to_error::deserialize(&mut json).map_err(|e| {
+        let field = match e.path().iter().next() {
+            Some(_) => e.path().to_string(),
+            None => WHOLE.to_owned(),
+        };
+        why(bytes, field, &e.into_inner())
+    })?;
+    json.end().map_err(|e| Error::Syntax(e.to_string()))?;
+    Ok(value)
+}
+
+/// What is wrong. serde_json calls some values of a wrong type a syntax error, so it is asked only
+/// how far it came.
+fn why(bytes: &[u8], field: String, e: &serde_json::Error) -> Error {
+    if e.is_data() {
+        return Error::field(field, e);
+    }
+    if let Err(e) = std::str::from_utf8(bytes) {
+        return Error::Syntax(format!("byte {} is not UTF-8", e.valid_up_to()));
+    }
+    if let Some((at, escape)) = lone_surrogate(bytes) {
+        let reason = format_args!(
+            "the escape {escape} at byte {at} is half of a surrogate pair and stands for no character: \
+             send both halves, or UTF-8"
+        );
+        return Error::field(field, reason);
+    }
+    match serde_json::from_slice::<IgnoredAny>(bytes) {
+        Ok(_) => Error::field(field, format_args!("a value of another type is expected ({e})")),
+        Err(_) => Error::Syntax(e.to_string()),
+    }
+}
+
+/// The first escape of a surrogate without its other half, and where it is.
+fn lone_surrogate(bytes: &[u8]) -> Option<(usize, String)> {
+    // Only in strings are there backslashes.
+    let unit = |at: usize| {
+        let digits = bytes.get(at..at + 6)?.strip_prefix(b"\\u")?;
+        u16::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
+    };
+    let mut at = 0;
+    while at < bytes.len() {
+        at += match (bytes[at], unit(at)) {
+            (b'\\', Some(0xD800..=0xDBFF)) if unit(at + 6).is_some_and(|low| (0xDC00..=0xDFFF).contains(&low)) => 12,
+            (b'\\', Some(0xD800..=0xDFFF)) => {
+                return Some((at, String::from_utf8_lossy(&bytes[at..at + 6]).into_owned()));
+            }
+            (b'\\', _) => 2,
+            _ => 1,
+        };
+    }
+    None
+}
+
+/// The first field that `T` needs and an object does not have.
+fn missing<T: PartialSchema>(bytes: &[u8]) -> Option<String> {
+    let RefOr::T(Schema::Object(schema)) = T::schema() else { return None };
+    let given: std::collections::HashMap<String, IgnoredAny> = serde_json::from_slice(bytes).ok()?;
+    schema.required.into_iter().find(|name| !given.contains_key(name))
+}
+
+/// A JSON object. A struct alone would also be read from a list, by the order of its fields.
+#[derive(Debug, Serialize)]
+pub(crate) struct Object<T>(pub(crate) T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Fields<T>(PhantomData<T>);
+
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Fields<T> {
+            type Value = T;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<M: MapAccess<'de>>(self, map: M) -> Result<T, M::Error> {
+                T::deserialize(MapAccessDeserializer::new(map))
+            }
+        }
+
+        deserializer.deserialize_map(Fields(PhantomData)).map(Self)
+    }
+}
+
+/// For `deserialize_with`: an object.
+pub(crate) fn object<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<T, D::Error> {
+    Object::deserialize(deserializer).map(|Object(value)| value)
+}
+
+/// For `deserialize_with`: an object or null.
+pub(crate) fn maybe_object<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
+    deserializer: D,
+) -> Result<Option<T>, D::Error> {
+    Option::deserialize(deserializer).map(|value| value.map(|Object(value)| value))
+}
+
+/// One of some words, or null.
+pub(crate) fn word<'de, D: Deserializer<'de>, T: Copy>(
+    deserializer: D,
+    words: &[(&str, T)],
+) -> Result<Option<T>, D::Error> {
+    let Some(given) = Option::<String>::deserialize(deserializer)? else { return Ok(None) };
+    match words.iter().find(|(word, _)| word.eq_ignore_ascii_case(&given)) {
+        Some(&(_, value)) => Ok(Some(value)),
+        None => {
+            let known: Vec<_> = words.iter().map(|(word, _)| *word).collect();
+            let message = format!("{given:?} is not known, expected {}", known.join(" or "));
+            Err(serde::de::Error::custom(message))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lone_surrogates_are_found_and_pairs_are_none() {
+        for (text, expected) in [
+            (r#"{"a": "\ud83d\ude00"}"#, None),
+            (r#"{"a": "\\ud83d"}"#, None),
+            (r#"{"a": "\u00e9\n"}"#, None),
+            (r#"{"a": "\ud83d"}"#, Some((7, r"\ud83d"))),
+            (r#"{"a": "\uD83Dx\ude00"}"#, Some((7, r"\uD83D"))),
+            (r#"{"a": "\ude00"}"#, Some((7, r"\ude00"))),
+            (r#"{"a": "\ud83d\ud83d\ude00"}"#, Some((7, r"\ud83d"))),
+        ] {
+            assert_eq!(lone_surrogate(text.as_bytes()), expected.map(|(at, e)| (at, e.to_owned())), "{text}");
+        }
+    }
+}

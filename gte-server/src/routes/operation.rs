@@ -1,0 +1,40 @@
+//! For probes and monitoring.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use axum::extract::State;
+use axum::http::{HeaderName, header};
+use axum::response::{IntoResponse, Response};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::Shared;
+use crate::api::ErrorBody;
+use crate::error::Error;
+use crate::service::Service;
+
+pub(super) fn routes() -> OpenApiRouter<Arc<Service>> {
+    OpenApiRouter::new().routes(routes!(live)).routes(routes!(ready)).routes(routes!(metrics))
+}
+
+/// Alive: forward passes succeed. An idle server computes one, of a tiny text, to find out.
+#[utoipa::path(get, path = "/livez", tag = "operation", responses((status = 200, description = "OK", body = String, content_type = "text/plain"), (status = 503, description = "Not ready", body = ErrorBody)))]
+pub(super) async fn live(State(service): Shared) -> Result<&'static str, Error> {
+    service.batcher.alive(service.config.live_timeout()).await.map(|()| "ok")
+}
+
+/// Ready: the model is warm and the server is not draining.
+#[utoipa::path(get, path = "/readyz", tag = "operation", responses((status = 200, description = "OK", body = String, content_type = "text/plain"), (status = 503, description = "Not ready", body = ErrorBody)))]
+async fn ready(State(service): Shared) -> Result<&'static str, Error> {
+    if service.draining.load(Ordering::Relaxed) { Err(Error::Unavailable("shutting down")) } else { Ok("ready") }
+}
+
+/// The metrics, up to date.
+#[utoipa::path(get, path = "/metrics", tag = "operation", responses((status = 200, description = "OK", body = String, content_type = "application/openmetrics-text")))]
+pub async fn metrics(State(service): Shared) -> Response {
+    service.batcher.refresh_metrics();
+    const TEXT: (HeaderName, &str) =
+        (header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8");
+    ([TEXT], service.metrics.text()).into_response()
+}
