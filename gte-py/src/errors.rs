@@ -1,7 +1,7 @@
 //! The engine's errors as Python's.
 
 use pyo3::create_exception;
-use pyo3::exceptions::{PyException, PyValueError};
+use pyo3::exceptions::{PyException, PyIndexError, PyValueError};
 use pyo3::prelude::*;
 
 create_exception!(gte, Error, PyException, "What can go wrong in gte; see the subclasses.");
@@ -23,9 +23,13 @@ pub(crate) fn to_python(error: gte_core::Error) -> PyErr {
         | Core::Offline { .. } => ModelNotFound::new_err(message),
         Core::Unauthorized { .. } | Core::Download { .. } | Core::Corrupt { .. } => DownloadError::new_err(message),
         Core::Tokenize { .. } => TokenizationError::new_err(message),
-        Core::TokenId { .. } | Core::TokenCount { .. } | Core::Dimensions { .. } | Core::InvalidOption { .. } => {
-            PyValueError::new_err(message)
-        }
+        Core::TokenId { .. }
+        | Core::TokenCount { .. }
+        | Core::Dimensions { .. }
+        | Core::Rows { .. }
+        | Core::OutputLength { .. }
+        | Core::InvalidOption { .. } => PyValueError::new_err(message),
+        Core::NoRow { .. } => PyIndexError::new_err(message),
         Core::Device { .. } => DeviceError::new_err(message),
         _ => InvalidModel::new_err(message),
     }

@@ -4,9 +4,10 @@
 use arrow_array::cast::AsArray;
 use arrow_array::{Array, ArrayRef};
 use arrow_schema::DataType;
+use pyo3::exceptions::PyUnicodeEncodeError;
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedStr;
-use pyo3::types::{PyBytes, PyString};
+use pyo3::types::{PyByteArray, PyBytes, PyDict, PyFrozenSet, PyMapping, PyMemoryView, PySet, PyString};
 use pyo3_arrow::PyChunkedArray;
 use pyo3_arrow::input::AnyArray;
 
@@ -19,36 +20,29 @@ pub(crate) enum Texts {
 }
 
 impl Texts {
-    /// `TypeError` for one `str` or for what is not texts; `ValueError` for a text that is missing.
-    pub(crate) fn from_python(texts: &Bound<'_, PyAny>) -> PyResult<Self> {
-        if texts.is_instance_of::<PyString>() || texts.is_instance_of::<PyBytes>() {
-            return Err(wrong_type("texts is a single text: give a list of texts"));
-        }
+    /// `TypeError` for one `str` or for what is not a list of texts; `ValueError` for a text that is missing or is not UTF-8, with its
+    /// place, counted from `first`.
+    pub(crate) fn from_python(texts: &Bound<'_, PyAny>, first: usize) -> PyResult<Self> {
+        refuse_what_is_no_list(texts)?;
         let arrow = texts.hasattr("__arrow_c_stream__")? || texts.hasattr("__arrow_c_array__")?;
         // pandas has the interface and needs pyarrow for it; without, its texts are read one by one.
         if arrow && let Ok(column) = texts.extract::<AnyArray>() {
-            return Self::from_column(column.into_chunked_array().map_err(|e| wrong_type(format!("texts: {e}")))?);
+            let column = column.into_chunked_array().map_err(|e| wrong_type(format!("texts: {e}")))?;
+            return Self::from_column(column, first);
         }
-        let text = |(i, item): (usize, PyResult<Bound<'_, PyAny>>)| {
-            let item = item?;
-            item.extract::<PyBackedStr>().map_err(|_| match item.is_none() {
-                true => wrong_value(format!("text {i} is None")),
-                false => wrong_type(format!("text {i} is of type {}, not str", type_name(&item))),
-            })
-        };
         let items = texts
             .try_iter()
             .map_err(|_| wrong_type(format!("texts is of type {}: give a list of str", type_name(texts))))?;
-        Ok(Self::Strings(items.enumerate().map(text).collect::<PyResult<_>>()?))
+        Ok(Self::Strings(items.enumerate().map(|(i, item)| text(first + i, &item?)).collect::<PyResult<_>>()?))
     }
 
-    fn from_column(column: PyChunkedArray) -> PyResult<Self> {
+    fn from_column(column: PyChunkedArray, mut first: usize) -> PyResult<Self> {
         let (chunks, field) = column.into_inner();
         match field.data_type() {
             DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => {}
+            DataType::Struct(_) => return Err(wrong_type("texts is a table: give one of its columns")),
             other => return Err(wrong_type(format!("texts is a column of {other}, not of strings"))),
         }
-        let mut first = 0;
         for chunk in &chunks {
             if let Some(i) = (0..chunk.len()).find(|&i| chunk.is_null(i)) {
                 return Err(wrong_value(format!("text {} is null", first + i)));
@@ -64,6 +58,66 @@ impl Texts {
             Self::Strings(texts) => texts.iter().map(|text| &**text).collect(),
             Self::Columns(chunks) => chunks.iter().flat_map(|chunk| column_strs(chunk)).collect(),
         }
+    }
+}
+
+/// What can be gone through, and would give something else than the texts that were meant.
+pub(crate) fn refuse_what_is_no_list(texts: &Bound<'_, PyAny>) -> PyResult<()> {
+    let what = type_name(texts);
+    if texts.is_instance_of::<PyString>() {
+        return Err(wrong_type("texts is a single text: give a list of texts"));
+    }
+    let bytes = texts.is_instance_of::<PyBytes>() || texts.is_instance_of::<PyByteArray>();
+    if bytes || texts.is_instance_of::<PyMemoryView>() {
+        return Err(wrong_type(format!("texts is of type {what}, not a list of str: decode it first")));
+    }
+    if texts.is_instance_of::<PySet>() || texts.is_instance_of::<PyFrozenSet>() {
+        return Err(wrong_type(format!("texts is a {what}, which has no order: give a list of str")));
+    }
+    if texts.is_instance_of::<PyDict>() || texts.cast::<PyMapping>().is_ok() {
+        return Err(wrong_type(format!("texts is a {what}: give a list of str, such as list(texts.values())")));
+    }
+    // A table of pandas gives the names of its columns, a matrix of numpy its rows.
+    if let Ok(dimensions) = texts.getattr("ndim").and_then(|n| n.extract::<usize>())
+        && dimensions != 1
+    {
+        return Err(wrong_type(format!(
+            "texts is a {what} of {dimensions} dimensions: give a list of str, or one column"
+        )));
+    }
+    Ok(())
+}
+
+/// One text, or what is wrong with it.
+fn text(index: usize, item: &Bound<'_, PyAny>) -> PyResult<PyBackedStr> {
+    let Ok(string) = item.cast::<PyString>() else {
+        let what = type_name(item);
+        let missing = item.is_none() || ["NAType", "NaTType"].contains(&what.as_str());
+        return Err(match missing || item.extract::<f64>().is_ok_and(f64::is_nan) {
+            true => wrong_value(format!("text {index} is {item}: a text that is missing")),
+            false => wrong_type(format!("text {index} is of type {what}, not str")),
+        });
+    };
+    PyBackedStr::try_from(string.clone()).map_err(|error| not_utf8(&format!("text {index}"), string, error))
+}
+
+/// The error of a `str` that has no UTF-8: half of a surrogate pair stands alone in it.
+pub(crate) fn not_utf8(what: &str, string: &Bound<'_, PyString>, error: PyErr) -> PyErr {
+    let py = string.py();
+    if !error.is_instance_of::<PyUnicodeEncodeError>(py) {
+        return error;
+    }
+    let found = || -> PyResult<(usize, u32)> {
+        let position = error.value(py).getattr("start")?.extract::<usize>()?;
+        let builtins = py.import("builtins")?;
+        Ok((position, builtins.call_method1("ord", (string.get_item(position)?,))?.extract()?))
+    };
+    match found() {
+        Ok((position, code)) => wrong_value(format!(
+            "{what} is not UTF-8: the lone surrogate U+{code:04X} at character {position}: \
+             decode its source without errors=\"surrogateescape\", or replace it"
+        )),
+        Err(error) => error,
     }
 }
 

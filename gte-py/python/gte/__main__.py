@@ -10,7 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from . import Embedder, Error, __version__
-from .files import embed_file
+from .files import embed_file, skipped_file
+
+# Lines that were left out and are shown; the file lists all.
+SHOWN = 10
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -19,7 +22,7 @@ def main(arguments: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
 
     model = argparse.ArgumentParser(add_help=False)
-    model.add_argument("--model", default=os.environ.get("GTE_MODEL", "bundled"), help="directory, hub id such as thenlper/gte-large-zh, or bundled: the small one for trying (GTE_MODEL; default: %(default)s)")
+    model.add_argument("--model", default=os.environ.get("GTE_MODEL", "").strip() or "bundled", help="directory, hub id such as thenlper/gte-large-zh, or bundled: the small one for trying (GTE_MODEL; default: %(default)s)")
     model.add_argument("--precision", default="auto", help="f32, bf16, int8 or auto (default: %(default)s)")
     model.add_argument("--threads", type=int, help="compute threads")
     model.add_argument("--max-length", type=int, help="tokens at which texts are cut")
@@ -29,6 +32,10 @@ def main(arguments: list[str] | None = None) -> int:
     embed.add_argument("source", type=Path, help=".txt, .jsonl, .csv or .parquet")
     embed.add_argument("-o", "--output", type=Path, required=True, help=".npy, .jsonl or .parquet")
     embed.add_argument("--column", default="text", help="key or column of the texts (default: %(default)s)")
+    embed.add_argument("--skip-bad-lines", action="store_true", help="leave out the lines that hold no text, and list them beside the output")
+    prompts = embed.add_mutually_exclusive_group()
+    prompts.add_argument("--prompt-name", metavar="NAME", help="the prompt of the model's files that goes before each text (default: its default prompt)")
+    prompts.add_argument("--prompt", metavar="TEXT", help="goes before each text instead; '' for nothing")
 
     similarity = commands.add_parser("similarity", parents=[model], help="the cosine of two texts")
     similarity.add_argument("a")
@@ -66,16 +73,32 @@ def _embed(embedder: Embedder, known: argparse.Namespace) -> int:
     else:
         bar = tqdm(unit="text", disable=None)
 
-    def report(done: int) -> None:
+    def report(done: int, total: int) -> None:
         if bar is not None:
+            bar.total = total
             bar.update(done - bar.n)
 
     try:
-        count = embed_file(embedder, known.source, known.output, known.column, report)
+        count, skipped = embed_file(
+            embedder,
+            known.source,
+            known.output,
+            known.column,
+            report,
+            prompt=known.prompt,
+            prompt_name=known.prompt_name,
+            skip_bad_lines=known.skip_bad_lines,
+        )
     finally:
         if bar is not None:
             bar.close()
-    print(f"{count} texts, {embedder.dim} dimensions: {known.output}", file=sys.stderr)
+    print(f"{count} texts, {embedder.dim} dimensions, {embedder.precision}: {known.output}", file=sys.stderr)
+    if skipped:
+        print(f"gte: {len(skipped)} left out, listed in {skipped_file(known.output)}:", file=sys.stderr)
+        for bad in skipped[:SHOWN]:
+            print(f"gte: {bad.place} {bad.reason}", file=sys.stderr)
+        if len(skipped) > SHOWN:
+            print(f"gte: and {len(skipped) - SHOWN} more", file=sys.stderr)
     return 0
 
 

@@ -11,6 +11,7 @@ __all__ = [
     "to_int8",
     "to_ubinary",
     "truncate",
+    "check_texts",
     "Error",
     "ModelNotFound",
     "InvalidModel",
@@ -35,11 +36,30 @@ class Engine:
         offline: bool = False,
         pooling: str | None = None,
         batch_tokens: int | None = None,
+        cache_folder: str | PathLike[str] | None = None,
     ) -> Engine: ...
-    def embed(self, texts: Iterable[str], progress: Callable[[int], object] | None = None) -> npt.NDArray[np.float32]:
-        """(texts, dim) unit vectors. Between two batches signals are looked at, and progress(texts done) is called."""
-    def tokenize(self, texts: Iterable[str]) -> list[tuple[npt.NDArray[np.uint32], int]]:
-        """Token ids of each text, cut at max_length, and how many there were before the cut."""
+    def embed(
+        self,
+        texts: Iterable[str],
+        progress: Callable[[int], object] | None = None,
+        *,
+        prompt: str | None = None,
+        prompt_name: str | None = None,
+        pooled: bool = False,
+        first: int = 0,
+    ) -> npt.NDArray[np.float32]:
+        """(texts, dim) vectors, of unit length unless pooled: then as the model pools them. Between two batches signals are looked at,
+        and progress(texts done) is called. A text that is wrong is named by its place, counted from first."""
+    def tokenize(
+        self, texts: Iterable[str], *, prompt: str | None = None, prompt_name: str | None = None
+    ) -> list[tuple[npt.NDArray[np.uint32], int]]:
+        """Token ids of each text with its prompt, cut at max_length, and how many there were before the cut."""
+    @property
+    def prompts(self) -> list[tuple[str, str]]: ...
+    @property
+    def default_prompt_name(self) -> str | None: ...
+    @property
+    def normalizes(self) -> bool: ...
     @staticmethod
     def top_k(queries: npt.NDArray[np.float32], corpus: npt.NDArray[np.float32], k: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
         """The k nearest rows of corpus to each of queries: (queries, k) indices and scores."""
@@ -64,6 +84,9 @@ def to_ubinary(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
 
 def truncate(vectors: npt.NDArray[np.float32], dim: int) -> npt.NDArray[np.float32]:
     """The first dim values of each row, of unit length again."""
+
+def check_texts(texts: Iterable[str]) -> None:
+    """A TypeError for what can be gone through and is no list of texts: a str, bytes, a dict, a set, a table."""
 
 class Error(Exception):
     """What can go wrong in gte; see the subclasses."""

@@ -2,40 +2,43 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
-from typing import Any, Literal, Union
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from . import _gte
+from .encode import Encode, Progress, Vectors
 
-Vectors = npt.NDArray[np.float32]
-Progress = Union[bool, Callable[[int], object], None]
 Output = Literal["float32", "int8", "ubinary"]
 
 # Texts from which on a terminal is shown a progress bar without asking.
 LONG_WORK = 2000
 
+_log = logging.getLogger("gte")
 
-class Embedder:
+
+class Embedder(Encode):
     """A model, ready to embed. Safe to use from many threads at once; pickles as its arguments and opens the model again.
 
     Args:
         model: a directory, a hub id such as ``thenlper/gte-large-zh``, ``modelscope:iic/nlp_gte_sentence-embedding_chinese-large``, or
             ``bundled``: the small model of Chinese and English that this package carries, for trying and testing.
         precision: type of the matrix products: ``"f32"``, ``"bf16"``, ``"int8"``, or ``"auto"``: bf16 where the CPU computes it natively,
-            else f32.
+            else f32; the attribute ``precision`` tells which it became.
         threads: compute threads; by default what the process may use (affinity, cgroup).
         max_length: tokens at which texts are cut; by default the model's.
-        device: ``"cpu"``.
+        device: ``"cpu"``, the only one of this build.
         revision: commit, branch or tag on the hub.
         offline: make no request: the model is a directory or in the cache.
         pooling: ``"cls"``, ``"mean"`` or ``"last-token"``, where the model's files do not say.
         batch_tokens: tokens that are computed at once; bounds memory.
+        cache_folder: where downloaded models are kept; by default ``HF_HUB_CACHE``, else below ``HF_HOME``.
 
     Raises:
         ModelNotFound, InvalidModel, DownloadError: the model cannot be had, or is not one.
@@ -49,16 +52,17 @@ class Embedder:
         precision: str = "auto",
         threads: int | None = None,
         max_length: int | None = None,
-        device: str = "cpu",
+        device: str | None = None,
         revision: str | None = None,
         offline: bool = False,
         pooling: str | None = None,
         batch_tokens: int | None = None,
+        cache_folder: str | os.PathLike[str] | None = None,
     ) -> None:
-        if device != "cpu":
+        if device is not None and str(device) != "cpu":
             raise ValueError(f"device {device!r}: this build computes on the cpu")
         self._arguments: dict[str, Any] = {
-            "model": os.fspath(model),
+            "model": os.path.expanduser(os.fspath(model)),
             "precision": precision,
             "threads": threads,
             "max_length": max_length,
@@ -67,6 +71,7 @@ class Embedder:
             "offline": offline,
             "pooling": pooling,
             "batch_tokens": batch_tokens,
+            "cache_folder": None if cache_folder is None else os.path.expanduser(os.fspath(cache_folder)),
         }
         self._open()
 
@@ -81,6 +86,7 @@ class Embedder:
         arguments = {k: v for k, v in self._arguments.items() if k != "device"}
         self._process = os.getpid()
         self._engine = _gte.Engine(arguments.pop("model"), **arguments)
+        _log.info("%s is ready", self)
 
     def _here(self) -> _gte.Engine:
         # Threads do not survive a fork: the child opens the model again.
@@ -99,6 +105,8 @@ class Embedder:
         self,
         texts: Iterable[str],
         *,
+        prompt: str | None = None,
+        prompt_name: str | None = None,
         dimensions: int | None = None,
         output: Output = "float32",
         progress: Progress = None,
@@ -107,7 +115,9 @@ class Embedder:
 
         Args:
             texts: a list, tuple, generator, numpy array or pandas Series of str, or an Arrow column of strings (pyarrow, polars), which is
-                read without a Python object a text. Texts longer than ``max_length`` tokens are cut; ``tokenize`` tells which.
+                read without a Python object a text. Texts longer than ``max_length`` tokens are cut; ``count_tokens`` tells which.
+            prompt: goes before each text; ``""`` for nothing, by default the model's default prompt, if it has one.
+            prompt_name: one of ``prompts`` instead.
             dimensions: keep the first so many values and make them of unit length again (Matryoshka models).
             output: ``"float32"``: (n, dim); ``"int8"``: (n, dim), round(127 · value / largest of the row); ``"ubinary"``: (n, ⌈dim / 8⌉) uint8,
                 a bit a value as ``numpy.packbits``.
@@ -115,46 +125,98 @@ class Embedder:
                 terminal for long work.
 
         Raises:
-            TypeError: a single str, or something that is no str. ValueError: None among the texts, wrong dimensions.
+            TypeError: a single str, a dict, a set, bytes, or something among the texts that is no str.
+            ValueError: None among the texts, a str that is no UTF-8, a prompt that the model lacks, wrong dimensions.
             KeyboardInterrupt: within one batch of Ctrl-C.
         """
+        return self._embed(texts, 0, prompt, prompt_name, dimensions, output, progress)
+
+    def _embed(
+        self,
+        texts: Iterable[str],
+        first: int = 0,
+        prompt: str | None = None,
+        prompt_name: str | None = None,
+        dimensions: int | None = None,
+        output: Output = "float32",
+        progress: Progress = False,
+    ) -> npt.NDArray[Any]:
+        """As ``embed``, for texts that are counted from ``first`` where one of them is wrong."""
         if output not in ("float32", "int8", "ubinary"):
             raise ValueError(f"output {output!r}: float32, int8 or ubinary")
-        engine = self._here()
-        if dimensions is not None and not 1 <= dimensions <= engine.dim:
-            raise ValueError(f"dimensions {dimensions}: 1 to {engine.dim}")
-        texts, total = _counted(texts)
-        with _Bar(progress, total) as report:
-            vectors = engine.embed(texts, report)
-        if dimensions is not None and dimensions != engine.dim:
-            vectors = _gte.truncate(vectors, dimensions)
+        if dimensions is not None and not 1 <= dimensions <= self.dim:
+            raise ValueError(f"dimensions {dimensions}: 1 to {self.dim}")
+        vectors = self._vectors(texts, progress=progress, prompt=prompt, prompt_name=prompt_name, first=first)
+        if dimensions is not None:
+            vectors = vectors if dimensions == self.dim else _gte.truncate(vectors, dimensions)
         if output == "int8":
             return _gte.to_int8(vectors)[0]
         if output == "ubinary":
             return _gte.to_ubinary(vectors)
         return vectors
 
-    def embed_iter(self, texts: Iterable[str], batch: int = 1024) -> Iterator[Vectors]:
+    def _vectors(
+        self,
+        texts: Iterable[str],
+        *,
+        progress: Progress,
+        prompt: str | None,
+        prompt_name: str | None,
+        unit: bool = True,
+        first: int = 0,
+    ) -> Vectors:
+        """The vectors of the texts: of unit length, or else as the model's own files say."""
+        if prompt is not None and prompt_name is not None:
+            raise ValueError("prompt and prompt_name: give one of them")
+        engine = self._here()
+        texts, total = _counted(texts)
+        pooled = not (unit or engine.normalizes)
+        with _Bar(progress, total) as report:
+            return engine.embed(texts, report, prompt=prompt, prompt_name=prompt_name, pooled=pooled, first=first)
+
+    def embed_iter(
+        self,
+        texts: Iterable[str],
+        batch: int = 1024,
+        *,
+        prompt: str | None = None,
+        prompt_name: str | None = None,
+    ) -> Iterator[Vectors]:
         """The vectors of a corpus that need not fit into memory: arrays of up to ``batch`` rows, in order."""
         if batch < 1:
             raise ValueError(f"batch {batch}: at least 1")
-        source = iter(texts)
-        while piece := list(islice(source, batch)):
-            yield self.embed(piece, progress=False)
+        _gte.check_texts(texts)
+        return self._pieces(_slices(texts, batch), prompt, prompt_name)
 
-    def tokenize(self, texts: Iterable[str]) -> list[npt.NDArray[np.uint32]]:
-        """The token ids of each text, special tokens included, cut at ``max_length``."""
-        return [ids for ids, _ in self._here().tokenize(texts)]
+    def _pieces(self, pieces: Iterator[Any], prompt: str | None, prompt_name: str | None) -> Iterator[Vectors]:
+        first = 0
+        for piece in pieces:
+            yield self._embed(piece, first, prompt, prompt_name)
+            first += len(piece)
 
-    def count_tokens(self, texts: Iterable[str]) -> npt.NDArray[np.int64]:
-        """Tokens of each text before any cut: those of more than ``max_length`` will be cut."""
-        return np.array([full for _, full in self._here().tokenize(texts)], dtype=np.int64)
+    def tokenize(self, texts: Iterable[str], *, prompt: str | None = None, prompt_name: str | None = None) -> list[npt.NDArray[np.uint32]]:
+        """The token ids of each text with its prompt, special tokens included, cut at ``max_length``."""
+        return [ids for ids, _ in self._here().tokenize(texts, prompt=prompt, prompt_name=prompt_name)]
 
-    def similarity(self, a: str | Iterable[str], b: str | Iterable[str]) -> Any:
-        """Cosines: a float for two texts, else a matrix of (texts of a, texts of b)."""
+    def count_tokens(self, texts: Iterable[str], *, prompt: str | None = None, prompt_name: str | None = None) -> npt.NDArray[np.int64]:
+        """Tokens of each text with its prompt before any cut: those of more than ``max_length`` will be cut."""
+        return np.array([full for _, full in self._here().tokenize(texts, prompt=prompt, prompt_name=prompt_name)], dtype=np.int64)
+
+    @property
+    def prompts(self) -> dict[str, str]:
+        """The prompts of the model's files by name. As in sentence-transformers, ``query`` and ``document`` are always
+        there, empty where the files lack them."""
+        return dict(self._engine.prompts)
+
+    @property
+    def default_prompt_name(self) -> str | None:
+        """The prompt that goes before each text where none is chosen."""
+        return self._engine.default_prompt_name
+
+    def similarity(self, a: Any, b: Any) -> Any:
+        """Cosines: a float for two texts, else a matrix of (texts of a, texts of b). As in sentence-transformers, either may be vectors."""
         both = isinstance(a, str) and isinstance(b, str)
-        left = self.embed([a] if isinstance(a, str) else a)
-        right = self.embed([b] if isinstance(b, str) else b)
+        left, right = (_vectors_of(x) if _are_vectors(x) else self.embed([x] if isinstance(x, str) else x) for x in (a, b))
         scores = cos_sim(left, right)
         return float(scores[0, 0]) if both else scores
 
@@ -162,48 +224,9 @@ class Embedder:
         """(index, cosine) of the documents nearest to the query, best first; equal ones in their order."""
         if not isinstance(query, str):
             raise TypeError(f"query is of type {type(query).__name__}, not str")
-        docs = list(docs)
-        indices, scores = _nearest(self.embed([query]), self.embed(docs), len(docs) if top_k is None else top_k)
+        vectors = self.embed(docs)
+        indices, scores = _nearest(self.embed([query]), vectors, len(vectors) if top_k is None else top_k)
         return list(zip(indices[0].tolist(), scores[0].tolist()))
-
-    def encode(
-        self,
-        sentences: str | Sequence[str],
-        prompt_name: str | None = None,
-        prompt: str | None = None,
-        batch_size: int = 32,
-        show_progress_bar: bool | None = None,
-        output_value: str | None = "sentence_embedding",
-        precision: str = "float32",
-        convert_to_numpy: bool = True,
-        convert_to_tensor: bool = False,
-        device: Any = None,
-        normalize_embeddings: bool = True,
-        truncate_dim: int | None = None,
-        **kwargs: Any,
-    ) -> Any:
-        """As ``SentenceTransformer.encode``: a vector for a str, a matrix for a list. Vectors are always of unit length; ``batch_size`` and
-        ``device`` mean nothing here; ``prompt`` goes before each text."""
-        if prompt_name is not None or output_value != "sentence_embedding":
-            raise ValueError("prompt_name and output_value are not supported: give prompt, or leave them out")
-        single = isinstance(sentences, str)
-        texts = [sentences] if isinstance(sentences, str) else list(sentences)
-        if prompt:
-            texts = [prompt + text for text in texts]
-        if precision not in ("float32", "int8", "ubinary"):
-            raise ValueError(f"precision {precision!r}: float32, int8 or ubinary")
-        vectors: Any = self.embed(texts, dimensions=truncate_dim, output=precision, progress=bool(show_progress_bar))  # type: ignore[arg-type]
-        if convert_to_tensor:
-            import torch  # the caller asks for its type
-
-            vectors = torch.from_numpy(vectors)
-        elif not convert_to_numpy:
-            vectors = list(vectors)
-        return vectors[0] if single else vectors
-
-    def get_sentence_embedding_dimension(self) -> int:
-        """As sentence-transformers names ``dim``."""
-        return self.dim
 
     @property
     def name(self) -> str:
@@ -244,6 +267,27 @@ class Embedder:
         return f"gte.Embedder({self.name!r}, dim={self.dim}, precision={self.precision!r}, isa={self.isa!r}, device={self.device!r}, threads={self.threads})"
 
 
+def open_model(model: str | Embedder | None, model_name: str | Embedder | None, arguments: dict[str, Any]) -> Embedder:
+    """The embedder of a framework's class, whose model has one of two names; or the one that is open."""
+    chosen = model_name if model is None else model
+    if chosen is None or (model is not None and model_name is not None):
+        raise TypeError("give model, or the same as model_name")
+    if isinstance(chosen, Embedder):
+        if arguments:
+            raise TypeError(f"{', '.join(arguments)}: the model is open, so give this to gte.Embedder")
+        return chosen
+    return Embedder(chosen, **arguments)
+
+
+def _are_vectors(x: Any) -> bool:
+    """Whether these are vectors of numpy or torch, and no texts."""
+    return hasattr(x, "detach") or (isinstance(x, np.ndarray) and x.dtype.kind in "fiu")
+
+
+def _vectors_of(x: Any) -> Vectors:
+    return np.asarray(x.detach().cpu() if hasattr(x, "detach") else x, dtype=np.float32)
+
+
 def cos_sim(a: npt.ArrayLike, b: npt.ArrayLike) -> Vectors:
     """Cosine of each row of ``a`` with each row of ``b``: (rows of a, rows of b). A vector counts as one row; zero rows give 0."""
     left, right = (np.atleast_2d(np.asarray(x, dtype=np.float32)) for x in (a, b))
@@ -271,6 +315,19 @@ def _nearest(queries: npt.ArrayLike, corpus: npt.ArrayLike, k: int) -> tuple[npt
     if k < 0:
         raise ValueError(f"k {k}: not negative")
     return _gte.Engine.top_k(left, right, k)
+
+
+def _slices(texts: Any, size: int) -> Iterator[Any]:
+    """Up to ``size`` texts after each other: of a column as columns, else as lists."""
+    if hasattr(texts, "__arrow_c_array__") or hasattr(texts, "__arrow_c_stream__"):
+        if not hasattr(texts, "__len__"):
+            raise TypeError(f"texts is a {type(texts).__name__}, which cannot be sliced: give its arrays one by one, or a column")
+        column = getattr(texts, "iloc", texts)
+        yield from (column[first : first + size] for first in range(0, len(texts), size))
+        return
+    source = iter(texts)
+    while piece := list(islice(source, size)):
+        yield piece
 
 
 def _counted(texts: Iterable[str]) -> tuple[Iterable[str], int | None]:

@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, Callable
+from typing import IO, Any, Callable, NamedTuple, Union
 
 import numpy as np
 
@@ -21,68 +21,165 @@ INPUTS = (".txt", ".jsonl", ".csv", ".parquet")
 OUTPUTS = (".npy", ".jsonl", ".parquet")
 
 
-def read_texts(path: Path, column: str) -> Iterator[str]:
+class BadLine(NamedTuple):
+    """A line of a text file, or a row of a parquet file, that holds no text."""
+
+    place: str
+    reason: str
+
+
+class Done(NamedTuple):
+    """What ``embed_file`` has written, and the lines that it has left out."""
+
+    texts: int
+    skipped: list[BadLine]
+
+
+Read = Iterator[tuple[int, Union[str, "_Bad"]]]
+
+
+class _Bad(str):
+    """Why a line holds no text."""
+
+
+def read_texts(path: Path, column: str, skip: Callable[[BadLine], object] | None = None) -> Iterator[str]:
     """The texts of a file, in order: lines of .txt, strings or objects of .jsonl, a column of .csv and .parquet. UTF-8, with or without the
-    mark that Excel puts at the beginning."""
+    mark that Excel puts at the beginning. A line that holds no text is given to ``skip``, without it a ValueError."""
+    unit = "row" if path.suffix == ".parquet" else "line"
+    for number, text in _read(path, column):
+        if not isinstance(text, _Bad):
+            yield text
+        elif skip is not None:
+            skip(BadLine(f"{unit} {number}", text))
+        else:
+            raise ValueError(f"{path}, {unit} {number} {text}: mend it, or leave such {unit}s out with --skip-bad-lines")
+
+
+def _read(path: Path, column: str) -> Read:
+    if path.suffix == ".parquet":
+        yield from _read_parquet(path, column)
+        return
+    # Bytes that are no UTF-8 become lone surrogates, so that they are found in their line.
+    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        if path.suffix == ".txt":
+            for number, line in enumerate(file, 1):
+                yield number, _text(line.rstrip("\r\n"))
+        elif path.suffix == ".jsonl":
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    yield number, _json_text(line, column)
+        else:
+            yield from _read_csv(path, file, column)
+
+
+def _json_text(line: str, column: str) -> str | _Bad:
+    raw = _text(line)
+    if isinstance(raw, _Bad):
+        return raw
     try:
-        yield from _read_parquet(path, column) if path.suffix == ".parquet" else _read_lines(path, column)
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 ({error.reason}): convert it, such as with iconv -f GB18030 -t UTF-8") from None
+        value = json.loads(line)
+    except json.JSONDecodeError as error:
+        return _Bad(f"is not JSON ({error.msg} at character {error.pos})")
+    except RecursionError:
+        return _Bad("is not a text but JSON of too many levels")
+    if isinstance(value, dict):
+        if column not in value:
+            return _Bad(f"has no key {column!r}")
+        value = value[column]
+    return _text(value)
+
+
+def _read_csv(path: Path, file: IO[str], column: str) -> Read:
+    # A text may be longer than the 128 Ki characters that the module allows by itself.
+    csv.field_size_limit(1 << 30)
+    rows = csv.reader(file, strict=True)
+    try:
+        header = next(rows, [])
     except csv.Error as error:
-        raise ValueError(f"{path}: {error}") from None
+        raise ValueError(f"{path}, line 1: {error}") from None
+    _check_column(path, column, header)
+    place = header.index(column)
+    while True:
+        number = rows.line_num + 1
+        try:
+            row = next(rows)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            yield number, _Bad(f"is not CSV ({error})")
+            continue
+        if len(row) > len(header):
+            yield number, _Bad(f"has {len(row)} fields and the header {len(header)} (a text with commas needs quotes)")
+        elif row:
+            yield number, _text(row[place]) if place < len(row) else _Bad(f"ends before the column {column!r}")
 
 
-def _read_parquet(path: Path, column: str) -> Iterator[str]:
+def _read_parquet(path: Path, column: str) -> Read:
+    import pyarrow as arrow
     import pyarrow.parquet as parquet
 
     with parquet.ParquetFile(path) as file:
-        _check_column(path, column, file.schema_arrow.names)
+        names = file.schema_arrow.names
+        _check_column(path, column, names)
+        kind = file.schema_arrow.field(column).type
+        kind = kind.value_type if arrow.types.is_dictionary(kind) else kind
+        if not (arrow.types.is_string(kind) or arrow.types.is_large_string(kind) or arrow.types.is_string_view(kind)):
+            raise ValueError(f"{path}: the column {column!r} is of type {kind}, not of strings: give --column")
         first = 0
         for batch in file.iter_batches(columns=[column]):
-            for row, value in enumerate(batch.column(0).to_pylist(), first):
-                yield _text(value, path, f"row {row}")
-            first += batch.num_rows
-
-
-def _read_lines(path: Path, column: str) -> Iterator[str]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        if path.suffix == ".txt":
-            for line in file:
-                yield line.rstrip("\r\n")
-        elif path.suffix == ".jsonl":
-            for number, line in enumerate(file, 1):
-                if not line.strip():
-                    continue
+            for row, value in enumerate(batch.column(0), first):
                 try:
-                    value = json.loads(line)
-                except json.JSONDecodeError as error:
-                    raise ValueError(f"{path}, line {number} is not JSON: {error.msg} at character {error.pos}") from None
-                yield _text(value.get(column) if isinstance(value, dict) else value, path, f"line {number}")
-        else:
-            # A text may be longer than the 128 Ki characters that the module allows by itself.
-            csv.field_size_limit(1 << 30)
-            rows = csv.DictReader(file)
-            _check_column(path, column, rows.fieldnames or [])
-            for row in rows:
-                yield _text(row[column], path, f"line {rows.line_num}")
+                    yield row, _text(value.as_py())
+                except UnicodeDecodeError as error:
+                    yield row, _Bad(f"is not UTF-8 ({error.reason} at byte {error.start})")
+            first += batch.num_rows
 
 
 def _check_column(path: Path, column: str, names: Sequence[str]) -> None:
     if column not in names:
         raise ValueError(f"{path}: no column {column!r}, there are {', '.join(names)}: give --column")
+    if names.count(column) > 1:
+        raise ValueError(f"{path}: {names.count(column)} columns are named {column!r}: rename all but one")
 
 
-def _text(value: Any, path: Path, place: str) -> str:
+def _text(value: Any) -> str | _Bad:
     if not isinstance(value, str):
-        raise ValueError(f"{path}, {place}: {value!r} is no text")
+        return _Bad(f"is {value!r:.50} and no text")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        code = ord(value[error.start])
+        if 0xDC80 <= code <= 0xDCFF:
+            return _Bad(
+                f"is not UTF-8 (byte 0x{code - 0xDC00:02x} at character {error.start}; a whole file is converted with"
+                " iconv -f GB18030 -t UTF-8)"
+            )
+        return _Bad(f"is not UTF-8 (the lone surrogate U+{code:04X} at character {error.start})")
     return value
 
 
-def embed_file(embedder: Embedder, source: Path, target: Path, column: str = "text", report: Callable[[int], object] = lambda done: None) -> int:
-    """Embeds the texts of ``source`` into ``target``, and says how many there were. Interrupted, it goes on where it was when it is called
-    again with the same file, model and options; ``report`` is called with the number of texts done."""
+def embed_file(
+    embedder: Embedder,
+    source: Path,
+    target: Path,
+    column: str = "text",
+    report: Callable[[int, int], object] = lambda done, total: None,
+    *,
+    prompt: str | None = None,
+    prompt_name: str | None = None,
+    skip_bad_lines: bool = False,
+) -> Done:
+    """Embeds the texts of ``source`` into ``target``. Interrupted, it goes on where it was when it is called again with the same file,
+    model and options; ``report`` is called with the number of texts done and of all.
+
+    The file is read to its end before the first text is embedded: a line that holds no text is an error at once. With ``skip_bad_lines``
+    such lines are left out, and listed in a file beside ``target``, ``.skipped.jsonl``."""
     if source.suffix not in INPUTS or target.suffix not in OUTPUTS:
         raise ValueError(f"{source} to {target}: from {', '.join(INPUTS)} to {', '.join(OUTPUTS)}")
+    # A prompt that the model does not have is an error before there is anything to go on with.
+    embedder.tokenize([], prompt=prompt, prompt_name=prompt_name)
+    skipped: list[BadLine] = []
+    total = sum(1 for _ in read_texts(source, column, skipped.append if skip_bad_lines else None))
     parts = target.with_name(target.name + ".parts")
     state = {
         "source": str(source.resolve()),
@@ -92,6 +189,8 @@ def embed_file(embedder: Embedder, source: Path, target: Path, column: str = "te
         "precision": embedder.precision,
         "max_length": embedder.max_length,
         "column": column,
+        "prompt": prompt,
+        "prompt_name": prompt_name,
         "piece": PIECE,
     }
     parts.mkdir(parents=True, exist_ok=True)
@@ -100,22 +199,36 @@ def embed_file(embedder: Embedder, source: Path, target: Path, column: str = "te
         raise ValueError(f"{parts} is of another run (another file, model or option): finish that one, or delete it")
     _whole(known, lambda path: path.write_text(json.dumps(state)))
 
-    texts, count = read_texts(source, column), 0
+    def read() -> Iterator[str]:
+        return read_texts(source, column, (lambda bad: None) if skip_bad_lines else None)
+
+    texts, count = read(), 0
     for number in range(1 << 60):
         piece = list(islice(texts, PIECE))
         if not piece:
             break
         place = parts / f"{number:09}.npy"
         if not place.exists():
-            vectors = embedder.embed(piece, progress=False)
+            vectors = embedder.embed(piece, prompt=prompt, prompt_name=prompt_name, progress=False)
             _whole(place, lambda path: _save(path, vectors))
         count += len(piece)
-        report(count)
+        report(count, total)
     pieces = (np.load(parts / f"{number:09}.npy") for number in range(-(-count // PIECE)))
     write = {".npy": _write_npy, ".jsonl": _write_jsonl, ".parquet": _write_parquet}[target.suffix]
-    _whole(target, lambda path: write(path, pieces, read_texts(source, column), count, embedder.dim))
+    if skipped:
+        lines = "".join(json.dumps(bad._asdict(), ensure_ascii=False) + "\n" for bad in skipped)
+        _whole(skipped_file(target), lambda path: path.write_text(lines, encoding="utf8"))
+    else:
+        # That of an earlier run into the same file.
+        skipped_file(target).unlink(missing_ok=True)
+    _whole(target, lambda path: write(path, pieces, read(), count, embedder.dim))
     shutil.rmtree(parts)
-    return count
+    return Done(count, skipped)
+
+
+def skipped_file(target: Path) -> Path:
+    """Where the lines that were left out are listed."""
+    return target.with_name(target.name + ".skipped.jsonl")
 
 
 def _whole(path: Path, write: Callable[[Path], object]) -> None:

@@ -2,39 +2,112 @@
 
 from __future__ import annotations
 
-from typing import Any
+import asyncio
+from typing import Any, Optional
 
 from llama_index.core.base.embeddings.base import BaseEmbedding, Embedding
-from pydantic import PrivateAttr
+from llama_index.core.callbacks import CallbackManager
+from llama_index.core.constants import DEFAULT_EMBED_BATCH_SIZE
+from pydantic import Field, PrivateAttr
 
-from .embedder import Embedder
+from .embedder import Embedder, open_model
+
+# What HuggingFaceEmbedding has and this engine does not do, with the only value that is taken.
+REFUSED = {"trust_remote_code": False, "parallel_process": False, "target_devices": None}
 
 
 class GteEmbedding(BaseEmbedding):
-    """Embeds documents and queries alike, as GTE models do. Arguments are those of :class:`gte.Embedder`, or one that is open."""
+    """Takes the place of ``llama_index.embeddings.huggingface.HuggingFaceEmbedding`` and takes its arguments.
 
+    Args:
+        model_name: as of :class:`gte.Embedder`, or one that is open; also by the name ``model``.
+        max_length: tokens at which texts are cut; by default the model's.
+        query_instruction, text_instruction: go before each query and each text; by default the prompts
+            ``query`` and ``document`` of the model's files, if they have them.
+        normalize: whether vectors are of unit length; if not, they are as the model's files say.
+        cache_folder, device: as of :class:`gte.Embedder`.
+        embed_batch_size, callback_manager, num_workers, embeddings_cache, rate_limiter: as of ``BaseEmbedding``.
+        show_progress_bar: a bar of tqdm for each call.
+        arguments: others of :class:`gte.Embedder`.
+
+    Raises:
+        TypeError: an argument that neither has.
+        ValueError: ``trust_remote_code``, ``parallel_process`` and ``target_devices``, which this engine does not do.
+    """
+
+    max_length: int = Field(description="Tokens at which texts are cut.")
+    normalize: bool = Field(default=True, description="Whether vectors are of unit length.")
+    query_instruction: Optional[str] = Field(default=None, description="Goes before each query.")
+    text_instruction: Optional[str] = Field(default=None, description="Goes before each text.")
+    show_progress_bar: bool = Field(default=False, description="Whether to show a bar of tqdm.")
     _embedder: Embedder = PrivateAttr()
 
-    def __init__(self, model: str | Embedder, **arguments: Any) -> None:
-        embedder = model if isinstance(model, Embedder) else Embedder(model, **arguments)
-        super().__init__(model_name=embedder.name)
+    def __init__(
+        self,
+        model_name: str | Embedder | None = None,
+        *,
+        model: str | Embedder | None = None,
+        max_length: int | None = None,
+        query_instruction: str | None = None,
+        text_instruction: str | None = None,
+        normalize: bool = True,
+        embed_batch_size: int = DEFAULT_EMBED_BATCH_SIZE,
+        callback_manager: CallbackManager | None = None,
+        num_workers: int | None = None,
+        embeddings_cache: Any = None,
+        rate_limiter: Any = None,
+        show_progress_bar: bool = False,
+        **arguments: Any,
+    ) -> None:
+        for name, taken in REFUSED.items():
+            if arguments.pop(name, taken) not in (taken, None):
+                raise ValueError(f"{name}: this engine runs no code of models, and uses all threads of one process")
+        if max_length is not None:
+            arguments["max_length"] = max_length
+        embedder = open_model(model, model_name, arguments)
+        fields: dict[str, Any] = {
+            "model_name": embedder.name,
+            "max_length": embedder.max_length,
+            "normalize": normalize,
+            "query_instruction": query_instruction,
+            "text_instruction": text_instruction,
+            "show_progress_bar": show_progress_bar,
+            "embed_batch_size": embed_batch_size,
+            "callback_manager": callback_manager or CallbackManager([]),
+            "num_workers": num_workers,
+            "embeddings_cache": embeddings_cache,
+            "rate_limiter": rate_limiter,
+        }
+        super().__init__(**fields)
         self._embedder = embedder
 
     @classmethod
     def class_name(cls) -> str:
         return "GteEmbedding"
 
-    def _get_text_embeddings(self, texts: list[str]) -> list[Embedding]:
-        vectors: list[Embedding] = self._embedder.embed(texts, progress=False).tolist()
+    def _embed(self, texts: list[str], encode: Any, instruction: str | None) -> list[Embedding]:
+        vectors: list[Embedding] = encode(
+            texts,
+            prompt=instruction,
+            normalize_embeddings=self.normalize,
+            show_progress_bar=self.show_progress_bar,
+        ).tolist()
         return vectors
+
+    def _get_text_embeddings(self, texts: list[str]) -> list[Embedding]:
+        return self._embed(texts, self._embedder.encode_document, self.text_instruction)
 
     def _get_text_embedding(self, text: str) -> Embedding:
         return self._get_text_embeddings([text])[0]
 
     def _get_query_embedding(self, query: str) -> Embedding:
-        return self._get_text_embedding(query)
+        return self._embed([query], self._embedder.encode_query, self.query_instruction)[0]
 
     async def _aget_query_embedding(self, query: str) -> Embedding:
-        import asyncio
-
         return await asyncio.to_thread(self._get_query_embedding, query)
+
+    async def _aget_text_embedding(self, text: str) -> Embedding:
+        return await asyncio.to_thread(self._get_text_embedding, text)
+
+    async def _aget_text_embeddings(self, texts: list[str]) -> list[Embedding]:
+        return await asyncio.to_thread(self._get_text_embeddings, texts)

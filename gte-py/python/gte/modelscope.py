@@ -6,6 +6,9 @@ from typing import Any
 
 from .embedder import Embedder, cos_sim
 
+TASK = "sentence-embedding"
+KEYS = ("source_sentence", "sentences_to_compare")
+
 
 class Pipeline:
     """``{"source_sentence": [...], "sentences_to_compare": [...]}`` → ``{"text_embedding": array, "scores": [...]}``.
@@ -18,14 +21,28 @@ class Pipeline:
         self.embedder = model if isinstance(model, Embedder) else Embedder(model, **arguments)
 
     def __call__(self, input: dict[str, list[str]]) -> dict[str, Any]:  # noqa: A002, the pipeline's name of it
-        source, compared = input["source_sentence"], input.get("sentences_to_compare") or []
+        unknown = [key for key in input if key not in KEYS]
+        if unknown or "source_sentence" not in input:
+            raise ValueError(f"the input has {', '.join(map(repr, input)) or 'no keys'}: expected {KEYS[0]!r} and, if wanted, {KEYS[1]!r}")
+        texts = [input["source_sentence"], input.get("sentences_to_compare") or []]
+        for key, value in zip(KEYS, texts):
+            if not isinstance(value, (list, tuple)):
+                raise TypeError(f"{key} is of type {type(value).__name__}, not a list of str")
+        source, compared = texts
         vectors = self.embedder.embed([*source, *compared], progress=False)
-        scores = cos_sim(vectors[:1], vectors[len(source) :])[0].tolist() if compared else []
+        scores = cos_sim(vectors[:1], vectors[len(source) :])[0].tolist() if source and compared else []
         return {"text_embedding": vectors, "scores": scores}
 
 
-def pipeline(model: str, **arguments: Any) -> Pipeline:
-    """The pipeline of a model on ModelScope by its id, or of a directory."""
+def pipeline(task: str, model: str | None = None, *, sequence_length: int | None = None, **arguments: Any) -> Pipeline:
+    """The pipeline of a model on ModelScope by its id, or of a directory: ``pipeline(MODEL)``, or as ModelScope has it,
+    ``pipeline("sentence-embedding", model=MODEL, sequence_length=512)``."""
     import os
 
+    if model is None:
+        task, model = TASK, task
+    if task != TASK:
+        raise ValueError(f"task {task!r}: {TASK!r}")
+    if sequence_length is not None:
+        arguments["max_length"] = sequence_length
     return Pipeline(model if os.path.isdir(model) or ":" in model else f"modelscope:{model}", **arguments)

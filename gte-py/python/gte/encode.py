@@ -1,0 +1,188 @@
+"""``encode`` as sentence-transformers 6.2 has it: its arguments, prompts, shapes and types."""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Union
+
+import numpy as np
+import numpy.typing as npt
+
+from . import _gte
+
+Vectors = npt.NDArray[np.float32]
+Progress = Union[bool, Callable[[int], object], None]
+
+PRECISIONS = ("float32", "int8", "uint8", "binary", "ubinary")
+
+# What sentence-transformers lets a caller pass besides: `task` chooses a module of models that are
+# refused when they are loaded, `sentences` is the old name of `inputs`.
+BESIDES = ("sentences", "task")
+
+_log = logging.getLogger("gte")
+_NOTHING: Any = object()
+
+
+class Encode(ABC):
+    """The methods of ``SentenceTransformer`` that an :class:`gte.Embedder` has beside its own."""
+
+    @property
+    @abstractmethod
+    def dim(self) -> int: ...
+
+    @abstractmethod
+    def _vectors(
+        self,
+        texts: Iterable[str],
+        *,
+        progress: Progress,
+        prompt: str | None,
+        prompt_name: str | None,
+        unit: bool = True,
+        first: int = 0,
+    ) -> Vectors: ...
+
+    def encode(
+        self,
+        inputs: str | Sequence[str] = _NOTHING,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        batch_size: int = 32,
+        show_progress_bar: bool | None = None,
+        output_value: str | None = "sentence_embedding",
+        precision: str | None = "float32",
+        convert_to_numpy: bool = True,
+        convert_to_tensor: bool = False,
+        device: Any = None,
+        normalize_embeddings: bool = False,
+        truncate_dim: int | None = None,
+        pool: Any = None,
+        chunk_size: int | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """As ``SentenceTransformer.encode``: a vector for a str, a matrix for a list of them.
+
+        Args:
+            inputs: a str or a list of them; also by its old name ``sentences``.
+            prompt_name: the prompt of the model's files that goes before each text; else its default one.
+            prompt: goes before each text instead; ``""`` for nothing.
+            show_progress_bar: True for a bar of tqdm.
+            precision: float32, or as sentence-transformers makes them of float32: int8 and uint8 by the
+                range of each dimension in this call, binary and ubinary by the signs.
+            convert_to_tensor, convert_to_numpy: an array of numpy, a tensor of torch, or a list of tensors.
+            normalize_embeddings: vectors of unit length, whatever the model's files say.
+            truncate_dim: only the first values; of unit length again with ``normalize_embeddings``.
+
+        ``batch_size``, ``chunk_size`` and ``task`` are harmless: a vector does not depend on them. Refused by
+        name: another ``output_value`` than ``"sentence_embedding"``, another ``device`` than the cpu, a
+        ``pool``, and what sentence-transformers does not have. No texts give an array of shape (0, dim).
+        """
+        unknown = [name for name in kwargs if name not in BESIDES]
+        if unknown:
+            raise TypeError(f"encode() does not take {', '.join(unknown)}")
+        if "sentences" in kwargs:
+            if inputs is not _NOTHING:
+                raise TypeError("encode() got inputs and sentences, which are the same argument")
+            inputs = kwargs["sentences"]
+        if inputs is _NOTHING:
+            raise TypeError("encode() lacks inputs: a str or a list of them")
+        _refuse(batch_size, output_value, precision, device, pool, chunk_size)
+        dim = self.dim
+        if truncate_dim is not None and not 1 <= truncate_dim <= dim:
+            raise ValueError(f"truncate_dim {truncate_dim}: 1 to {dim}")
+        torch = _torch() if convert_to_tensor or not convert_to_numpy else None
+        if prompt is not None and prompt_name is not None:
+            _log.warning("encode: prompt and prompt_name are given, prompt_name is ignored")
+            prompt_name = None
+
+        single = isinstance(inputs, str)
+        vectors: Any = self._vectors(
+            [inputs] if isinstance(inputs, str) else inputs,
+            progress=bool(show_progress_bar),
+            prompt=prompt,
+            prompt_name=prompt_name,
+            unit=normalize_embeddings,
+        )
+        if truncate_dim is not None and truncate_dim < dim:
+            vectors = _gte.truncate(vectors, truncate_dim) if normalize_embeddings else vectors[:, :truncate_dim]
+        vectors = quantize(vectors, precision or "float32")
+        if torch is not None:
+            vectors = torch.from_numpy(np.ascontiguousarray(vectors))
+            if not convert_to_tensor:
+                vectors = list(vectors)
+        return vectors[0] if single else vectors
+
+    def encode_query(self, inputs: str | Sequence[str] = _NOTHING, *args: Any, **kwargs: Any) -> Any:
+        """As ``encode``, with the model's prompt ``query`` unless another is given; without it, with none."""
+        return self.encode(inputs, *_with_prompt("query", args, kwargs), **kwargs)
+
+    def encode_document(self, inputs: str | Sequence[str] = _NOTHING, *args: Any, **kwargs: Any) -> Any:
+        """As ``encode``, with the model's prompt ``document`` unless another is given; without it, with none."""
+        return self.encode(inputs, *_with_prompt("document", args, kwargs), **kwargs)
+
+    def get_embedding_dimension(self) -> int:
+        """As sentence-transformers names ``dim``."""
+        return self.dim
+
+    def get_sentence_embedding_dimension(self) -> int:
+        """As sentence-transformers named ``dim`` before."""
+        return self.dim
+
+
+def _with_prompt(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
+    """The positional arguments behind the texts, with ``name`` for the prompt where there is none."""
+    named = args[0] if args else kwargs.get("prompt_name")
+    text = args[1] if len(args) > 1 else kwargs.get("prompt")
+    if named is not None or text is not None:
+        return args
+    kwargs.pop("prompt_name", None)
+    return (name, *args[1:])
+
+
+def _refuse(batch_size: Any, output_value: Any, precision: Any, device: Any, pool: Any, chunk_size: Any) -> None:
+    """What sentence-transformers takes and this engine does not do."""
+    for name, count in [("batch_size", batch_size), ("chunk_size", chunk_size)]:
+        if count is None and name == "chunk_size":
+            continue
+        if isinstance(count, bool) or not isinstance(count, (int, np.integer)):
+            raise TypeError(f"{name} is of type {type(count).__name__}, not int")
+        if count < 1:
+            raise ValueError(f"{name} {count}: at least 1")
+    if output_value != "sentence_embedding":
+        raise ValueError(f"output_value {output_value!r}: this engine gives 'sentence_embedding' alone")
+    if precision is not None and precision not in PRECISIONS:
+        raise ValueError(f"precision {precision!r}: {', '.join(PRECISIONS)}")
+    if device is not None and str(device) not in ("cpu", "cpu:0"):
+        raise ValueError(f"device {device!r}: this build computes on the cpu, on all its threads")
+    if pool is not None:
+        raise ValueError("pool: this engine uses all threads without a pool of processes")
+
+
+def quantize(vectors: npt.NDArray[np.float32], precision: str) -> npt.NDArray[Any]:
+    """As ``quantize_embeddings`` of sentence-transformers makes them of the vectors of one call."""
+    if precision == "float32":
+        return vectors
+    if precision == "ubinary":
+        return np.packbits(vectors > 0, axis=-1)
+    if precision == "binary":
+        return (np.packbits(vectors > 0, axis=-1) ^ np.uint8(128)).view(np.int8)
+    kind: Any = np.int8 if precision == "int8" else np.uint8
+    if len(vectors) == 0:
+        return vectors.astype(kind)
+    if len(vectors) == 1:
+        raise ValueError(f"precision {precision!r} needs two texts at least, to see the range of each dimension")
+    start = vectors.min(axis=0)
+    step = (vectors.max(axis=0) - start) / 255
+    levels = np.clip(np.floor((vectors - start) / np.where(step == 0, 1, step)), 0, 255)
+    quantized: npt.NDArray[Any] = (levels - 128 if precision == "int8" else levels).astype(kind)
+    return quantized
+
+
+def _torch() -> Any:
+    try:
+        import torch
+    except ImportError:
+        raise ImportError("convert_to_tensor=True and convert_to_numpy=False give tensors: pip install torch") from None
+    return torch
