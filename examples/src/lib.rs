@@ -1,9 +1,11 @@
-//! What the examples share: the options that choose a model, and a progress bar for its download.
+//! What the examples share: the options that choose a model, the line that says what was loaded, and a
+//! progress bar for a download.
 
 use std::collections::HashMap;
+use std::io::Write;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use gte_core::{Budget, Embedder, Pooling, Precision};
+use gte_core::{Budget, Builder, Door, Embedder, Pooling, Precision};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 /// The model and how it is run.
@@ -13,7 +15,7 @@ pub struct Model {
     /// trying.
     #[arg(long, default_value = gte_core::BUNDLED)]
     pub model: String,
-    /// f32, bf16, int8 or auto.
+    /// f32, bf16, int8, or auto: bf16 where the CPU computes it natively, else f32.
     #[arg(long, default_value_t)]
     pub precision: Precision,
     /// Threads; what the process may use if left out.
@@ -25,6 +27,9 @@ pub struct Model {
     /// cls, mean or last-token; what the model says if left out.
     #[arg(long)]
     pub pooling: Option<Pooling>,
+    /// Whether a token of a decoder sees only those before it: true or false, for Qwen2 models whose files do not say it.
+    #[arg(long)]
+    pub causal: Option<bool>,
     /// Tokens that are computed at once.
     #[arg(long)]
     pub batch_tokens: Option<usize>,
@@ -37,14 +42,23 @@ pub struct Model {
 }
 
 impl Model {
-    /// Loads it; a download shows its progress on standard error.
+    /// Loads an embedder, and says on standard error what it is and what `auto` became. A download shows its progress
+    /// there.
     ///
     /// # Errors
     /// As [`gte_core::Builder::build`].
     pub fn load(&self) -> gte_core::Result<Embedder> {
+        self.open()
+    }
+
+    /// Loads a model for the door `D`, as [`load`](Self::load).
+    ///
+    /// # Errors
+    /// As [`gte_core::Builder::build`].
+    pub fn open<D: Door + std::fmt::Debug>(&self) -> gte_core::Result<D> {
         let bars = MultiProgress::new();
         let by_file: Mutex<HashMap<String, ProgressBar>> = Mutex::default();
-        let mut builder = Embedder::builder(&self.model).precision(self.precision).progress(Arc::new(move |p| {
+        let mut builder = Builder::<D>::new(&self.model).precision(self.precision).progress(Arc::new(move |p| {
             let mut by_file = by_file.lock().unwrap_or_else(PoisonError::into_inner);
             let bar = by_file.entry(p.file.to_owned()).or_insert_with(|| bars.add(bytes_bar(p.total, p.file)));
             bar.set_position(p.done);
@@ -61,6 +75,9 @@ impl Model {
         if let Some(pooling) = self.pooling {
             builder = builder.pooling(pooling);
         }
+        if let Some(causal) = self.causal {
+            builder = builder.causal(causal);
+        }
         if let Some(tokens) = self.batch_tokens {
             builder = builder.budget(Budget::new(tokens)?);
         }
@@ -70,7 +87,10 @@ impl Model {
         if self.offline {
             builder = builder.offline(true);
         }
-        builder.build()
+        let model = builder.build()?;
+        // Whether anyone reads it is no matter of the texts.
+        let _ = writeln!(std::io::stderr(), "{model:?}");
+        Ok(model)
     }
 }
 

@@ -78,3 +78,23 @@ fn arguments_are_texts_too_and_long_ones_are_marked() {
     let output = Command::new(env!("CARGO_BIN_EXE_embed")).args(["--model", "/no/such", "x"]).output().unwrap();
     assert!(!output.status.success() && String::from_utf8_lossy(&output.stderr).contains("/no/such"));
 }
+
+#[test]
+fn a_prompt_goes_before_each_text_and_the_precision_is_told() {
+    let vector = |arguments: &[&str]| {
+        let output = command().args(arguments).output().unwrap();
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{told}");
+        // What `auto` became is said, and is what asking for it by name gives.
+        assert!(["f32", "bf16"].iter().any(|precision| told.contains(precision)), "{told}");
+        lines(&output)[0]["embedding"].clone()
+    };
+    let prompted = vector(&["--prompt", "query: ", "a kettle"]);
+    assert_eq!(prompted, vector(&["query: a kettle"]));
+    assert_ne!(prompted, vector(&["--prompt", "", "a kettle"]));
+    let unknown = command().args(["--prompt-name", "nonsense", "a kettle"]).output().unwrap();
+    let told = String::from_utf8_lossy(&unknown.stderr);
+    assert!(!unknown.status.success() && told.contains("prompt_name") && told.contains("nonsense"), "{told}");
+    let both = command().args(["--prompt-name", "query", "--prompt", "x", "a"]).output().unwrap();
+    assert!(!both.status.success());
+}

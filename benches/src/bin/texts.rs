@@ -43,7 +43,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let builder = Embedder::builder(&options.model).offline(true).precision(options.precision).threads(options.threads);
     let embedder = builder.build()?;
     let load_seconds = start.elapsed().as_secs_f64();
-    let json = ModelFiles::open(&options.model, &HubOptions::from_env())?.read("tokenizer.json")?;
+    let json = ModelFiles::open(&options.model, &HubOptions::from_env()?)?.read("tokenizer.json")?;
     let mut peer =
         tokenizers::Tokenizer::from_bytes(json.ok_or("the model has no tokenizer.json")?).map_err(|e| e.to_string())?;
     peer.with_truncation(None).map_err(|e| e.to_string())?;

@@ -21,7 +21,7 @@ struct Options {
 
 fn main() -> ExitCode {
     let options = Options::parse();
-    let convert = || convert_to_int8(&ModelFiles::open(&options.model, &HubOptions::from_env())?, &options.out);
+    let convert = || convert_to_int8(&ModelFiles::open(&options.model, &HubOptions::from_env()?)?, &options.out);
     match convert() {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {

@@ -4,32 +4,64 @@
 //!     cargo run --release -p examples --bin embed -- --model thenlper/gte-large-zh < texts.txt > vectors.jsonl
 //!
 //! One text a line on standard input, or texts as arguments; one JSON object a line on standard output, in the same order:
-//! `{"text", "embedding", "tokens", "truncated"}`. A line is taken byte for byte, without its newline alone: spaces stay, and
+//! `{"text", "embedding", "tokens", "truncated"}`, or with `--output sparse` `{"sparse": {"<token id>": weight}, …}`, with
+//! `--output colbert` `{"colbert": [[…], …], …}`. A line is taken byte for byte, without its newline alone: spaces stay, and
 //! so does the carriage return of a file from Windows. Input is read as it comes and may be endless.
 
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::process::ExitCode;
 
 use clap::Parser;
 use examples::Model;
-use gte_core::Embedder;
+use gte_core::{Embedder, Outputs, Prompt, TokenizeOptions, Tokens};
 
 #[derive(Parser)]
 #[command(about = "Texts to vectors, one JSON object a line")]
 struct Options {
     #[command(flatten)]
     model: Model,
+    /// The prompt of the model's files that goes before each text; its default prompt if left out.
+    #[arg(long, value_name = "NAME", conflicts_with = "prompt")]
+    prompt_name: Option<String>,
+    /// Goes before each text instead; empty for nothing.
+    #[arg(long, value_name = "TEXT")]
+    prompt: Option<String>,
+    /// A vector per text, weights of token ids, or a vector per token.
+    #[arg(long, value_enum, default_value_t)]
+    output: Output,
     /// Texts; standard input, one a line, if there are none.
     texts: Vec<String>,
+}
+
+/// What is written for a text.
+#[derive(Clone, Copy, Debug, Default, clap::ValueEnum)]
+enum Output {
+    /// A unit vector: `embedding`.
+    #[default]
+    Dense,
+    /// Weights of token ids: `sparse`.
+    Sparse,
+    /// A unit vector per token: `colbert`.
+    Colbert,
 }
 
 /// A line of output.
 #[derive(serde::Serialize)]
 struct Line<'a> {
     text: &'a str,
-    embedding: &'a [f32],
+    #[serde(flatten)]
+    vector: Vector<'a>,
     tokens: usize,
     truncated: bool,
+}
+
+#[derive(serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Vector<'a> {
+    Embedding(&'a [f32]),
+    Sparse(BTreeMap<u32, f32>),
+    Colbert(Vec<&'a [f32]>),
 }
 
 /// Texts that are computed together, at most.
@@ -48,7 +80,7 @@ fn main() -> ExitCode {
 fn run(options: &Options) -> Result<(), String> {
     let embedder = options.model.load().map_err(|e| e.to_string())?;
     if !options.texts.is_empty() {
-        return print(&embedder, &options.texts);
+        return print(&embedder, options, &options.texts);
     }
     let mut input = BufReader::new(std::io::stdin());
     let mut number = 0;
@@ -65,14 +97,14 @@ fn run(options: &Options) -> Result<(), String> {
                 Ok(text) => texts.push(text),
                 Err(e) => {
                     // What came before it is whole and is not lost.
-                    print(&embedder, &texts)?;
+                    print(&embedder, options, &texts)?;
                     return Err(format!("line {number} is not UTF-8 from byte {} on", e.utf8_error().valid_up_to()));
                 }
             }
         }
         // A full piece, the end, or nothing more to read for now: someone may be typing, or waiting for the answer.
         if texts.len() == PIECE || read == 0 || input.buffer().is_empty() {
-            print(&embedder, &texts)?;
+            print(&embedder, options, &texts)?;
             texts.clear();
         }
         if read == 0 {
@@ -81,14 +113,41 @@ fn run(options: &Options) -> Result<(), String> {
     }
 }
 
-fn print(embedder: &Embedder, texts: &[String]) -> Result<(), String> {
-    let tokens = embedder.tokenize(texts).map_err(|e| e.to_string())?;
-    let vectors = embedder.embed_tokens(&tokens).map_err(|e| e.to_string())?;
+fn print(embedder: &Embedder, options: &Options, texts: &[String]) -> Result<(), String> {
+    let prompt = match (&options.prompt, &options.prompt_name) {
+        (Some(text), _) => Prompt::Text(text),
+        (None, Some(name)) => Prompt::Named(name),
+        (None, None) => Prompt::Default,
+    };
+    let tokenize = TokenizeOptions { prompt, ..TokenizeOptions::default() };
+    let tokens = embedder.tokenize_with(texts, &tokenize).map_err(|e| e.to_string())?;
     let mut out = std::io::stdout().lock();
-    for ((text, tokens), embedding) in texts.iter().zip(&tokens).zip(vectors.rows()) {
-        let line = Line { text, embedding, tokens: tokens.len(), truncated: tokens.truncated() };
+    let mut write = |i: usize, vector: Vector<'_>| -> Result<(), String> {
+        let (text, tokens): (&String, &Tokens) = (&texts[i], &tokens[i]);
+        let line = Line { text, vector, tokens: tokens.len(), truncated: tokens.truncated() };
         let line = serde_json::to_string(&line).map_err(|e| e.to_string())?;
-        writeln!(out, "{line}").map_err(|e| format!("standard output: {e}"))?;
+        writeln!(out, "{line}").map_err(|e| format!("standard output: {e}"))
+    };
+    let all = |outputs| embedder.embed_all(&tokens, outputs).map_err(|e| e.to_string());
+    match options.output {
+        Output::Dense => {
+            let vectors = embedder.embed_tokens(&tokens).map_err(|e| e.to_string())?;
+            vectors.rows().enumerate().try_for_each(|(i, row)| write(i, Vector::Embedding(row)))?;
+        }
+        Output::Sparse => {
+            let sparse = all(Outputs { sparse: true, ..Outputs::default() })?.sparse.unwrap_or_default();
+            for i in 0..sparse.len() {
+                let (ids, weights) = sparse.get(i).unwrap_or_default();
+                write(i, Vector::Sparse(ids.iter().copied().zip(weights.iter().copied()).collect()))?;
+            }
+        }
+        Output::Colbert => {
+            let all = all(Outputs { colbert: true, ..Outputs::default() })?;
+            let vectors = all.colbert.ok_or("the model has no vector per token")?;
+            for i in 0..vectors.len() {
+                write(i, Vector::Colbert(vectors.get(i).unwrap_or_default().chunks_exact(vectors.dim).collect()))?;
+            }
+        }
     }
     out.flush().map_err(|e| format!("standard output: {e}"))
 }
