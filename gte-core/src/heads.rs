@@ -142,15 +142,11 @@ impl Classifier {
     /// rows of its output layer, never the logits of a vocabulary.
     pub(crate) fn yes_no(weights: &Weights, tied: bool, yes: u32, no: Option<u32>) -> Result<Self> {
         let names = weights.spelling();
-        let table = weights.read(&format!("{}.weight", if tied { names.words } else { names.language }))?;
-        let row = |id: u32| {
-            let mut row = vec![0.0; table.shape[1]];
-            table.row_into(id as usize, &mut row);
-            row
-        };
-        let mut difference = row(yes);
+        let table = format!("{}.weight", if tied { names.words } else { names.language });
+        let mut difference = weights.read_row(&table, yes as usize)?;
         if let Some(no) = no {
-            difference.iter_mut().zip(row(no)).for_each(|(yes, no)| *yes -= no);
+            let no = weights.read_row(&table, no as usize)?;
+            difference.iter_mut().zip(no).for_each(|(yes, no)| *yes -= no);
         }
         Ok(Self { dense: None, norm: None, out: Dense::of_row(difference) })
     }

@@ -369,8 +369,17 @@ impl Weights {
     /// [`Error::MissingTensor`] for a name that the table does not have, [`Error::NotFinite`] for NaN and infinity,
     /// [`Error::InvalidFile`] for a factor that is not more than 0, [`Error::Io`] where the file cannot be read.
     pub fn read(&self, name: &str) -> Result<Tensor> {
-        let missing = || Error::MissingTensor { file: self.label(0), name: name.to_owned(), expected: Vec::new() };
-        let entry = self.tensors.get(name).ok_or_else(missing)?;
+        match self.tensors.get(name) {
+            Some(entry) => self.read_entry(name, entry),
+            None => Err(self.missing(name)),
+        }
+    }
+
+    fn missing(&self, name: &str) -> Error {
+        Error::MissingTensor { file: self.label(0), name: name.to_owned(), expected: Vec::new() }
+    }
+
+    fn read_entry(&self, name: &str, entry: &Entry) -> Result<Tensor> {
         let shape = entry.shape.clone();
         let not_finite = |index: usize, value: f32| Error::NotFinite {
             file: self.label(entry.file),
@@ -413,9 +422,29 @@ impl Weights {
                 }
                 Values::Int8 { values, scales: beside("scale")?, factors }
             }
-            Dtype::Other(_) => return Err(missing()),
+            Dtype::Other(_) => return Err(self.missing(name)),
         };
         Ok(Tensor { shape, values })
+    }
+
+    /// Reads row `row` of a matrix by its canonical name, as f32, and nothing else of it.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub(crate) fn read_row(&self, name: &str, row: usize) -> Result<Vec<f32>> {
+        let whole = self.tensors.get(name).filter(|entry| entry.shape.len() == 2 && row < entry.shape[0]);
+        let (Some(entry), false) =
+            (whole, whole.is_some_and(|entry| entry.dtype == Dtype::I8 || entry.strides.is_some()))
+        else {
+            let table = self.read(name)?;
+            let mut out = vec![0.0; table.shape.last().copied().unwrap_or(0)];
+            table.row_into(row, &mut out);
+            return Ok(out);
+        };
+        let (columns, size) = (entry.shape[1], entry.dtype.size());
+        let offset = entry.offset + (row * columns * size) as u64;
+        let of_row = Entry { offset, shape: vec![1, columns], ..entry.clone() };
+        Ok(self.read_entry(name, &of_row)?.into_f32())
     }
 
     fn bytes(&self, entry: &Entry) -> Result<Vec<u8>> {

@@ -82,27 +82,39 @@ impl Cpu {
             self.product(x, qkv, Activation::None, words_output(&mut y, qkv.outputs, table.group));
             return Projected::Words(y);
         }
-        let mut y = self.take(x.rows(), qkv.outputs);
-        self.product(x, qkv, Activation::None, Output::F32(y.view_mut()));
-        if attention.turns() {
-            let first = before.map_or(0, Projected::tokens);
-            self.clock.attention(|| self.turn(&mut y, attention, texts, first));
+        let first = before.map_or(0, Projected::tokens);
+        let Some(table) = words else {
+            let mut y = self.take(x.rows(), qkv.outputs);
+            self.product(x, qkv, Activation::None, Output::F32(y.view_mut()));
+            self.clock.attention(|| self.turn(&mut y, attention, texts, 0, first));
+            return Projected::F32(y);
+        };
+        let mut bf16 = self.take_words(x.rows(), qkv.outputs, table.group);
+        for (start, block) in x.blocks() {
+            let mut y = self.take(block.rows(), qkv.outputs);
+            self.product(block, qkv, Activation::None, Output::F32(y.view_mut()));
+            self.clock.attention(|| {
+                self.turn(&mut y, attention, texts, start, first);
+                bf16.for_each_row_of(start..start + y.rows, |i, row| {
+                    (table.words)(y.row(i - start), &mut row[crate::kernels::HEADER..]);
+                });
+            });
         }
-        let Some(table) = words else { return Projected::F32(y) };
-        let mut bf16 = self.take_words(y.rows, y.columns, table.group);
-        self.clock.attention(|| {
-            bf16.for_each_row(|i, row| (table.words)(y.row(i), &mut row[crate::kernels::HEADER..]));
-        });
         Projected::Words(bf16)
     }
 
-    /// Norms each head of queries and keys and turns them by their positions, of which a text's first is `first`.
-    fn turn(&self, y: &mut Matrix<f32>, attention: &Attention, texts: Texts<'_>, first: usize) {
+    /// Norms each head of queries and keys and turns them by their positions, of which a text's first is `first`. The
+    /// rows of `y` are those of the tokens from `start` on.
+    fn turn(&self, y: &mut Matrix<f32>, attention: &Attention, texts: Texts<'_>, start: usize, first: usize) {
+        if !attention.turns() {
+            return;
+        }
         let (spec, d) = (&attention.spec, attention.spec.head_dim);
         let [queries, keys, _] = spec.widths();
         let longest = texts.ranges().map(|text| text.len()).max().unwrap_or(0);
         let angles = attention.rope.as_ref().map(|rope| rope.upto(first + longest));
-        y.for_each_row(|token, row| {
+        y.for_each_row(|row_number, row| {
+            let token = start + row_number;
             if let Some([of_queries, of_keys]) = &attention.head_norms {
                 let (q, rest) = row.split_at_mut(queries);
                 q.chunks_exact_mut(d).for_each(|head| of_queries.apply(self.kernels, head, None, 0));

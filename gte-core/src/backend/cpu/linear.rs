@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use ndarray::ArrayView2;
 use rayon::prelude::*;
 
-use super::matrix::Matrix;
+use super::matrix::Block;
 use crate::error::Result;
 use crate::kernels::{Format, Kernels, Narrow, NarrowRows, Packed, PackedNarrow};
 use crate::weights::{Tensor, Weights};
@@ -81,7 +81,7 @@ impl Linear {
     }
 
     /// Looks at some inputs of a layer that was loaded for calibration.
-    pub(super) fn observe(&self, inputs: &Matrix<f32>) {
+    pub(super) fn observe(&self, inputs: Block<'_, f32>) {
         let Some(largest) = &self.largest else { return };
         let mut largest = largest.lock().unwrap_or_else(PoisonError::into_inner);
         for row in 0..inputs.rows {

@@ -1,9 +1,10 @@
 //! Matrices in buffers that are used again: a batch that is no larger than one before allocates nothing.
 
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytemuck::Pod;
-use ndarray::{ArrayView2, ArrayViewMut2, ShapeBuilder};
+use ndarray::{ArrayView2, ArrayViewMut2, ShapeBuilder, s};
 use rayon::prelude::*;
 
 use crate::kernels::{Aligned, row_stride};
@@ -62,15 +63,63 @@ impl<T: Pod> Matrix<T> {
     }
 }
 
+impl<T: Pod> Matrix<T> {
+    /// All its rows.
+    pub(super) fn all(&self) -> Block<'_, T> {
+        Block { matrix: self, first: 0, rows: self.rows }
+    }
+}
+
+/// Neighbouring rows of a matrix.
+#[derive(Clone, Copy)]
+pub(super) struct Block<'a, T: Pod> {
+    matrix: &'a Matrix<T>,
+    first: usize,
+    pub(super) rows: usize,
+}
+
+impl<'a, T: Pod> Block<'a, T> {
+    /// The `rows` rows from `first` on.
+    pub(super) fn rows(self, first: usize, rows: usize) -> Self {
+        Self { first: self.first + first, rows, ..self }
+    }
+
+    pub(super) fn columns(&self) -> usize {
+        self.matrix.columns
+    }
+
+    pub(super) fn stride(&self) -> usize {
+        self.matrix.stride
+    }
+
+    pub(super) fn row(&self, row: usize) -> &'a [T] {
+        self.matrix.row(self.first + row)
+    }
+
+    /// The values from its first on.
+    pub(super) fn data(&self) -> &'a [T] {
+        &self.matrix.data[self.first * self.matrix.stride..]
+    }
+
+    pub(super) fn view(&self) -> ArrayView2<'a, T> {
+        self.matrix.view().slice_move(s![self.first..self.first + self.rows, ..])
+    }
+}
+
 impl<T: Pod + Send> Matrix<T> {
     /// `f` on every row with its number, in parallel.
     pub(super) fn for_each_row(&mut self, f: impl Fn(usize, &mut [T]) + Sync) {
+        self.for_each_row_of(0..self.rows, f);
+    }
+
+    /// `f` on each of `rows` with its number, in parallel.
+    pub(super) fn for_each_row_of(&mut self, rows: Range<usize>, f: impl Fn(usize, &mut [T]) + Sync) {
         let (stride, columns) = (self.stride, self.columns);
-        let used = &mut self.data[..self.rows * stride];
+        let used = &mut self.data[rows.start * stride..rows.end * stride];
         let count = (VALUES / columns.max(1)).max(1);
-        used.par_chunks_mut((count * stride).max(1)).enumerate().for_each(|(chunk, rows)| {
-            for (i, row) in rows.chunks_mut(stride).enumerate() {
-                f(chunk * count + i, &mut row[..columns]);
+        used.par_chunks_mut((count * stride).max(1)).enumerate().for_each(|(chunk, chunk_rows)| {
+            for (i, row) in chunk_rows.chunks_mut(stride).enumerate() {
+                f(rows.start + chunk * count + i, &mut row[..columns]);
             }
         });
     }

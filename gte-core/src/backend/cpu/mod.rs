@@ -14,7 +14,7 @@ use rayon::prelude::*;
 use self::attention::{Attention, Projected, Ropes};
 use self::embedding::Embedding;
 use self::linear::{Linear, Weight};
-use self::matrix::{Buffers, Matrix};
+use self::matrix::{Block, Buffers, Matrix};
 use super::{Backend, Token, pool_rows};
 use crate::batch::Texts;
 use crate::error::Result;
@@ -28,6 +28,10 @@ use crate::weights::Weights;
 /// Tokens that a thread computes by itself, where there are as many for each: few enough that hidden states stay in its
 /// second-level cache from verb to verb, enough that every weight that is read is used often.
 const PART: usize = 128;
+
+/// Tokens of one text whose widest states are held at once: those between the layers of an MLP, and queries, keys and
+/// values before they are rounded. A text of 8,192 tokens then takes tens of megabytes and not hundreds.
+const BLOCK: usize = 512;
 
 /// The CPU as a device. Its verbs run on the current rayon pool.
 pub(crate) struct Cpu {
@@ -50,18 +54,18 @@ pub(crate) enum Operand {
     Words(Matrix<u32>),
 }
 
-/// An [`Operand`], or a hidden state that becomes one on its way.
+/// Rows of an [`Operand`], or of a hidden state that becomes one on its way.
 #[derive(Clone, Copy)]
 enum Source<'a> {
-    F32(&'a Matrix<f32>),
-    Words(&'a Matrix<u32>),
+    F32(Block<'a, f32>),
+    Words(Block<'a, u32>),
 }
 
 impl Operand {
     fn source(&self) -> Source<'_> {
         match self {
-            Self::F32(x) => Source::F32(x),
-            Self::Words(x) => Source::Words(x),
+            Self::F32(x) => Source::F32(x.all()),
+            Self::Words(x) => Source::Words(x.all()),
         }
     }
 }
@@ -72,6 +76,18 @@ impl Source<'_> {
             Self::F32(x) => x.rows,
             Self::Words(x) => x.rows,
         }
+    }
+
+    /// Its rows in blocks of up to [`BLOCK`], each with its first row.
+    fn blocks(self) -> impl Iterator<Item = (usize, Self)> {
+        (0..self.rows()).step_by(BLOCK).map(move |first| {
+            let rows = BLOCK.min(self.rows() - first);
+            let block = match self {
+                Self::F32(x) => Self::F32(x.rows(first, rows)),
+                Self::Words(x) => Self::Words(x.rows(first, rows)),
+            };
+            (first, block)
+        })
     }
 }
 
@@ -156,10 +172,10 @@ impl Cpu {
                     Source::Words(words) => words,
                     Source::F32(x) => {
                         encoded = self.encoded(x, layer, narrow, None);
-                        &encoded
+                        encoded.all()
                     }
                 };
-                let (a, b) = (Rows { data: &a.data, stride: a.stride }, b.panels());
+                let (a, b) = (Rows { data: a.data(), stride: a.stride() }, b.panels());
                 for_each_piece(y, narrow.nr, |first_panel, c| {
                     let bias = bias_of(first_panel * narrow.nr, c.dim().1);
                     (narrow.matmul)(NarrowProduct { a, b, first_panel, c, bias, activation });
@@ -169,14 +185,15 @@ impl Cpu {
     }
 
     /// The rows of norm(x), as `layer` reads them.
-    fn encoded(&self, x: &Matrix<f32>, layer: &Linear, narrow: &Narrow, norm: Option<&Norm>) -> Matrix<u32> {
+    fn encoded(&self, x: Block<'_, f32>, layer: &Linear, narrow: &Narrow, norm: Option<&Norm>) -> Matrix<u32> {
         let Weight::Narrow { factors, .. } = &layer.weight else { unreachable!("layers share a format") };
-        let mut words = self.take_words(x.rows, x.columns, narrow.group);
+        let columns = x.columns();
+        let mut words = self.take_words(x.rows, columns, narrow.group);
         match norm {
-            None => words.for_each_row(|i, row| (narrow.encode)(x.row(i), factors, row, x.stride)),
+            None => words.for_each_row(|i, row| (narrow.encode)(x.row(i), factors, row, x.stride())),
             Some(norm) => words.for_each_row(|i, row| {
                 let mut scratch = self.own_scratch();
-                let values = scratch.0.at_least(x.columns);
+                let values = scratch.0.at_least(columns);
                 values.copy_from_slice(x.row(i));
                 norm.apply(self.kernels, values, None, 0);
                 (narrow.encode)(values, factors, row, 0);
@@ -189,7 +206,7 @@ impl Cpu {
     fn operand(&self, x: &Matrix<f32>, norm: Option<&Norm>, layer: &Linear) -> Option<Operand> {
         let norm = norm?;
         Some(self.clock.rest(|| match self.narrow {
-            Some(narrow) => Operand::Words(self.encoded(x, layer, narrow, Some(norm))),
+            Some(narrow) => Operand::Words(self.encoded(x.all(), layer, narrow, Some(norm))),
             None => {
                 let mut y = self.take(x.rows, x.columns);
                 y.for_each_row(|i, row| {
@@ -301,7 +318,7 @@ impl Backend for Cpu {
         before: Option<&Projected>,
     ) -> Result<(Operand, Projected)> {
         let normed = self.operand(x, norm, qkv);
-        let source = normed.as_ref().map_or(Source::F32(x), Operand::source);
+        let source = normed.as_ref().map_or(Source::F32(x.all()), Operand::source);
         let projected = self.projected(source, qkv, attention, texts, before);
         Ok((self.attended(&projected, attention, texts, before), projected))
     }
@@ -321,10 +338,14 @@ impl Backend for Cpu {
         spec: &MlpSpec,
     ) -> Result<Matrix<f32>> {
         let normed = self.operand(x, norm, up);
-        let source = normed.as_ref().map_or(Source::F32(x), Operand::source);
-        let inner = self.inner(source, up, down, spec);
-        drop(normed);
-        self.project(&inner, down)
+        let source = normed.as_ref().map_or(Source::F32(x.all()), Operand::source);
+        let mut y = self.take(x.rows, down.outputs);
+        for (first, block) in source.blocks() {
+            let inner = self.inner(block, up, down, spec);
+            let rows = first..first + block.rows();
+            self.product(inner.source(), down, Activation::None, Output::F32(y.view_mut().slice_move(s![rows, ..])));
+        }
+        Ok(y)
     }
 
     fn add_norm(&self, mut x: Matrix<f32>, residual: &Matrix<f32>, norm: Option<&Norm>) -> Result<Matrix<f32>> {
