@@ -143,6 +143,14 @@ impl Reranker {
     /// # Errors
     /// As [`scores`](Self::scores).
     pub fn scores_of<T: Sequence + Sync>(&self, pairs: &[T]) -> Result<Vec<f32>> {
+        self.scores_from(&self.logits(pairs)?)
+    }
+
+    /// The scores, from 0 to 1, of logits that [`logits`](Self::logits) gave.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for a classifier with several labels.
+    pub fn scores_from(&self, logits: &[f32]) -> Result<Vec<f32>> {
         if self.labels() != 1 {
             return Err(Error::Unsupported {
                 file: "config.json".into(),
@@ -151,7 +159,7 @@ impl Reranker {
                 supported: "1, the score of an answer".into(),
             });
         }
-        Ok(self.logits(pairs)?.into_iter().map(sigmoid).collect())
+        Ok(logits.iter().copied().map(sigmoid).collect())
     }
 
     /// Logits per pair: 1 for a reranker.
@@ -215,7 +223,7 @@ impl std::fmt::Debug for Reranker {
 }
 
 /// 1 / (1 + e⁻ˣ)
-pub(crate) fn sigmoid(x: f32) -> f32 {
+fn sigmoid(x: f32) -> f32 {
     (1.0 / (1.0 + (-f64::from(x)).exp())) as f32
 }
 

@@ -77,9 +77,9 @@ fn run(options: &Options) -> Result<(), String> {
 fn answer(reranker: &Reranker, options: &Options, question: &Question) -> gte_core::Result<Answer> {
     let instruction = question.instruction.as_deref().or(options.instruction.as_deref());
     let tokens = reranker.tokenize(&question.query, &question.documents, instruction)?;
-    let scores = reranker.scores_of(&tokens)?;
-    // The logits order as their sigmoids do, and still tell apart what rounds to 1.
     let logits = reranker.logits(&tokens)?;
+    let scores = reranker.scores_from(&logits)?;
+    // The logits order as their sigmoids do, and still tell apart what rounds to 1.
     let mut ranking: Vec<usize> = (0..logits.len()).collect();
     ranking.sort_by(|&a, &b| logits[b].total_cmp(&logits[a]));
     let truncated = tokens.iter().map(|tokens| tokens.truncated()).collect();
