@@ -1,6 +1,7 @@
 //! Which texts are computed together, and how they lie: end to end, without padding.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::models::PositionRule;
@@ -47,6 +48,18 @@ impl Sequence for Tokens {
     }
     fn prompt_len(&self) -> usize {
         self.prompt_len
+    }
+}
+
+impl<T: Sequence + ?Sized> Sequence for Arc<T> {
+    fn ids(&self) -> &[u32] {
+        (**self).ids()
+    }
+    fn types(&self) -> &[u8] {
+        (**self).types()
+    }
+    fn prompt_len(&self) -> usize {
+        (**self).prompt_len()
     }
 }
 

@@ -24,6 +24,22 @@ pub enum ModelTask {
 }
 
 impl ModelTask {
+    /// What a model is for, by its files. A language model without a pooling in its files is a reranker: of texts it
+    /// makes nothing else.
+    ///
+    /// # Errors
+    /// As [`ModelConfig::read`].
+    pub fn of(files: &ModelFiles, pooling: Option<Pooling>) -> Result<Self> {
+        let read = |scores| ModelConfig::read_as(files, &Wishes { pooling, scores, ..Wishes::default() });
+        match read(false) {
+            Ok(config) => Ok(config.task),
+            Err(refused) => match read(true) {
+                Ok(ModelConfig { task: Self::YesNo, .. }) => Ok(Self::YesNo),
+                _ => Err(refused),
+            },
+        }
+    }
+
     /// What people call such a model.
     pub fn name(self) -> &'static str {
         match self {
@@ -56,6 +72,8 @@ pub struct ModelConfig {
     pub max_length: usize,
     /// How a text's hidden states become one vector.
     pub pooling: Pooling,
+    /// The names of a classifier's labels, in the order of its logits, as far as `id2label` of `config.json` has them.
+    pub labels: Vec<String>,
     /// Where `pooling` was found: a file, `name` for a model known by name, `option`.
     pub pooling_source: String,
     /// What the model wants to stand before a text, by name.
@@ -177,6 +195,7 @@ impl ModelConfig {
             max_length: architecture.max_tokens,
             pooling,
             pooling_source,
+            labels: label_names(json),
             prompts: Prompts::default(),
             include_prompt: true,
             dense: Vec::new(),
@@ -188,6 +207,13 @@ impl ModelConfig {
             architecture,
         })
     }
+}
+
+/// The values of `id2label`, from its key `0` on.
+fn label_names(json: &Json) -> Vec<String> {
+    let Some(names) = json.get("id2label").and_then(|value| value.as_object()) else { return Vec::new() };
+    let name = |i: usize| names.get(&i.to_string()).and_then(|name| name.as_str()).map(str::to_owned);
+    (0..).map_while(name).collect()
 }
 
 impl std::fmt::Debug for ModelConfig {

@@ -3,10 +3,11 @@
 use ndarray::Array2;
 
 use crate::batch::{Budget, PackedBatch, Sequence};
+use crate::compute::Work;
 use crate::config::ModelConfig;
 use crate::device::Precision;
 use crate::embedding::Embeddings;
-use crate::engine::{Engine, Pause};
+use crate::engine::Engine;
 use crate::error::{Error, Result};
 #[cfg(feature = "hub")]
 use crate::files::HubOptions;
@@ -170,20 +171,7 @@ impl Embedder {
     /// # Errors
     /// As [`embed_tokens`](Self::embed_tokens).
     pub fn pool_tokens<T: Sequence + Sync>(&self, texts: &[T]) -> Result<Vec<f32>> {
-        self.pool_tokens_pausing(texts, &|_| ())
-    }
-
-    /// As [`pool_tokens`](Self::pool_tokens); between two layers of the model, `pause` is called, and may compute
-    /// something short: a query need not wait for a long text to the end. Results do not depend on it.
-    ///
-    /// # Errors
-    /// As [`embed_tokens`](Self::embed_tokens).
-    pub fn pool_tokens_pausing<T: Sequence + Sync>(
-        &self,
-        texts: &[T],
-        pause: &(dyn Fn(&Pause<'_>) + Sync),
-    ) -> Result<Vec<f32>> {
-        self.engine.pool(texts, pause)
+        self.engine.pool(texts, &Work::DENSE)
     }
 
     /// As [`embed_tokens`](Self::embed_tokens), into `out`: (texts × dim), row after row. For who has a place for the
@@ -196,9 +184,9 @@ impl Embedder {
             return Err(Error::OutputLength { expected: texts.len() * self.dim(), found: out.len() });
         }
         if self.engine.ends_with_pooling() {
-            self.engine.pool_into(texts, out, &|_| ())?;
+            self.engine.pool_into(texts, out, &Work::DENSE)?;
         } else {
-            out.copy_from_slice(&self.engine.pool(texts, &|_| ())?);
+            out.copy_from_slice(&self.engine.pool(texts, &Work::DENSE)?);
         }
         out.chunks_exact_mut(self.dim()).for_each(self.engine.kernels.normalize);
         Ok(())
@@ -263,11 +251,7 @@ impl Embedder {
 
     /// What the model has beside a vector per text.
     pub fn outputs(&self) -> Outputs {
-        Outputs {
-            dense: true,
-            sparse: self.engine.heads.sparse.is_some(),
-            colbert: self.engine.heads.colbert.is_some(),
-        }
+        self.engine.outputs()
     }
 
     /// The vectors of a corpus that need not fit into memory: texts are drawn as they are needed, vectors come in their
@@ -281,6 +265,11 @@ impl Embedder {
             let piece: Vec<_> = texts.by_ref().take(1024).collect();
             (!piece.is_empty()).then(|| self.embed(&piece))
         })
+    }
+
+    /// The loaded model, for a scheduler of several.
+    pub fn engine(&self) -> &Engine {
+        &self.engine
     }
 
     /// The hub id, or the directory's name.

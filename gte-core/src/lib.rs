@@ -41,6 +41,7 @@
 mod backend;
 mod batch;
 mod calibration;
+mod compute;
 mod config;
 mod convert;
 mod device;
@@ -72,12 +73,13 @@ mod weights;
 mod windows;
 
 pub use batch::{Budget, PackedBatch, Sequence, plan};
+pub use compute::{Pause, SharedPrefix, Work};
 pub use config::{ModelConfig, ModelTask};
 pub use convert::convert_to_int8;
 pub use device::{Device, Precision};
 pub use embedder::{EmbedOptions, Embedder};
 pub use embedding::{BinaryEmbeddings, Embeddings, Int8Embeddings};
-pub use engine::Pause;
+pub use engine::Engine;
 pub use error::{Error, Result};
 #[cfg(feature = "bundled")]
 pub use files::bundled::NAME as BUNDLED;
@@ -85,11 +87,12 @@ pub use files::{DataFile, HubOptions, ModelFiles, OnProgress, Progress};
 pub use kernels::Isa;
 pub use models::Pooling;
 pub use options::{Builder, Door};
-pub use outputs::{AllEmbeddings, MultiVectors, Outputs, SparseEmbeddings};
+pub use outputs::{AllEmbeddings, MultiVectors, Outputs, SparseEmbeddings, TextOutput};
 pub use profile::Profile;
 pub use prompts::{Prompt, Prompts};
 pub use reranker::Reranker;
 pub use sparse::SparseEmbedder;
+pub use threads::Threads;
 pub use tokenizer::{Piece, TokenizeOptions, Tokenizer, Tokens, TruncationSide};
 pub use weights::{Tensor, Values, Weights};
 pub use windows::{Combine, WindowedEmbedding, Windows};

@@ -28,6 +28,8 @@ pub struct Builder<D> {
     device: Device,
     precision: Precision,
     threads: Option<usize>,
+    shared_threads: Option<Threads>,
+    loading: Option<Threads>,
     isa: Option<Isa>,
     budget: Budget,
     wishes: Wishes,
@@ -72,6 +74,8 @@ impl<D: Door> Builder<D> {
             device: Device::default(),
             precision: Precision::default(),
             threads: None,
+            shared_threads: None,
+            loading: None,
             isa: None,
             budget: Budget::DEFAULT,
             wishes: Wishes { scores: D::SCORES, ..Wishes::default() },
@@ -95,6 +99,20 @@ impl<D: Door> Builder<D> {
     /// Where they are as many as the CPUs that it may run on, each is kept on one of them (Linux).
     pub fn threads(mut self, threads: usize) -> Self {
         self.threads = Some(threads);
+        self
+    }
+
+    /// A pool that other models compute on too, in place of one of its own: so several models in one process have no
+    /// more threads than CPUs.
+    pub fn share_threads(mut self, threads: &Threads) -> Self {
+        self.shared_threads = Some(threads.clone());
+        self
+    }
+
+    /// Where the model is loaded. Default: on the pool that it computes on. [`Threads::background`] leaves the CPUs to
+    /// models that serve meanwhile.
+    pub fn load_on(mut self, threads: &Threads) -> Self {
+        self.loading = Some(threads.clone());
         self
     }
 
@@ -164,7 +182,7 @@ impl<D: Door> Builder<D> {
     }
 
     fn engine(self) -> Result<Engine> {
-        let threads = Threads::new(self.threads)?;
+        let threads = self.shared_threads.map_or_else(|| Threads::new(self.threads), Ok)?;
         let kernels = kernels(self.isa, &Env::process())?;
         let files = match self.model {
             Model::Named(name) => ModelFiles::open(&name, &self.hub?)?,
@@ -184,7 +202,8 @@ impl<D: Door> Builder<D> {
             #[cfg(feature = "candle")]
             device => Pass::load(candle_device(device, precision)?, weights, &config.architecture),
         };
-        let (tokenizer, weights, pass) = threads.run(|| -> Result<_> {
+        let loading = self.loading.as_ref().unwrap_or(&threads);
+        let (tokenizer, weights, pass) = loading.run(|| -> Result<_> {
             if precision == Precision::Int8 && self.device == Device::Cpu {
                 let (tokenizer, mut weights) = (read()?, open()?);
                 calibrate(&mut weights, &config.architecture, &tokenizer, kernels)?;

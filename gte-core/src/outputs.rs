@@ -4,7 +4,7 @@ use crate::embedding::Embeddings;
 use crate::error::{Error, Result};
 
 /// Which outputs of a model are asked for, or which it has.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Outputs {
     /// A unit vector per text.
     pub dense: bool,
@@ -12,6 +12,32 @@ pub struct Outputs {
     pub sparse: bool,
     /// A unit vector per token.
     pub colbert: bool,
+    /// The hidden state of each token behind the last layer.
+    pub states: bool,
+}
+
+impl Outputs {
+    /// A vector per text, and nothing else.
+    pub const DENSE: Self = Self { dense: true, sparse: false, colbert: false, states: false };
+
+    /// Whether nothing but a vector per text is asked for, which takes less work.
+    pub fn dense_alone(self) -> bool {
+        self == Self::DENSE
+    }
+}
+
+/// What [`Engine::compute`](crate::Engine::compute) makes of one text; what was not asked for is empty.
+#[derive(Clone, Debug, Default, PartialEq)]
+#[non_exhaustive]
+pub struct TextOutput {
+    /// The vector, as the model gives it, not of unit length: (dim); of a classifier its logits: (labels)
+    pub dense: Vec<f32>,
+    /// Token ids in rising order, each with a weight above 0.
+    pub sparse: Vec<(u32, f32)>,
+    /// A unit vector per token but the first, row after row: (tokens − 1 × ColBERT's dim)
+    pub colbert: Vec<f32>,
+    /// The hidden state of each token behind the last layer, row after row: (tokens × hidden)
+    pub states: Vec<f32>,
 }
 
 /// Several outputs of one forward pass; what was not asked for is absent.
@@ -24,6 +50,8 @@ pub struct AllEmbeddings {
     pub sparse: Option<SparseEmbeddings>,
     /// A unit vector per token.
     pub colbert: Option<MultiVectors>,
+    /// The hidden state of each token, not of unit length.
+    pub states: Option<MultiVectors>,
 }
 
 /// Sparse vectors, one per text, as compressed rows: text `i` has the ids `ids[indptr[i]..indptr[i + 1]]`, in rising
@@ -104,9 +132,14 @@ pub struct MultiVectors {
 }
 
 impl MultiVectors {
-    /// No vectors of `dim` values.
-    pub(crate) fn new(dim: usize) -> Self {
-        Self { indptr: vec![0], values: Vec::new(), dim }
+    /// The vectors of each text, row after row, of `dim` values each.
+    pub(crate) fn of_rows<'a>(texts: impl Iterator<Item = &'a [f32]>, dim: usize) -> Self {
+        let mut all = Self { indptr: vec![0], values: Vec::new(), dim };
+        for rows in texts {
+            all.values.extend_from_slice(rows);
+            all.indptr.push(all.values.len() / dim);
+        }
+        all
     }
 
     /// Number of texts.
@@ -162,11 +195,11 @@ mod tests {
 
     #[test]
     fn max_sim_is_the_mean_of_the_best() {
-        let mut vectors = MultiVectors::new(2);
-        vectors.values = vec![1.0, 0.0, 0.0, 1.0, 0.6, 0.8];
-        vectors.indptr = vec![0, 2, 3, 3];
+        let texts: [&[f32]; 3] = [&[1.0, 0.0, 0.0, 1.0], &[0.6, 0.8], &[]];
+        let vectors = MultiVectors::of_rows(texts.into_iter(), 2);
+        assert_eq!(vectors.indptr, [0, 2, 3, 3]);
         assert!((vectors.max_sim(0, &vectors, 1).unwrap() - 0.7).abs() < 1e-6);
         assert_eq!(vectors.max_sim(0, &vectors, 2).unwrap(), 0.0);
-        assert!(vectors.max_sim(0, &MultiVectors::new(3), 0).is_err());
+        assert!(vectors.max_sim(0, &MultiVectors::of_rows([].into_iter(), 3), 0).is_err());
     }
 }

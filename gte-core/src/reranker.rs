@@ -1,6 +1,9 @@
 //! `Reranker`: a query and documents in, a score per document out.
 
+use rayon::prelude::*;
+
 use crate::batch::Sequence;
+use crate::compute::Work;
 use crate::config::{ModelConfig, ModelTask};
 use crate::device::Precision;
 use crate::engine::Engine;
@@ -13,7 +16,7 @@ use crate::options::{Builder, Door, sealed};
 use crate::profile::Profile;
 use crate::similarity::Hit;
 use crate::template::Question;
-use crate::tokenizer::{Tokenizer, Tokens};
+use crate::tokenizer::{Tokenizer, Tokens, TruncationSide};
 
 /// A reranker that is ready: a cross-encoder, which reads a query and a document together, or a language model that
 /// answers yes or no. Every method takes `&self` and may be called from many threads at once.
@@ -103,13 +106,7 @@ impl Reranker {
         if let Some(question) = &self.question {
             return engine.threads.run(|| question.tokens(&engine.tokenizer, query, documents, instruction));
         }
-        if let Some(instruction) = instruction {
-            return Err(Error::InvalidOption {
-                option: "instruction",
-                value: format!("{instruction:?}"),
-                expected: format!("none: {} is a cross-encoder, which takes none", engine.name),
-            });
-        }
+        self.no_instruction(instruction)?;
         let pairs: Vec<(&str, &str)> = documents.iter().map(|document| (query, document.as_ref())).collect();
         self.tokenize_pairs(&pairs)
     }
@@ -121,11 +118,71 @@ impl Reranker {
     pub fn tokenize_pairs<Q: AsRef<str> + Sync, D: AsRef<str> + Sync>(&self, pairs: &[(Q, D)]) -> Result<Vec<Tokens>> {
         let engine = &self.engine;
         if let Some(question) = &self.question {
-            let tokens = |(q, d): &(Q, D)| question.tokens(&engine.tokenizer, q.as_ref(), &[d.as_ref()], None);
-            return pairs.iter().map(|pair| Ok(tokens(pair)?.remove(0))).collect();
+            let tokens =
+                |(i, (q, d)): (usize, &(Q, D))| question.tokens_of(&engine.tokenizer, q.as_ref(), d.as_ref(), i, None);
+            return engine.threads.run(|| pairs.par_iter().enumerate().map(tokens).collect());
         }
         let side = engine.tokenizer.truncation_side();
         engine.threads.run(|| engine.tokenizer.encode_pairs(pairs, engine.tokenizer.max_length(), side))
+    }
+
+    /// The tokens of one pair, on this thread: it does not wait for the pool, which computes. `side` is where a pair
+    /// that is too long is cut; default: as the model's files say, else at the end.
+    ///
+    /// # Errors
+    /// As [`tokenize`](Self::tokenize); [`Error::InvalidOption`] for a cut at the left of a language model's question.
+    pub fn tokenize_one(
+        &self,
+        query: &str,
+        document: &str,
+        instruction: Option<&str>,
+        side: Option<TruncationSide>,
+    ) -> Result<Tokens> {
+        let tokenizer = &self.engine.tokenizer;
+        match &self.question {
+            Some(_) if side == Some(TruncationSide::Left) => Err(Error::InvalidOption {
+                option: "truncation_side",
+                value: "left".into(),
+                expected: format!("right: {} is asked a question, of which the beginning stays", self.engine.name),
+            }),
+            Some(question) => question.tokens_of(tokenizer, query, document, 0, instruction),
+            None => {
+                self.no_instruction(instruction)?;
+                let side = side.unwrap_or(tokenizer.truncation_side());
+                tokenizer.encode_pair(query, document, 0, tokenizer.max_length(), side)
+            }
+        }
+    }
+
+    /// The tokens of one text alone, of a classifier, on this thread.
+    ///
+    /// # Errors
+    /// [`Error::Tokenize`].
+    pub fn tokenize_text(&self, text: &str, side: Option<TruncationSide>) -> Result<Tokens> {
+        let tokenizer = &self.engine.tokenizer;
+        tokenizer.encode_one_prompted(text, "", side.unwrap_or(tokenizer.truncation_side()))
+    }
+
+    fn no_instruction(&self, instruction: Option<&str>) -> Result<()> {
+        match instruction {
+            None => Ok(()),
+            Some(instruction) => Err(Error::InvalidOption {
+                option: "instruction",
+                value: format!("{instruction:?}"),
+                expected: format!("none: {} is a cross-encoder, which takes none", self.engine.name),
+            }),
+        }
+    }
+
+    /// Whether a language model is asked, to which an instruction says what an answer is.
+    pub fn takes_instruction(&self) -> bool {
+        self.question.is_some()
+    }
+
+    /// The name of each label, in the order of the logits: those of `config.json`, else `LABEL_0` and so on.
+    pub fn label_names(&self) -> Vec<String> {
+        let names = &self.engine.config.labels;
+        (0..self.labels()).map(|i| names.get(i).cloned().unwrap_or_else(|| format!("LABEL_{i}"))).collect()
     }
 
     /// The model's logits of each pair: (pairs × labels), row after row.
@@ -133,9 +190,7 @@ impl Reranker {
     /// # Errors
     /// [`Error::TokenCount`], [`Error::TokenId`], [`Error::Device`].
     pub fn logits<T: Sequence + Sync>(&self, pairs: &[T]) -> Result<Vec<f32>> {
-        let pooled = self.engine.pool(pairs, &|_| ())?;
-        let Some(classifier) = &self.engine.heads.classifier else { unreachable!("the door is for classifiers") };
-        Ok(self.engine.threads.run(|| classifier.logits(self.engine.kernels, &pooled)))
+        self.engine.pool(pairs, &Work::DENSE)
     }
 
     /// The scores, from 0 to 1, of pairs that are tokens already.
@@ -165,6 +220,11 @@ impl Reranker {
     /// Logits per pair: 1 for a reranker.
     pub fn labels(&self) -> usize {
         self.engine.heads.classifier.as_ref().map_or(0, |classifier| classifier.labels())
+    }
+
+    /// The loaded model, for a scheduler of several.
+    pub fn engine(&self) -> &Engine {
+        &self.engine
     }
 
     /// The hub id, or the directory's name.

@@ -113,21 +113,30 @@ impl Question {
         documents: &[D],
         instruction: Option<&str>,
     ) -> Result<Vec<Tokens>> {
-        let before = self.before();
-        let tokens = |(i, document): (usize, &D)| {
-            let text = self.rendered(query, document.as_ref(), instruction)?;
-            let mut ids = [before, &tokenizer.encode_bare(&text, i)?].concat();
-            if let Form::Published(_) = self.form {
-                ids.extend_from_slice(&self.after);
-            }
-            let full_len = ids.len();
-            if full_len > tokenizer.max_length() {
-                ids.truncate(tokenizer.max_length() - self.after.len());
-                ids.extend_from_slice(&self.after);
-            }
-            Ok(Tokens::from_ids(ids, full_len))
-        };
+        let tokens = |(i, document): (usize, &D)| self.tokens_of(tokenizer, query, document.as_ref(), i, instruction);
         documents.par_iter().enumerate().map(tokens).collect()
+    }
+
+    /// The tokens of the question for one document, on this thread. `index` is its position in the input, for errors.
+    pub(crate) fn tokens_of(
+        &self,
+        tokenizer: &Tokenizer,
+        query: &str,
+        document: &str,
+        index: usize,
+        instruction: Option<&str>,
+    ) -> Result<Tokens> {
+        let text = self.rendered(query, document, instruction)?;
+        let mut ids = [self.before(), &tokenizer.encode_bare(&text, index)?].concat();
+        if let Form::Published(_) = self.form {
+            ids.extend_from_slice(&self.after);
+        }
+        let full_len = ids.len();
+        if full_len > tokenizer.max_length() {
+            ids.truncate(tokenizer.max_length() - self.after.len());
+            ids.extend_from_slice(&self.after);
+        }
+        Ok(Tokens::from_ids(ids, full_len))
     }
 }
 

@@ -1,20 +1,24 @@
-//! How many threads, and the one pool that an embedder computes on.
+//! How many threads, and the one pool that models compute on.
 
 use std::sync::Arc;
 
 use crate::env::Env;
 use crate::error::{Error, Result};
 
-/// The pool that all parallel work of one embedder runs on: tokenizing, packing, the forward pass.
+/// The pool that all parallel work of a model runs on: tokenizing, packing, the forward pass. A clone is the same pool,
+/// which several models may share: [`Builder::share_threads`](crate::Builder::share_threads).
 #[derive(Clone)]
-pub(crate) struct Threads(Arc<rayon::ThreadPool>);
+pub struct Threads(Arc<rayon::ThreadPool>);
 
 impl Threads {
-    /// A pool of `count` threads; `None`: `GTE_THREADS`, else what this process may use.
+    /// A pool of `count` threads. Default: `GTE_THREADS`, else what this process may use.
     ///
     /// What it may use is what `std::thread::available_parallelism` says: CPU affinity and, in a container, the cgroup's CPU
     /// quota, so that a pod with a limit of two CPUs on a machine of 64 gets two threads.
-    pub(crate) fn new(count: Option<usize>) -> Result<Self> {
+    ///
+    /// # Errors
+    /// [`Error::InvalidOption`] for a count that makes no sense, or that the system does not start.
+    pub fn new(count: Option<usize>) -> Result<Self> {
         let count = self::count(count, &Env::process())?;
         let places = places(count);
         rayon::ThreadPoolBuilder::new()
@@ -30,8 +34,26 @@ impl Threads {
             })
     }
 
+    /// One thread that gives way to all others of the system, for loading a model while another one serves (Linux;
+    /// elsewhere a thread as any other).
+    ///
+    /// # Errors
+    /// [`Error::InvalidOption`] where the system starts no thread.
+    pub fn background() -> Result<Self> {
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(1)
+            .thread_name(|_| "gte-load".to_owned())
+            .start_handler(|_| give_way())
+            .build();
+        pool.map(|pool| Self(Arc::new(pool))).map_err(|e| Error::InvalidOption {
+            option: "threads",
+            value: "1".into(),
+            expected: format!("a number that the system can start: {e}"),
+        })
+    }
+
     /// Number of threads.
-    pub(crate) fn count(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.0.current_num_threads()
     }
 
@@ -63,6 +85,17 @@ fn stay_on(cpu: Option<usize>) {
         tracing::debug!("a thread is not kept on CPU {cpu}: {e}");
     }
 }
+
+/// Makes this thread run when others have nothing to do. Linux counts niceness by thread (`sched(7)`).
+#[cfg(target_os = "linux")]
+fn give_way() {
+    if let Err(e) = rustix::process::nice(19) {
+        tracing::debug!("a thread does not give way to others: {e}");
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn give_way() {}
 
 #[cfg(not(target_os = "linux"))]
 fn places(_count: usize) -> Vec<usize> {

@@ -3,7 +3,7 @@
 
 mod model;
 
-use gte_core::{Budget, Embedder, Error, ModelFiles, PackedBatch, Pooling, Precision};
+use gte_core::{Budget, Embedder, Error, ModelFiles, PackedBatch, Pause, Pooling, Precision, Work};
 
 fn builder(dir: &tempfile::TempDir) -> gte_core::Builder<Embedder> {
     Embedder::from_files(ModelFiles::from_dir(dir.path()).unwrap()).precision(Precision::F32).threads(2)
@@ -88,16 +88,27 @@ fn a_pass_that_pauses_gives_the_same_vectors() {
         let short = [model::ids(7, 5), model::ids(8, 70)];
         let (expected, expected_short) = (embedder.pool_tokens(&long).unwrap(), embedder.pool_tokens(&short).unwrap());
         let pauses = std::sync::atomic::AtomicUsize::new(0);
-        let found = embedder.pool_tokens_pausing(&long, &|pause| {
-            pauses.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-            assert!((0.0..1.0).contains(&pause.left()));
-            // A pass in a pause pauses too.
-            let within = pause.pool_tokens_pausing(&short, &|inner| {
-                assert_eq!(inner.pool_tokens_pausing(&long, &|_| ()).unwrap(), expected);
-            });
-            assert_eq!(within.unwrap(), expected_short);
-            assert!(matches!(pause.pool_tokens_pausing(&[[9999]], &|_| ()), Err(Error::TokenId { .. })));
-        });
+        let engine = embedder.engine();
+        let pool = |texts: &[Vec<u32>], work: &Work<'_>| {
+            engine.compute(texts, work).map(|made| made.into_iter().flat_map(|text| text.dense).collect::<Vec<_>>())
+        };
+        let found = pool(
+            &long,
+            &Work {
+                pause: &|pause| {
+                    pauses.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                    assert!((0.0..1.0).contains(&pause.left()));
+                    let inside = Work { inside: Some(pause), ..Work::DENSE };
+                    // A pass in a pause pauses too.
+                    let deeper = |inner: &Pause<'_>| {
+                        assert_eq!(pool(&long, &Work { inside: Some(inner), ..Work::DENSE }).unwrap(), expected);
+                    };
+                    assert_eq!(pool(&short, &Work { pause: &deeper, ..inside }).unwrap(), expected_short);
+                    assert!(matches!(pool(&[vec![9999]], &inside), Err(Error::TokenId { .. })));
+                },
+                ..Work::DENSE
+            },
+        );
         assert_eq!(found.unwrap(), expected);
         assert!(pauses.into_inner() >= 3, "once a batch at least");
     }

@@ -8,6 +8,7 @@ use axum::http::HeaderValue;
 use clap::builder::BoolishValueParser;
 use clap::{Parser, ValueEnum};
 use gte_core::{BUNDLED, Device, Pooling, Precision};
+use serde::{Deserialize, Deserializer};
 
 /// The port of the service.
 const DEFAULT_PORT: u16 = 7860;
@@ -22,10 +23,15 @@ const DEFAULT_PORT: u16 = 7860;
 #[command(name = "gte-server", version, about)]
 pub struct Config {
     /// Directory, `thenlper/gte-large-zh`, `modelscope:iic/nlp_gte_sentence-embedding_chinese-large`, or `bundled`: the small model
-    /// that this binary carries, for trying and testing
-    #[arg(long, env = "GTE_MODEL", default_value = BUNDLED, value_parser = at_home)]
-    pub model: String,
-    /// Commit, branch or tag on the hub
+    /// that this binary carries, for trying and testing. Several times, or separated by commas, for several models in one process;
+    /// `NAME=ID` gives one the name by which requests ask for it. Default: `bundled`
+    #[arg(long, env = "GTE_MODEL", value_parser = at_home, conflicts_with = "models")]
+    pub model: Vec<String>,
+    /// TOML file of models, each a table `[[model]]` with `id`, and where wanted `name`, `revision`, `pooling`, `precision`,
+    /// `max_length`, `causal`
+    #[arg(long, env = "GTE_MODELS", value_parser = path)]
+    pub models: Option<PathBuf>,
+    /// Commit, branch or tag on the hub, of a model alone; of several, in --models
     #[arg(long, env = "GTE_REVISION")]
     pub revision: Option<String>,
     /// The hub of a model id that names none
@@ -44,13 +50,13 @@ pub struct Config {
     /// natively, else f32
     #[arg(long, env = "GTE_PRECISION", default_value = "auto")]
     pub precision: Precision,
-    /// cls, mean or last-token, where the model's files do not say
+    /// cls, mean or last-token, where the files of a model alone do not say; of several, in --models
     #[arg(long, env = "GTE_POOLING")]
     pub pooling: Option<Pooling>,
     /// Compute threads; what the process may use by its affinity and cgroup if left out
     #[arg(long, env = "GTE_THREADS")]
     pub threads: Option<usize>,
-    /// Tokens at which texts are cut; what the model says if left out
+    /// Tokens at which the texts of a model alone are cut; what the model says if left out. Of several models, in --models
     #[arg(long, env = "GTE_MAX_LENGTH")]
     pub max_length: Option<usize>,
     /// Tokens computed at once: it bounds memory, and how long a query waits behind a batch
@@ -120,6 +126,10 @@ pub struct Config {
     /// API keys, separated by commas
     #[arg(skip)]
     pub api_keys: Vec<String>,
+    /// Megabytes of outputs that are kept for texts that come again, 0 for none: the vector of a text is found by the model
+    /// and by its tokens, prompt and cut included
+    #[arg(long, env = "GTE_CACHE_MB", default_value_t = 0)]
+    pub cache_mb: u64,
     /// Take lists of token ids for texts; they must be of this model's own vocabulary
     #[arg(long, env = "GTE_TOKEN_IDS", value_parser = BoolishValueParser::new())]
     pub token_ids: bool,
@@ -135,6 +145,67 @@ pub struct Config {
     /// OpenTelemetry collector that gets spans over HTTP, such as http://localhost:4318
     #[arg(long, env = "GTE_OTLP_ENDPOINT")]
     pub otlp_endpoint: Option<String>,
+}
+
+/// A model to serve.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelSettings {
+    /// Its name in requests; that of the model if there is none.
+    pub name: Option<String>,
+    /// Directory, id on a hub, or `bundled`.
+    pub id: String,
+    /// Commit, branch or tag on the hub.
+    pub revision: Option<String>,
+    /// cls, mean or last-token.
+    #[serde(default, deserialize_with = "parsed")]
+    pub pooling: Option<Pooling>,
+    /// As `--precision`, which is for all.
+    #[serde(default, deserialize_with = "parsed")]
+    pub precision: Option<Precision>,
+    /// Tokens at which texts are cut.
+    pub max_length: Option<usize>,
+    /// Whether a token of a decoder sees only those before it, where the files do not say.
+    pub causal: Option<bool>,
+}
+
+/// The file of `--models`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ModelFile {
+    model: Vec<ModelSettings>,
+}
+
+/// A word of a file, read as it is on the command line.
+fn parsed<'de, D: Deserializer<'de>, T: std::str::FromStr<Err: std::fmt::Display>>(
+    d: D,
+) -> Result<Option<T>, D::Error> {
+    let word = Option::<String>::deserialize(d)?;
+    word.map(|word| word.parse().map_err(serde::de::Error::custom)).transpose()
+}
+
+impl ModelSettings {
+    /// How it is called before it is loaded.
+    pub fn label(&self) -> &str {
+        self.name.as_deref().unwrap_or(&self.id)
+    }
+
+    /// What whoever uses the bundled model should know.
+    pub fn note(&self) -> Option<&'static str> {
+        (self.id == BUNDLED).then_some(
+            "bundled model, 384 dimensions, for trying and testing; for production --model thenlper/gte-large-zh",
+        )
+    }
+
+    /// A value of `--model`: `ID`, or `NAME=ID`.
+    fn of(value: &str) -> Result<Self, String> {
+        let named = value.split_once('=').filter(|_| !Path::new(value).exists());
+        let (name, id) = named.map_or((None, value), |(name, id)| (Some(name.trim().to_owned()), id));
+        if id.is_empty() || name.as_deref() == Some("") {
+            return Err(format!("--model {value:?}: expected ID or NAME=ID"));
+        }
+        Ok(Self { name, id: id.to_owned(), ..Self::default() })
+    }
 }
 
 /// A hub of models.
@@ -234,20 +305,62 @@ impl Config {
         self.metrics_port.and_then(|port| port.0)
     }
 
-    /// The model as the engine names it: an id without a hub gets that of `--hub`.
-    pub fn model(&self) -> String {
-        let known = self.model == BUNDLED || self.model.contains(':') || Path::new(&self.model).exists();
-        match self.hub {
-            Hub::Modelscope if !known => format!("modelscope:{}", self.model),
-            _ => self.model.clone(),
+    /// The models to serve, each as the engine names it.
+    ///
+    /// # Errors
+    /// One line that names the flag, or the file and its line.
+    pub fn models(&self) -> Result<Vec<ModelSettings>, String> {
+        let mut models = match &self.models {
+            Some(path) => {
+                let at = |e: &dyn std::fmt::Display| format!("--models {}: {e}", path.display());
+                let text = std::fs::read_to_string(path).map_err(|e| at(&e))?;
+                toml::from_str::<ModelFile>(&text).map_err(|e| at(&e.to_string().trim_end()))?.model
+            }
+            None => {
+                // A directory may have a comma in its name.
+                let values = self.model.iter().flat_map(|value| match Path::new(value).exists() {
+                    true => vec![value.as_str()],
+                    false => value.split(',').map(str::trim).filter(|value| !value.is_empty()).collect(),
+                });
+                values.map(ModelSettings::of).collect::<Result<_, _>>()?
+            }
+        };
+        if models.is_empty() {
+            if let Some(path) = &self.models {
+                return Err(format!("--models {}: no [[model]] in it", path.display()));
+            }
+            models.push(ModelSettings { id: BUNDLED.to_owned(), ..ModelSettings::default() });
         }
+        for model in &mut models {
+            let Ok(id) = at_home(&model.id);
+            let known = id == BUNDLED || id.contains(':') || Path::new(&id).exists();
+            model.id = if self.hub == Hub::Modelscope && !known { format!("modelscope:{id}") } else { id };
+        }
+        match &mut models[..] {
+            [model] => {
+                model.revision = model.revision.take().or_else(|| self.revision.clone());
+                model.pooling = model.pooling.or(self.pooling);
+                model.max_length = model.max_length.or(self.max_length);
+            }
+            _ => self.check_several(&models)?,
+        }
+        Ok(models)
     }
 
-    /// What whoever uses the bundled model should know.
-    pub fn note(&self) -> Option<&'static str> {
-        (self.model == BUNDLED).then_some(
-            "bundled model, 384 dimensions, for trying and testing; for production --model thenlper/gte-large-zh",
-        )
+    fn check_several(&self, models: &[ModelSettings]) -> Result<(), String> {
+        let of_one = [
+            ("--revision", self.revision.is_some()),
+            ("--pooling", self.pooling.is_some()),
+            ("--max-length", self.max_length.is_some()),
+        ];
+        if let Some((flag, _)) = of_one.into_iter().find(|&(_, given)| given) {
+            return Err(format!("{flag} is for a model alone: of several models, say it in the file of --models"));
+        }
+        let twice = models.iter().enumerate().find(|(i, m)| models[..*i].iter().any(|n| n.label() == m.label()));
+        match twice {
+            Some((_, model)) => Err(format!("--model: two models have the name {0}, name one NAME={0}", model.label())),
+            None => Ok(()),
+        }
     }
 
     /// How long a body may take to arrive.
@@ -304,11 +417,62 @@ mod tests {
     fn the_hub_of_an_id_that_names_none() {
         let model = |arguments: &[&str]| {
             let all = ["gte-server"].iter().chain(arguments);
-            Config::try_parse_from(all).expect("valid").model()
+            let models = Config::try_parse_from(all).expect("valid").models().expect("valid");
+            models.into_iter().map(|model| model.id).collect::<Vec<_>>().join(" ")
         };
         assert_eq!(model(&["--model", "iic/x", "--hub", "modelscope"]), "modelscope:iic/x");
         assert_eq!(model(&["--model", "iic/x"]), "iic/x");
         assert_eq!(model(&["--model", "src", "--hub", "modelscope"]), "src", "a directory");
+        assert_eq!(model(&[]), "bundled");
+    }
+
+    #[test]
+    fn several_models_by_flag_and_by_file() {
+        let models = |arguments: &[&str]| {
+            let all = ["gte-server"].iter().chain(arguments);
+            Config::try_parse_from(all).map_err(|e| e.to_string()).and_then(|config| config.models())
+        };
+        let named = |name: Option<&str>, id: &str| ModelSettings {
+            name: name.map(str::to_owned),
+            id: id.to_owned(),
+            ..ModelSettings::default()
+        };
+        let expected = vec![named(Some("zh"), "thenlper/gte-large-zh"), named(None, "bundled")];
+        assert_eq!(models(&["--model", "zh=thenlper/gte-large-zh", "--model", "bundled"]).as_ref(), Ok(&expected));
+        assert_eq!(models(&["--model", "zh=thenlper/gte-large-zh, bundled"]).as_ref(), Ok(&expected));
+        let dir = tempfile::tempdir().expect("a directory");
+        let file = dir.path().join("models.toml");
+        let write = |text: &str| std::fs::write(&file, text).expect("written");
+        let path = file.to_str().expect("a path");
+        write("[[model]]\nname = \"zh\"\nid = \"thenlper/gte-large-zh\"\n[[model]]\nid = \"bundled\"\n");
+        assert_eq!(models(&["--models", path]).as_ref(), Ok(&expected));
+        write("[[model]]\nid = \"x\"\npooling = \"mean\"\nprecision = \"int8\"\nmax_length = 64\n");
+        let one = models(&["--models", path]).expect("valid").remove(0);
+        assert_eq!(
+            (one.pooling, one.precision, one.max_length),
+            (Some(Pooling::Mean), Some(Precision::Int8), Some(64))
+        );
+        for (text, expected) in [
+            ("[[model]]\nid = 3\n", "line 2"),
+            ("[[model]]\nid = \"x\"\nprecison = \"int8\"\n", "precison"),
+            ("[[model]]\nid = \"x\"\npooling = \"sum\"\n", "sum"),
+            ("model = []\n", "no [[model]]"),
+        ] {
+            write(text);
+            let error = models(&["--models", path]).expect_err(text);
+            assert!(error.contains(expected) && error.contains("models.toml"), "{error}");
+        }
+        for (arguments, expected) in [
+            (&["--model", "a,b", "--revision", "main"][..], "--revision"),
+            (&["--model", "a,b", "--max-length", "64"], "--max-length"),
+            (&["--model", "a,a"], "two models"),
+            (&["--model", "=a"], "NAME=ID"),
+            (&["--models", "/nowhere.toml"], "/nowhere.toml"),
+            (&["--model", "a", "--models", "b.toml"], "--models"),
+        ] {
+            let error = models(arguments).expect_err("contradictory");
+            assert!(error.contains(expected), "{error}");
+        }
     }
 
     #[test]

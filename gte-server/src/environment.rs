@@ -111,7 +111,7 @@ mod tests {
     use super::*;
 
     /// A value of each variable that is not its default.
-    const VALUES: [(&str, &str); 33] = [
+    const VALUES: [(&str, &str); 34] = [
         ("GTE_MODEL", "thenlper/gte-large-zh"),
         ("GTE_REVISION", "main"),
         ("GTE_HUB", "modelscope"),
@@ -142,12 +142,14 @@ mod tests {
         ("GTE_DRAIN_DELAY", "77"),
         ("GTE_DRAIN_TIMEOUT", "77"),
         ("GTE_API_KEY_FILE", "keys"),
+        ("GTE_CACHE_MB", "77"),
         ("GTE_TOKEN_IDS", "1"),
         ("GTE_LOG_FORMAT", "json"),
         ("GTE_OTLP_ENDPOINT", "http://localhost:4318"),
     ];
     /// Those that exclude each other.
-    const BROKERS: [&str; 2] = ["GTE_NATS", "GTE_WORKER"];
+    const EXCLUSIVE: [(&str, &str); 3] =
+        [("GTE_MODELS", "models.toml"), ("GTE_NATS", "nats://localhost"), ("GTE_WORKER", "nats://localhost")];
 
     fn names() -> Vec<String> {
         let command = Config::command();
@@ -180,7 +182,7 @@ mod tests {
 
     #[test]
     fn every_variable_is_read_as_containers_set_it() {
-        let values: Vec<_> = VALUES.into_iter().chain(BROKERS.map(|name| (name, "nats://localhost"))).collect();
+        let values: Vec<_> = VALUES.into_iter().chain(EXCLUSIVE).collect();
         let mut known: Vec<_> = values.iter().map(|(name, _)| (*name).to_owned()).collect();
         let mut all = names();
         known.sort();
@@ -227,7 +229,7 @@ mod tests {
             let config = shown(&[], &alone(name, "~/x"));
             assert!(config.contains(&format!("\"{home}/x\"")), "{name}: {config}");
         }
-        let model = |value| with(&[], &[("GTE_MODEL", value)]).map(|config| config.model);
+        let model = |value| with(&[], &[("GTE_MODEL", value)]).map(|config| config.model.join(" "));
         assert_eq!(model("~"), Ok(home));
         assert_eq!(model("~other/x"), Ok("~other/x".to_owned()), "another's home is not known");
         assert_eq!(model("a/~"), Ok("a/~".to_owned()));

@@ -37,8 +37,18 @@ pub enum Error {
     #[error("Content-Encoding: {0} is not read, expected gzip or none")]
     Encoding(String),
     /// The model is one for something else.
-    #[error("this server has an embedding model: it does not {0}")]
-    Task(&'static str),
+    #[error("{model} is {}: it does not {not}", with_article(.is))]
+    Task {
+        /// The model's name.
+        model: String,
+        /// What it is.
+        is: &'static str,
+        /// What is asked of it.
+        not: &'static str,
+    },
+    /// The model is not ready yet.
+    #[error("the model {0} is being loaded: try again")]
+    Loading(String),
     /// The body is larger than allowed.
     #[error("the body is larger than {limit} bytes, the limit of --body-limit")]
     TooLarge {
@@ -79,6 +89,10 @@ pub enum Error {
     Engine(String),
 }
 
+fn with_article(noun: &str) -> String {
+    format!("{} {noun}", if noun.starts_with('e') { "an" } else { "a" })
+}
+
 impl Error {
     /// Status, OpenAI's type, text-embeddings-inference's type.
     pub(crate) fn kind(&self) -> (StatusCode, &'static str, &'static str) {
@@ -87,7 +101,7 @@ impl Error {
             Self::Field { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "invalid_request_error", "Validation"),
             Self::Empty(_) => (StatusCode::UNPROCESSABLE_ENTITY, "invalid_request_error", "Empty"),
             Self::Encoding(_) => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "invalid_request_error", "Validation"),
-            Self::Task(_) => (StatusCode::FAILED_DEPENDENCY, "invalid_request_error", "Backend"),
+            Self::Task { .. } => (StatusCode::FAILED_DEPENDENCY, "invalid_request_error", "Backend"),
             Self::TooLarge { .. } | Self::TooMuch { .. } => {
                 (StatusCode::PAYLOAD_TOO_LARGE, "invalid_request_error", "Validation")
             }
@@ -97,7 +111,9 @@ impl Error {
             Self::Method(_) => (StatusCode::METHOD_NOT_ALLOWED, "invalid_request_error", "Validation"),
             Self::Overloaded { .. } => (StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", "Overloaded"),
             Self::Deadline(_) => (StatusCode::GATEWAY_TIMEOUT, "timeout_error", "Overloaded"),
-            Self::Unavailable(_) | Self::Broker => (StatusCode::SERVICE_UNAVAILABLE, "server_error", "Unhealthy"),
+            Self::Unavailable(_) | Self::Loading(_) | Self::Broker => {
+                (StatusCode::SERVICE_UNAVAILABLE, "server_error", "Unhealthy")
+            }
             Self::Engine(_) => (StatusCode::INTERNAL_SERVER_ERROR, "server_error", "Backend"),
         }
     }
@@ -147,6 +163,7 @@ impl Error {
         let mut response = (status, Json(body)).into_response();
         let header = match &self {
             Self::Overloaded { retry_after_s, .. } => Some((header::RETRY_AFTER, HeaderValue::from(*retry_after_s))),
+            Self::Loading(_) => Some((header::RETRY_AFTER, HeaderValue::from(5))),
             Self::Unauthorized => Some((header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))),
             Self::Encoding(_) => Some((header::ACCEPT_ENCODING, HeaderValue::from_static("gzip"))),
             _ => None,

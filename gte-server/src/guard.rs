@@ -1,6 +1,7 @@
 //! What every request passes on its way to a handler, and its answer on the way back: the request's id, span, count and time; keys;
 //! CORS; security headers.
 
+use std::cell::RefCell;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::Instant;
@@ -18,7 +19,7 @@ use tracing::Instrument;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
 use crate::error::Error;
-use crate::metrics::RequestLabels;
+use crate::metrics::{RequestLabels, RouteLabels};
 use crate::service::{HEADERS, Service};
 
 /// The caller's name for its request, or ours.
@@ -56,6 +57,17 @@ pub(crate) fn guarded(router: Router<Arc<Service>>, service: &Arc<Service>) -> R
     router.layer(cors)
 }
 
+tokio::task_local! {
+    /// The model of the request that this task answers, as far as it is known.
+    static MODEL: RefCell<String>;
+}
+
+/// Tells by which model a request is counted.
+pub(crate) fn note_model(name: &str) {
+    // There is none where a worker computes.
+    let _ = MODEL.try_with(|model| name.clone_into(&mut model.borrow_mut()));
+}
+
 /// Counts and times every request, gives it an id and a span, and logs it.
 async fn observe(State(service): State<Arc<Service>>, request: Request, next: Next) -> Response {
     static COUNT: AtomicU64 = AtomicU64::new(1);
@@ -77,12 +89,15 @@ async fn observe(State(service): State<Arc<Service>>, request: Request, next: Ne
     let _ = span.set_parent(parent);
 
     service.metrics.in_flight.inc();
-    let mut response = next.run(request).instrument(span.clone()).await;
+    let answered = async { (next.run(request).instrument(span.clone()).await, MODEL.with(RefCell::take)) };
+    let (mut response, model) = MODEL.scope(RefCell::default(), answered).await;
     service.metrics.in_flight.dec();
     let (status, seconds) = (response.status(), start.elapsed().as_secs_f64());
-    let labels = RequestLabels { route: route.to_owned(), status: status.as_u16() };
+    let labels = RouteLabels { route: route.to_owned(), model };
+    service.metrics.request_seconds.get_or_create(&labels).observe(seconds);
+    let RouteLabels { route: pattern, model } = labels;
+    let labels = RequestLabels { route: pattern, status: status.as_u16(), model };
     service.metrics.requests.get_or_create(&labels).inc();
-    service.metrics.request_seconds.get_or_create(&[("route", labels.route)]).observe(seconds);
     span.record("http.response.status_code", status.as_u16());
     let ms = seconds * 1e3;
     span.in_scope(|| match route {

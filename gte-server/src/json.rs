@@ -131,6 +131,29 @@ pub(crate) fn maybe_object<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
     Option::deserialize(deserializer).map(|value| value.map(|Object(value)| value))
 }
 
+/// For `deserialize_with`: true, false or null, also as a string or a number, as clients write it whose settings are
+/// strings.
+pub(crate) fn lenient_bool<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<bool>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "expected true or false")]
+    enum Written {
+        Bool(bool),
+        Word(String),
+        Number(i64),
+    }
+    let word = |word: &str| match word.to_ascii_lowercase().as_str() {
+        "true" | "1" | "yes" => Ok(true),
+        "false" | "0" | "no" => Ok(false),
+        _ => Err(serde::de::Error::custom(format_args!("{word:?}, expected true or false"))),
+    };
+    match Option::<Written>::deserialize(deserializer)? {
+        None => Ok(None),
+        Some(Written::Bool(value)) => Ok(Some(value)),
+        Some(Written::Word(written)) => word(&written).map(Some),
+        Some(Written::Number(written)) => word(&written.to_string()).map(Some),
+    }
+}
+
 /// One of some words, or null.
 pub(crate) fn word<'de, D: Deserializer<'de>, T: Copy>(
     deserializer: D,

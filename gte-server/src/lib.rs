@@ -1,8 +1,8 @@
 //! `serve`: not ready → drain → exit. The caller owns the socket and the stop signal.
 
 pub mod api;
-pub mod batcher;
 mod body;
+mod cache;
 pub mod config;
 mod connections;
 pub mod environment;
@@ -12,105 +12,122 @@ pub mod jobs;
 mod json;
 pub mod metrics;
 mod pages;
+mod registry;
 pub mod routes;
+mod scheduler;
 mod service;
 pub mod telemetry;
 
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use axum_server::Handle;
 use axum_server::tls_rustls::{RustlsAcceptor, RustlsConfig};
-use gte_core::{Budget, Embedder, HubOptions, ModelConfig, ModelFiles};
+use gte_core::{ModelFiles, ModelTask, Threads, Tokens};
 
-use crate::batcher::{Batcher, Limits};
-use crate::config::Config;
+use crate::cache::Cache;
+use crate::config::{Config, ModelSettings};
 use crate::connections::Room;
+use crate::error::Error;
 use crate::jobs::Jobs;
 use crate::metrics::Metrics;
+use crate::registry::{Model, Registry};
+use crate::scheduler::{Limits, Scheduler};
 use crate::service::{Service, promised_texts};
 
-/// Fetches the model's files where they are missing, and verifies them.
+/// Fetches the files of the models where they are missing, and verifies them.
 ///
 /// # Errors
 /// One line that says what is wrong.
 pub fn download(config: &Config) -> Result<(), String> {
-    let mut options = HubOptions::from_env().map_err(|e| e.to_string())?;
-    options.revision.clone_from(&config.revision);
-    options.offline = config.offline;
-    let files = ModelFiles::open(&config.model(), &options).map_err(|e| e.to_string())?;
-    // What cannot be read as a model is found here, not when a pod starts.
-    ModelConfig::read(&files, config.pooling).map_err(|e| e.to_string())?;
-    tracing::info!(model = files.name(), "the model is complete");
+    for settings in config.models()? {
+        let options = registry::hub(&settings, config).map_err(|e| e.to_string())?;
+        let files = ModelFiles::open(&settings.id, &options).map_err(|e| e.to_string())?;
+        // What cannot be read as a model is found here, not when a pod starts.
+        ModelTask::of(&files, settings.pooling).map_err(|e| e.to_string())?;
+        tracing::info!(model = files.name(), "the model is complete");
+    }
     Ok(())
 }
 
-/// Loads the model and starts its queue; `jobs` is the broker of `--nats` or `--worker`, if there is one.
+/// Loads the first model and starts the queue; `jobs` is the broker of `--nats` or `--worker`, if there is one. The
+/// others are loaded by [`load_others`].
 ///
 /// # Errors
 /// One line that says what is wrong.
 pub fn load(config: Config, jobs: Option<Jobs>) -> Result<Arc<Service>, String> {
     config.check()?;
     let keys = config.keys()?;
-    let start = Instant::now();
-    let text = |e: gte_core::Error| e.to_string();
-    let mut builder = Embedder::builder(config.model())
-        .device(config.device)
-        .precision(config.precision)
-        .budget(Budget::new(config.batch_tokens).map_err(text)?);
-    if let Some(revision) = &config.revision {
-        builder = builder.revision(revision);
-    }
-    if config.offline {
-        builder = builder.offline(true);
-    }
-    if let Some(threads) = config.threads {
-        builder = builder.threads(threads);
-    }
-    if let Some(tokens) = config.max_length {
-        builder = builder.max_length(tokens);
-    }
-    if let Some(pooling) = config.pooling {
-        builder = builder.pooling(pooling);
-    }
-    let embedder = Arc::new(builder.build().map_err(text)?);
-    // Warm: the largest batch allocates every buffer, so that memory does not grow later. The second
-    // pass is the first measurement of speed, by which requests are refused that take too long.
-    let longest = embedder.max_length();
-    let tokens = embedder.budget().tokens().max(longest);
-    let batch: Vec<_> = (0..tokens).step_by(longest).map(|first| vec![0; longest.min(tokens - first)]).collect();
-    embedder.embed_tokens(&batch).map_err(text)?;
-    let second = Instant::now();
-    embedder.embed_tokens(&batch).map_err(text)?;
-    let tokens_per_second = tokens as f64 / second.elapsed().as_secs_f64();
-    let metrics = Arc::new(Metrics::new(vec![
-        ("name", embedder.name().to_owned()),
-        ("dimensions", embedder.dim().to_string()),
-        ("precision", embedder.precision().to_string()),
-        ("isa", embedder.isa().to_string()),
-    ]));
-    metrics.model_load.set(start.elapsed().as_secs_f64());
+    let metrics = Arc::new(Metrics::new());
     let limits = Limits {
         requests: config.queue_requests,
         texts: config.queue_texts,
         tokens: config.queue_tokens,
         timeout: config.timeout(),
     };
-    let batcher = Batcher::start(embedder.clone(), metrics.clone(), limits, tokens_per_second)
-        .map_err(|e| format!("no compute thread: {e}"))?;
-    let promised_texts = promised_texts(&config, longest, tokens_per_second);
-    Ok(Arc::new(Service {
+    let scheduler = Scheduler::start(metrics.clone(), limits).map_err(|e| format!("no compute thread: {e}"))?;
+    let service = Arc::new(Service {
         jobs,
-        promised_texts,
-        embedder,
-        batcher,
+        registry: Registry::new(config.models()?),
+        scheduler,
+        cache: Cache::new(config.cache_mb),
         metrics,
         keys: keys.into(),
         draining: AtomicBool::new(false),
+        threads: Threads::new(config.threads).map_err(|e| e.to_string())?,
         config,
-    }))
+    });
+    if let Some(first) = service.registry.settings().next() {
+        add(&service, 0, first, None)?;
+    }
+    Ok(service)
+}
+
+/// Loads the models behind the first one, while that one serves: on a thread that gives way to all others.
+///
+/// # Errors
+/// One line that says what is wrong.
+pub fn load_others(service: &Service) -> Result<(), String> {
+    for (number, settings) in service.registry.settings().enumerate().skip(1) {
+        let loading = Threads::background().map_err(|e| e.to_string())?;
+        add(service, number, settings, Some(&loading))?;
+    }
+    Ok(())
+}
+
+/// Loads a model, warms it, and takes requests for it.
+fn add(service: &Service, number: usize, settings: &ModelSettings, loading: Option<&Threads>) -> Result<(), String> {
+    let (config, threads) = (&service.config, &service.threads);
+    let model = Model::load(number, settings, config, &service.metrics, threads, loading)?;
+    let model = Arc::new(model);
+    let speed = warm(service, &model).map_err(|e| format!("{}: {e}", model.name))?;
+    let max_length = model.engine().tokenizer().max_length();
+    let _ = model.promised_texts.set(promised_texts(config, max_length, speed));
+    let engine = model.engine();
+    tracing::info!(
+        model = model.name, task = model.task().name(), dimensions = model.dimensions(), max_length,
+        precision = %engine.precision(), asked = %config.precision, "model ready{}",
+        model.note.map(|note| format!(": {note}")).unwrap_or_default()
+    );
+    service.registry.insert(model)
+}
+
+/// Tokens of a text that a model is warmed with, at most: its longest may take half a minute.
+const WARM: usize = 512;
+
+/// Computes full batches, so that memory does not grow with the first requests. Returns the speed of the second, in
+/// tokens per second, by which requests are refused that take too long. Where another model serves already, they wait
+/// for their turn among its requests.
+fn warm(service: &Service, model: &Arc<Model>) -> Result<f64, Error> {
+    let longest = model.engine().tokenizer().max_length().min(WARM);
+    let tokens = model.budget().max(longest);
+    let text = |first: usize| Arc::new(Tokens::from_ids(vec![0; longest.min(tokens - first)], longest));
+    let batch: Vec<_> = (0..tokens).step_by(longest).map(text).collect();
+    service.scheduler.add(model.clone());
+    service.scheduler.warm(model.number, &batch)?;
+    service.scheduler.warm(model.number, &batch)
 }
 
 /// Answers requests on `listener` until `shutdown`. Then `/readyz` says so, the listener stays open for `--drain-delay`, and what
@@ -155,7 +172,7 @@ pub async fn serve(
         let _ = tokio::time::timeout(timeout, worker).await;
     }
     let closing = service.clone();
-    let _ = tokio::task::spawn_blocking(move || closing.batcher.close()).await;
+    let _ = tokio::task::spawn_blocking(move || closing.scheduler.close()).await;
     Ok(())
 }
 

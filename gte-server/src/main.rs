@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::net::SocketAddr;
 use std::process::ExitCode;
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, OnceLock, PoisonError};
 
 use axum_server::tls_rustls::RustlsConfig;
 use gte_server::config::Config;
@@ -58,19 +58,26 @@ fn run(config: Config) -> Result<(), String> {
                 reload(&reloaded, certificate.as_ref()).await;
             }
         });
+        tracing::info!(%address, https = tls.is_some(), "ready");
+        let (loaded, others) = tokio::sync::oneshot::channel();
+        let loading = service.clone();
+        std::thread::Builder::new()
+            .name("gte-load".into())
+            .spawn(move || loaded.send(gte_server::load_others(&loading)))
+            .map_err(|e| format!("no thread to load models: {e}"))?;
+        let refused = Arc::new(OnceLock::new());
         let mut terminate = signal(SignalKind::terminate()).map_err(|e| e.to_string())?;
+        let reason = refused.clone();
         let shutdown = async move {
             tokio::select! {
                 _ = terminate.recv() => {}
                 _ = tokio::signal::ctrl_c() => {}
+                // A server without one of its models is none to keep.
+                Ok(Err(e)) = others => drop(reason.set(e)),
             }
         };
-        let embedder = &service.embedder;
-        tracing::info!(
-            %address, https = tls.is_some(), model = embedder.name(), dimensions = embedder.dim(), precision = %embedder.precision(),
-            asked = %service.config.precision, "ready{}", service.config.note().map(|note| format!(": {note}")).unwrap_or_default()
-        );
-        gte_server::serve(listener, service, tls, shutdown).await.map_err(|e| e.to_string())
+        gte_server::serve(listener, service, tls, shutdown).await.map_err(|e| e.to_string())?;
+        refused.get().map_or(Ok(()), |reason| Err(reason.clone()))
     })
 }
 

@@ -22,15 +22,44 @@ pub struct RequestLabels {
     pub route: String,
     /// HTTP status.
     pub status: u16,
+    /// The model that answered; empty where none was asked.
+    pub model: String,
 }
 
-/// The metrics of a server.
-pub struct Metrics {
-    registry: Registry,
-    /// Requests by route and status.
-    pub requests: Family<RequestLabels, Counter>,
-    /// Whole requests, from the first byte to the last, by route.
-    pub request_seconds: Family<[(&'static str, String); 1], Histogram>,
+/// Labels of a request's time.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct RouteLabels {
+    /// The route's pattern.
+    pub route: String,
+    /// The model that answered; empty where none was asked.
+    pub model: String,
+}
+
+/// The label of what is counted by model.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ModelLabel {
+    model: String,
+}
+
+/// What a model is, as labels.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct ModelInfo {
+    /// Its name in requests.
+    pub model: String,
+    /// The hub id, or the directory's name.
+    pub name: String,
+    /// embedder, reranker or classifier.
+    pub task: String,
+    /// Values per vector; labels of a reranker or classifier.
+    pub dimensions: usize,
+    /// Type of the matrix products.
+    pub precision: String,
+    /// Instruction set of the kernels.
+    pub isa: String,
+}
+
+/// The metrics of one model.
+pub struct ModelMetrics {
     /// Tokenizing, per request.
     pub tokenize_seconds: Histogram,
     /// Waiting for the compute thread, per request.
@@ -47,132 +76,196 @@ pub struct Metrics {
     pub queued_texts: Gauge,
     /// Tokens that wait.
     pub queued_tokens: Gauge,
-    /// Requests that are being answered.
-    pub in_flight: Gauge,
-    /// Connections that are open.
-    pub connections: Gauge,
-    /// Connections that were closed for want of room.
-    pub refused_connections: Counter,
     /// Tokens computed.
     pub tokens: Counter,
     /// Texts computed.
     pub texts: Counter,
     /// Texts that were cut.
     pub truncated_texts: Counter,
+    /// Texts that another text of the same request is equal to.
+    pub repeated_texts: Counter,
+    /// Texts whose outputs were in the cache.
+    pub cache_hits: Counter,
+    /// Texts whose outputs were not.
+    pub cache_misses: Counter,
     /// Texts of jobs whose vectors were stored.
     pub job_texts: Counter,
     /// Texts of jobs that were given up.
     pub failed_job_texts: Counter,
-    /// Share of the last window in which the compute thread was busy.
-    pub utilization: FloatGauge,
-    /// How long a request that arrives now will wait.
-    pub queue_delay: FloatGauge,
     /// Speed of the forward pass, without padding.
     pub tokens_per_second: FloatGauge,
     /// Time to load the model.
     pub model_load: FloatGauge,
 }
 
+type ByModel<M> = Family<ModelLabel, M, fn() -> M>;
+
+/// The metrics of a server.
+pub struct Metrics {
+    registry: Registry,
+    /// Requests by route, status and model.
+    pub requests: Family<RequestLabels, Counter>,
+    /// Whole requests, from the first byte to the last, by route and model.
+    pub request_seconds: Family<RouteLabels, Histogram>,
+    /// Requests that are being answered.
+    pub in_flight: Gauge,
+    /// Connections that are open.
+    pub connections: Gauge,
+    /// Connections that were closed for want of room.
+    pub refused_connections: Counter,
+    /// Share of the last window in which the compute thread was busy.
+    pub utilization: FloatGauge,
+    /// How long a request that arrives now will wait.
+    pub queue_delay: FloatGauge,
+    /// Memory of the cache's entries.
+    pub cache_bytes: Gauge,
+    info: Family<ModelInfo, Gauge>,
+    tokenize_seconds: ByModel<Histogram>,
+    queue_seconds: ByModel<Histogram>,
+    compute_seconds: ByModel<Histogram>,
+    batch_tokens: ByModel<Histogram>,
+    batch_texts: ByModel<Histogram>,
+    queued_requests: ByModel<Gauge>,
+    queued_texts: ByModel<Gauge>,
+    queued_tokens: ByModel<Gauge>,
+    tokens: ByModel<Counter>,
+    texts: ByModel<Counter>,
+    truncated_texts: ByModel<Counter>,
+    repeated_texts: ByModel<Counter>,
+    cache_hits: ByModel<Counter>,
+    cache_misses: ByModel<Counter>,
+    job_texts: ByModel<Counter>,
+    failed_job_texts: ByModel<Counter>,
+    tokens_per_second: ByModel<FloatGauge>,
+    model_load: ByModel<FloatGauge>,
+}
+
+/// 1 ms to 79 s
+fn seconds() -> Histogram {
+    Histogram::new(exponential_buckets(0.001, 1.6, 25))
+}
+
+/// 10 µs to 5 s
+fn short_seconds() -> Histogram {
+    Histogram::new(exponential_buckets(0.000_01, 2.0, 20))
+}
+
+/// 1 to 16384
+fn counts() -> Histogram {
+    Histogram::new(exponential_buckets(1.0, 2.0, 15))
+}
+
+fn by_model<M>(new: fn() -> M) -> ByModel<M> {
+    Family::new_with_constructor(new)
+}
+
 impl Metrics {
-    /// Registers all of them; `model` describes what is served.
-    pub fn new(model: Vec<(&'static str, String)>) -> Self {
-        let seconds: fn() -> Histogram = || Histogram::new(exponential_buckets(0.001, 1.6, 25)); // 1 ms to 79 s
-        let tokens = || Histogram::new(exponential_buckets(1.0, 2.0, 15)); // 1 to 16384
+    /// Registers all of them.
+    pub fn new() -> Self {
         let mut metrics = Self {
             registry: Registry::default(),
             requests: Family::default(),
             request_seconds: Family::new_with_constructor(seconds),
-            tokenize_seconds: Histogram::new(exponential_buckets(0.000_01, 2.0, 20)), // 10 µs to 5 s
-            queue_seconds: seconds(),
-            compute_seconds: seconds(),
-            batch_tokens: tokens(),
-            batch_texts: tokens(),
-            queued_requests: Gauge::default(),
-            queued_texts: Gauge::default(),
-            queued_tokens: Gauge::default(),
             in_flight: Gauge::default(),
             connections: Gauge::default(),
             refused_connections: Counter::default(),
-            tokens: Counter::default(),
-            texts: Counter::default(),
-            truncated_texts: Counter::default(),
-            job_texts: Counter::default(),
-            failed_job_texts: Counter::default(),
             utilization: Gauge::default(),
             queue_delay: Gauge::default(),
-            tokens_per_second: Gauge::default(),
-            model_load: Gauge::default(),
+            cache_bytes: Gauge::default(),
+            info: Family::default(),
+            tokenize_seconds: by_model(short_seconds),
+            queue_seconds: by_model(seconds),
+            compute_seconds: by_model(seconds),
+            batch_tokens: by_model(counts),
+            batch_texts: by_model(counts),
+            queued_requests: by_model(Gauge::default),
+            queued_texts: by_model(Gauge::default),
+            queued_tokens: by_model(Gauge::default),
+            tokens: by_model(Counter::default),
+            texts: by_model(Counter::default),
+            truncated_texts: by_model(Counter::default),
+            repeated_texts: by_model(Counter::default),
+            cache_hits: by_model(Counter::default),
+            cache_misses: by_model(Counter::default),
+            job_texts: by_model(Counter::default),
+            failed_job_texts: by_model(Counter::default),
+            tokens_per_second: by_model(FloatGauge::default),
+            model_load: by_model(FloatGauge::default),
         };
+        metrics.registry = metrics.registered();
+        metrics
+    }
+
+    fn registered(&self) -> Registry {
         let mut registry = Registry::default();
         registry.register_collector(Box::new(Process));
         let r = registry.sub_registry_with_prefix("gte");
-        r.register("requests", "Requests by route and status", metrics.requests.clone());
-        r.register_with_unit(
-            "request",
-            "Time from a request's arrival to its answer, by route",
-            Unit::Seconds,
-            metrics.request_seconds.clone(),
-        );
-        r.register_with_unit(
-            "tokenize",
-            "Time to tokenize a request's texts",
-            Unit::Seconds,
-            metrics.tokenize_seconds.clone(),
-        );
-        r.register_with_unit(
-            "queue",
-            "Time that a request waited for the compute thread",
-            Unit::Seconds,
-            metrics.queue_seconds.clone(),
-        );
-        r.register_with_unit("compute", "Time of a forward pass", Unit::Seconds, metrics.compute_seconds.clone());
-        r.register("batch_tokens", "Tokens computed together", metrics.batch_tokens.clone());
-        r.register("batch_texts", "Texts computed together", metrics.batch_texts.clone());
-        r.register("queued_requests", "Requests that wait", metrics.queued_requests.clone());
-        r.register("queued_texts", "Texts that wait", metrics.queued_texts.clone());
-        r.register("queued_tokens", "Tokens that wait", metrics.queued_tokens.clone());
-        r.register("in_flight_requests", "Requests that are being answered", metrics.in_flight.clone());
-        r.register("connections", "Connections that are open", metrics.connections.clone());
-        r.register(
-            "refused_connections",
-            "Connections closed because --max-connections were open",
-            metrics.refused_connections.clone(),
-        );
-        r.register("tokens", "Tokens computed", metrics.tokens.clone());
-        r.register("texts", "Texts computed", metrics.texts.clone());
-        r.register(
-            "truncated_texts",
-            "Texts that were longer than the limit and were cut",
-            metrics.truncated_texts.clone(),
-        );
-        r.register("job_texts", "Texts of jobs whose vectors were stored", metrics.job_texts.clone());
-        r.register("failed_job_texts", "Texts of jobs that were given up", metrics.failed_job_texts.clone());
-        r.register(
-            "utilization_ratio",
-            "Share of the last window in which the compute thread was busy",
-            metrics.utilization.clone(),
-        );
-        r.register_with_unit(
-            "queue_delay",
-            "Predicted wait of a request that arrives now",
-            Unit::Seconds,
-            metrics.queue_delay.clone(),
-        );
-        r.register(
-            "tokens_per_second",
-            "Measured speed of the forward pass; nothing is padded",
-            metrics.tokens_per_second.clone(),
-        );
-        r.register_with_unit(
-            "model_load",
-            "Time that it took to load the model",
-            Unit::Seconds,
-            metrics.model_load.clone(),
-        );
-        r.register("model", "The model that is served", Info::new(model));
+        r.register("requests", "Requests by route, status and model", self.requests.clone());
+        let mut time = |name, help, metric: &ByModel<Histogram>| {
+            r.register_with_unit(name, help, Unit::Seconds, metric.clone());
+        };
+        time("tokenize", "Time to tokenize a request's texts", &self.tokenize_seconds);
+        time("queue", "Time that a request waited for the compute thread", &self.queue_seconds);
+        time("compute", "Time of a forward pass", &self.compute_seconds);
+        let request = "Time from a request's arrival to its answer, by route and model";
+        r.register_with_unit("request", request, Unit::Seconds, self.request_seconds.clone());
+        r.register("batch_tokens", "Tokens computed together", self.batch_tokens.clone());
+        r.register("batch_texts", "Texts computed together", self.batch_texts.clone());
+        r.register("queued_requests", "Requests that wait", self.queued_requests.clone());
+        r.register("queued_texts", "Texts that wait", self.queued_texts.clone());
+        r.register("queued_tokens", "Tokens that wait", self.queued_tokens.clone());
+        r.register("in_flight_requests", "Requests that are being answered", self.in_flight.clone());
+        r.register("connections", "Connections that are open", self.connections.clone());
+        let refused = "Connections closed because --max-connections were open";
+        r.register("refused_connections", refused, self.refused_connections.clone());
+        r.register("tokens", "Tokens computed", self.tokens.clone());
+        r.register("texts", "Texts computed", self.texts.clone());
+        let truncated = "Texts that were longer than the limit and were cut";
+        r.register("truncated_texts", truncated, self.truncated_texts.clone());
+        let repeated = "Texts that are equal to another text of their request, and are computed with it";
+        r.register("repeated_texts", repeated, self.repeated_texts.clone());
+        r.register("cache_hits", "Texts whose outputs were in the cache", self.cache_hits.clone());
+        r.register("cache_misses", "Texts whose outputs were not in the cache", self.cache_misses.clone());
+        r.register_with_unit("cache", "Memory of the cache's entries", Unit::Bytes, self.cache_bytes.clone());
+        r.register("job_texts", "Texts of jobs whose vectors were stored", self.job_texts.clone());
+        r.register("failed_job_texts", "Texts of jobs that were given up", self.failed_job_texts.clone());
+        let utilization = "Share of the last window in which the compute thread was busy";
+        r.register("utilization_ratio", utilization, self.utilization.clone());
+        let delay = "Predicted wait of a request that arrives now";
+        r.register_with_unit("queue_delay", delay, Unit::Seconds, self.queue_delay.clone());
+        let speed = "Measured speed of the forward pass; nothing is padded";
+        r.register("tokens_per_second", speed, self.tokens_per_second.clone());
+        let load = "Time that it took to load the model";
+        r.register_with_unit("model_load", load, Unit::Seconds, self.model_load.clone());
+        r.register("model_info", "The models that are served; always 1", self.info.clone());
         r.register("build", "The server's build", Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]));
-        metrics.registry = registry;
-        metrics
+        registry
+    }
+
+    /// The metrics of a model, which exist from now on.
+    pub fn of_model(&self, info: ModelInfo) -> ModelMetrics {
+        let label = ModelLabel { model: info.model.clone() };
+        self.info.get_or_create(&info).set(1);
+        ModelMetrics {
+            tokenize_seconds: self.tokenize_seconds.get_or_create_owned(&label),
+            queue_seconds: self.queue_seconds.get_or_create_owned(&label),
+            compute_seconds: self.compute_seconds.get_or_create_owned(&label),
+            batch_tokens: self.batch_tokens.get_or_create_owned(&label),
+            batch_texts: self.batch_texts.get_or_create_owned(&label),
+            queued_requests: self.queued_requests.get_or_create_owned(&label),
+            queued_texts: self.queued_texts.get_or_create_owned(&label),
+            queued_tokens: self.queued_tokens.get_or_create_owned(&label),
+            tokens: self.tokens.get_or_create_owned(&label),
+            texts: self.texts.get_or_create_owned(&label),
+            truncated_texts: self.truncated_texts.get_or_create_owned(&label),
+            repeated_texts: self.repeated_texts.get_or_create_owned(&label),
+            cache_hits: self.cache_hits.get_or_create_owned(&label),
+            cache_misses: self.cache_misses.get_or_create_owned(&label),
+            job_texts: self.job_texts.get_or_create_owned(&label),
+            failed_job_texts: self.failed_job_texts.get_or_create_owned(&label),
+            tokens_per_second: self.tokens_per_second.get_or_create_owned(&label),
+            model_load: self.model_load.get_or_create_owned(&label),
+        }
     }
 
     /// All metrics in the text format of Prometheus.
@@ -181,6 +274,12 @@ impl Metrics {
         // Writing to a string does not fail.
         let _ = prometheus_client::encoding::text::encode(&mut text, &self.registry);
         text
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
     }
 }
 

@@ -1,27 +1,31 @@
-//! What the handlers share, and the one way from a request's texts to their vectors: read → admit →
-//! compute → scale.
+//! What the handlers share, and the one way from a request's texts to what is made of them: read → find
+//! what is known → admit → compute.
 
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
-use gte_core::{Embedder, Embeddings, Prompt, TokenizeOptions, Tokens, TruncationSide};
+use gte_core::{Embedder, Embeddings, Outputs, Prompt, TextOutput, Threads, TokenizeOptions, Tokens, TruncationSide};
 
 use crate::api::{Input, MAX_TEXTS, Text};
-use crate::batcher::{Answer, Batcher};
+use crate::cache::{Cache, Distinct};
 use crate::config::Config;
 use crate::error::Error;
 use crate::jobs::Jobs;
 use crate::metrics::Metrics;
+use crate::registry::{Model, Need, Registry};
+use crate::scheduler::{Answer, Scheduler};
 
 /// What the handlers share.
 pub struct Service {
-    /// The model.
-    pub embedder: Arc<Embedder>,
-    /// Its queue.
-    pub batcher: Batcher,
-    /// Its numbers.
+    /// The models.
+    pub(crate) registry: Registry,
+    /// Their queue.
+    pub(crate) scheduler: Scheduler,
+    /// What was computed before.
+    pub(crate) cache: Cache,
+    /// Numbers.
     pub metrics: Arc<Metrics>,
     /// Settings.
     pub config: Config,
@@ -31,8 +35,8 @@ pub struct Service {
     pub(crate) jobs: Option<Jobs>,
     /// Set when shutdown begins.
     pub draining: AtomicBool,
-    /// Texts of ordinary length that a request may have: what `/info` promises.
-    pub(crate) promised_texts: usize,
+    /// The pool that all models compute on.
+    pub(crate) threads: Threads,
 }
 
 /// Tokens that a text of ordinary length has: some sentences, and more than most passages of a
@@ -49,11 +53,42 @@ pub(crate) fn promised_texts(config: &Config, max_length: usize, tokens_per_seco
     1 << texts.ilog2()
 }
 
+/// What a request wants to stand before its texts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) enum PromptChoice {
+    /// The model's own default prompt, if it has one.
+    #[default]
+    Default,
+    /// The model's prompt of this name.
+    Name(String),
+    /// This text.
+    Text(String),
+    /// The model's prompt for such texts; nothing where it has none.
+    For(InputKind),
+}
+
+/// What a text is, to a model that reads queries and documents differently.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum InputKind {
+    Query,
+    Document,
+}
+
+impl InputKind {
+    /// The names that models' files give to the prompt of such texts, the usual one first.
+    fn names(self) -> [&'static str; 3] {
+        match self {
+            Self::Query => ["query", "search_query", "retrieval.query"],
+            Self::Document => ["document", "passage", "search_document"],
+        }
+    }
+}
+
 /// How a request wants its texts read.
-#[derive(Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Reading {
-    /// The prompt, by its name; the model's default if there is none.
-    pub(crate) prompt_name: Option<String>,
+    /// What stands before each text.
+    pub(crate) prompt: PromptChoice,
     /// Whether long texts are cut: they are, unless this is false.
     pub(crate) truncate: Option<bool>,
     /// Where.
@@ -67,10 +102,25 @@ pub(crate) struct Read {
     took: Duration,
 }
 
-/// A request's pooled vectors, and what there is to tell of them.
-pub(crate) struct Embedded {
-    pooled: Vec<f32>,
-    /// Tokens that were computed.
+/// Token vectors in one answer, at most: a hundred megabytes of JSON at 1024 dimensions.
+const MAX_STATES: usize = 8192;
+
+impl Read {
+    /// Refuses more tokens than an answer has room for, where it has a vector per token.
+    pub(crate) fn check_states(&self) -> Result<(), Error> {
+        let count: usize = self.tokens.iter().map(Tokens::len).sum();
+        match count > MAX_STATES {
+            true => Err(Error::too_much(format_args!("{count} tokens"), "token vectors per answer", MAX_STATES)),
+            false => Ok(()),
+        }
+    }
+}
+
+/// What was made of a request's texts, and what there is to tell of it.
+pub(crate) struct Computed {
+    /// One of each text, in order.
+    pub(crate) made: Vec<Arc<TextOutput>>,
+    /// Tokens of the request.
     pub(crate) tokens: usize,
     /// Texts that were cut.
     pub(crate) truncated: usize,
@@ -79,112 +129,125 @@ pub(crate) struct Embedded {
 }
 
 impl Service {
-    /// The vectors of the texts in `field` of a request.
+    /// The first model, if it is an embedder.
+    pub fn embedder(&self) -> Option<&Embedder> {
+        self.registry.loaded().next().and_then(|model| model.embedder().ok())
+    }
+
+    /// The model of a request: see [`Registry::pick`].
+    pub(crate) fn pick(&self, name: Option<&str>, need: Need) -> Result<Arc<Model>, Error> {
+        self.registry.pick(name, need).cloned()
+    }
+
+    /// `outputs` of the texts in `field` of a request.
     pub(crate) async fn embed(
         self: &Arc<Self>,
+        model: &Arc<Model>,
         input: Input,
         reading: Reading,
+        outputs: Outputs,
         field: &'static str,
-    ) -> Result<Embedded, Error> {
-        let Read { tokens, took } = self.read(input, reading, field).await?;
+    ) -> Result<Computed, Error> {
+        let read = self.read(model, input, reading, field).await?;
+        self.compute(model, read, outputs).await
+    }
+
+    /// The vectors of pairs of texts in `field` of a request, first all the one side, then all the other.
+    pub(crate) async fn embed_pairs(
+        self: &Arc<Self>,
+        model: &Arc<Model>,
+        texts: Vec<String>,
+        reading: Reading,
+        field: &'static str,
+    ) -> Result<Computed, Error> {
+        let input: Input = texts.into();
+        let read = self.read_any(model, input.into_texts(), reading, field).await?;
+        self.compute(model, read, Outputs::DENSE).await
+    }
+
+    /// `outputs` of texts that are read. What another text of the request is equal to, and what the cache has, is not
+    /// computed.
+    pub(crate) async fn compute(&self, model: &Arc<Model>, read: Read, outputs: Outputs) -> Result<Computed, Error> {
+        let Read { tokens, took } = read;
         let count = tokens.iter().map(Tokens::len).sum();
         let truncated = tokens.iter().filter(|t| t.truncated()).count();
-        let answer = self.batcher.embed(tokens).await?;
+        let distinct = Distinct::new(&self.cache, model, outputs, tokens);
+        let missing = distinct.missing();
+        let answer = match missing.is_empty() {
+            true => Answer::default(),
+            false => self.scheduler.compute(model.number, outputs, missing).await?,
+        };
         let headers = headers(count, truncated, took, &answer);
-        Ok(Embedded { pooled: answer.pooled, tokens: count, truncated, headers })
+        let made = distinct.complete(&self.cache, model, answer.made);
+        Ok(Computed { made, tokens: count, truncated, headers })
     }
 
     /// The tokens of the texts in `field` of a request.
     pub(crate) async fn read(
         self: &Arc<Self>,
+        model: &Arc<Model>,
         input: Input,
         reading: Reading,
         field: &'static str,
     ) -> Result<Read, Error> {
         let texts = input.into_texts();
         self.check_count(texts.len(), field)?;
-        let max = self.embedder.max_length();
-        let truncate = reading.truncate;
-        let read = self.tokenize(texts, reading, field).await?;
-        match read.tokens.iter().position(|t| t.truncated()) {
-            Some(i) if truncate == Some(false) => Err(Error::field(
-                field,
-                format_args!("`{field}` must have less than {max} tokens. Given: {}", read.tokens[i].full_len),
-            )),
-            _ => Ok(read),
-        }
+        self.read_any(model, texts, reading, field).await
     }
 
-    /// Tokenizes on a thread for blocking work: neither the compute thread nor the reactor waits
-    /// for it, nor it for them.
-    async fn tokenize(
+    /// As [`read`](Self::read), however many texts there are.
+    async fn read_any(
         self: &Arc<Self>,
+        model: &Arc<Model>,
         texts: Vec<Text>,
         reading: Reading,
         field: &'static str,
     ) -> Result<Read, Error> {
-        let service = self.clone();
-        let span = tracing::info_span!("tokenize", texts = texts.len());
+        let token_ids = self.config.token_ids;
+        let of = model.clone();
+        let truncate = reading.truncate;
         let work = move || {
+            let prompt = of.prompt(&reading.prompt)?;
+            let options = TokenizeOptions { prompt, truncation_side: reading.side };
+            let embedder = of.embedder()?;
+            let tokens = texts.into_iter().map(|text| match text {
+                Text::Text(text) => Ok(embedder.tokenize_one(&text, &options)?),
+                Text::Ids(_) if !token_ids => Err(Error::field(field, NO_TOKEN_IDS)),
+                Text::Ids(ids) => given(&of, ids, &options, field),
+            });
+            tokens.collect()
+        };
+        self.tokenize(model, truncate, field, work).await
+    }
+
+    /// Tokenizes by `work`, on a thread for blocking work: neither the compute thread nor the reactor waits
+    /// for it, nor it for them. With `truncate` false a text that was cut is refused, as one of `field`.
+    pub(crate) async fn tokenize(
+        &self,
+        model: &Arc<Model>,
+        truncate: Option<bool>,
+        field: &'static str,
+        work: impl FnOnce() -> Result<Vec<Tokens>, Error> + Send + 'static,
+    ) -> Result<Read, Error> {
+        let span = tracing::info_span!("tokenize");
+        let of = model.clone();
+        let counted = move || {
             let _entered = span.entered();
             let start = Instant::now();
-            let prompt = service.prompt(reading.prompt_name.as_deref())?;
-            let options = TokenizeOptions { prompt, truncation_side: reading.side };
-            let tokens = texts.into_iter().map(|text| match text {
-                Text::Text(text) => Ok(service.embedder.tokenize_one(&text, &options)?),
-                Text::Ids(ids) => service.given(ids, &options, field),
-            });
-            let tokens = tokens.collect::<Result<Vec<_>, Error>>()?;
+            let tokens = work()?;
             let took = start.elapsed();
-            service.metrics.tokenize_seconds.observe(took.as_secs_f64());
-            service.metrics.truncated_texts.inc_by(tokens.iter().filter(|t| t.truncated()).count() as u64);
-            Ok(Read { tokens, took })
+            of.metrics.tokenize_seconds.observe(took.as_secs_f64());
+            of.metrics.truncated_texts.inc_by(tokens.iter().filter(|t| t.truncated()).count() as u64);
+            Ok::<_, Error>(Read { tokens, took })
         };
-        tokio::task::spawn_blocking(work).await.map_err(|e| Error::Engine(e.to_string()))?
-    }
-
-    /// The prompt of a name, or the model's default.
-    pub(crate) fn prompt<'a>(&self, name: Option<&'a str>) -> Result<Prompt<'a>, Error> {
-        let Some(name) = name else { return Ok(Prompt::Default) };
-        let prompts = self.embedder.prompts();
-        if prompts.get(name).is_some() {
-            return Ok(Prompt::Named(name));
-        }
-        let known: Vec<_> = prompts.names().collect();
-        let reason = match known.is_empty() {
-            true => format!("{name:?} is not known: this model has no prompts"),
-            false => format!("{name:?} is not known: this model has the prompts {}", known.join(", ")),
-        };
-        Err(Error::field("prompt_name", reason))
-    }
-
-    /// Token ids that the caller made: checked and cut as a text's would be.
-    fn given(&self, ids: Vec<u32>, options: &TokenizeOptions<'_>, field: &'static str) -> Result<Tokens, Error> {
-        if !self.config.token_ids {
-            return Err(Error::field(field, NO_TOKEN_IDS));
-        }
-        if options.prompt != Prompt::Default {
-            return Err(Error::field(
-                "prompt_name",
-                "no prompt can be put before token ids: they are taken as they are",
-            ));
-        }
-        if ids.is_empty() {
-            return Err(Error::Empty(field.to_owned()));
-        }
-        self.check_ids(&ids, field)?;
-        let side = options.truncation_side.unwrap_or(self.embedder.tokenizer().truncation_side());
-        Ok(Tokens::cut(ids, self.embedder.max_length(), side))
-    }
-
-    /// Refuses ids that the model does not have.
-    pub(crate) fn check_ids(&self, ids: &[u32], field: &str) -> Result<(), Error> {
-        let vocab = self.embedder.config().vocab;
-        match ids.iter().find(|&&id| id as usize >= vocab) {
-            Some(id) => {
-                Err(Error::field(field, format_args!("token id {id} is outside the vocabulary of {vocab} tokens")))
+        let read = tokio::task::spawn_blocking(counted).await.map_err(|e| Error::Engine(e.to_string()))??;
+        match read.tokens.iter().find(|tokens| tokens.truncated()) {
+            Some(long) if truncate == Some(false) => {
+                let max = model.engine().tokenizer().max_length();
+                let reason = format_args!("`{field}` must have less than {max} tokens. Given: {}", long.full_len);
+                Err(Error::field(field, reason))
             }
-            None => Ok(()),
+            _ => Ok(read),
         }
     }
 
@@ -199,16 +262,68 @@ impl Service {
     }
 }
 
+impl Model {
+    /// The prompt that a request means.
+    pub(crate) fn prompt<'a>(&self, choice: &'a PromptChoice) -> Result<Prompt<'a>, Error> {
+        let prompts = &self.engine().config().prompts;
+        let name = match choice {
+            PromptChoice::Default => return Ok(Prompt::Default),
+            PromptChoice::Text(text) => return Ok(Prompt::Text(text)),
+            PromptChoice::For(kind) => {
+                let has = |name: &&str| prompts.get(name).is_some_and(|prompt| !prompt.is_empty());
+                return Ok(kind.names().into_iter().find(has).map_or(Prompt::None, Prompt::Named));
+            }
+            PromptChoice::Name(name) => name,
+        };
+        if prompts.resolve(Prompt::Named(name)).is_ok() {
+            return Ok(Prompt::Named(name));
+        }
+        let known: Vec<_> = prompts.names().collect();
+        let reason = match known.is_empty() {
+            true => format!("{name:?} is not known: this model has no prompts"),
+            false => format!("{name:?} is not known: this model has the prompts {}", known.join(", ")),
+        };
+        Err(Error::field("prompt_name", reason))
+    }
+
+    /// Refuses ids that the model does not have.
+    pub(crate) fn check_ids(&self, ids: &[u32], field: &str) -> Result<(), Error> {
+        let vocab = self.engine().config().vocab;
+        match ids.iter().find(|&&id| id as usize >= vocab) {
+            Some(id) => {
+                Err(Error::field(field, format_args!("token id {id} is outside the vocabulary of {vocab} tokens")))
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+/// Token ids that the caller made: checked and cut as a text's would be.
+fn given(model: &Model, ids: Vec<u32>, options: &TokenizeOptions<'_>, field: &'static str) -> Result<Tokens, Error> {
+    if options.prompt != Prompt::Default {
+        let reason = "no prompt can be put before token ids: they are taken as they are";
+        return Err(Error::field("prompt_name", reason));
+    }
+    if ids.is_empty() {
+        return Err(Error::Empty(field.to_owned()));
+    }
+    model.check_ids(&ids, field)?;
+    let tokenizer = model.engine().tokenizer();
+    let side = options.truncation_side.unwrap_or(tokenizer.truncation_side());
+    Ok(Tokens::cut(ids, tokenizer.max_length(), side))
+}
+
 /// langchain-openai sends ids of another vocabulary unless it is told otherwise: most of them are
 /// valid here, and mean other words.
 const NO_TOKEN_IDS: &str = "token ids are not taken, send text: ids of another vocabulary, such as tiktoken's, would give \
      wrong vectors. In LangChain: OpenAIEmbeddings(…, check_embedding_ctx_length=False). For ids of this model's own \
      vocabulary, start the server with --token-ids";
 
-impl Embedded {
+impl Computed {
     /// Unit vectors, or their first `dimensions` values, of unit length again.
-    pub(crate) fn vectors(self, service: &Service, dimensions: Option<usize>) -> Result<Embeddings, Error> {
-        let embeddings = service.embedder.normalize(self.pooled)?;
+    pub(crate) fn vectors(&self, model: &Model, dimensions: Option<usize>) -> Result<Embeddings, Error> {
+        let pooled = self.made.iter().flat_map(|text| &text.dense).copied().collect();
+        let embeddings = model.embedder()?.normalize(pooled)?;
         match dimensions {
             None => Ok(embeddings),
             Some(n) => Ok(embeddings.truncate(n)?),
@@ -216,13 +331,18 @@ impl Embedded {
     }
 
     /// Vectors as the model gives them, or their first `dimensions` values.
-    pub(crate) fn raw(&self, service: &Service, dimensions: Option<usize>) -> Result<Vec<&[f32]>, Error> {
-        let dim = service.embedder.dim();
+    pub(crate) fn raw(&self, model: &Model, dimensions: Option<usize>) -> Result<Vec<&[f32]>, Error> {
+        let dim = model.embedder()?.dim();
         let shorter = dimensions.unwrap_or(dim);
         if !(1..=dim).contains(&shorter) {
             return Err(Error::field("dimensions", format_args!("{shorter}, expected 1 to {dim}")));
         }
-        Ok(self.pooled.chunks_exact(dim).map(|row| &row[..shorter]).collect())
+        Ok(self.made.iter().map(|text| &text.dense[..shorter]).collect())
+    }
+
+    /// Logits, text after text.
+    pub(crate) fn logits(&self) -> Vec<f32> {
+        self.made.iter().flat_map(|text| &text.dense).copied().collect()
     }
 }
 

@@ -147,7 +147,7 @@ async fn every_field_of_teis_openapi_is_obeyed_or_refused_by_name() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_long_text_is_cut_at_the_side_that_is_asked_for() {
     let (service, _dir) = service(&[], None);
-    let max = service.embedder.max_length();
+    let max = service.embedder().unwrap().max_length();
     let words: Vec<_> = (0..max + 50).map(|i| ["a", "b", "c"][i * i % 3]).collect();
     let (first, last) = (words[..max - 2].join(" "), words[words.len() - (max - 2)..].join(" "));
     for (direction, same) in [("right", &first), ("Right", &first), ("left", &last), ("LEFT", &last)] {
@@ -171,7 +171,7 @@ async fn prompts_stand_before_texts() {
     let tokens = ask(&named, "/tokenize", json!({ "inputs": "a", "prompt_name": "query" })).await;
     assert_eq!((&tokens[0][1]["text"], &tokens[0][2]["text"]), (&json!("今"), &json!("a")));
     let (_, info) = get(&named, "/info").await;
-    let names: Vec<&str> = named.embedder.prompts().names().collect();
+    let names: Vec<&str> = named.embedder().unwrap().prompts().names().collect();
     assert_eq!((&info["prompts"], &info["default_prompt_name"], names.len()), (&json!(names), &Value::Null, 3));
 
     let (default, _dir) = service(&[], Some("query"));
@@ -250,7 +250,7 @@ async fn a_list_is_no_object_anywhere() {
 #[tokio::test(flavor = "multi_thread")]
 async fn models_are_found_by_name() {
     let (service, _dir) = service(&[], None);
-    let name = service.embedder.name().to_owned();
+    let name = service.embedder().unwrap().name().to_owned();
     for base in ["/v1/models", "/models"] {
         let (status, list) = get(&service, base).await;
         assert_eq!((status, &list["data"][0]["id"]), (200, &json!(name)));
@@ -313,7 +313,7 @@ async fn info_has_what_teis_clients_look_for_and_the_precision_that_it_became() 
     }
     assert_eq!(service.config.precision, gte_core::Precision::Auto, "the default");
     let auto = info["model_dtype"].as_str().unwrap();
-    assert!(["bf16", "f32"].contains(&auto) && auto == service.embedder.precision().name(), "{auto}");
+    assert!(["bf16", "f32"].contains(&auto) && auto == service.embedder().unwrap().precision().name(), "{auto}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

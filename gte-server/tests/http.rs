@@ -9,9 +9,7 @@ use std::sync::Arc;
 use axum::body::Body;
 use axum::http::{Request, Response, StatusCode};
 use clap::Parser;
-use gte_server::batcher::{Batcher, Limits};
 use gte_server::config::Config;
-use gte_server::error::Error;
 use gte_server::routes::{Service, app};
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
@@ -51,7 +49,7 @@ fn vector(value: &Value) -> Vec<f32> {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_tutorials_routes() {
     let (service, _dir) = service(&[]);
-    let expected = service.embedder.embed(&["今天 a", "今天 b", "c"]).unwrap();
+    let expected = service.embedder().unwrap().embed(&["今天 a", "今天 b", "c"]).unwrap();
     let answer = ask(&service, "/v1/embedding", json!({ "text": "今天 a", "unknown": 1 })).await;
     assert_eq!(vector(&answer["embedding"]), expected.get(0).unwrap(), "the engine's bits, through JSON");
     assert_eq!((&answer["dimension"], &answer["tokens"], &answer["truncated"]), (&json!(48), &json!(5), &json!(false)));
@@ -68,7 +66,7 @@ async fn the_tutorials_routes() {
 #[tokio::test(flavor = "multi_thread")]
 async fn openais_route() {
     let (service, _dir) = service(&["--token-ids"]);
-    let expected = service.embedder.embed(&["a", "b 今"]).unwrap();
+    let expected = service.embedder().unwrap().embed(&["a", "b 今"]).unwrap();
     let answer = ask(&service, "/v1/embeddings", json!({ "input": ["a", "b 今"], "model": "any", "user": "u" })).await;
     assert_eq!(
         (&answer["object"], &answer["usage"]),
@@ -95,11 +93,11 @@ async fn openais_route() {
 #[tokio::test(flavor = "multi_thread")]
 async fn text_embeddings_inferences_routes() {
     let (service, _dir) = service(&[]);
-    let expected = service.embedder.embed(&["a"]).unwrap();
+    let expected = service.embedder().unwrap().embed(&["a"]).unwrap();
     assert_eq!(vector(&ask(&service, "/embed", json!({ "inputs": "a" })).await[0]), expected.get(0).unwrap());
     // Not of unit length if so asked, and in the same direction.
     let raw = vector(&ask(&service, "/embed", json!({ "inputs": "a", "normalize": false })).await[0]);
-    assert_eq!(service.embedder.normalize(raw.clone()).unwrap().as_slice(), expected.as_slice());
+    assert_eq!(service.embedder().unwrap().normalize(raw.clone()).unwrap().as_slice(), expected.as_slice());
     assert!((raw.iter().map(|v| v * v).sum::<f32>() - 1.0).abs() > 1e-3);
     let short = ask(&service, "/embed", json!({ "inputs": "a", "normalize": false, "dimensions": 5 })).await;
     assert_eq!(vector(&short[0]), raw[..5]);
@@ -213,7 +211,8 @@ async fn keys_open_the_service() {
         let (status, answer, headers) =
             send(&service, post(path, r#"{"inputs": "a", "text": "a", "input": "a"}"#)).await;
         assert_eq!((status, &headers["www-authenticate"]), (StatusCode::UNAUTHORIZED, &"Bearer".parse().unwrap()));
-        let message = if path.starts_with("/v1") { &answer["error"]["message"] } else { &answer["error"] };
+        let message =
+            if path.starts_with("/v1") || path == "/rerank" { &answer["error"]["message"] } else { &answer["error"] };
         assert!(message.as_str().is_some_and(|m| m.contains("key")), "{path}: {answer}");
     }
     for closed in ["/info", "/v1/models", "/v1/models/x"] {
@@ -258,7 +257,7 @@ async fn a_full_queue_refuses_whole_requests_and_computes_what_it_took() {
     let text = text.as_str().unwrap();
     for name in [
         "gte_requests_total{",
-        "gte_queued_tokens 0",
+        "gte_queued_tokens{model=\"",
         "gte_utilization_ratio",
         "gte_queue_delay_seconds 0",
         "gte_texts_total",
@@ -272,7 +271,7 @@ async fn a_full_queue_refuses_whole_requests_and_computes_what_it_took() {
 async fn answers_do_not_depend_on_who_else_asks() {
     let (service, _dir) = service(&["--batch-tokens", "64"]);
     let texts: Vec<String> = (0..60).map(|i| ["a", "今", "b c", "天"][i % 4].repeat(1 + i % 7)).collect();
-    let expected: Vec<_> = texts.iter().map(|t| service.embedder.embed(&[t]).unwrap().into_vec()).collect();
+    let expected: Vec<_> = texts.iter().map(|t| service.embedder().unwrap().embed(&[t]).unwrap().into_vec()).collect();
     let asked: Vec<_> = texts
         .iter()
         .map(|text| {
@@ -296,7 +295,7 @@ async fn texts_of_a_request_come_back_in_their_order() {
         let service = service.clone();
         tasks.spawn(async move {
             tokio::time::sleep(std::time::Duration::from_micros(500 * i as u64)).await;
-            let expected = service.embedder.embed(&texts).unwrap();
+            let expected = service.embedder().unwrap().embed(&texts).unwrap();
             let answer = ask(&service, "/v1/embeddings", json!({ "input": texts, "model": "m" })).await;
             for (item, expected) in answer["data"].as_array().unwrap().iter().zip(expected.rows()) {
                 assert_eq!(vector(&item["embedding"]), expected);
@@ -425,97 +424,15 @@ async fn pages_and_the_document_of_the_api_are_in_the_binary() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_would_wait_in_vain_is_told_at_once() {
-    let (service, _dir) = service(&[]);
-    let limits = Limits { requests: 100, texts: 10_000, tokens: 1 << 20, timeout: std::time::Duration::from_secs(5) };
-    let tokens = |texts: usize| (0..texts).map(|i| service.embedder.tokenizer().encode_one(&format!("a {i}")).unwrap());
-    // Said to be slow, ten tokens a second: ten texts have 40 and take 4 s of the 5, four more
-    // would be late. On a busy machine the engine may have computed, and been measured, before the
-    // second request is seen.
-    for _ in 0..20 {
-        let batcher = Batcher::start(service.embedder.clone(), service.metrics.clone(), limits, 10.0).unwrap();
-        let (first, second) = tokio::join!(batcher.embed(tokens(10).collect()), batcher.embed(tokens(4).collect()));
-        assert_eq!(first.map(|answer| answer.pooled.len()).unwrap_or(0), 10 * service.embedder.dim());
-        match second.map(|_| ()) {
-            Err(Error::Overloaded { what: "--request-timeout", retry_after_s }) => {
-                assert!((1..=2).contains(&retry_after_s), "{retry_after_s}");
-                return;
-            }
-            Err(other) => panic!("{other:?}"),
-            Ok(()) => {}
-        }
-    }
-    panic!("never refused");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn who_has_gone_away_is_not_computed() {
-    let (service, _dir) = service(&[]);
-    let tokens: Vec<_> =
-        (0..5000).map(|i| service.embedder.tokenizer().encode_one(&format!("a {i}")).unwrap()).collect();
-    // Admitted at the first poll, and dropped at once.
-    assert!(tokio::time::timeout(std::time::Duration::ZERO, service.batcher.embed(tokens)).await.is_err());
-    // Closing computes all that is still wanted.
-    service.batcher.close();
-    assert!(service.metrics.texts.get() < 5000, "{} texts were computed for nobody", service.metrics.texts.get());
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn who_has_more_to_do_is_passed_for_half_of_his_time_at_most() {
-    let (service, _dir) = service(&[]);
-    let timeout = std::time::Duration::from_secs(4);
-    let limits = Limits { requests: 1000, texts: 10_000, tokens: 1 << 20, timeout };
-    let batcher =
-        Arc::new(Batcher::start(service.embedder.clone(), service.metrics.clone(), limits, 10_000.0).unwrap());
-    let tokens = |text: &str| vec![service.embedder.tokenizer().encode_one(text).unwrap()];
-    // Short texts without end, so that there is always one with less to do, and never enough of them for a crowd.
-    let short = tokens("a");
-    assert!(400 * short[0].len() < 6 * service.embedder.budget().tokens(), "a crowd");
-    let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
-    let others: Vec<_> = (0..400)
-        .map(|_| {
-            let (batcher, short, stop) = (batcher.clone(), short.clone(), stop.clone());
-            tokio::spawn(async move {
-                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
-                    batcher.embed(short.clone()).await.map(|_| ()).unwrap();
-                }
-            })
-        })
-        .collect();
-    let long = batcher.embed(tokens(&"a ".repeat(400))).await;
-    stop.store(true, std::sync::atomic::Ordering::Relaxed);
-    for other in others {
-        other.await.unwrap();
-    }
-    assert!(long.is_ok(), "he was passed until his time was over");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn what_can_never_be_in_time_is_refused_for_good_before_it_is_computed() {
-    let (service, _dir) = service(&[]);
-    let limits = Limits { requests: 100, texts: 10_000, tokens: 1 << 20, timeout: std::time::Duration::from_secs(5) };
-    let batcher = Batcher::start(service.embedder.clone(), service.metrics.clone(), limits, 10.0).unwrap();
-    let tokens =
-        |n: usize| (0..n).map(|i| service.embedder.tokenizer().encode_one(&format!("a {i}")).unwrap()).collect();
-    let before = service.metrics.texts.get();
-    let refused = batcher.embed(tokens(100)).await.map(|_| ()).unwrap_err();
-    let message = refused.to_string();
-    assert!(matches!(refused, Error::TooMuch { .. }), "{message}");
-    for word in ["400 tokens", "50 that are computed in 5 s", "--request-timeout"] {
-        assert!(message.contains(word), "{message}");
-    }
-    assert_eq!(service.metrics.texts.get(), before, "it was computed");
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn as_many_texts_as_info_promises_are_taken() {
     // Default limits: as many texts of ordinary length as are promised, and of short ones as many
     // as a request may have.
     let (service, _dir) = service(&[]);
     let (_, info, _) = send(&service, Request::get("/info").body(Body::empty()).unwrap()).await;
     let promised = info["max_client_batch_size"].as_u64().unwrap() as usize;
-    let ordinary = "今天 a b c ".repeat(40);
-    let answer = ask(&service, "/embed", json!({ "inputs": vec![ordinary; promised] })).await;
+    let ordinary = |i: usize| format!("{}{}", "今天 a b c ".repeat(39), "今天 abc".repeat(1 + i % 30));
+    let ordinary: Vec<String> = (0..promised).map(ordinary).collect();
+    let answer = ask(&service, "/embed", json!({ "inputs": ordinary })).await;
     assert_eq!(answer.as_array().unwrap().len(), promised);
     assert_eq!(ask(&service, "/embed", json!({ "inputs": vec!["a"; 2048] })).await.as_array().unwrap().len(), 2048);
     let (status, body, _) = send(&service, post("/embed", json!({ "inputs": vec!["a"; 2049] }).to_string())).await;

@@ -146,7 +146,7 @@ fn the_start_says_which_precision_auto_became() {
         .unwrap();
     let lines = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
     let mut lines = lines.filter_map(|line| serde_json::from_str::<Value>(&line).ok());
-    let ready = lines.find(|line| line["message"].as_str().is_some_and(|m| m.starts_with("ready"))).unwrap();
+    let ready = lines.find(|line| line["message"].as_str().is_some_and(|m| m.starts_with("model ready"))).unwrap();
     child.kill().unwrap();
     child.wait().unwrap();
     assert_eq!(ready["asked"], "auto");

@@ -72,7 +72,7 @@ fn run(options: &Options) -> Result<(), String> {
 
 fn embed(embedder: &Embedder, texts: &[&str]) -> gte_core::Result<AllEmbeddings> {
     let tokens = embedder.tokenize(texts)?;
-    embedder.embed_all(&tokens, Outputs { dense: true, sparse: true, colbert: false })
+    embedder.embed_all(&tokens, Outputs { sparse: true, ..Outputs::DENSE })
 }
 
 /// Places by falling score; equal scores in order of their places.

@@ -246,6 +246,21 @@ impl Tokenizer {
         max_length: usize,
         side: TruncationSide,
     ) -> Result<Vec<Tokens>> {
+        let tokens = |(i, (query, document)): (usize, &(Q, D))| {
+            self.encode_pair(query.as_ref(), document.as_ref(), i, max_length, side)
+        };
+        pairs.par_iter().enumerate().map(tokens).collect()
+    }
+
+    /// The tokens of a pair of texts, on this thread. `index` is its position in the input, for errors.
+    pub(crate) fn encode_pair(
+        &self,
+        query: &str,
+        document: &str,
+        index: usize,
+        max_length: usize,
+        side: TruncationSide,
+    ) -> Result<Tokens> {
         let template = self.pair.as_ref().map_err(|reason| Error::Unsupported {
             file: "tokenizer.json".into(),
             key: "post_processor".into(),
@@ -260,14 +275,10 @@ impl Tokenizer {
             });
         }
         let room = max_length - template.special();
-        let tokens = |(i, (query, document)): (usize, &(Q, D))| {
-            let texts = (query.as_ref(), document.as_ref());
-            let (query, document) = (self.ids(texts.0, i)?, self.ids(texts.1, i)?);
-            let full_len = query.len() + document.len() + template.special();
-            let (first, second) = longest_first(query.len(), document.len(), room);
-            Ok(template.fill([cut(&query, first, side), cut(&document, second, side)], full_len))
-        };
-        pairs.par_iter().enumerate().map(tokens).collect()
+        let (query, document) = (self.ids(query, index)?, self.ids(document, index)?);
+        let full_len = query.len() + document.len() + template.special();
+        let (first, second) = longest_first(query.len(), document.len(), room);
+        Ok(template.fill([cut(&query, first, side), cut(&document, second, side)], full_len))
     }
 
     fn tokens(&self, text: &str, index: usize, side: TruncationSide) -> Result<Tokens> {

@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::prompts::Prompt;
 
 /// The tokens of one text, or of a pair of texts.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct Tokens {
     /// Token ids, special tokens included, at most as many as the tokenizer's `max_length`.

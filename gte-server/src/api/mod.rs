@@ -2,9 +2,12 @@
 //! native ones of text-embeddings-inference as in its OpenAPI file, and our own. Here is what
 //! several of them share.
 
+pub mod cohere;
 pub mod native;
 pub mod openai;
+pub mod rerank;
 pub mod tei;
+pub mod vectors;
 
 use serde::de::{Error as _, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
@@ -16,6 +19,7 @@ use gte_core::TruncationSide;
 
 use crate::error::Error;
 use crate::json;
+use crate::service::{InputKind, PromptChoice};
 
 /// Texts in one request, at most.
 pub const MAX_TEXTS: usize = 2048;
@@ -192,6 +196,28 @@ pub(crate) fn encoding_format<'de, D: Deserializer<'de>>(d: D) -> Result<Option<
     json::word(d, &[("float", EncodingFormat::Float), ("base64", EncodingFormat::Base64)])
 }
 
+/// What a request may say of the prompt before its texts: at most one of the three.
+pub(crate) fn prompt_choice(
+    name: Option<String>,
+    text: Option<String>,
+    input_type: Option<String>,
+) -> Result<PromptChoice, Error> {
+    let both = |a: &str, b| Err(Error::field(b, format_args!("it says what stands before the texts, as `{a}` does")));
+    match (name, text, input_type) {
+        (None, None, None) => Ok(PromptChoice::Default),
+        (Some(name), None, None) => Ok(PromptChoice::Name(name)),
+        (None, Some(text), None) => Ok(PromptChoice::Text(text)),
+        (None, None, Some(kind)) => Ok(match kind.to_ascii_lowercase().as_str() {
+            "query" | "search_query" => PromptChoice::For(InputKind::Query),
+            "document" | "passage" | "search_document" => PromptChoice::For(InputKind::Document),
+            _ => PromptChoice::Name(kind),
+        }),
+        (Some(_), Some(_), _) => both("prompt_name", "prompt"),
+        (Some(_), None, Some(_)) => both("prompt_name", "input_type"),
+        (None, Some(_), Some(_)) => both("prompt", "input_type"),
+    }
+}
+
 /// The side that a long text loses, `right` unless it is said, as text-embeddings-inference spells
 /// it.
 #[derive(ToSchema)]
@@ -212,8 +238,10 @@ pub(crate) fn truncation_direction<'de, D: Deserializer<'de>>(d: D) -> Result<Op
 pub struct ErrorBody {
     /// As OpenAI nests it.
     pub error: ErrorDetail,
-    /// The same message, for clients that look here.
+    /// The same message, for Cohere's clients.
     pub message: String,
+    /// The same message, for Jina's clients.
+    pub detail: String,
 }
 
 /// OpenAI's error object.
@@ -235,7 +263,7 @@ impl From<&Error> for ErrorBody {
         let (status, kind, _) = e.kind();
         let message = e.to_string();
         let error = ErrorDetail { message: message.clone(), kind, param: e.param(), code: status.as_u16() };
-        Self { error, message }
+        Self { error, detail: message.clone(), message }
     }
 }
 

@@ -4,6 +4,7 @@ use gte_core::TruncationSide;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::vectors::{OutputType, Vector};
 use super::{EncodingFormat, Input, TruncationDirection};
 
 /// `POST /v1/embeddings`, OpenAI's.
@@ -11,13 +12,17 @@ use super::{EncodingFormat, Input, TruncationDirection};
 pub struct EmbeddingsRequest {
     /// What is embedded.
     pub input: Input,
-    /// Any name: this server has one model.
+    /// The model's name or id; any, where the server has one model alone.
     #[serde(default)]
     pub model: Option<String>,
     /// Numbers or base64.
     #[serde(default, deserialize_with = "super::encoding_format")]
     #[schema(value_type = Option<EncodingFormat>)]
     pub encoding_format: Option<EncodingFormat>,
+    /// The type of the values: fewer bits take less room. Not OpenAI's: Voyage's.
+    #[serde(default, deserialize_with = "super::vectors::output_type")]
+    #[schema(value_type = Option<OutputType>)]
+    pub output_dtype: Option<OutputType>,
     /// Length of the vectors, for Matryoshka models.
     #[serde(default)]
     #[schema(minimum = 1)]
@@ -29,6 +34,13 @@ pub struct EmbeddingsRequest {
     /// OpenAI's.
     #[serde(default)]
     pub prompt_name: Option<String>,
+    /// What to put before each text, letter for letter, in place of a prompt of the model. Not OpenAI's.
+    #[serde(default)]
+    pub prompt: Option<String>,
+    /// `query` or `document`, also as `passage`, `search_query` or `search_document`: the model's prompt for such
+    /// texts is put before them, if it has one; or the name of a prompt. Not OpenAI's.
+    #[serde(default)]
+    pub input_type: Option<String>,
     /// Whether long texts are cut: they are, unless this is false. Not OpenAI's.
     #[serde(default)]
     pub truncate: Option<bool>,
@@ -44,7 +56,7 @@ pub struct EmbeddingsResponse<'a> {
     /// `list`
     pub object: &'static str,
     /// One a text, in order.
-    pub data: Vec<Embedding<'a>>,
+    pub data: Vec<Embedding>,
     /// The model.
     pub model: &'a str,
     /// Tokens computed.
@@ -53,23 +65,13 @@ pub struct EmbeddingsResponse<'a> {
 
 /// A vector in OpenAI's answer.
 #[derive(Debug, Serialize, ToSchema)]
-pub struct Embedding<'a> {
+pub struct Embedding {
     /// `embedding`
     pub object: &'static str,
     /// The text's place in the request.
     pub index: usize,
     /// The vector.
-    pub embedding: Vector<'a>,
-}
-
-/// A vector, written either way.
-#[derive(Debug, Serialize, ToSchema)]
-#[serde(untagged)]
-pub enum Vector<'a> {
-    /// Numbers.
-    Float(&'a [f32]),
-    /// Base64.
-    Base64(String),
+    pub embedding: Vector,
 }
 
 /// Tokens of a request.
@@ -86,7 +88,7 @@ pub struct Usage {
 pub struct Models {
     /// `list`
     pub object: &'static str,
-    /// The one that is served.
+    /// Those that are served.
     pub data: Vec<Model>,
 }
 

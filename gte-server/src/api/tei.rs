@@ -1,10 +1,13 @@
 //! text-embeddings-inference's routes, as its OpenAPI file has them.
 
+use std::collections::BTreeMap;
+
 use gte_core::TruncationSide;
 use serde::de::{IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 
+use super::vectors::OutputType;
 use super::{EncodingFormat, Input, Texts, TruncationDirection};
 use crate::error::Error;
 
@@ -23,6 +26,16 @@ pub struct EmbedRequest {
     /// The prompt to put before each text, by its name; the model's default if left out.
     #[serde(default)]
     pub prompt_name: Option<String>,
+    /// What to put before each text, letter for letter, in place of a prompt of the model.
+    #[serde(default)]
+    pub prompt: Option<String>,
+    /// `query` or `document`: the model's prompt for such texts is put before them, if it has one; or the name of a
+    /// prompt.
+    #[serde(default)]
+    pub input_type: Option<String>,
+    /// The model's name or id, where the server has several.
+    #[serde(default)]
+    pub model: Option<String>,
     /// Whether vectors are of unit length: they are unless this is false.
     #[serde(default)]
     pub normalize: Option<bool>,
@@ -30,6 +43,10 @@ pub struct EmbedRequest {
     #[serde(default)]
     #[schema(minimum = 1)]
     pub dimensions: Option<usize>,
+    /// The type of the values: fewer bits take less room. Not text-embeddings-inference's: Voyage's.
+    #[serde(default, deserialize_with = "super::vectors::output_type")]
+    #[schema(value_type = Option<OutputType>)]
+    pub output_dtype: Option<OutputType>,
     /// Hugging Face's clients have this field for all servers: `float` here, base64 is on
     /// `/v1/embeddings`.
     #[serde(default, deserialize_with = "super::encoding_format")]
@@ -37,7 +54,7 @@ pub struct EmbedRequest {
     pub encoding_format: Option<EncodingFormat>,
 }
 
-/// `POST /embed_all`
+/// `POST /embed_all` and `POST /embed_sparse`
 #[derive(Debug, Deserialize, ToSchema)]
 pub struct EmbedAllRequest {
     /// What is embedded.
@@ -52,6 +69,25 @@ pub struct EmbedAllRequest {
     /// The prompt to put before each text, by its name; the model's default if left out.
     #[serde(default)]
     pub prompt_name: Option<String>,
+    /// What to put before each text, letter for letter, in place of a prompt of the model.
+    #[serde(default)]
+    pub prompt: Option<String>,
+    /// `query` or `document`: the model's prompt for such texts is put before them, if it has one; or the name of a
+    /// prompt.
+    #[serde(default)]
+    pub input_type: Option<String>,
+    /// The model's name or id, where the server has several.
+    #[serde(default)]
+    pub model: Option<String>,
+}
+
+/// A token id's weight.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct SparseValue {
+    /// The token id.
+    pub index: u32,
+    /// Its weight, above 0.
+    pub value: f32,
 }
 
 /// `POST /similarity`
@@ -88,6 +124,9 @@ pub struct SimilarityParameters {
     /// The prompt to put before each text, by its name; the model's default if left out.
     #[serde(default)]
     pub prompt_name: Option<String>,
+    /// The model's name or id, where the server has several.
+    #[serde(default)]
+    pub model: Option<String>,
 }
 
 /// `POST /` and `POST /invocations`: texts to embed, or to compare where `inputs` is an object.
@@ -153,6 +192,9 @@ pub struct TokenizeRequest {
     /// The prompt to put before each text, by its name; the model's default if left out.
     #[serde(default)]
     pub prompt_name: Option<String>,
+    /// The model's name or id, where the server has several.
+    #[serde(default)]
+    pub model: Option<String>,
 }
 
 /// A token in the answer to `POST /tokenize`.
@@ -178,6 +220,9 @@ pub struct DecodeRequest {
     /// Whether special tokens are left out: they are, unless this is false.
     #[serde(default)]
     pub skip_special_tokens: Option<bool>,
+    /// The model's name or id, where the server has several.
+    #[serde(default)]
+    pub model: Option<String>,
 }
 
 /// Token ids of one text or of many.
@@ -188,6 +233,13 @@ pub enum Ids {
     One(Vec<u32>),
     /// Of many.
     Many(Vec<Vec<u32>>),
+}
+
+/// The query of `GET /info`.
+#[derive(Debug, Deserialize)]
+pub(crate) struct InfoQuery {
+    /// The model's name or id.
+    pub(crate) model: Option<String>,
 }
 
 /// `GET /info`
@@ -220,7 +272,7 @@ pub struct Info {
     pub auto_truncate: bool,
     /// Version of the server.
     pub version: &'static str,
-    /// Length of the vectors.
+    /// Length of the vectors; labels of a classifier.
     pub dimension: usize,
     /// Names of the model's prompts.
     pub prompts: Vec<String>,
@@ -230,16 +282,27 @@ pub struct Info {
     pub isa: &'static str,
     /// Compute threads.
     pub threads: usize,
+    /// Whether the model makes sparse vectors, on `/embed_sparse`.
+    pub sparse: bool,
+    /// Whether the model makes a vector per token.
+    pub colbert: bool,
+    /// The names of all models of this server; `/info?model=NAME` tells of each.
+    pub models: Vec<String>,
     /// What to know of this model, if anything.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub note: Option<&'static str>,
 }
 
-/// The kind of model.
+/// The kind of model, by the one key that there is.
 #[derive(Debug, Serialize, ToSchema)]
-pub struct ModelType {
+#[serde(rename_all = "lowercase")]
+pub enum ModelType {
     /// An embedding model.
-    pub embedding: PoolingInfo,
+    Embedding(PoolingInfo),
+    /// A reranker: a classifier of one label.
+    Reranker(LabelInfo),
+    /// A classifier of several labels.
+    Classifier(LabelInfo),
 }
 
 /// How vectors are pooled.
@@ -247,6 +310,25 @@ pub struct ModelType {
 pub struct PoolingInfo {
     /// cls, mean …
     pub pooling: &'static str,
+}
+
+/// The labels of a classifier.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct LabelInfo {
+    /// Names by number.
+    pub id2label: BTreeMap<String, String>,
+    /// Numbers by name.
+    pub label2id: BTreeMap<String, usize>,
+}
+
+impl LabelInfo {
+    /// Of names in the order of their numbers.
+    pub(crate) fn new(names: &[String]) -> Self {
+        Self {
+            id2label: names.iter().enumerate().map(|(i, name)| (i.to_string(), name.clone())).collect(),
+            label2id: names.iter().enumerate().map(|(i, name)| (name.clone(), i)).collect(),
+        }
+    }
 }
 
 /// What is sent in place of an answer.

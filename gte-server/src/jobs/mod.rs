@@ -6,7 +6,7 @@
 //!
 //! | stream | subject | content |
 //! |---|---|---|
-//! | `GTE_WORK`, a work queue | `gte.work.JOB.INDEX` | the text, UTF-8 |
+//! | `GTE_WORK`, a work queue | `gte.work.JOB.INDEX` | the text, UTF-8; header `Gte-Model` where the job names a model |
 //! | `GTE_RESULTS`, kept for a day | `gte.job.JOB.text.INDEX` | the unit vector, little-endian f32; headers `Gte-Tokens`, `Gte-Truncated`; or `Gte-Error` and nothing |
 //! | | `gte.job.JOB.meta` | the number of texts; stored last, so that a job that is there is whole |
 //!
@@ -34,6 +34,9 @@ const WORK: &str = "GTE_WORK";
 const RESULTS: &str = "GTE_RESULTS";
 /// The consumer that all workers share; its backlog is what an autoscaler looks at.
 const WORKERS: &str = "gte-workers";
+
+/// The header of a text with the name of its model.
+const MODEL: &str = "Gte-Model";
 
 /// How long the broker knows a message id, and drops what comes twice.
 const DUPLICATES: Duration = Duration::from_secs(600);
@@ -140,9 +143,14 @@ impl Jobs {
         self.context.client().max_payload().saturating_sub(1024)
     }
 
-    /// Publishes a job's texts, and returns its id. With a `key`, the same texts have the same id, and are one job however often
-    /// they are sent.
-    pub(crate) async fn submit(&self, texts: Vec<String>, key: Option<&str>) -> Result<String, Error> {
+    /// Publishes a job's texts for `model`, and returns its id. With a `key`, the same texts have the same id, and are one job however
+    /// often they are sent.
+    pub(crate) async fn submit(
+        &self,
+        texts: Vec<String>,
+        model: Option<&str>,
+        key: Option<&str>,
+    ) -> Result<String, Error> {
         let limit = self.max_text();
         if let Some(i) = texts.iter().position(|text| text.len() > limit) {
             return Err(Error::field(
@@ -156,6 +164,7 @@ impl Jobs {
             // A name that no other connection has.
             None => hash.update(self.context.client().new_inbox()),
         }
+        hash.update(model.unwrap_or_default());
         for text in &texts {
             hash.update((text.len() as u64).to_le_bytes());
             hash.update(text);
@@ -173,7 +182,10 @@ impl Jobs {
                 break;
             }
             try_join_all(some.into_iter().map(|(index, text)| {
-                let message = PublishMessage::build().payload(text.into()).message_id(format!("{id}.{index}"));
+                let mut message = PublishMessage::build().payload(text.into()).message_id(format!("{id}.{index}"));
+                if let Some(model) = model {
+                    message = message.header(MODEL, model);
+                }
                 self.enqueue(format!("gte.work.{id}.{index}"), message)
             }))
             .await?;

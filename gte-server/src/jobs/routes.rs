@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::body::{Body, Bytes};
-use axum::extract::{Path, State};
+use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use futures_util::TryStreamExt;
@@ -18,6 +18,7 @@ use crate::api::{ErrorBody, Refused};
 use crate::body::RawBody;
 use crate::error::Error;
 use crate::json::{self, Object};
+use crate::registry::Need;
 use crate::service::Service;
 
 /// Texts in one job, at most.
@@ -32,6 +33,15 @@ pub(crate) struct JobRequest {
     /// The texts.
     #[schema(min_items = 1, max_items = 100_000)]
     texts: Vec<String>,
+    /// The model's name or id, where the server has several; a JSONL body has it in the query, `?model=NAME`.
+    #[serde(default)]
+    model: Option<String>,
+}
+
+/// The query of `POST /v1/jobs`.
+#[derive(Deserialize)]
+struct JobQuery {
+    model: Option<String>,
 }
 
 /// A line of JSONL.
@@ -98,17 +108,23 @@ fn jobs(service: &Service) -> Result<&Jobs, Error> {
 }
 
 /// Puts texts into the workers' queue, all or none.
-#[utoipa::path(post, path = "/v1/jobs", tag = "jobs", request_body = JobRequest, params(("Idempotency-Key" = Option<String>, Header, description = "The same key and texts are one job, however often they are sent")), responses((status = 202, description = "Taken", body = JobAccepted), Refused), security(("bearer" = []), ()))]
+#[utoipa::path(post, path = "/v1/jobs", tag = "jobs", request_body = JobRequest, params(("model" = Option<String>, Query, description = "The model's name or id, where the server has several"), ("Idempotency-Key" = Option<String>, Header, description = "The same key and texts are one job, however often they are sent")), responses((status = 202, description = "Taken", body = JobAccepted), Refused), security(("bearer" = []), ()))]
 async fn submit(
     State(service): State<Arc<Service>>,
+    Query(query): Query<JobQuery>,
     headers: HeaderMap,
     RawBody(body): RawBody,
 ) -> Result<Response, Error> {
     let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or("");
-    let texts = match kind.split(';').next().unwrap_or("").trim() {
-        "application/x-ndjson" | "application/jsonl" | "application/jsonlines" => lines(&body)?,
-        _ => json::parse::<JobRequest>(&body)?.texts,
+    let JobRequest { texts, model } = match kind.split(';').next().unwrap_or("").trim() {
+        "application/x-ndjson" | "application/jsonl" | "application/jsonlines" => {
+            JobRequest { texts: lines(&body)?, model: None }
+        }
+        _ => json::parse(&body)?,
     };
+    // Named in the message, also where it is the only one: the workers may have others beside it.
+    let named = model.or(query.model);
+    let model = service.pick(named.as_deref(), Need::Vectors)?;
     if !(1..=MAX_TEXTS).contains(&texts.len()) {
         return Err(Error::field("texts", format_args!("{} texts, and a job has 1 to {MAX_TEXTS}", texts.len())));
     }
@@ -117,7 +133,7 @@ async fn submit(
         Some(key) => Some(key.to_str().map_err(|_| Error::field("Idempotency-Key", "not ASCII"))?),
     };
     let count = texts.len();
-    let id = jobs(&service)?.submit(texts, key).await?;
+    let id = jobs(&service)?.submit(texts, named.is_some().then_some(&*model.name), key).await?;
     let place = [(header::LOCATION, format!("/v1/jobs/{id}"))];
     Ok((StatusCode::ACCEPTED, place, Json(JobAccepted { id, texts: count })).into_response())
 }

@@ -3,6 +3,7 @@
 //! Two pulls are under way, so that one is ready when the other's forward pass ends. A pull is as many texts as a few batches take.
 //! While it is computed, the broker is told so; a worker that dies tells nothing, and others get its texts.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -11,10 +12,12 @@ use async_nats::jetstream::consumer::{AckPolicy, Consumer, pull};
 use async_nats::jetstream::{AckKind, Message};
 use futures_util::TryStreamExt;
 use futures_util::future::join_all;
+use gte_core::Outputs;
 use tokio::time::sleep;
 
-use super::{ACK_WAIT, Computed, Jobs, Outcome, WORKERS, broker};
+use super::{ACK_WAIT, Computed, Jobs, MODEL, Outcome, WORKERS, broker};
 use crate::error::Error;
+use crate::registry::Need;
 use crate::service::{Reading, Service};
 
 /// Pulls under way.
@@ -69,7 +72,7 @@ async fn some(service: &Arc<Service>, jobs: &Jobs, size: &mut usize) -> Result<(
             never = reassure(&pulled) => never,
         };
         let mean = (tokens / pulled.len()).max(1);
-        *size = (BATCHES * service.embedder.budget().tokens() / mean).clamp(1, MAX_PULL);
+        *size = (BATCHES * service.config.batch_tokens / mean).clamp(1, MAX_PULL);
     }
     Ok(())
 }
@@ -153,8 +156,12 @@ async fn finish(service: &Service, jobs: &Jobs, message: &Message, outcome: Opti
     match stored {
         Ok(()) => {
             let failed = outcome.is_some_and(|o| o.result.is_err());
-            let counter = if failed { &service.metrics.failed_job_texts } else { &service.metrics.job_texts };
-            counter.inc();
+            // Texts for a model that this server does not have are counted with the first.
+            let model = service.registry.pick(model_of(message), Need::Vectors);
+            if let Some(model) = model.ok().or_else(|| service.registry.loaded().next()) {
+                let counter = if failed { &model.metrics.failed_job_texts } else { &model.metrics.job_texts };
+                counter.inc();
+            }
             let _ = message.ack().await;
         }
         Err(_) => {
@@ -163,33 +170,49 @@ async fn finish(service: &Service, jobs: &Jobs, message: &Message, outcome: Opti
     }
 }
 
+/// The model that a message names; none: the first embedder.
+fn model_of(message: &Message) -> Option<&str> {
+    message.headers.as_ref().and_then(|headers| headers.get(MODEL)).map(|name| name.as_str())
+}
+
 /// The outcomes of the messages, in their order; none for what is no job's text.
 async fn compute(service: &Arc<Service>, messages: &[Message]) -> Result<Vec<Option<Outcome>>, Error> {
-    let mut texts = Vec::new();
     let mut outcomes: Vec<Option<Outcome>> = Vec::new();
-    let mut places = Vec::new();
-    for message in messages {
+    // By model: the texts, and the places of their messages.
+    let mut requests: BTreeMap<Option<&str>, (Vec<String>, Vec<usize>)> = BTreeMap::new();
+    for (place, message) in messages.iter().enumerate() {
         let tried = message.info().map_or(1, |info| info.delivered) > ATTEMPTS;
         outcomes.push(match (key(message), std::str::from_utf8(&message.payload)) {
             (Some(_), Ok(text)) if !tried => {
-                places.push(outcomes.len());
+                let (texts, places) = requests.entry(model_of(message)).or_default();
                 texts.push(text.to_owned());
+                places.push(place);
                 None
             }
             (Some((_, index)), Err(_)) => Some(Outcome { index, result: Err("the text is not UTF-8".into()) }),
             _ => None,
         });
     }
-    if texts.is_empty() {
-        return Ok(outcomes);
-    }
-    let read = service.read(texts.into(), Reading::default(), "texts").await?;
-    let counts: Vec<_> = read.tokens.iter().map(|t| (t.len(), t.truncated())).collect();
-    let answer = service.batcher.embed(read.tokens).await?;
-    let vectors = service.embedder.normalize(answer.pooled)?;
-    for ((place, (tokens, truncated)), vector) in places.into_iter().zip(counts).zip(vectors.rows()) {
-        let computed = Computed { vector: vector.to_vec(), tokens, truncated };
-        outcomes[place] = key(&messages[place]).map(|(_, index)| Outcome { index, result: Ok(computed) });
+    for (name, (texts, places)) in requests {
+        let failed = |place: usize, e: &Error| {
+            key(&messages[place]).map(|(_, index)| Outcome { index, result: Err(e.to_string()) })
+        };
+        let model = match service.pick(name, Need::Vectors) {
+            Ok(model) => model,
+            // Another worker may be no better: all have the same models.
+            Err(e @ (Error::NotFound(_) | Error::Task { .. })) => {
+                places.into_iter().for_each(|place| outcomes[place] = failed(place, &e));
+                continue;
+            }
+            Err(e) => return Err(e),
+        };
+        let read = service.read(&model, texts.into(), Reading::default(), "texts").await?;
+        let counts: Vec<_> = read.tokens.iter().map(|t| (t.len(), t.truncated())).collect();
+        let vectors = service.compute(&model, read, Outputs::DENSE).await?.vectors(&model, None)?;
+        for ((place, (tokens, truncated)), vector) in places.into_iter().zip(counts).zip(vectors.rows()) {
+            let computed = Computed { vector: vector.to_vec(), tokens, truncated };
+            outcomes[place] = key(&messages[place]).map(|(_, index)| Outcome { index, result: Ok(computed) });
+        }
     }
     Ok(outcomes)
 }

@@ -1,8 +1,10 @@
 //! `app`: the routes, by API. Handlers are about ten lines: take apart, call, put together.
 
+mod cohere;
 mod native;
 mod openai;
 mod operation;
+mod rerank;
 mod tei;
 
 use std::sync::Arc;
@@ -28,10 +30,13 @@ type Shared = State<Arc<Service>>;
 /// The head of the OpenAPI document; the routes add themselves.
 #[derive(OpenApi)]
 #[openapi(
-    info(description = "Text embeddings: OpenAI's API, text-embeddings-inference's, and two routes of its own."),
+    info(description = "Text embeddings and reranking: the APIs of OpenAI, Cohere, Jina, vLLM and \
+        text-embeddings-inference, and some routes of its own."),
     tags(
-        (name = "own", description = "A vector, and a ranking"),
+        (name = "own", description = "A vector, a ranking, and all outputs of one pass"),
         (name = "OpenAI", description = "As in OpenAI's API reference"),
+        (name = "Cohere", description = "As in Cohere's API reference; its reranking is under rerank"),
+        (name = "rerank", description = "As Cohere, Jina and vLLM answer; with `texts`, as text-embeddings-inference"),
         (name = "text-embeddings-inference", description = "As its clients expect them"),
         (name = "jobs", description = "Texts for workers behind a broker, where the server has one"),
         (name = "operation", description = "For probes and monitoring; never behind a key"),
@@ -44,9 +49,14 @@ struct Document;
 pub fn app(service: Arc<Service>) -> Router {
     let jobs = if service.jobs.is_some() { jobs::routes::routes() } else { OpenApiRouter::new() };
     let authorize = || from_fn_with_state(service.clone(), guard::authorize);
-    let keyed = native::routes().merge(openai::routes()).merge(jobs).route_layer(authorize());
+    let keyed = native::routes()
+        .merge(openai::routes())
+        .merge(cohere::routes())
+        .merge(rerank::routes())
+        .merge(jobs)
+        .route_layer(authorize());
     // Outermost, so that a missing key too is told as these clients read it.
-    let tei = tei::routes().route_layer(authorize()).merge(tei::open_routes());
+    let tei = tei::routes().merge(rerank::tei_routes()).route_layer(authorize()).merge(tei::open_routes());
     let tei = tei.route_layer(map_response(error::as_tei_writes));
     let all = OpenApiRouter::with_openapi(Document::openapi()).merge(keyed).merge(tei).merge(operation::routes());
     let (router, mut document) = all.split_for_parts();

@@ -21,19 +21,26 @@ pub(super) fn routes() -> OpenApiRouter<Arc<Service>> {
 /// Alive: forward passes succeed. An idle server computes one, of a tiny text, to find out.
 #[utoipa::path(get, path = "/livez", tag = "operation", responses((status = 200, description = "OK", body = String, content_type = "text/plain"), (status = 503, description = "Not ready", body = ErrorBody)))]
 pub(super) async fn live(State(service): Shared) -> Result<&'static str, Error> {
-    service.batcher.alive(service.config.live_timeout()).await.map(|()| "ok")
+    service.scheduler.alive(service.config.live_timeout()).await.map(|()| "ok")
 }
 
-/// Ready: the model is warm and the server is not draining.
+/// Ready: all models are warm and the server is not draining.
 #[utoipa::path(get, path = "/readyz", tag = "operation", responses((status = 200, description = "OK", body = String, content_type = "text/plain"), (status = 503, description = "Not ready", body = ErrorBody)))]
 async fn ready(State(service): Shared) -> Result<&'static str, Error> {
-    if service.draining.load(Ordering::Relaxed) { Err(Error::Unavailable("shutting down")) } else { Ok("ready") }
+    if service.draining.load(Ordering::Relaxed) {
+        return Err(Error::Unavailable("shutting down"));
+    }
+    match &service.registry.loading()[..] {
+        [] => Ok("ready"),
+        loading => Err(Error::Loading(loading.join(", "))),
+    }
 }
 
 /// The metrics, up to date.
 #[utoipa::path(get, path = "/metrics", tag = "operation", responses((status = 200, description = "OK", body = String, content_type = "application/openmetrics-text")))]
 pub async fn metrics(State(service): Shared) -> Response {
-    service.batcher.refresh_metrics();
+    service.scheduler.refresh_metrics();
+    service.metrics.cache_bytes.set(service.cache.bytes() as i64);
     const TEXT: (HeaderName, &str) =
         (header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8");
     ([TEXT], service.metrics.text()).into_response()

@@ -3,19 +3,22 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::State;
+use axum::extract::{Query, State};
+use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use gte_core::Prompt;
+use gte_core::Outputs;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::{Shared, native, operation};
 use crate::api::tei::*;
-use crate::api::{EncodingFormat, TeiRefused, Texts};
+use crate::api::vectors::{OutputType, bytes, typed, wants_bytes};
+use crate::api::{EncodingFormat, TeiRefused, Texts, prompt_choice};
 use crate::body::{Checked, RawBody};
 use crate::error::Error;
 use crate::json;
+use crate::registry::{Model, Need};
 use crate::service::{Reading, Service};
 
 /// Those that need a key where there are keys.
@@ -29,8 +32,6 @@ pub(super) fn routes() -> OpenApiRouter<Arc<Service>> {
         .routes(routes!(decode))
         .routes(routes!(info))
         .routes(routes!(embed_sparse))
-        .routes(routes!(rerank))
-        .routes(routes!(predict))
         // SageMaker's name for it.
         .route("/invocations", post(any))
 }
@@ -44,45 +45,69 @@ pub(super) fn open_routes() -> OpenApiRouter<Arc<Service>> {
 /// For clients that have a bare address: as `/similarity` where `inputs` is an object, else as
 /// `/embed`.
 #[utoipa::path(post, path = "/", tag = "text-embeddings-inference", request_body = AnyRequest, responses((status = 200, description = "OK", body = AnyResponse), TeiRefused), security(("bearer" = []), ()))]
-async fn any(service: Shared, RawBody(body): RawBody) -> Result<Response, Error> {
+async fn any(service: Shared, headers: HeaderMap, RawBody(body): RawBody) -> Result<Response, Error> {
     match json::parse_any::<json::Object<Kind>>(&body) {
         Ok(json::Object(Kind { inputs: Shape::Object })) => similarity(service, Checked(json::parse(&body)?)).await,
-        _ => embed(service, Checked(json::parse(&body)?)).await,
+        _ => embed(service, headers, Checked(json::parse(&body)?)).await,
     }
 }
 
-/// The vectors of texts.
+/// The vectors of texts; with `Accept: application/octet-stream` as bare bytes, as on `/v1/embeddings`.
 #[utoipa::path(post, path = "/embed", tag = "text-embeddings-inference", request_body = EmbedRequest, responses((status = 200, description = "OK", body = Vec<Vec<f32>>), TeiRefused), security(("bearer" = []), ()))]
-async fn embed(State(service): Shared, Checked(request): Checked<EmbedRequest>) -> Result<Response, Error> {
+async fn embed(
+    State(service): Shared,
+    headers: HeaderMap,
+    Checked(request): Checked<EmbedRequest>,
+) -> Result<Response, Error> {
     if request.encoding_format == Some(EncodingFormat::Base64) {
         return Err(Error::field("encoding_format", "vectors are lists of numbers here; base64 is on /v1/embeddings"));
     }
-    let EmbedRequest { inputs, prompt_name, truncate, truncation_direction: side, .. } = request;
-    let embedded = service.embed(inputs, Reading { prompt_name, truncate, side }, "inputs").await?;
-    let headers = embedded.headers.clone();
+    let EmbedRequest { inputs, prompt_name, prompt, input_type, truncate, truncation_direction: side, .. } = request;
+    let model = service.pick(request.model.as_deref(), Need::Vectors)?;
+    let reading = Reading { prompt: prompt_choice(prompt_name, prompt, input_type)?, truncate, side };
+    let computed = service.embed(&model, inputs, reading, Outputs::DENSE, "inputs").await?;
     if request.normalize == Some(false) {
-        return Ok((headers, Json(embedded.raw(&service, request.dimensions)?)).into_response());
+        if request.output_dtype.is_some_and(|kind| kind != OutputType::Float) {
+            return Err(Error::field(
+                "output_dtype",
+                "vectors in fewer bits are of unit length: leave out `normalize`",
+            ));
+        }
+        let raw = Json(computed.raw(&model, request.dimensions)?);
+        return Ok((computed.headers.clone(), raw).into_response());
     }
-    let vectors = embedded.vectors(&service, request.dimensions)?;
-    Ok((headers, Json(vectors.rows().collect::<Vec<_>>())).into_response())
+    let (vectors, kind) = (computed.vectors(&model, request.dimensions)?, request.output_dtype.unwrap_or_default());
+    match wants_bytes(&headers) {
+        true => Ok((computed.headers, bytes(&vectors, kind)).into_response()),
+        false => Ok((computed.headers, Json(typed(&vectors, kind))).into_response()),
+    }
 }
 
 /// The vector of each token, before pooling.
 #[utoipa::path(post, path = "/embed_all", tag = "text-embeddings-inference", request_body = EmbedAllRequest, responses((status = 200, description = "OK", body = Vec<Vec<Vec<f32>>>), TeiRefused), security(("bearer" = []), ()))]
 async fn embed_all(State(service): Shared, Checked(request): Checked<EmbedAllRequest>) -> Result<Response, Error> {
-    let EmbedAllRequest { inputs, prompt_name, truncate, truncation_direction: side } = request;
-    let read = service.read(inputs, Reading { prompt_name, truncate, side }, "inputs").await?;
-    Ok(Json(service.batcher.hidden_states(read.tokens).await?).into_response())
+    let EmbedAllRequest { inputs, prompt_name, prompt, input_type, truncate, truncation_direction: side, model } =
+        request;
+    let model = service.pick(model.as_deref(), Need::Vectors)?;
+    let reading = Reading { prompt: prompt_choice(prompt_name, prompt, input_type)?, truncate, side };
+    let read = service.read(&model, inputs, reading, "inputs").await?;
+    read.check_states()?;
+    let computed = service.compute(&model, read, Outputs { dense: false, states: true, ..Outputs::DENSE }).await?;
+    let width = model.engine().config().hidden;
+    let states: Vec<Vec<&[f32]>> = computed.made.iter().map(|text| text.states.chunks_exact(width).collect()).collect();
+    Ok((computed.headers.clone(), Json(states)).into_response())
 }
 
 /// The cosine of each sentence with the source.
 #[utoipa::path(post, path = "/similarity", tag = "text-embeddings-inference", request_body = SimilarityRequest, responses((status = 200, description = "OK", body = Vec<f32>), TeiRefused), security(("bearer" = []), ()))]
 async fn similarity(State(service): Shared, Checked(request): Checked<SimilarityRequest>) -> Result<Response, Error> {
     let SimilarityInputs { source_sentence, sentences } = request.inputs;
-    let SimilarityParameters { prompt_name, truncate, truncation_direction: side } =
+    let SimilarityParameters { prompt_name, truncate, truncation_direction: side, model } =
         request.parameters.unwrap_or_default();
-    let reading = Reading { prompt_name, truncate, side };
-    let (scores, headers) = native::compare(&service, source_sentence, sentences, reading, "inputs.sentences").await?;
+    let model = service.pick(model.as_deref(), Need::Vectors)?;
+    let reading = Reading { prompt: prompt_choice(prompt_name, None, None)?, truncate, side };
+    let (scores, headers) =
+        native::compare(&service, &model, source_sentence, sentences, reading, "inputs.sentences").await?;
     Ok((headers, Json(scores)).into_response())
 }
 
@@ -92,23 +117,20 @@ async fn tokenize(
     State(service): Shared,
     Checked(request): Checked<TokenizeRequest>,
 ) -> Result<Json<Vec<Vec<Token>>>, Error> {
-    let TokenizeRequest { inputs, add_special_tokens, prompt_name } = request;
+    let TokenizeRequest { inputs, add_special_tokens, prompt_name, model } = request;
+    let model = service.pick(model.as_deref(), Need::Anything)?;
     let texts = match inputs {
         Texts::One(text) => vec![text],
         Texts::Many(texts) => texts,
     };
     service.check_count(texts.len(), "inputs")?;
     let work = move || {
-        let prompts = service.embedder.prompts();
-        let name = match service.prompt(prompt_name.as_deref())? {
-            Prompt::Named(name) => Some(name),
-            _ => prompts.default_name(),
-        };
-        let prompt = name.and_then(|name| prompts.get(name)).unwrap_or_default();
+        let choice = prompt_choice(prompt_name, None, None)?;
+        let prompt = model.engine().config().prompts.resolve(model.prompt(&choice)?)?;
         let with_special = add_special_tokens != Some(false);
         let tokens = |text: String| {
             let text = format!("{prompt}{text}");
-            let pieces = service.embedder.tokenizer().pieces(&text)?.into_iter();
+            let pieces = model.engine().tokenizer().pieces(&text)?.into_iter();
             Ok(pieces.filter(|piece| with_special || !piece.special).map(|piece| Token::of(piece, &text)).collect())
         };
         texts.into_iter().map(tokens).collect::<Result<_, Error>>()
@@ -134,60 +156,68 @@ async fn decode(State(service): Shared, Checked(request): Checked<DecodeRequest>
         Ids::Many(many) => many,
     };
     service.check_count(many.len(), "ids")?;
+    let model = service.pick(request.model.as_deref(), Need::Anything)?;
     let skip = request.skip_special_tokens.unwrap_or(true);
     let text = |ids: Vec<u32>| {
         if ids.is_empty() {
             return Err(Error::Empty("ids".to_owned()));
         }
-        service.check_ids(&ids, "ids")?;
-        Ok(service.embedder.tokenizer().decode(&ids, skip)?)
+        model.check_ids(&ids, "ids")?;
+        Ok(model.engine().tokenizer().decode(&ids, skip)?)
     };
     Ok(Json(many.into_iter().map(text).collect::<Result<_, Error>>()?))
 }
 
-/// The model and the limits.
-#[utoipa::path(get, path = "/info", tag = "text-embeddings-inference", responses((status = 200, description = "OK", body = Info), (status = 401, description = "A valid key is needed", body = ErrorBody)), security(("bearer" = []), ()))]
-async fn info(State(service): Shared) -> Json<Info> {
-    let (embedder, config) = (&service.embedder, &service.config);
-    Json(Info {
-        model_id: embedder.name().to_owned(),
+/// A model and the limits: of `model`, else of the first.
+#[utoipa::path(get, path = "/info", tag = "text-embeddings-inference", params(("model" = Option<String>, Query, description = "The model's name or id, where the server has several")), responses((status = 200, description = "OK", body = Info), (status = 401, description = "A valid key is needed", body = ErrorBody), (status = 404, description = "No such model", body = ErrorBody)), security(("bearer" = []), ()))]
+async fn info(State(service): Shared, Query(query): Query<InfoQuery>) -> Result<Json<Info>, Error> {
+    let model = service.pick(query.model.as_deref(), Need::Anything)?;
+    let (engine, config) = (model.engine(), &service.config);
+    let (described, outputs, prompts) = (engine.config(), engine.outputs(), &engine.config().prompts);
+    let labels = |model: &Model| model.reranker().map(|reranker| LabelInfo::new(&reranker.label_names()));
+    Ok(Json(Info {
+        model_id: model.id().to_owned(),
         model_sha: None,
-        model_dtype: embedder.precision().name(),
-        served_model_name: embedder.name().to_owned(),
-        model_type: ModelType { embedding: PoolingInfo { pooling: embedder.config().pooling.name() } },
-        max_input_length: embedder.max_length(),
-        max_batch_tokens: embedder.budget().tokens(),
+        model_dtype: engine.precision().name(),
+        served_model_name: model.name.clone(),
+        model_type: match described.task.name() {
+            "embedder" => ModelType::Embedding(PoolingInfo { pooling: described.pooling.name() }),
+            "reranker" => ModelType::Reranker(labels(&model)?),
+            _ => ModelType::Classifier(labels(&model)?),
+        },
+        max_input_length: engine.tokenizer().max_length(),
+        max_batch_tokens: model.budget(),
         max_batch_requests: None,
-        max_client_batch_size: service.promised_texts,
+        max_client_batch_size: model.promised_texts.get().copied().unwrap_or(1),
         max_concurrent_requests: config.queue_requests,
         tokenization_workers: config.queue_requests,
         auto_truncate: true,
         version: env!("CARGO_PKG_VERSION"),
-        dimension: embedder.dim(),
-        prompts: embedder.prompts().names().map(str::to_owned).collect(),
-        default_prompt_name: embedder.prompts().default_name().map(str::to_owned),
-        isa: embedder.isa().name(),
-        threads: embedder.threads(),
-        note: config.note(),
-    })
+        dimension: model.dimensions(),
+        prompts: prompts.names().map(str::to_owned).collect(),
+        default_prompt_name: prompts.default_name().map(str::to_owned),
+        isa: engine.isa().name(),
+        threads: engine.threads().count(),
+        sparse: outputs.sparse,
+        colbert: outputs.colbert,
+        models: service.registry.names(),
+        note: model.note,
+    }))
 }
 
-/// Not computed: this model makes dense vectors.
-#[utoipa::path(post, path = "/embed_sparse", tag = "text-embeddings-inference", responses((status = 424, description = "The model makes dense vectors", body = ErrorBody), (status = 401, description = "A valid key is needed", body = ErrorBody)), security(("bearer" = []), ()))]
-async fn embed_sparse() -> Error {
-    Error::Task("make sparse vectors")
-}
-
-/// Not computed: this model makes dense vectors.
-#[utoipa::path(post, path = "/rerank", tag = "text-embeddings-inference", responses((status = 424, description = "The model makes dense vectors", body = ErrorBody), (status = 401, description = "A valid key is needed", body = ErrorBody)), security(("bearer" = []), ()))]
-async fn rerank() -> Error {
-    Error::Task("rerank")
-}
-
-/// Not computed: this model makes dense vectors.
-#[utoipa::path(post, path = "/predict", tag = "text-embeddings-inference", responses((status = 424, description = "The model makes dense vectors", body = ErrorBody), (status = 401, description = "A valid key is needed", body = ErrorBody)), security(("bearer" = []), ()))]
-async fn predict() -> Error {
-    Error::Task("classify")
+/// The weight of each token id of texts, by a model that has them.
+#[utoipa::path(post, path = "/embed_sparse", tag = "text-embeddings-inference", request_body = EmbedAllRequest, responses((status = 200, description = "OK", body = Vec<Vec<SparseValue>>), TeiRefused, (status = 424, description = "The model makes no sparse vectors", body = ErrorBody)), security(("bearer" = []), ()))]
+async fn embed_sparse(State(service): Shared, Checked(request): Checked<EmbedAllRequest>) -> Result<Response, Error> {
+    let EmbedAllRequest { inputs, prompt_name, prompt, input_type, truncate, truncation_direction: side, model } =
+        request;
+    let model = service.pick(model.as_deref(), Need::Sparse)?;
+    let reading = Reading { prompt: prompt_choice(prompt_name, prompt, input_type)?, truncate, side };
+    let outputs = Outputs { dense: false, sparse: true, ..Outputs::DENSE };
+    let computed = service.embed(&model, inputs, reading, outputs, "inputs").await?;
+    let value = |&(index, value): &(u32, f32)| SparseValue { index, value };
+    let body: Vec<Vec<SparseValue>> =
+        computed.made.iter().map(|made| made.sparse.iter().map(value).collect()).collect();
+    Ok((computed.headers.clone(), Json(body)).into_response())
 }
 
 /// As `/livez`, where text-embeddings-inference's clients look.

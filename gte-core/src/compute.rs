@@ -1,0 +1,323 @@
+//! Texts through a loaded model: batches, what texts share, a forward pass that may pause, and what is made of its
+//! hidden states. Every door computes by [`Engine::compute`]; so does a scheduler of several models.
+
+use std::cell::Cell;
+use std::ops::Range;
+use std::sync::PoisonError;
+
+use crate::backend::pool_rows;
+use crate::batch::{PackedBatch, Sequence, plan};
+use crate::config::ModelTask;
+use crate::embedding::Embeddings;
+use crate::engine::{Engine, Shared};
+use crate::error::{Error, Result};
+use crate::heads::Dense;
+use crate::models::{ClassifierSpec, Pooling, Task};
+use crate::outputs::{AllEmbeddings, MultiVectors, Outputs, SparseEmbeddings, TextOutput};
+
+/// Tokens that texts must have in common at their beginning before it is worth a pass of its own.
+const MIN_SHARED: usize = 8;
+
+/// What [`Engine::compute`] computes, and how it fits among other passes.
+#[derive(Clone, Copy)]
+pub struct Work<'a> {
+    /// What is made of each text.
+    pub outputs: Outputs,
+    /// What all texts begin with, computed before: [`Engine::prefix`]. It serves dense outputs alone.
+    pub prefix: Option<&'a SharedPrefix>,
+    /// The pass, of whichever model, that has paused for this one; `None`: this one waits for its turn.
+    pub inside: Option<&'a Pause<'a>>,
+    /// Called between two layers of the model. It may compute something short, so that a query need not wait for a
+    /// long text to the end. Results do not depend on it.
+    pub pause: &'a (dyn Fn(&Pause<'_>) + Sync),
+}
+
+impl Work<'_> {
+    /// A vector per text, or a classifier's logits, in its turn and without a pause.
+    pub const DENSE: Self = Self { outputs: Outputs::DENSE, prefix: None, inside: None, pause: &|_| () };
+}
+
+/// A forward pass that has paused between two layers.
+pub struct Pause<'a> {
+    engine: &'a Engine,
+    layers: usize, // that are done
+}
+
+impl Pause<'_> {
+    /// How much of the pass is still to be done: a share of its layers, between 0 and 1.
+    pub fn left(&self) -> f64 {
+        1.0 - self.layers as f64 / self.engine.config.layers as f64
+    }
+}
+
+/// Tokens that texts begin with, computed once.
+pub struct SharedPrefix {
+    tokens: usize,
+    computed: Shared,
+}
+
+impl Engine {
+    /// What the model makes of each text, in order. A text's output is the same to the bit alone and among any others,
+    /// with a prefix and without, in a pause and in its turn.
+    ///
+    /// # Errors
+    /// [`Error::TokenCount`] for an empty text and one beyond the model's positions, [`Error::TokenId`] for an id
+    /// outside the vocabulary, [`Error::InvalidOption`] for an output that the model does not have,
+    /// [`Error::Device`].
+    pub fn compute<T: Sequence + Sync>(&self, texts: &[T], work: &Work<'_>) -> Result<Vec<TextOutput>> {
+        if !work.outputs.dense_alone() {
+            return self.all(texts, work);
+        }
+        let rows = self.pool(texts, work)?;
+        let width = rows.len() / texts.len().max(1);
+        Ok(rows
+            .chunks_exact(width.max(1))
+            .map(|row| TextOutput { dense: row.to_vec(), ..Default::default() })
+            .collect())
+    }
+
+    /// The vector of each text behind the dense layers, not of unit length: (texts × dim); a classifier's logits:
+    /// (texts × labels).
+    pub(crate) fn pool<T: Sequence + Sync>(&self, texts: &[T], work: &Work<'_>) -> Result<Vec<f32>> {
+        let mut values = vec![0.0; texts.len() * self.config.hidden];
+        self.pool_into(texts, &mut values, work)?;
+        Ok(self.behind_pooling(values))
+    }
+
+    /// The pooled hidden state of each text: (texts × hidden).
+    pub(crate) fn pool_into<T: Sequence + Sync>(&self, texts: &[T], out: &mut [f32], work: &Work<'_>) -> Result<()> {
+        let (width, mut own) = (self.config.hidden, None);
+        let lengths = self.lengths(texts)?;
+        let prefix = match work.prefix {
+            Some(prefix) => Some(prefix),
+            // A call in a pause is short.
+            None if work.inside.is_some() => None,
+            None => match self.common_prefix(texts) {
+                0 => None,
+                tokens => Some(&*own.insert(self.prefix(&texts[0].ids()[..tokens], None)?)),
+            },
+        };
+        let skip = prefix.map_or(0, |prefix| prefix.tokens);
+        let lengths: Vec<usize> = lengths.into_iter().map(|length| length.saturating_sub(skip)).collect();
+        for texts_in_batch in plan(&lengths, self.budget) {
+            let out = &mut out[texts_in_batch.start * width..texts_in_batch.end * width];
+            self.in_turn(work.inside, |batch| {
+                for text in &texts[texts_in_batch] {
+                    self.push(batch, text, skip)?;
+                }
+                let between = self.pausing(work);
+                self.forward.pass.pooled(batch, self.config.pooling, prefix.map(|p| &p.computed), out, &between)
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Runs `f` when it is this call's turn, on a thread of the pool; in a pause at once, for turn and thread are those
+    /// of the pass that has paused.
+    fn in_turn<R: Send>(
+        &self,
+        inside: Option<&Pause<'_>>,
+        f: impl FnOnce(&mut PackedBatch) -> Result<R> + Send,
+    ) -> Result<R> {
+        if inside.is_some() {
+            return f(&mut PackedBatch::default());
+        }
+        // Taken before entering the pool: a thread of the pool that waited here could not work for the one that has it.
+        let mut turn = self.forward.batch.lock().unwrap_or_else(PoisonError::into_inner);
+        let batch = &mut *turn;
+        batch.clear();
+        self.threads.run(|| f(batch))
+    }
+
+    /// What is called between two layers.
+    fn pausing<'a>(&'a self, work: &'a Work<'_>) -> impl Fn() + 'a {
+        let layers = Cell::new(0);
+        move || {
+            layers.set(layers.get() + 1);
+            (work.pause)(&Pause { engine: self, layers: layers.get() });
+        }
+    }
+
+    /// How many tokens all `texts` begin with alike, if it is worth computing them once: where the model lets a token
+    /// see only those before it, and a text is not the mean of its tokens. Each text keeps a token of its own.
+    pub fn common_prefix<T: Sequence>(&self, texts: &[T]) -> usize {
+        // A mean over all tokens needs the hidden states of the first ones too.
+        if texts.len() < 2 || !self.config.architecture.causal() || self.config.pooling == Pooling::Mean {
+            return 0;
+        }
+        let first = texts[0].ids();
+        let common = |ids: &[u32]| first.iter().zip(ids).take_while(|(a, b)| a == b).count();
+        let alike = texts[1..].iter().map(|text| common(text.ids())).min().unwrap_or(0);
+        let shortest = texts.iter().map(|text| self.end(text)).min().unwrap_or(0);
+        Some(alike.min(shortest.saturating_sub(1))).filter(|&tokens| tokens >= MIN_SHARED).unwrap_or(0)
+    }
+
+    /// Computes what texts begin with: as many of their token ids as [`common_prefix`](Self::common_prefix) says.
+    /// `inside` is as in [`Work`].
+    ///
+    /// # Errors
+    /// As [`compute`](Self::compute).
+    pub fn prefix(&self, ids: &[u32], inside: Option<&Pause<'_>>) -> Result<SharedPrefix> {
+        self.checked(ids, &[])?;
+        let computed = self.in_turn(inside, |_| self.forward.pass.shared(ids))?;
+        Ok(SharedPrefix { tokens: ids.len(), computed })
+    }
+
+    /// Adds the tokens of `text` behind the first `skip`.
+    fn push<T: Sequence>(&self, batch: &mut PackedBatch, text: &T, skip: usize) -> Result<()> {
+        let unpooled = if self.config.include_prompt { 0 } else { text.prompt_len() };
+        batch.push(text, skip..self.end(text).max(skip), unpooled)
+    }
+
+    /// The token behind the last that counts: pad tokens at the end of what a decoder classifies do not.
+    pub(crate) fn end<T: Sequence>(&self, text: &T) -> usize {
+        let ids = text.ids();
+        match self.config.architecture.task {
+            Task::Classify(ClassifierSpec { pad: Some(pad), .. }) => {
+                ids.iter().rposition(|&id| id != pad).map_or(1, |last| last + 1)
+            }
+            _ => ids.len(),
+        }
+    }
+
+    /// What stands behind pooled hidden states: dense layers, or a classifier.
+    pub(crate) fn behind_pooling(&self, pooled: Vec<f32>) -> Vec<f32> {
+        if self.config.task != ModelTask::Embed {
+            return match &self.heads.classifier {
+                Some(classifier) => self.threads.run(|| classifier.logits(self.kernels, &pooled)),
+                None => pooled,
+            };
+        }
+        let layers = &self.heads.dense;
+        let values = match layers.last() {
+            None => pooled,
+            Some(_) => {
+                let apply = |values: Vec<f32>, layer: &Dense| layer.apply_rows(self.kernels, &values);
+                self.threads.run(|| layers.iter().fold(pooled, apply))
+            }
+        };
+        let width = layers.last().map_or(self.config.hidden, Dense::outputs);
+        match self.config.dim {
+            dim if dim == width => values,
+            dim => values.chunks_exact(width).flat_map(|row| row[..dim].iter().copied()).collect(),
+        }
+    }
+
+    /// Whether a pooled hidden state is the vector but for its length.
+    pub(crate) fn ends_with_pooling(&self) -> bool {
+        self.heads.dense.is_empty() && self.config.dim == self.config.hidden
+    }
+
+    /// What the model has.
+    pub fn outputs(&self) -> Outputs {
+        let embeds = self.config.task == ModelTask::Embed;
+        Outputs {
+            dense: true,
+            sparse: self.heads.sparse.is_some(),
+            colbert: self.heads.colbert.is_some(),
+            states: embeds,
+        }
+    }
+
+    /// Values per vector of a token, where the model has such vectors.
+    pub fn colbert_dim(&self) -> Option<usize> {
+        self.heads.colbert.as_ref().map(Dense::outputs)
+    }
+
+    /// Several outputs of each text, all of one forward pass.
+    fn all<T: Sequence + Sync>(&self, texts: &[T], work: &Work<'_>) -> Result<Vec<TextOutput>> {
+        self.check_outputs(work.outputs)?;
+        let width = self.config.hidden;
+        let mut all = Vec::with_capacity(texts.len());
+        for texts_in_batch in self.batches(texts)? {
+            let made = self.in_turn(work.inside, |batch| {
+                for text in &texts[texts_in_batch] {
+                    self.push(batch, text, 0)?;
+                }
+                let mut hidden = vec![0.0; batch.tokens() * width];
+                let between = self.pausing(work);
+                self.forward.pass.hidden(batch, &mut hidden, &between)?;
+                let of = |tokens: Range<usize>| &hidden[tokens.start * width..tokens.end * width];
+                let ranges = batch.ranges().enumerate();
+                Ok(ranges
+                    .map(|(text, tokens)| self.made_of(batch, text, tokens, &of, work.outputs))
+                    .collect::<Vec<_>>())
+            })?;
+            all.extend(made);
+        }
+        Ok(all)
+    }
+
+    /// The outputs of text number `text` of `batch`, whose hidden states `of` gives.
+    fn made_of<'a>(
+        &self,
+        batch: &PackedBatch,
+        text: usize,
+        tokens: Range<usize>,
+        of: &impl Fn(Range<usize>) -> &'a [f32],
+        wanted: Outputs,
+    ) -> TextOutput {
+        let mut made = TextOutput::default();
+        if wanted.dense {
+            let mut pooled = vec![0.0; self.config.hidden];
+            let row = |token: usize| of(token..token + 1);
+            pool_rows(row, tokens.clone(), batch.all().unpooled(text), self.config.pooling, &mut pooled);
+            made.dense = self.behind_pooling(pooled);
+        }
+        if let (true, Some(head)) = (wanted.sparse, &self.heads.sparse) {
+            made.sparse = head.weights(self.kernels, &batch.ids()[tokens.clone()], of(tokens.clone()));
+        }
+        if let (true, Some(head)) = (wanted.colbert, &self.heads.colbert) {
+            // Without the first token, whose state is that of the whole text (`colbert_reps` of FlagEmbedding).
+            made.colbert = head.apply_rows(self.kernels, of(tokens.start + 1..tokens.end.max(tokens.start + 1)));
+            made.colbert.chunks_exact_mut(head.outputs()).for_each(self.kernels.normalize);
+        }
+        if wanted.states {
+            made.states = of(tokens).to_vec();
+        }
+        made
+    }
+
+    /// Refuses outputs that the model does not have.
+    fn check_outputs(&self, wanted: Outputs) -> Result<()> {
+        let has = self.outputs();
+        let missing = [
+            (wanted.sparse && !has.sparse, "sparse weights", "sparse_linear.pt"),
+            (wanted.colbert && !has.colbert, "a vector per token", "colbert_linear.pt"),
+            (wanted.states && !has.states, "hidden states", "embedding: it is a reranker"),
+        ];
+        match missing.into_iter().find(|&(missing, ..)| missing) {
+            Some((_, output, file)) => Err(Error::InvalidOption {
+                option: "outputs",
+                value: output.to_owned(),
+                expected: format!("what {} has: it has no {file}", self.name),
+            }),
+            None => Ok(()),
+        }
+    }
+
+    /// What the model has of `outputs` for each text, all of one forward pass, as arrays.
+    pub(crate) fn all_outputs<T: Sequence + Sync>(&self, texts: &[T], outputs: Outputs) -> Result<AllEmbeddings> {
+        let made = self.compute(texts, &Work { outputs, ..Work::DENSE })?;
+        let dense = outputs.dense.then(|| {
+            let mut rows: Vec<f32> = made.iter().flat_map(|text| &text.dense).copied().collect();
+            rows.chunks_exact_mut(self.config.dim).for_each(self.kernels.normalize);
+            Embeddings::from_unit_rows(rows, self.config.dim)
+        });
+        let sparse = outputs.sparse.then(|| {
+            let mut all = SparseEmbeddings::default();
+            made.iter().for_each(|text| all.push(text.sparse.iter().copied()));
+            all
+        });
+        let colbert = self.heads.colbert.as_ref().filter(|_| outputs.colbert).map(Dense::outputs);
+        let colbert = colbert.map(|dim| MultiVectors::of_rows(made.iter().map(|text| &text.colbert[..]), dim));
+        let states = outputs.states.then(|| self.config.hidden);
+        let states = states.map(|dim| MultiVectors::of_rows(made.iter().map(|text| &text.states[..]), dim));
+        Ok(AllEmbeddings { dense: dense.transpose()?, sparse, colbert, states })
+    }
+
+    /// The hidden states of the texts of `batch`, which is computed at once: (tokens × hidden).
+    pub(crate) fn hidden(&self, batch: &PackedBatch, out: &mut [f32]) -> Result<()> {
+        self.in_turn(None, |_| self.forward.pass.hidden(batch, out, &|| ()))
+    }
+}

@@ -1,0 +1,128 @@
+//! How vectors are written: numbers or base64, in full or in fewer bits, in JSON or as bare bytes.
+
+use axum::body::Body;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
+use axum::response::{IntoResponse, Response};
+use base64::Engine;
+use gte_core::Embeddings;
+use serde::{Deserializer, Serialize};
+use utoipa::ToSchema;
+
+use super::EncodingFormat;
+use crate::json;
+
+/// The type of a vector's values, as Voyage's and Cohere's APIs name them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ToSchema)]
+#[schema(rename_all = "lowercase")]
+pub enum OutputType {
+    /// f32
+    #[default]
+    Float,
+    /// Integers from −127 to 127: each vector by its largest magnitude. Their cosine is about that of the vectors.
+    Int8,
+    /// The same plus 128.
+    Uint8,
+    /// A bit per value, set where it is positive; eight to a number from −128 to 127, which is that of `ubinary` less
+    /// 128.
+    Binary,
+    /// A bit per value, set where it is positive; eight to a number from 0 to 255, the first in the highest bit.
+    Ubinary,
+}
+
+const WORDS: [(&str, OutputType); 5] = [
+    ("float", OutputType::Float),
+    ("int8", OutputType::Int8),
+    ("uint8", OutputType::Uint8),
+    ("binary", OutputType::Binary),
+    ("ubinary", OutputType::Ubinary),
+];
+
+/// For `deserialize_with`.
+pub(crate) fn output_type<'de, D: Deserializer<'de>>(d: D) -> Result<Option<OutputType>, D::Error> {
+    json::word(d, &WORDS)
+}
+
+/// A vector, written in one of the ways.
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+#[serde(untagged)]
+pub enum Vector {
+    /// f32
+    Float(Vec<f32>),
+    /// Integers with a sign.
+    Signed(Vec<i8>),
+    /// Integers without.
+    Unsigned(Vec<u8>),
+    /// The bytes of either, little-endian, in base64.
+    Base64(String),
+}
+
+impl Vector {
+    fn bytes(&self) -> Vec<u8> {
+        match self {
+            Self::Float(values) => values.iter().flat_map(|value| value.to_le_bytes()).collect(),
+            Self::Signed(values) => values.iter().map(|value| value.cast_unsigned()).collect(),
+            Self::Unsigned(values) => values.clone(),
+            Self::Base64(text) => text.clone().into_bytes(),
+        }
+    }
+}
+
+/// The vectors in `kind`.
+pub(crate) fn typed(vectors: &Embeddings, kind: OutputType) -> Vec<Vector> {
+    let int8 = || {
+        let small = vectors.to_int8();
+        small.values.chunks_exact(small.dim).map(<[i8]>::to_vec).collect::<Vec<_>>()
+    };
+    let bits = || {
+        let small = vectors.to_binary();
+        small.values.chunks_exact(small.dim.div_ceil(8)).map(<[u8]>::to_vec).collect::<Vec<_>>()
+    };
+    let up = |row: Vec<i8>| Vector::Unsigned(row.into_iter().map(|v| v.cast_unsigned().wrapping_add(128)).collect());
+    let down = |row: Vec<u8>| Vector::Signed(row.into_iter().map(|v| v.wrapping_sub(128).cast_signed()).collect());
+    match kind {
+        OutputType::Float => vectors.rows().map(|row| Vector::Float(row.to_vec())).collect(),
+        OutputType::Int8 => int8().into_iter().map(Vector::Signed).collect(),
+        OutputType::Uint8 => int8().into_iter().map(up).collect(),
+        OutputType::Ubinary => bits().into_iter().map(Vector::Unsigned).collect(),
+        OutputType::Binary => bits().into_iter().map(down).collect(),
+    }
+}
+
+/// The vectors in `kind`, as numbers or in base64.
+pub(crate) fn written(vectors: &Embeddings, kind: OutputType, format: EncodingFormat) -> Vec<Vector> {
+    let rows = typed(vectors, kind);
+    let base64 = |row: Vector| Vector::Base64(base64::engine::general_purpose::STANDARD.encode(row.bytes()));
+    match format {
+        EncodingFormat::Float => rows,
+        EncodingFormat::Base64 => rows.into_iter().map(base64).collect(),
+    }
+}
+
+/// Whether the answer is asked for as bare bytes.
+pub(crate) fn wants_bytes(headers: &HeaderMap) -> bool {
+    let accepted = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    accepted.flat_map(|value| value.split(',')).any(|kind| kind.split(';').next().unwrap_or("").trim() == BYTES)
+}
+
+const BYTES: &str = "application/octet-stream";
+
+/// The vectors, and how many values each has: `rows,values`.
+pub(crate) const SHAPE: HeaderName = HeaderName::from_static("x-embedding-shape");
+/// The type of the values: `float32`, `int8` or `uint8`, little-endian.
+pub(crate) const TYPE: HeaderName = HeaderName::from_static("x-embedding-type");
+
+/// The vectors end to end, and in the headers what they are.
+pub(crate) fn bytes(vectors: &Embeddings, kind: OutputType) -> Response {
+    let rows = typed(vectors, kind);
+    let (values, name) = match rows.first() {
+        Some(Vector::Signed(row)) => (row.len(), "int8"),
+        Some(Vector::Unsigned(row)) => (row.len(), "uint8"),
+        _ => (vectors.dim(), "float32"),
+    };
+    let body: Vec<u8> = rows.iter().flat_map(Vector::bytes).collect();
+    let shape = HeaderValue::from_str(&format!("{},{values}", rows.len()));
+    let kinds = [(header::CONTENT_TYPE, HeaderValue::from_static(BYTES)), (TYPE, HeaderValue::from_static(name))];
+    let mut response = (kinds, Body::from(body)).into_response();
+    response.headers_mut().extend(shape.ok().map(|shape| (SHAPE, shape)));
+    response
+}

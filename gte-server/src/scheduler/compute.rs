@@ -1,0 +1,199 @@
+//! The compute thread: the next batch, its forward pass, and the replies. One pass at a time uses all threads of the
+//! pool; between two of its layers it may give way to what has less to do.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use gte_core::{Outputs, Pause, SharedPrefix, TextOutput, Work};
+
+use super::load::Speed;
+use super::policy::Batch;
+use super::queue::{Queue, Request};
+use super::{Answer, Shared};
+use crate::error::Error;
+use crate::registry::Model;
+
+/// Passes within passes, at most.
+const DEPTH: usize = 4;
+
+/// A batch with what it takes to compute it.
+struct Pass {
+    batch: Batch,
+    model: Arc<Model>,
+    outputs: Outputs,
+    prefix: Option<Arc<SharedPrefix>>,
+    /// Token ids that the texts begin with, where they are still to be computed.
+    begin: Vec<u32>,
+    warms: bool,
+}
+
+impl Shared {
+    /// Computes until the queue is closed and empty.
+    pub(super) fn compute(&self) {
+        loop {
+            let mut queue = self.lock();
+            let pass = loop {
+                if let Some(pass) = self.next_pass(&mut queue, None) {
+                    break pass;
+                }
+                if queue.closed && queue.waiting.is_empty() {
+                    return;
+                }
+                queue = self.arrived.wait(queue).unwrap_or_else(std::sync::PoisonError::into_inner);
+            };
+            let start = Instant::now();
+            queue.running = Some(start);
+            self.publish(&queue);
+            drop(queue);
+
+            let between = AtomicU64::new(0); // nanoseconds for others
+            let (result, elapsed) = self.run(&pass, None, 1, &between);
+            let end = start + elapsed;
+            let seconds = elapsed.saturating_sub(Duration::from_nanos(between.into_inner())).as_secs_f64();
+
+            let mut queue = self.lock();
+            queue.running = None;
+            queue.passed = result.is_ok().then_some(end);
+            queue.busy.add(start, end);
+            let load = &mut queue.loads[pass.batch.model];
+            match pass.warms {
+                true => load.speed = Speed::new(pass.batch.tokens as f64 / seconds.max(1e-6)),
+                false => load.speed.add(pass.batch.tokens, seconds, pass.model.budget()),
+            }
+            self.deliver(&mut queue, pass.batch, result, end);
+            self.publish(&queue);
+        }
+    }
+
+    /// The next batch, once the requests are gone that nobody waits for any more.
+    fn next_pass(&self, queue: &mut Queue, within: Option<Duration>) -> Option<Pass> {
+        let now = Instant::now();
+        let gone = queue.waiting.iter().filter(|(_, r)| r.reply.is_closed() || r.deadline <= now);
+        let gone: Vec<_> = gone.map(|(&key, _)| key).collect();
+        for key in gone {
+            if let Some(request) = queue.give_up(key) {
+                let _ = request.reply.send(Err(Error::Deadline(self.limits.timeout.as_secs())));
+            }
+        }
+        let batch = queue.next_batch(within, self.limits.timeout)?;
+        let model = queue.loads[batch.model].model.clone();
+        for part in batch.parts.iter().filter(|part| part.first) {
+            let Some(Request { admitted, started, .. }) = queue.waiting.get(&part.key) else { continue };
+            model.metrics.queue_seconds.observe((started.unwrap_or(now) - *admitted).as_secs_f64());
+        }
+        let leader = queue.waiting.get(&batch.parts.first()?.key)?;
+        let begin = match leader.prefix {
+            Some(_) => Vec::new(),
+            None => batch.texts.first()?.ids[..leader.shared].to_vec(),
+        };
+        Some(Pass { model, outputs: leader.outputs, prefix: leader.prefix.clone(), warms: leader.warms, begin, batch })
+    }
+
+    /// Runs a forward pass, in its turn or `inside` one that has paused, and counts it.
+    fn run(
+        &self,
+        pass: &Pass,
+        inside: Option<&Pause<'_>>,
+        depth: usize,
+        between: &AtomicU64,
+    ) -> (Result<Vec<TextOutput>, Error>, Duration) {
+        let (start, engine, texts) = (Instant::now(), pass.model.engine(), &pass.batch.texts);
+        let work = || {
+            let mut prefix = pass.prefix.clone();
+            if !pass.begin.is_empty() {
+                let computed = Arc::new(engine.prefix(&pass.begin, inside)?);
+                // For the batches behind this one.
+                self.keep_prefix(&pass.batch, &computed);
+                prefix = Some(computed);
+            }
+            let pause = |pause: &Pause<'_>| self.give_way(pause, pass, depth, between);
+            engine.compute(texts, &Work { outputs: pass.outputs, prefix: prefix.as_deref(), inside, pause: &pause })
+        };
+        // A panic in the engine must not silence the server: the batch fails, the thread goes on.
+        let result = match catch_unwind(AssertUnwindSafe(work)) {
+            // NaN and infinity come from a device that is broken: no vector is better than such a one.
+            Ok(Ok(made)) if made.iter().all(is_finite) => Ok(made),
+            Ok(Ok(_)) => Err(Error::Engine("it gave values that are not numbers".into())),
+            Ok(Err(e)) => Err(Error::from(e)),
+            Err(_) => Err(Error::Engine("it panicked".into())),
+        };
+        let (elapsed, metrics) = (start.elapsed(), &pass.model.metrics);
+        if pass.warms {
+            return (result, elapsed);
+        }
+        metrics.compute_seconds.observe(elapsed.as_secs_f64());
+        metrics.batch_tokens.observe(pass.batch.tokens as f64);
+        metrics.batch_texts.observe(texts.len() as f64);
+        if result.is_ok() {
+            metrics.tokens.inc_by((pass.batch.tokens + pass.begin.len()) as u64);
+            metrics.texts.inc_by(texts.len() as u64);
+        }
+        (result, elapsed)
+    }
+
+    fn keep_prefix(&self, batch: &Batch, prefix: &Arc<SharedPrefix>) {
+        let mut queue = self.lock();
+        for part in &batch.parts {
+            if let Some(request) = queue.waiting.get_mut(&part.key) {
+                request.prefix = Some(prefix.clone());
+            }
+        }
+    }
+
+    /// Between two layers of `pass`: computes what has less to do than the rest of it, for as long as there is such.
+    fn give_way(&self, pause: &Pause<'_>, pass: &Pass, depth: usize, between: &AtomicU64) {
+        if depth > DEPTH {
+            return;
+        }
+        loop {
+            let short = {
+                let mut queue = self.lock();
+                if queue.tokens() == 0 {
+                    return;
+                }
+                let left = queue.time(pass.batch.model, pass.batch.tokens).mul_f64(pause.left());
+                let Some(short) = self.next_pass(&mut queue, Some(left)) else { return };
+                self.publish(&queue);
+                short
+            };
+            let (result, elapsed) = self.run(&short, Some(pause), depth + 1, &AtomicU64::new(0));
+            between.fetch_add(elapsed.as_nanos() as u64, Ordering::Relaxed);
+            let mut queue = self.lock();
+            self.deliver(&mut queue, short.batch, result, Instant::now());
+            self.publish(&queue);
+        }
+    }
+
+    /// Hands the outputs of a batch to their requests, and replies to those that are complete.
+    fn deliver(&self, queue: &mut Queue, batch: Batch, result: Result<Vec<TextOutput>, Error>, now: Instant) {
+        let made: Result<Vec<Arc<TextOutput>>, Error> = result.map(|made| made.into_iter().map(Arc::new).collect());
+        for part in batch.parts {
+            let Some(request) = queue.waiting.get_mut(&part.key) else { continue };
+            match &made {
+                Ok(made) => {
+                    request.made.extend(part.places.iter().map(|&place| made[place].clone()));
+                    if request.made.len() < request.texts {
+                        continue;
+                    }
+                    if let Some(request) = queue.waiting.remove(&part.key) {
+                        let started = request.started.unwrap_or(request.admitted);
+                        let (queued, computed) = (started - request.admitted, now - started);
+                        let _ = request.reply.send(Ok(Answer { made: request.made, queued, computed }));
+                    }
+                }
+                Err(error) => {
+                    if let Some(request) = queue.give_up(part.key) {
+                        let _ = request.reply.send(Err(error.clone()));
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn is_finite(made: &TextOutput) -> bool {
+    let weights = made.sparse.iter().map(|(_, weight)| weight);
+    made.dense.iter().chain(&made.colbert).chain(&made.states).chain(weights).all(|value| value.is_finite())
+}

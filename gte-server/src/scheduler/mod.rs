@@ -1,0 +1,297 @@
+//! From requests to forward passes: bounded queue → policy → one compute thread → replies.
+//!
+//! A request is admitted whole or refused whole; nothing waits for a batch to fill. Requests of all models stand in one
+//! queue, and one thread computes them on one pool. A request whose caller is gone, or whose time is up, is not
+//! computed. When the scheduler is closed, what was admitted is still computed.
+
+mod compute;
+mod load;
+mod policy;
+mod queue;
+#[cfg(test)]
+mod tests;
+
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use gte_core::{Outputs, TextOutput, Tokens};
+use tokio::sync::oneshot;
+use tracing::Span;
+
+use crate::error::Error;
+use crate::metrics::Metrics;
+use crate::registry::Model;
+use load::Speed;
+use queue::{Load, Queue, Request};
+
+/// How much may wait.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    /// Requests.
+    pub(crate) requests: usize,
+    /// Texts.
+    pub(crate) texts: usize,
+    /// Tokens.
+    pub(crate) tokens: usize,
+    /// How long a request may take before it is given up.
+    pub(crate) timeout: Duration,
+}
+
+/// The answer to a request.
+#[derive(Default)]
+pub(crate) struct Answer {
+    /// What was made of each text, in order.
+    pub(crate) made: Vec<Arc<TextOutput>>,
+    /// From admission to the first forward pass.
+    pub(crate) queued: Duration,
+    /// From the first forward pass to the last.
+    pub(crate) computed: Duration,
+}
+
+/// The queue and its compute thread.
+pub(crate) struct Scheduler {
+    shared: Arc<Shared>,
+    thread: Mutex<Option<std::thread::JoinHandle<()>>>,
+}
+
+/// Who asks.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Admission {
+    /// A client, within the limits.
+    Request,
+    /// The liveness probe: admitted whatever waits, and in front of it.
+    Probe,
+    /// A model that is being loaded: behind everything that waits.
+    Warm,
+}
+
+struct Shared {
+    start: Instant,
+    metrics: Arc<Metrics>,
+    limits: Limits,
+    queue: Mutex<Queue>,
+    arrived: Condvar,
+}
+
+/// Whole seconds for `Retry-After`.
+fn wait_s(delay: f64) -> u64 {
+    delay.ceil().clamp(1.0, 600.0) as u64
+}
+
+/// The liveness probe's answer for a pass that does not end.
+const STUCK: Error = Error::Unavailable("stuck: a forward pass takes too long");
+
+impl Scheduler {
+    /// Starts the compute thread.
+    ///
+    /// # Errors
+    /// Where the system starts no thread.
+    pub(crate) fn start(metrics: Arc<Metrics>, limits: Limits) -> std::io::Result<Self> {
+        let shared = Arc::new(Shared {
+            start: Instant::now(),
+            metrics,
+            limits,
+            queue: Mutex::default(),
+            arrived: Condvar::new(),
+        });
+        let own = shared.clone();
+        let thread = std::thread::Builder::new().name("gte-compute".into()).spawn(move || own.compute())?;
+        Ok(Self { shared, thread: Mutex::new(Some(thread)) })
+    }
+
+    /// Takes a model's requests from now on, by its number: models come in the order of their numbers.
+    pub(crate) fn add(&self, model: Arc<Model>) {
+        // A first guess, until a batch is measured: far from what any CPU does with any model, so that none is refused.
+        const GUESS: f64 = 1000.0;
+        let mut queue = self.shared.lock();
+        debug_assert_eq!(model.number, queue.loads.len(), "models come in the order of their numbers");
+        queue.loads.push(Load { model, speed: Speed::new(GUESS), texts: 0, tokens: 0 });
+    }
+
+    /// Computes `texts`, which are a full batch, behind everything that waits; its time is the model's speed from then
+    /// on, in tokens per second. They are not counted.
+    ///
+    /// # Errors
+    /// [`Error::Engine`] where they cannot be computed, [`Error::Unavailable`] while closing.
+    pub(crate) fn warm(&self, model: usize, texts: &[Arc<Tokens>]) -> Result<f64, Error> {
+        let answer = self.shared.admit(model, Outputs::DENSE, texts.to_vec(), Admission::Warm)?;
+        // On a thread of its own: the caller's may be one of a runtime, which must not block.
+        let answer = std::thread::spawn(move || answer.blocking_recv()).join();
+        answer.ok().and_then(Result::ok).unwrap_or(Err(Error::Unavailable("shutting down")))?;
+        Ok(self.shared.lock().loads[model].speed.full_tokens_per_second)
+    }
+
+    /// Admits a request and waits for its outputs. A caller that is dropped takes its request along.
+    ///
+    /// # Errors
+    /// [`Error::TooMuch`] where there would never be room or time for it, [`Error::Overloaded`]
+    /// where there is no room for all of it now or its deadline would pass first,
+    /// [`Error::Deadline`], [`Error::Unavailable`] while closing, [`Error::Engine`].
+    pub(crate) async fn compute(
+        &self,
+        model: usize,
+        outputs: Outputs,
+        texts: Vec<Arc<Tokens>>,
+    ) -> Result<Answer, Error> {
+        let answer = self.shared.admit(model, outputs, texts, Admission::Request)?;
+        let timeout = self.shared.limits.timeout;
+        match tokio::time::timeout(timeout, answer).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(_)) => Err(Error::Unavailable("shutting down")),
+            Err(_) => Err(Error::Deadline(timeout.as_secs())),
+        }
+    }
+
+    /// Whether forward passes succeed. While they run, the last one tells, and the one that runs has `limit`; an idle
+    /// compute thread is asked for one, of a tiny text and the first model.
+    ///
+    /// So the answer takes no longer than that pass, whatever waits: a pass of its own behind a large batch would take
+    /// seconds, and a probe that gives up then would kill a server for being busy.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] where a pass failed or takes too long.
+    pub(crate) async fn alive(&self, limit: Duration) -> Result<(), Error> {
+        // Also between two batches a server is busy.
+        const RECENT: Duration = Duration::from_secs(1);
+        let (running, passed, models) = {
+            let queue = self.shared.lock();
+            (queue.running, queue.passed, queue.loads.len())
+        };
+        if running.is_some_and(|start| start.elapsed() > limit) {
+            return Err(STUCK);
+        }
+        // After a failure only a success counts, so the probe waits for its turn.
+        if passed.is_some_and(|end| running.is_some() || end.elapsed() < RECENT) {
+            return Ok(());
+        }
+        if models == 0 {
+            return Ok(());
+        }
+        // Every vocabulary has a first token.
+        let tokens = vec![Arc::new(Tokens::from_ids(vec![0], 1))];
+        let answer = self.shared.admit(0, Outputs::DENSE, tokens, Admission::Probe)?;
+        match tokio::time::timeout(limit, answer).await {
+            Ok(Ok(answer)) => answer.map(|_| ()),
+            _ => Err(STUCK),
+        }
+    }
+
+    /// Admits nothing more, computes what was admitted, and ends the compute thread.
+    pub(crate) fn close(&self) {
+        self.shared.lock().closed = true;
+        self.shared.arrived.notify_all();
+        if let Some(thread) = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            let _ = thread.join();
+        }
+    }
+
+    /// Brings the gauges that change with time alone up to date.
+    pub(crate) fn refresh_metrics(&self) {
+        let mut queue = self.shared.lock();
+        queue.busy.advance(Instant::now());
+        self.shared.publish(&queue);
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn admit(
+        &self,
+        model: usize,
+        outputs: Outputs,
+        texts: Vec<Arc<Tokens>>,
+        admission: Admission,
+    ) -> Result<oneshot::Receiver<Result<Answer, Error>>, Error> {
+        let mut queue = self.lock();
+        if queue.closed {
+            return Err(Error::Unavailable("shutting down"));
+        }
+        let engine = queue.loads[model].model.clone();
+        // Several outputs are made of every token's hidden state.
+        let shared = if outputs.dense_alone() && admission == Admission::Request {
+            engine.engine().common_prefix(&texts)
+        } else {
+            0
+        };
+        let now = Instant::now();
+        let (reply, answer) = oneshot::channel();
+        let request = Request {
+            model,
+            outputs,
+            warms: admission == Admission::Warm,
+            shared,
+            prefix: None,
+            made: Vec::with_capacity(texts.len()),
+            texts: texts.len(),
+            waiting: texts.into(),
+            reply,
+            admitted: now,
+            started: None,
+            span: if admission == Admission::Warm { Span::none() } else { tracing::info_span!("queue") },
+            parent: Span::current(),
+            deadline: now + self.limits.timeout,
+        };
+        let place = match admission {
+            Admission::Probe => self.start,
+            Admission::Warm => request.deadline,
+            // Soft deadlines grow with a request's own work: a query overtakes a corpus that came just before it, but
+            // never one that has waited for its share.
+            Admission::Request => now + 4 * self.check(&queue, &request)?,
+        };
+        let key = (place, queue.arrivals);
+        queue.push(key, request);
+        self.publish(&queue);
+        drop(queue);
+        self.arrived.notify_one();
+        Ok(answer)
+    }
+
+    /// How long a request will take, if there is room and time for it.
+    fn check(&self, queue: &Queue, request: &Request) -> Result<Duration, Error> {
+        let (texts, tokens) = (request.texts, request.left());
+        let full = [
+            ("--queue-requests", queue.waiting.len(), 1, self.limits.requests),
+            ("--queue-texts", queue.texts(), texts, self.limits.texts),
+            ("--queue-tokens", queue.tokens(), tokens, self.limits.tokens),
+        ];
+        for (what, waiting, more, limit) in full {
+            if more > limit {
+                let unit = if what == "--queue-tokens" { "tokens" } else { "texts" };
+                return Err(Error::too_much(format_args!("{more} {unit}"), what, limit));
+            }
+            if waiting + more > limit {
+                return Err(Error::Overloaded { what, retry_after_s: wait_s(queue.delay()) });
+            }
+        }
+        // What would be late even if nothing else waited is late here always; in parts it is not.
+        let full = queue.loads[request.model].speed.full_tokens_per_second;
+        let (own, timeout) = (tokens as f64 / full, self.limits.timeout.as_secs_f64());
+        if own > timeout {
+            let fits = (timeout * full) as usize;
+            let limit = format_args!("{fits} that are computed in {timeout} s");
+            return Err(Error::too_much(format_args!("{tokens} tokens"), "--request-timeout", limit));
+        }
+        // Who would wait in vain is told at once, and may ask another server.
+        let late = queue.delay() + own - timeout;
+        if late > 0.0 {
+            return Err(Error::Overloaded { what: "--request-timeout", retry_after_s: wait_s(late) });
+        }
+        Ok(queue.time(request.model, tokens))
+    }
+
+    fn publish(&self, queue: &Queue) {
+        for (number, load) in queue.loads.iter().enumerate() {
+            let metrics = &load.model.metrics;
+            let waits = |request: &&Request| request.model == number && request.started.is_none();
+            metrics.queued_requests.set(queue.waiting.values().filter(waits).count() as i64);
+            metrics.queued_texts.set(load.texts as i64);
+            metrics.queued_tokens.set(load.tokens as i64);
+            metrics.tokens_per_second.set(load.speed.tokens_per_second);
+        }
+        self.metrics.queue_delay.set(queue.delay());
+        self.metrics.utilization.set(queue.busy.share());
+    }
+}
