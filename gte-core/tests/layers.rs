@@ -29,6 +29,7 @@ const ORDER: [&str; 31] = [
     "similarity",
     "outputs",
     "engine",
+    "compute",
     "windows",
     "options",
     "template",

@@ -4,7 +4,8 @@
 //!
 //! Closed loop: each of `--clients` asks again when it was answered. Open loop, `--rate R`: R requests a second arrive by chance
 //! (Poisson), whatever becomes of those before, and a latency counts from when its request was due. Writes OUT.json and OUT.svg.
-//! `--beside MODEL`: a lone client, whose every text the engine computes too, in turn: what is a request more than its forward pass?
+//! `--zipf S`: questions that come again as customers ask them, the k-th most common in proportion to 1 / kˢ. `--shape rerank`: a
+//! query with `--documents` of the texts. `--beside MODEL`: a lone client, whose every text the engine computes too, in turn: what is a request more than its forward pass?
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -43,6 +44,18 @@ struct Options {
     /// JSON lines, a string each.
     #[arg(long, default_value = "benches/texts-mixed.jsonl")]
     texts: PathBuf,
+    /// Texts are drawn by Zipf's law with this exponent, from --questions of them, in place of one after the other.
+    #[arg(long)]
+    zipf: Option<f64>,
+    /// Questions of --zipf: texts with a number in front.
+    #[arg(long, default_value_t = 100_000, requires = "zipf")]
+    questions: usize,
+    /// The model's name in requests, where the server has several.
+    #[arg(long)]
+    model: Option<String>,
+    /// Documents of a request to rerank.
+    #[arg(long, default_value_t = 100)]
+    documents: usize,
     /// Connections that are opened first and then idle.
     #[arg(long, default_value_t = 0)]
     idle: usize,
@@ -81,6 +94,8 @@ enum Shape {
     Openai,
     /// `{"inputs": …}`
     Tei,
+    /// `{"query": …, "documents": […]}`
+    Rerank,
     /// What every route refuses with 400 or 422.
     Bad,
 }
@@ -213,6 +228,7 @@ fn run(options: &Options, texts: Vec<String>) -> Result<serde_json::Value, Failu
         begin: Instant::now() + Duration::from_secs_f64(options.warmup),
         options: options.clone(),
         texts,
+        ranks: options.zipf.map(|exponent| zipf(exponent, options.questions)),
         seen: Mutex::new(Seen::new()),
     });
     runtime.block_on(async {
@@ -238,8 +254,23 @@ struct Load {
     client: reqwest::Client,
     options: Options,
     texts: Vec<String>,
+    /// Of --zipf: for each question the share of requests that ask it or a more common one.
+    ranks: Option<Vec<f64>>,
     begin: Instant,
     seen: Mutex<Seen>,
+}
+
+/// The shares of questions by Zipf's law, summed up.
+fn zipf(exponent: f64, questions: usize) -> Vec<f64> {
+    let mut sum = 0.0;
+    let weights = (1..=questions).map(|k| (k as f64).powf(-exponent));
+    let sums: Vec<f64> = weights
+        .map(|weight| {
+            sum += weight;
+            sum
+        })
+        .collect();
+    sums.iter().map(|partial| partial / sum).collect()
 }
 
 impl Load {
@@ -253,11 +284,17 @@ impl Load {
 
     /// One request, which was due at `due`.
     async fn one(&self, number: usize, due: Instant) {
-        let text = &self.texts[number % self.texts.len()];
+        let text = self.text(number);
+        let model = &self.options.model;
         let body = match self.options.shape {
-            Shape::Tutorial => json!({ "text": text }),
-            Shape::Openai => json!({ "input": text, "model": "m" }),
-            Shape::Tei => json!({ "inputs": text }),
+            Shape::Tutorial => json!({ "text": text, "model": model }),
+            Shape::Openai => json!({ "input": text, "model": model }),
+            Shape::Tei => json!({ "inputs": text, "model": model }),
+            Shape::Rerank => {
+                let document = |i: usize| self.texts[(number * 31 + i) % self.texts.len()].as_str();
+                let documents: Vec<&str> = (0..self.options.documents).map(document).collect();
+                json!({ "query": text, "documents": documents, "model": model })
+            }
             Shape::Bad => json!({ "text": number, "input": {}, "inputs": null }),
         };
         let request =
@@ -294,6 +331,17 @@ impl Load {
             Ok((status, ..)) => *seen.failed.entry(status.to_string()).or_default() += 1,
             Err(e) => *seen.failed.entry(e.to_string()).or_default() += 1,
         }
+    }
+
+    /// The text of a request.
+    fn text(&self, number: usize) -> String {
+        let Some(ranks) = &self.ranks else { return self.texts[number % self.texts.len()].clone() };
+        // The same questions in the same order in every run.
+        let z = (number as u64).wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        let z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        let uniform = ((z ^ (z >> 27)) >> 11) as f64 / (1u64 << 53) as f64;
+        let rank = ranks.partition_point(|&share| share < uniform);
+        format!("{rank} {}", self.texts[rank % self.texts.len()])
     }
 
     async fn closed_loop(self: &Arc<Self>) {

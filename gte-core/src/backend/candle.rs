@@ -64,16 +64,11 @@ impl Candle {
     fn turned(&self, x: &Tensor, rope: &RopeSpec, first: usize) -> Result<Tensor> {
         let (_, tokens, d) = x.dims3()?;
         let half = d / 2;
-        // Frequencies and angles in f32, as transformers computes them.
-        let frequency = |i: usize| {
-            let power = (2 * i) as f32 / d as f32;
-            1.0f32 / (rope.theta.powf(f64::from(power))) as f32 / rope.divisor as f32
-        };
-        let angles: Vec<f32> = (first..first + tokens)
-            .flat_map(|position| (0..half).map(move |i| position as f32 * frequency(i)))
+        let angles: Vec<f64> = (first..first + tokens)
+            .flat_map(|position| (0..half).map(move |i| position as f64 * rope.frequency(i, d)))
             .collect();
         let table = |f: fn(f64) -> f64| -> Result<Tensor> {
-            let values: Vec<f32> = angles.iter().map(|&angle| f(f64::from(angle)) as f32).collect();
+            let values: Vec<f32> = angles.iter().map(|&angle| f(angle) as f32).collect();
             Ok(Tensor::from_vec(values, (1, tokens, half), &self.device)?)
         };
         let (cos, sin) = (table(f64::cos)?, table(f64::sin)?);

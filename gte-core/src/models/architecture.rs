@@ -122,6 +122,13 @@ pub(crate) struct RopeSpec {
     pub(crate) divisor: f64,
 }
 
+impl RopeSpec {
+    /// The angle by which pair `i` of a head of `d` values turns per position.
+    pub(crate) fn frequency(&self, i: usize, d: usize) -> f64 {
+        self.theta.powf(-((2 * i) as f64) / d as f64) / self.divisor
+    }
+}
+
 /// What the files make of the hidden states.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Task {

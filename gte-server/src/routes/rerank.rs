@@ -195,7 +195,8 @@ fn pieces<'a>(
     let tokens = bounds.len() - 1;
     // Besides the document's own tokens there are the query's and the special ones.
     let beside = whole.full_len.saturating_sub(tokens);
-    let room = model.engine().tokenizer().max_length().saturating_sub(beside);
+    // A piece read by itself may have a token or two more, at its ends.
+    let room = model.engine().tokenizer().max_length().saturating_sub(beside + 2);
     if room <= overlap || tokens <= room {
         return Ok(Vec::new());
     }
