@@ -311,7 +311,7 @@ impl Engine {
         });
         let colbert = self.heads.colbert.as_ref().filter(|_| outputs.colbert).map(Dense::outputs);
         let colbert = colbert.map(|dim| MultiVectors::of_rows(made.iter().map(|text| &text.colbert[..]), dim));
-        let states = outputs.states.then(|| self.config.hidden);
+        let states = outputs.states.then_some(self.config.hidden);
         let states = states.map(|dim| MultiVectors::of_rows(made.iter().map(|text| &text.states[..]), dim));
         Ok(AllEmbeddings { dense: dense.transpose()?, sparse, colbert, states })
     }

@@ -26,8 +26,8 @@ pub(crate) struct Model {
 
 /// What it is used by.
 enum Door {
-    Embedder(Embedder),
-    Reranker(Reranker),
+    Embedder(Box<Embedder>),
+    Reranker(Box<Reranker>),
 }
 
 impl Model {
@@ -139,11 +139,11 @@ fn open(
     match ModelTask::of(&files, settings.pooling)? {
         ModelTask::Embed => {
             let builder = with_settings(Embedder::from_files(files), settings, config, threads, loading)?;
-            builder.build().map(Door::Embedder)
+            builder.build().map(Box::new).map(Door::Embedder)
         }
         _ => {
             let builder = with_settings(Reranker::from_files(files), settings, config, threads, loading)?;
-            builder.build().map(Door::Reranker)
+            builder.build().map(Box::new).map(Door::Reranker)
         }
     }
 }
