@@ -57,8 +57,8 @@ models: $(MINILM)/model.safetensors ## The real model of the tests, from its whe
 $(MINILM)/model.safetensors:
 	gte-core/tests/fetch_minilm.sh $(MINILM)
 
-bench-peers:    ## Ours against PyTorch, ONNX Runtime and OpenVINO, in turn, on the gte-large-zh shape
-	benches/peers/run.sh
+bench-peers:    ## Ours and its peers in turn; SHAPE=bge-m3, PRECISION=f32, STEP=prepare, measure or memory: else all
+	SHAPE=$(SHAPE) PRECISION=$(PRECISION) benches/peers/run.sh $(STEP)
 
 bench-python:   ## The Python module beside sentence-transformers, and beside the bare engine
 	benches/peers/python.sh

@@ -1,153 +1,193 @@
-"""Ours against what a user would pick instead, in one run and in turn (A B C A B C …), on one checkpoint, the same lengths and threads.
+"""One shape at one precision: ours against what a user would run instead, on one checkpoint, the
+same token ids and threads.
 
-    python compare.py MODEL_DIR [--threads 2] [--precision f32] [--peers torch-f32,ort-f32,openvino-f32] [--rounds 5] [--out benches/record]
-
-Each engine computes a workload once a round; a ratio is taken in every round, between neighbours in time, and the median over
-the rounds is printed, so that a machine whose speed drifts does not decide; beside it the ratio of the best times, which is what a quiet
-machine would show. Peers run mixed lengths sorted and padded at the
-batch size that is fastest for them (see peers.py). Answers are checked first: ours against candle, the peers' against PyTorch.
-Writes OUT/MACHINE/DATE-PRECISION.{csv,txt,svg}.
+`prepare` makes what the peers compute with, compares every answer with PyTorch's in f32, and finds
+the batch sizes that are fastest for each peer on texts of several lengths; a busy machine may do
+it. `measure` runs the engines in turn, and wants a quiet one.
 """
-import argparse
-import csv
-import datetime
+
+import gc
 import json
 import os
-import re
-import statistics
-import subprocess
 import time
 
+import numpy as np
+
 import peers
+import record
+from checkpoint import agreement, answers
+from ours import ROOT, Ours
+from turns import Turns
 
-HERE = os.path.dirname(os.path.abspath(__file__))
-ROOT = os.path.dirname(os.path.dirname(HERE))
-PAUSE = 0.1  # seconds before each measurement: idle threads of the engine before it spin for a while
-
-
-class Ours:
-    def __init__(self, a):
-        command = [os.path.join(ROOT, "target/release/forward"), a.model_dir, "--threads", str(a.threads), "--precision", a.precision,
-                   "--workloads", os.path.join(ROOT, "benches/workloads.json"), "--in-turn", "--only", ",".join(a.workloads)]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self.ready = self.process.stdout.readline().strip()
-        found = re.search(r"^ready .* worst cosine ([0-9.]+)$", self.ready)
-        assert found, self.ready or "the forward bench gave no answer"
-        self.cosine = float(found.group(1))
-
-    def ask(self, line):
-        self.process.stdin.write(line + "\n")
-        self.process.stdin.flush()
-        return self.process.stdout.readline().strip()
+SPEED = ["query1x16", "uniform8x128", "mixed64", "short32x32"]
+LONG = ["long1x8192"]
+SIZES, TRIED = (1, 2, 4, 8), 24  # batch sizes, tried on so many texts of several lengths
+# How well answers agree with PyTorch's in f32, at least, before ours are timed.
+LEAST = {"f32": 0.999_99, "bf16": 0.999, "int8": 0.99}
 
 
-def memory(a):
-    """Of a process that never held the oracle, after one pass."""
-    command = [os.path.join(ROOT, "target/release/forward"), a.model_dir, "--threads", str(a.threads), "--precision", a.precision, "--unchecked", "--in-turn",
-               "--workloads", os.path.join(ROOT, "benches/workloads.json")]
-    answers = subprocess.run(command, input="single1x128\nmemory\n", capture_output=True, text=True, check=True).stdout
-    return answers.splitlines()[-1].strip()
+def texts_of(checkpoint, workloads):
+    with open(os.path.join(ROOT, "benches/workloads.json"), encoding="utf8") as f:
+        lengths = json.load(f)
+    return {name: checkpoint.ids(lengths[name]) for name in workloads}
 
 
-def machine():
-    text = subprocess.run(["lscpu"], capture_output=True, text=True).stdout
-    field = lambda key: re.search(rf"^{key}:\s+(.*)$", text, re.M).group(1)
-    name = f"{field('Model name')} family {field('CPU family')} model {field('Model')}".lower()
-    return re.sub(r"[^a-z0-9]+", "-", name).strip("-"), text
+def timed(engine, texts, size):
+    start = time.perf_counter()
+    answers(engine, texts, size)
+    return time.perf_counter() - start
 
 
-def main():
-    p = argparse.ArgumentParser()
-    p.add_argument("model_dir")
-    p.add_argument("--threads", type=int, default=2)
-    p.add_argument("--precision", default="f32")
-    p.add_argument("--peers", default="torch-f32,ort-f32,openvino-f32")
-    p.add_argument("--workloads", default="query1x16,single1x128,uniform8x128,short32x32,long4x512,mixed64")
-    p.add_argument("--rounds", type=int, default=5)
-    p.add_argument("--out", default=os.path.join(ROOT, "benches/record"))
-    a = p.parse_args()
-    a.workloads = a.workloads.split(",")
-    with open(os.path.join(a.model_dir, "config.json")) as f:
-        vocab = json.load(f)["vocab_size"]
-    with open(os.path.join(ROOT, "benches/workloads.json")) as f:
-        loads = json.load(f)
-
-    ours = Ours(a)
-    print(ours.ready, flush=True)
-    reference = peers.engine("torch-f32", a.model_dir, a.threads)
-    expected = {w: peers.run(reference, peers.token_ids(loads[w], vocab), 4) for w in a.workloads}
-    del reference
-    rows, lines = [], []
-    engines = {name: peers.engine(name, a.model_dir, a.threads) for name in a.peers.split(",")}
-    for w in a.workloads:
-        texts = peers.token_ids(loads[w], vocab)
-        sizes, cosines = {}, {}
-        for name, forward in engines.items():
-            candidates = [len(texts)] if len(set(loads[w])) == 1 else [1, 2, 4, 8, 16]
-            cosines[name] = float((peers.run(forward, texts, candidates[0]) * expected[w]).sum(1).mean())
-            sizes[name] = min(candidates, key=lambda n: peers.timed(forward, texts, n)) if len(candidates) > 1 else candidates[0]
-        ours.ask(w)
-        # A short workload several times a round: its neighbours in time are then as near as a long one's.
-        repeats = max(1, int(1.0 / (sum(loads[w]) / 200)))
-        seconds = {name: [] for name in ["gte", *engines]}
-        for _ in range(a.rounds):
-            for _ in range(repeats):
-                time.sleep(PAUSE)
-                seconds["gte"].append(float(ours.ask(w)))
-                for name, forward in engines.items():
-                    time.sleep(PAUSE)
-                    seconds[name].append(peers.timed(forward, texts, sizes[name]))
-        tokens = sum(loads[w])
-        ratio = lambda name: statistics.median(b / g for g, b in zip(seconds["gte"], seconds[name]))
-        quiet = lambda name: min(seconds[name]) / min(seconds["gte"])
-        best, best_quiet = min(engines, key=ratio), min(engines, key=quiet)
-        for name in seconds:
-            median = statistics.median(seconds[name])
-            rows.append({"workload": w, "engine": f"gte-{a.precision}" if name == "gte" else name, "tokens": tokens, "seconds": round(median, 5),
-                         "tokens_per_second": round(tokens / median, 1), "batch": sizes.get(name, ""), "cosine": round(cosines.get(name, ours.cosine), 6),
-                         "best_seconds": round(min(seconds[name]), 5), "speed_of_ours_over_it": 1.0 if name == "gte" else round(ratio(name), 3),
-                         "of_the_best_times": 1.0 if name == "gte" else round(quiet(name), 3)})
-        p99 = sorted(seconds["gte"])[min(len(seconds["gte"]) - 1, int(0.99 * len(seconds["gte"])))]
-        lines.append(f"{w:14} gte-{a.precision} {tokens / statistics.median(seconds['gte']):7.1f} tokens/s (p50 {1000 * statistics.median(seconds['gte']):.0f} ms, "
-                     f"p99 {1000 * p99:.0f} ms)   " + "   ".join(f"{n} {tokens / statistics.median(seconds[n]):.1f}" for n in engines)
-                     + f"   ours over the best ({best}): {ratio(best):.2f} x, of the best times ({best_quiet}): {quiet(best_quiet):.2f} x")
-        print(lines[-1], flush=True)
-    lines.append(f"resident memory of ours: {memory(a)}")
-    print(lines[-1])
-
-    name, lscpu = machine()
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=ROOT).stdout.strip()
-    rustc = subprocess.run(["rustc", "-vV"], capture_output=True, text=True).stdout
-    folder = os.path.join(a.out, name)
-    os.makedirs(folder, exist_ok=True)
-    base = os.path.join(folder, f"{datetime.date.today()}-{a.precision}")
-    with open(base + ".csv", "w", newline="") as f:
-        writer = csv.DictWriter(f, rows[0].keys())
-        writer.writeheader()
-        writer.writerows(rows)
-    with open(base + ".txt", "w") as f:
-        f.write("\n".join([f"{os.path.basename(a.model_dir.rstrip('/'))}, {a.threads} threads, commit {commit}", ours.ready, "", *lines, "", lscpu, rustc]))
-    plot(rows, a, base + ".svg")
+def mixed(texts):
+    return len(set(map(len, texts))) > 1
 
 
-def plot(rows, a, path):
-    import matplotlib
-    matplotlib.use("svg")
-    from matplotlib import pyplot
+class Found:
+    """What was found before the measurement, by engine, in the checkpoint's `bench/`."""
 
-    names = list(dict.fromkeys(r["engine"] for r in rows))
-    figure, axes = pyplot.subplots(figsize=(10, 4))
-    width = 0.8 / len(names)
-    for i, name in enumerate(names):
-        values = [next(r["tokens_per_second"] for r in rows if r["engine"] == name and r["workload"] == w) for w in a.workloads]
-        axes.bar([x + i * width for x in range(len(values))], values, width, label=name)
-    axes.set_xticks([x + 0.4 - width / 2 for x in range(len(a.workloads))], a.workloads)
-    axes.set_ylabel("tokens/s (higher is better)")
-    axes.set_title(f"{os.path.basename(a.model_dir.rstrip('/'))}, {a.threads} threads")
-    axes.legend()
-    figure.tight_layout()
-    figure.savefig(path)
+    def __init__(self, checkpoint):
+        self.path, self.values = checkpoint.own("found.json"), {}
+        if os.path.exists(self.path):
+            with open(self.path, encoding="utf8") as f:
+                self.values = json.load(f)
+
+    def of(self, engine, workload):
+        return self.values.get(engine, {}).get(workload)
+
+    def put(self, engine, workload, value):
+        self.values.setdefault(engine, {})[workload] = value
+        with open(self.path + ".part", "w", encoding="utf8") as f:
+            json.dump(self.values, f, indent=1)
+        os.replace(self.path + ".part", self.path)
 
 
-if __name__ == "__main__":
-    main()
+def expected(checkpoint, name, texts, threads):
+    """PyTorch's answers in f32, computed once."""
+    path = checkpoint.own(f"expected-{name}.npy")
+    if not os.path.exists(path):
+        engine = peers.engine("torch-f32", checkpoint, threads)
+        np.save(path, answers(engine, texts, 4))
+    return np.load(path)
+
+
+def prepare(checkpoint, precision, workloads, engines, threads):
+    texts, found = texts_of(checkpoint, workloads), Found(checkpoint)
+    wanted = {name: expected(checkpoint, name, rows, threads) for name, rows in texts.items()}
+    for name in engines:
+        missing = [w for w in workloads if found.of(name, w) is None]
+        try:
+            engine = peers.engine(name, checkpoint, threads) if missing else None
+            for w in missing:
+                found.put(name, w, tried(engine, texts[w], wanted[w]))
+                print(f"{checkpoint.name} {name} {w}: {found.of(name, w)}", flush=True)
+        except Exception as error:  # of a peer's own: it is left out, and the record says why
+            for w in missing:
+                found.put(name, w, {"error": f"{type(error).__name__}: {error}"[:300]})
+            print(f"{checkpoint.name} {name} is left out: {error!r}", flush=True)
+        engine = None
+        gc.collect()
+    with Ours(checkpoint, precision, threads, texts) as ours:
+        for w in workloads:
+            close = agreement(ours.answers(w), wanted[w])
+            value = {"agreement": close, "seconds": ours.seconds(w)}
+            found.put(f"gte-{precision}", w, value)
+            print(f"{checkpoint.name} gte-{precision} {w}: {value}", flush=True)
+            check(w, precision, close)
+
+
+def check(workload, precision, close):
+    if not close > LEAST[precision]:
+        raise SystemExit(f"{workload}: our answers are wrong, agreement {close} with PyTorch")
+
+
+def tried(engine, texts, wanted):
+    """The two batch sizes that are fastest, how well the answers agree, and seconds."""
+    few = texts[:TRIED]
+    speed = lambda size: timed(engine, few, size)
+    sizes = sorted(SIZES, key=speed)[:2] if mixed(texts) else [len(texts)]
+    start = time.perf_counter()
+    close = agreement(answers(engine, texts, sizes[0]), wanted)
+    return {"sizes": sizes, "agreement": close, "seconds": time.perf_counter() - start}
+
+
+def expected_seconds(checkpoint, precision, workloads, engines):
+    """Of loading, warming up and two rounds, by what was found; None before `prepare`."""
+    found = Found(checkpoint)
+    every = [found.of(name, w) for w in workloads for name in [*engines, f"gte-{precision}"]]
+    if None in every:
+        return None
+    return 3 * sum(value.get("seconds", 0.0) for value in every)
+
+
+def measure(checkpoint, precision, workloads, engines, threads, seconds, name, out):
+    """Takes about `seconds`, all in all; writes the record `name`."""
+    end = time.perf_counter() + seconds
+    texts, found = texts_of(checkpoint, workloads), Found(checkpoint)
+    failed = {n: found.of(n, workloads[0])["error"] for n in engines if broken(found, n, workloads)}
+    with Ours(checkpoint, precision, threads, texts) as ours:
+        lines, rows = [ours.ready, f"peak of {threads} threads: {{peak}}", ""], []
+        peak = ours.peak()
+        lines[1] = f"{threads} threads make {peak / 1e9:.1f} G multiply-adds/s in registers"
+        lines += [f"{name} is left out: {error}" for name, error in failed.items()]
+        loaded = {n: peers.engine(n, checkpoint, threads) for n in engines if n not in failed}
+        for i, w in enumerate(workloads):
+            wanted = expected(checkpoint, w, texts[w], threads)
+            if w in ("uniform8x128", "long1x8192"):
+                check(w, precision, agreement(ours.answers(w), wanted))
+            left = sum(len(t) for later in workloads[i:] for t in texts[later])
+            share = sum(map(len, texts[w])) / left
+            turns = in_turn(ours, loaded, found, texts[w], w, share * (end - time.perf_counter()))
+            rows += rows_of(turns, found, precision, w, sum(map(len, texts[w])))
+            lines.append(line_of(turns, ours, peak, precision, w, sum(map(len, texts[w]))))
+            print(lines[-1], flush=True)
+        lines.append(f"resident memory of ours: {ours.memory()[0]:.0f} MB")
+    title = f"{checkpoint.name}, {precision}, {threads} threads"
+    record.write(out, name, title, lines, rows)
+
+
+def broken(found, engine, workloads):
+    return any("error" in found.of(engine, w) for w in workloads)
+
+
+def in_turn(ours, loaded, found, texts, workload, seconds):
+    tokens = sum(map(len, texts))
+    sizes = {n: found.of(n, workload)["sizes"] for n in loaded}
+    for name, few in sizes.items():
+        # Of the two sizes that were fastest on a busy machine the one that is on this one.
+        few.sort(key=lambda size: timed(loaded[name], texts, size) if len(few) > 1 else 0)
+    run = lambda name: lambda: timed(loaded[name], texts, sizes[name][0])
+    # A short workload several times a round: its neighbours in time are then as near as a long
+    # one's.
+    repeats = max(1, 200 // tokens)
+    return Turns(
+        lambda: ours.seconds(workload), {n: run(n) for n in loaded}, seconds, repeats=repeats
+    )
+
+
+def rows_of(turns, found, precision, workload, tokens):
+    for name in turns.engines:
+        engine = f"gte-{precision}" if name == "gte" else name
+        known = found.of(engine, workload)
+        yield {
+            "workload": workload,
+            "engine": engine,
+            "tokens": tokens,
+            "tokens_per_second": round(tokens / turns.median(name), 1),
+            "batch": (known.get("sizes") or [""])[0],
+            "cosine": round(known["agreement"], 6),
+            **turns.row(name),
+        }
+
+
+def line_of(turns, ours, peak, precision, workload, tokens):
+    speed = lambda name: tokens / turns.median(name)
+    once = lambda name: " (once)" if name in turns.slow else ""
+    others = "   ".join(f"{n} {speed(n):.1f}{once(n)}" for n in turns.engines if n != "gte")
+    milliseconds = f"p50 {1000 * turns.median('gte'):.0f} ms, p99 {1000 * turns.p99('gte'):.0f} ms"
+    count, shares = ours.multiplications(workload)
+    whole = count / turns.median("gte") / peak
+    return (
+        f"{workload:14} gte-{precision} {speed('gte'):7.1f} tokens/s ({milliseconds})   {others}   "
+        f"{turns.verdict()}; linear layers over the whole pass at {100 * whole:.0f} % of the peak, "
+        f"{100 * whole / shares['products']:.0f} % in their own {100 * shares['products']:.0f} %"
+    )

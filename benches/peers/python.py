@@ -18,7 +18,7 @@ import time
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import gte
 import numpy as np
-from compare import machine
+from record import machine
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 DOMAINS = ["service", "life", "tech", "business", "culture"]

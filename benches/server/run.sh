@@ -4,10 +4,10 @@
 # and the charts of the load generator. PRECISION=f32, SECONDS_EACH=60; arguments are passed to the server.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-model=target/models/gte-large-zh-shape port=${PORT:-7871} seconds=${SECONDS_EACH:-60} precision=${PRECISION:-f32}
+model=target/models/gte-large-zh port=${PORT:-7871} seconds=${SECONDS_EACH:-60} precision=${PRECISION:-f32}
 [ -x target/venv-peers/bin/python ] || python3 -m venv target/venv-peers
-target/venv-peers/bin/pip install -q -r benches/peers/requirements.txt
-[ -e $model/config.json ] || target/venv-peers/bin/python benches/peers/make_model.py large $model
+target/venv-peers/bin/pip install -q -r benches/peers/requirements.txt -r gte-core/tests/requirements-fixtures.txt
+[ -e $model/config.json ] || target/venv-peers/bin/python benches/peers/make_model.py gte-large-zh $model
 cargo build --release -q --workspace
 machine=$(lscpu | awk -F': +' '/^Model name/ {n=$2} /^CPU family/ {f=$2} /^Model:/ {m=$2} END {print tolower(n " family " f " model " m)}' | sed 's/[^a-z0-9]\+/-/g; s/^-//; s/-$//')
 out=benches/record/$machine

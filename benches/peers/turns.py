@@ -1,0 +1,77 @@
+"""Engines in turn (A B C A B C …), within a time."""
+
+import statistics
+import time
+
+PAUSE = 0.1  # seconds before each measurement: idle threads of the engine before it spin a while
+SLOW = 1.6  # a peer that takes so many times the best peer's time is measured once only
+MOST = 7  # rounds
+
+
+class Turns:
+    """Seconds of `ours` and of each of `peers`, functions that compute a workload and give their
+    seconds, in `rounds` of each. A ratio is taken in every round, between neighbours in time, and
+    the median over the rounds counts, so that a machine whose speed drifts does not decide.
+    """
+
+    def __init__(self, ours, peers, seconds, least=2, repeats=1):
+        self.engines, self.repeats = {"gte": ours, **peers}, repeats
+        end = time.perf_counter() + seconds
+        # The first round warms up; what a later one brings is dropped from the slow peers.
+        first = {name: min(self.once(name) for _ in range(repeats)) for name in self.engines}
+        best = min(first[name] for name in peers) if peers else 0.0
+        self.slow = [name for name in peers if first[name] > SLOW * best]
+        self.seconds = {name: [first[name]] if name in self.slow else [] for name in self.engines}
+        self.rounds, longest = 0, 0.0
+        while self.rounds < MOST:
+            started = time.perf_counter()
+            if self.rounds >= least and started + longest > end:
+                break
+            self.round()
+            longest = max(longest, time.perf_counter() - started)
+
+    def once(self, name):
+        time.sleep(PAUSE)
+        return self.engines[name]()
+
+    def round(self):
+        for _ in range(self.repeats):
+            for name in self.engines:
+                if name not in self.slow:
+                    self.seconds[name].append(self.once(name))
+        self.rounds += 1
+
+    def median(self, name):
+        return statistics.median(self.seconds[name])
+
+    def p99(self, name):
+        ordered = sorted(self.seconds[name])
+        return ordered[min(len(ordered) - 1, int(0.99 * len(ordered)))]
+
+    def ratio(self, name):
+        """How many times faster ours is, by the median over the rounds."""
+        if name in self.slow:
+            return self.seconds[name][0] / self.median("gte")
+        pairs = zip(self.seconds[name], self.seconds["gte"])
+        return statistics.median(theirs / ours for theirs, ours in pairs)
+
+    def quiet(self, name):
+        """The same of the best times, which is what a quiet machine would show."""
+        return min(self.seconds[name]) / min(self.seconds["gte"])
+
+    def row(self, name):
+        return {
+            "seconds": round(self.median(name), 5),
+            "best_seconds": round(min(self.seconds[name]), 5),
+            "runs": len(self.seconds[name]),
+            "speed_of_ours_over_it": round(self.ratio(name), 3),
+            "of_the_best_times": round(self.quiet(name), 3),
+        }
+
+    def verdict(self):
+        peers = [name for name in self.engines if name != "gte"]
+        best, quiet = min(peers, key=self.ratio), min(peers, key=self.quiet)
+        return (
+            f"ours over the best ({best}): {self.ratio(best):.2f} x, "
+            f"of the best times ({quiet}): {self.quiet(quiet):.2f} x, {self.rounds} rounds"
+        )

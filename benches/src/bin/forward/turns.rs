@@ -1,0 +1,41 @@
+//! Answers on standard output to names on standard input: for measuring in turn with others.
+
+use std::io::Write;
+
+use crate::model::Model;
+use crate::{Options, Result, Workloads};
+
+pub(crate) fn serve(options: &Options, model: &Model, workloads: &Workloads, out: &mut impl Write) -> Result<()> {
+    for line in std::io::stdin().lines() {
+        let line = line?;
+        let workload = |name: &str| workloads.get(name).ok_or_else(|| format!("no workload {name:?}"));
+        match line.split_once(' ').unwrap_or((&line, "")) {
+            ("memory", "") => writeln!(out, "{}", memory().unwrap_or_default())?,
+            ("peak", "") => writeln!(out, "{}", model.peak(options.threads)?.unwrap_or(0.0))?,
+            ("profile", "") => writeln!(out, "{}", profile(model))?,
+            ("answers", name) => writeln!(out, "{}", model.compute(workload(name)?)?.to_json())?,
+            (name, _) => writeln!(out, "{}", model.seconds(workload(name)?)?)?,
+        }
+        out.flush()?;
+    }
+    Ok(())
+}
+
+/// What is resident now, and was at most.
+fn memory() -> Option<String> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let field = |name: &str| Some(status.lines().find(|line| line.starts_with(name))?.replace('\t', " "));
+    Some(format!("{}, {}", field("VmRSS")?, field("VmHWM")?))
+}
+
+/// Seconds by the verbs of the encoder, which add up over what is computed side by side, and
+/// multiply-adds of the linear layers.
+fn profile(model: &Model) -> serde_json::Value {
+    let profile = model.profile();
+    serde_json::json!({
+        "products": profile.products.as_secs_f64(),
+        "attention": profile.attention.as_secs_f64(),
+        "rest": profile.rest.as_secs_f64(),
+        "multiplications": profile.multiplications,
+    })
+}
