@@ -5,8 +5,6 @@ import os
 
 import numpy as np
 
-BATCH_SIZES = (1, 2, 4, 8, 16)  # that are tried on texts of several lengths
-
 
 class Checkpoint:
     """A model directory. `bench/` in it holds what the peers need: exports, and what was found
@@ -15,7 +13,7 @@ class Checkpoint:
     def __init__(self, path):
         self.path, self.name = path, os.path.basename(os.path.normpath(path))
         self.config = self.json("config.json")
-        self.scores = "Embed" not in self.name and not self.has("modules.json")
+        self.scores = not self.has("modules.json")  # a reranker
         self.causal = self.config["model_type"].startswith("qwen")
         self.vocab, self.pad = self.config["vocab_size"], self.config.get("pad_token_id") or 0
         self.for_peers = self.file("as-gte") if self.has("as-gte") else path
@@ -71,9 +69,10 @@ def answers(engine, texts, size):
 
 
 def agreement(found, expected):
-    """The mean cosine of vectors. Of scores: 1 less the mean difference of their sigmoids."""
+    """The mean cosine of vectors. Of scores: 1 less their mean difference, in parts of the largest
+    score.
+    """
     if expected.shape[1] == 1:
-        sigmoid = lambda x: 1 / (1 + np.exp(-x.astype(np.float64)))
-        return 1 - float(np.abs(sigmoid(found) - sigmoid(expected)).mean())
+        return 1 - float(np.abs(found - expected).mean() / np.abs(expected).max())
     norms = np.linalg.norm(found, axis=1) * np.linalg.norm(expected, axis=1)
     return float(((found * expected).sum(1) / norms).mean())

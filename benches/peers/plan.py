@@ -65,13 +65,15 @@ def speed(entry, checkpoint):
     return compare.SPEED, peers.names(checkpoint, entry.precision)
 
 
-def prepare(entry, checkpoint, a):
+def prepare(entry, checkpoint):
+    # One thread: on a busy machine those that wait for each other take many times as long.
     if entry.kind == "rerank":
-        rerank.prepare(checkpoint, entry.precision, a.threads)
+        rerank.prepare(checkpoint, entry.precision, threads=1)
     elif entry.kind == "prefix":
-        special.prepare_prefix(checkpoint, entry.precision, a.threads)
-    elif entry.kind != "memory":
-        compare.prepare(checkpoint, entry.precision, *speed(entry, checkpoint), a.threads)
+        special.prepare_prefix(checkpoint, entry.precision, threads=1)
+    else:
+        workloads, engines = speed(entry, checkpoint)
+        compare.prepare(checkpoint, entry.precision, workloads, engines, threads=1)
 
 
 def measure(entry, checkpoint, a):
@@ -148,8 +150,10 @@ def main():
     a = options()
     if a.one:
         entry = next(e for e in entries() if e.name == a.one)
-        step = {"prepare": prepare, "measure": measure}[a.steps[0]]
-        return step(entry, Checkpoint(os.path.join(a.models, entry.shape)), a)
+        checkpoint = Checkpoint(os.path.join(a.models, entry.shape))
+        if a.steps == ["prepare"]:
+            return prepare(entry, checkpoint)
+        return measure(entry, checkpoint, a)
     wanted, good = list(chosen(a)), True
     timed = [e for e in wanted if e.kind != "memory"]
     for step in a.steps:

@@ -67,7 +67,7 @@ def prepare_prefix(checkpoint, precision, threads):
     with Ours(checkpoint, precision, threads, texts) as ours:
         close = agreement(ours.answers("two"), expected)
         print(f"{checkpoint.name} gte-{precision} prefix: agreement {close}", flush=True)
-        check("prefix", precision, close)
+        check(checkpoint, "prefix", precision, close)
 
 
 def prefix(checkpoint, precision, threads, seconds, name, out):
@@ -76,9 +76,10 @@ def prefix(checkpoint, precision, threads, seconds, name, out):
     expected = yes_less_no(checkpoint, texts["two"], threads)
     with Ours(checkpoint, precision, threads, texts) as ours:
         close = agreement(ours.answers("two"), expected)
-        check("prefix", precision, close)
+        check(checkpoint, "prefix", precision, close)
         run = lambda name: lambda: ours.seconds(name)
-        turns = Turns(run("shared"), {"without": run("distinct")}, end - time.perf_counter())
+        left = end - time.perf_counter()
+        turns = Turns(run("shared"), {"without": run("distinct")}, left, warm=True)
         ready = ours.ready
     tokens = BEFORE + QUERY + BETWEEN + TOKENS + BEHIND
     rows = [

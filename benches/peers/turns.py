@@ -5,7 +5,7 @@ import time
 
 PAUSE = 0.1  # seconds before each measurement: idle threads of the engine before it spin a while
 SLOW = 1.6  # a peer that takes so many times the best peer's time is measured once only
-MOST = 7  # rounds
+LEAST, MOST = 2, 7  # rounds
 
 
 class Turns:
@@ -14,21 +14,28 @@ class Turns:
     the median over the rounds counts, so that a machine whose speed drifts does not decide.
     """
 
-    def __init__(self, ours, peers, seconds, least=2, repeats=1):
+    def __init__(self, ours, peers, seconds, repeats=1, known=None, warm=False):
+        """`known` has seconds of peers that have computed the workload already; `warm` says that
+        the first round counts, as it may where a pass takes long.
+        """
         self.engines, self.repeats = {"gte": ours, **peers}, repeats
         end = time.perf_counter() + seconds
-        # The first round warms up; what a later one brings is dropped from the slow peers.
-        first = {name: min(self.once(name) for _ in range(repeats)) for name in self.engines}
-        best = min(first[name] for name in peers) if peers else 0.0
+        known = known or {}
+        first = {n: known.get(n) or self.least(n) for n in self.engines}
+        best = min(first[name] for name in peers)
         self.slow = [name for name in peers if first[name] > SLOW * best]
-        self.seconds = {name: [first[name]] if name in self.slow else [] for name in self.engines}
-        self.rounds, longest = 0, 0.0
+        kept = list(self.engines) if warm else self.slow
+        self.seconds = {name: [first[name]] if name in kept else [] for name in self.engines}
+        self.rounds, longest = int(warm), 0.0
         while self.rounds < MOST:
             started = time.perf_counter()
-            if self.rounds >= least and started + longest > end:
+            if self.rounds >= LEAST and started + longest > end:
                 break
             self.round()
             longest = max(longest, time.perf_counter() - started)
+
+    def least(self, name):
+        return min(self.once(name) for _ in range(self.repeats))
 
     def once(self, name):
         time.sleep(PAUSE)
