@@ -121,7 +121,7 @@ def measure(checkpoint, precision, workloads, engines, threads, seconds, name, o
     failed = {n: found.of(n, workloads[0])["error"] for n in engines if broken(found, n, workloads)}
     with Ours(checkpoint, precision, threads, texts) as ours:
         peak, rows = ours.peak(), []
-        lines = [ours.ready, f"{threads} threads make {peak / 1e9:.1f} G multiply-adds/s in registers"]
+        lines = [ours.ready, f"peak of {threads} threads: {peak / 1e9:.1f} G multiply-adds/s", ""]
         lines += [f"{name} is left out: {error}" for name, error in failed.items()]
         loaded = {n: peers.engine(n, checkpoint, threads) for n in engines if n not in failed}
         for i, w in enumerate(workloads):

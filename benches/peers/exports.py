@@ -104,9 +104,7 @@ def openvino_int8(checkpoint):
         import openvino as ov
 
         texts = checkpoint.ids(SAMPLES[0])
-        samples = [
-            {"input_ids": t[None], "attention_mask": np.ones_like(t[None])} for t in texts
-        ]
+        samples = [{"input_ids": t[None], "attention_mask": np.ones_like(t[None])} for t in texts]
         model = nncf.quantize(
             ov.Core().read_model(onnx(checkpoint)),
             nncf.Dataset(samples),

@@ -1,11 +1,11 @@
 """All measurements beside the peers, one after another, each in a process of its own.
 
-    python plan.py [prepare] [measure] [memory] [clean] [--shape NAME] [--precision P] [--minutes 32]
+    python plan.py [prepare] [measure] [memory] [clean] [--shape NAME] [--precision P]
 
 prepare  makes checkpoints and what the peers compute with, and checks all answers: an hour or more,
          on a machine that may be busy
-measure  takes at most `--minutes` of a quiet machine; records that there are of today stay as they
-         are, so that it goes on where it stopped (`--again` measures anew)
+measure  takes `--minutes` of a quiet machine; records of today stay as they are, so that it goes
+         on where it stopped (`--again` measures anew)
 memory   resident memory of ours; the machine may be busy
 clean    deletes what the peers compute with
 """
@@ -107,8 +107,10 @@ def alone(entry, step, seconds, a):
 def measured(wanted, a):
     """Whether all were measured. Time that one entry leaves is the others'."""
     left = [e for e in wanted if a.again or not os.path.exists(record.path(a.out, e.name))]
-    minutes = min(a.minutes, 1.5 * sum(e.weight for e in left) / 60)
-    print(f"{len(left)} of {len(wanted)} are to be measured: {minutes:.0f} minutes at most")
+    expected = sum(e.weight for e in left) / 60
+    minutes = min(a.minutes, 1.5 * expected)
+    print(f"{len(left)} of {len(wanted)} are to be measured: expected {expected:.0f} minutes")
+    print(f"rounds are as many as {minutes:.0f} minutes allow", flush=True)
     end, good = time.perf_counter() + 60 * minutes, True
     for i, entry in enumerate(left):
         share = entry.weight / sum(e.weight for e in left[i:])
@@ -127,7 +129,7 @@ def options():
     p.add_argument("--shape", help="one of them; default: the five of the goals")
     p.add_argument("--precision", choices=PRECISIONS)
     p.add_argument("--kind", choices=["speed", "long", "rerank", "prefix", "memory"])
-    p.add_argument("--minutes", type=float, default=32, help="of the measurement, at most")
+    p.add_argument("--minutes", type=float, default=33, help="of the measurement")
     p.add_argument("--threads", type=int, default=2)
     p.add_argument("--models", default=os.path.join(ROOT, "target/models"))
     p.add_argument("--out", default=record.OUT)

@@ -6,6 +6,7 @@
 compared. `embed` of 10,000 short texts: the share that Python adds to the time of the Rust engine (`benches --bin texts`) on the same texts.
 Needs the module gte in this interpreter, and the benches built. Writes OUT/MACHINE/python-DATE.txt.
 """
+
 import argparse
 import datetime
 import os
@@ -25,7 +26,14 @@ DOMAINS = ["service", "life", "tech", "business", "culture"]
 
 
 def sentences(column):
-    rows = [line.split("\t")[column] for d in DOMAINS for line in (ROOT / f"gte-core/bundled/train/data/{d}.pairs.tsv").read_text(encoding="utf8").splitlines() if "\t" in line]
+    rows = [
+        line.split("\t")[column]
+        for d in DOMAINS
+        for line in (ROOT / f"gte-core/bundled/train/data/{d}.pairs.tsv")
+        .read_text(encoding="utf8")
+        .splitlines()
+        if "\t" in line
+    ]
     return list(dict.fromkeys(rows))
 
 
@@ -49,12 +57,19 @@ def main():
     peer = SentenceTransformer(a.model_dir, device="cpu")
     english = sentences(1)
     texts = english[:: len(english) // 1000][:1000]
-    ours = {name: gte.Embedder(a.model_dir, precision=name, threads=a.threads) for name in ("f32", "bf16", "int8")}
+    ours = {
+        name: gte.Embedder(a.model_dir, precision=name, threads=a.threads)
+        for name in ("f32", "bf16", "int8")
+    }
     expected = peer.encode(texts, normalize_embeddings=True)
-    lines = [f"{os.path.basename(a.model_dir.rstrip('/'))}, {a.threads} threads, {ours['f32'].isa}; encode of {len(texts)} sentences of {min(map(len, texts))} to {max(map(len, texts))} characters"]
+    lines = [
+        f"{os.path.basename(a.model_dir.rstrip('/'))}, {a.threads} threads, {ours['f32'].isa}; encode of {len(texts)} sentences of {min(map(len, texts))} to {max(map(len, texts))} characters"
+    ]
     for name, embedder in ours.items():
         cosines = (embedder.encode(texts) * expected).sum(1)
-        lines.append(f"{name}: cosine with sentence-transformers {cosines.mean():.6f} in the mean, {cosines.min():.6f} at worst")
+        lines.append(
+            f"{name}: cosine with sentence-transformers {cosines.mean():.6f} in the mean, {cosines.min():.6f} at worst"
+        )
         assert cosines.min() > {"f32": 0.999999, "bf16": 0.999, "int8": 0.99}[name], lines[-1]
     times = {name: [] for name in ["sentence-transformers", *ours]}
     for _ in range(a.rounds):
@@ -63,7 +78,9 @@ def main():
             times[name].append(seconds(lambda: embedder.encode(texts)))
     for name, values in times.items():
         ratio = statistics.median(s / o for s, o in zip(times["sentence-transformers"], values))
-        lines.append(f"{name}: {len(texts) / statistics.median(values):.0f} sentences/s, {ratio:.2f} x sentence-transformers")
+        lines.append(
+            f"{name}: {len(texts) / statistics.median(values):.0f} sentences/s, {ratio:.2f} x sentence-transformers"
+        )
         print(lines[-1], flush=True)
 
     short = [t for t in sentences(0) if len(t) < 24]
@@ -71,7 +88,20 @@ def main():
     with tempfile.NamedTemporaryFile("w", suffix=".txt", encoding="utf8") as f:
         f.write("\n".join(short) + "\n")
         f.flush()
-        engine = subprocess.Popen([ROOT / "target/release/texts", "--model", a.model_dir, "--threads", str(a.threads), "--in-turn", f.name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        engine = subprocess.Popen(
+            [
+                ROOT / "target/release/texts",
+                "--model",
+                a.model_dir,
+                "--threads",
+                str(a.threads),
+                "--in-turn",
+                f.name,
+            ],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
         engine.stdout.readline()
 
         def alone():
@@ -84,12 +114,18 @@ def main():
         engine.stdin.close()
     overhead = statistics.median(python / rust - 1 for rust, python in pairs)
     best = min(python for _, python in pairs) / min(rust for rust, _ in pairs) - 1
-    lines.append(f"embed of {len(short)} short texts: the Rust engine {statistics.median(r for r, _ in pairs):.3f} s, Python adds {100 * overhead:+.1f} % (median over {a.rounds} rounds), {100 * best:+.1f} % of the best times")
+    lines.append(
+        f"embed of {len(short)} short texts: the Rust engine {statistics.median(r for r, _ in pairs):.3f} s, Python adds {100 * overhead:+.1f} % (median over {a.rounds} rounds), {100 * best:+.1f} % of the best times"
+    )
     print(lines[-1], flush=True)
     name, lscpu = machine()
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=ROOT).stdout.strip()
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=ROOT
+    ).stdout.strip()
     (a.out / name).mkdir(parents=True, exist_ok=True)
-    (a.out / name / f"python-{datetime.date.today()}.txt").write_text("\n".join([f"commit {commit}", *lines, "", lscpu]), encoding="utf8")
+    (a.out / name / f"python-{datetime.date.today()}.txt").write_text(
+        "\n".join([f"commit {commit}", *lines, "", lscpu]), encoding="utf8"
+    )
 
 
 if __name__ == "__main__":

@@ -51,7 +51,8 @@ def plot(rows, title, path):
     matplotlib.use("svg")
     from matplotlib import pyplot
 
-    engines, workloads = (list(dict.fromkeys(r[key] for r in rows)) for key in ("engine", "workload"))
+    engines = list(dict.fromkeys(r["engine"] for r in rows))
+    workloads = list(dict.fromkeys(r["workload"] for r in rows))
     speed = {(r["engine"], r["workload"]): r["tokens_per_second"] for r in rows}
     figure, axes = pyplot.subplots(figsize=(10, 4))
     width = 0.8 / len(engines)

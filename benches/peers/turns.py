@@ -27,9 +27,10 @@ class Turns:
         kept = list(self.engines) if warm else self.slow
         self.seconds = {name: [first[name]] if name in kept else [] for name in self.engines}
         self.rounds, longest = int(warm), 0.0
+        least = LEAST if seconds > 0 else 1  # what came before took too long
         while self.rounds < MOST:
             started = time.perf_counter()
-            if self.rounds >= LEAST and started + longest > end:
+            if self.rounds >= least and started + longest > end:
                 break
             self.round()
             longest = max(longest, time.perf_counter() - started)
