@@ -1,7 +1,7 @@
 //! The engine's errors as Python's.
 
 use pyo3::create_exception;
-use pyo3::exceptions::{PyException, PyIndexError, PyValueError};
+use pyo3::exceptions::{PyException, PyIndexError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 
 create_exception!(gte, Error, PyException, "What can go wrong in gte; see the subclasses.");
@@ -14,7 +14,13 @@ create_exception!(gte, DeviceError, Error, "The device failed.");
 /// The Python exception of an error; a wrong option is a `ValueError`.
 pub(crate) fn to_python(error: gte_core::Error) -> PyErr {
     use gte_core::Error as Core;
-    let message = error.to_string();
+    let message = match &error {
+        Core::WrongTask { model, found } => {
+            let (article, door) = if *found == "embedder" { ("an", "Embedder") } else { ("a", "Reranker") };
+            format!("{model} is {article} {found}: open it as one, gte.{door}")
+        }
+        error => error.to_string(),
+    };
     match error {
         Core::Io { .. }
         | Core::MissingFile { .. }
@@ -33,6 +39,24 @@ pub(crate) fn to_python(error: gte_core::Error) -> PyErr {
         Core::Device { .. } => DeviceError::new_err(message),
         _ => InvalidModel::new_err(message),
     }
+}
+
+/// An error about a text of a piece, whose first text is number `first` of all.
+pub(crate) fn counted_from(first: usize, error: gte_core::Error) -> gte_core::Error {
+    match error {
+        gte_core::Error::Tokenize { index, reason } => gte_core::Error::Tokenize { index: first + index, reason },
+        error => error,
+    }
+}
+
+/// A `TypeError`.
+pub(crate) fn wrong_type(message: impl Into<String>) -> PyErr {
+    PyTypeError::new_err(message.into())
+}
+
+/// A `ValueError`.
+pub(crate) fn wrong_value(message: impl Into<String>) -> PyErr {
+    PyValueError::new_err(message.into())
 }
 
 pub(crate) fn add(module: &Bound<'_, PyModule>) -> PyResult<()> {

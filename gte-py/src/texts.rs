@@ -1,5 +1,5 @@
-//! Texts as Python has them: any iterable of `str`, or a column of strings through the Arrow PyCapsule interface (pyarrow, polars, pandas),
-//! which is read where it lies, without a Python object a text.
+//! Texts as Python has them: any iterable of `str`, or a column of strings through the Arrow PyCapsule interface
+//! (pyarrow, polars, pandas), which is read where it lies, without a Python object per text.
 
 use arrow_array::cast::AsArray;
 use arrow_array::{Array, ArrayRef};
@@ -11,7 +11,18 @@ use pyo3::types::{PyByteArray, PyBytes, PyDict, PyFrozenSet, PyMapping, PyMemory
 use pyo3_arrow::PyChunkedArray;
 use pyo3_arrow::input::AnyArray;
 
-use crate::{wrong_type, wrong_value};
+use crate::errors::{wrong_type, wrong_value};
+
+/// What texts are called in errors: one of them, and all.
+#[derive(Clone, Copy)]
+pub(crate) struct Kind {
+    one: &'static str,
+    all: &'static str,
+}
+
+pub(crate) const TEXT: Kind = Kind { one: "text", all: "texts" };
+pub(crate) const QUERY: Kind = Kind { one: "query", all: "queries" };
+pub(crate) const DOCUMENT: Kind = Kind { one: "document", all: "documents" };
 
 /// Texts that are held as long as they are needed.
 pub(crate) enum Texts {
@@ -20,32 +31,35 @@ pub(crate) enum Texts {
 }
 
 impl Texts {
-    /// `TypeError` for one `str` or for what is not a list of texts; `ValueError` for a text that is missing or is not UTF-8, with its
-    /// place, counted from `first`.
-    pub(crate) fn from_python(texts: &Bound<'_, PyAny>, first: usize) -> PyResult<Self> {
-        refuse_what_is_no_list(texts)?;
+    /// `TypeError` for one `str` or for what is not a list of texts; `ValueError` for a text that is missing or is not
+    /// UTF-8, with its place, counted from `first`.
+    pub(crate) fn from_python(texts: &Bound<'_, PyAny>, kind: Kind, first: usize) -> PyResult<Self> {
+        let all = kind.all;
+        refuse_what_is_no_list(texts, all)?;
         let arrow = texts.hasattr("__arrow_c_stream__")? || texts.hasattr("__arrow_c_array__")?;
         // pandas has the interface and needs pyarrow for it; without, its texts are read one by one.
         if arrow && let Ok(column) = texts.extract::<AnyArray>() {
-            let column = column.into_chunked_array().map_err(|e| wrong_type(format!("texts: {e}")))?;
-            return Self::from_column(column, first);
+            let column = column.into_chunked_array().map_err(|e| wrong_type(format!("{all}: {e}")))?;
+            return Self::from_column(column, kind, first);
         }
         let items = texts
             .try_iter()
-            .map_err(|_| wrong_type(format!("texts is of type {}: give a list of str", type_name(texts))))?;
-        Ok(Self::Strings(items.enumerate().map(|(i, item)| text(first + i, &item?)).collect::<PyResult<_>>()?))
+            .map_err(|_| wrong_type(format!("{all} is of type {}: give a list of str", type_name(texts))))?;
+        let text = |(i, item): (usize, PyResult<_>)| text(&format!("{} {}", kind.one, first + i), &item?);
+        Ok(Self::Strings(items.enumerate().map(text).collect::<PyResult<_>>()?))
     }
 
-    fn from_column(column: PyChunkedArray, mut first: usize) -> PyResult<Self> {
+    fn from_column(column: PyChunkedArray, kind: Kind, mut first: usize) -> PyResult<Self> {
+        let all = kind.all;
         let (chunks, field) = column.into_inner();
         match field.data_type() {
             DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => {}
-            DataType::Struct(_) => return Err(wrong_type("texts is a table: give one of its columns")),
-            other => return Err(wrong_type(format!("texts is a column of {other}, not of strings"))),
+            DataType::Struct(_) => return Err(wrong_type(format!("{all} is a table: give one of its columns"))),
+            other => return Err(wrong_type(format!("{all} is a column of {other}, not of strings"))),
         }
         for chunk in &chunks {
             if let Some(i) = (0..chunk.len()).find(|&i| chunk.is_null(i)) {
-                return Err(wrong_value(format!("text {} is null", first + i)));
+                return Err(wrong_value(format!("{} {} is null", kind.one, first + i)));
             }
             first += chunk.len();
         }
@@ -62,47 +76,61 @@ impl Texts {
 }
 
 /// What can be gone through, and would give something else than the texts that were meant.
-pub(crate) fn refuse_what_is_no_list(texts: &Bound<'_, PyAny>) -> PyResult<()> {
+fn refuse_what_is_no_list(texts: &Bound<'_, PyAny>, all: &str) -> PyResult<()> {
     let what = type_name(texts);
     if texts.is_instance_of::<PyString>() {
-        return Err(wrong_type("texts is a single text: give a list of texts"));
+        return Err(wrong_type(format!("{all} is a single text: give a list of texts")));
     }
     let bytes = texts.is_instance_of::<PyBytes>() || texts.is_instance_of::<PyByteArray>();
     if bytes || texts.is_instance_of::<PyMemoryView>() {
-        return Err(wrong_type(format!("texts is of type {what}, not a list of str: decode it first")));
+        return Err(wrong_type(format!("{all} is of type {what}, not a list of str: decode it first")));
     }
     if texts.is_instance_of::<PySet>() || texts.is_instance_of::<PyFrozenSet>() {
-        return Err(wrong_type(format!("texts is a {what}, which has no order: give a list of str")));
+        return Err(wrong_type(format!("{all} is a {what}, which has no order: give a list of str")));
     }
     if texts.is_instance_of::<PyDict>() || texts.cast::<PyMapping>().is_ok() {
-        return Err(wrong_type(format!("texts is a {what}: give a list of str, such as list(texts.values())")));
+        return Err(wrong_type(format!("{all} is a {what}: give a list of str, such as list({all}.values())")));
     }
     // A table of pandas gives the names of its columns, a matrix of numpy its rows.
     if let Ok(dimensions) = texts.getattr("ndim").and_then(|n| n.extract::<usize>())
         && dimensions != 1
     {
         return Err(wrong_type(format!(
-            "texts is a {what} of {dimensions} dimensions: give a list of str, or one column"
+            "{all} is a {what} of {dimensions} dimensions: give a list of str, or one column"
         )));
     }
     Ok(())
 }
 
-/// One text, or what is wrong with it.
-fn text(index: usize, item: &Bound<'_, PyAny>) -> PyResult<PyBackedStr> {
+/// One text, or what is wrong with it: `name` is what it is called.
+fn text(name: &str, item: &Bound<'_, PyAny>) -> PyResult<PyBackedStr> {
     let Ok(string) = item.cast::<PyString>() else {
         let what = type_name(item);
         let missing = item.is_none() || ["NAType", "NaTType"].contains(&what.as_str());
         return Err(match missing || item.extract::<f64>().is_ok_and(f64::is_nan) {
-            true => wrong_value(format!("text {index} is {item}: a text that is missing")),
-            false => wrong_type(format!("text {index} is of type {what}, not str")),
+            true => wrong_value(format!("{name} is {item}: a text that is missing")),
+            false => wrong_type(format!("{name} is of type {what}, not str")),
         });
     };
-    PyBackedStr::try_from(string.clone()).map_err(|error| not_utf8(&format!("text {index}"), string, error))
+    PyBackedStr::try_from(string.clone()).map_err(|error| not_utf8(name, string, error))
+}
+
+/// An argument that goes into a text.
+pub(crate) fn argument(name: &str, value: Option<Bound<'_, PyString>>) -> PyResult<Option<PyBackedStr>> {
+    let read = |string: Bound<'_, PyString>| {
+        PyBackedStr::try_from(string.clone()).map_err(|error| not_utf8(name, &string, error))
+    };
+    value.map(read).transpose()
+}
+
+/// A `TypeError` for what can be gone through and is no list of texts: a str, bytes, a dict, a set, a table.
+#[pyfunction]
+pub(crate) fn check_texts(texts: &Bound<'_, PyAny>) -> PyResult<()> {
+    refuse_what_is_no_list(texts, TEXT.all)
 }
 
 /// The error of a `str` that has no UTF-8: half of a surrogate pair stands alone in it.
-pub(crate) fn not_utf8(what: &str, string: &Bound<'_, PyString>, error: PyErr) -> PyErr {
+fn not_utf8(what: &str, string: &Bound<'_, PyString>, error: PyErr) -> PyErr {
     let py = string.py();
     if !error.is_instance_of::<PyUnicodeEncodeError>(py) {
         return error;

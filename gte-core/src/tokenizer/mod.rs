@@ -178,6 +178,11 @@ impl Tokenizer {
         self.pipeline.token_to_id(token)
     }
 
+    /// The entry of the vocabulary with this id, special and added tokens included; of several, the first.
+    pub fn token_of(&self, id: u32) -> Option<String> {
+        self.names.get(&id).cloned().or_else(|| self.pipeline.id_to_token(id))
+    }
+
     /// Ids of tokens that have no weight in a sparse vector: cls, eos, sep, pad and unk.
     #[allow(dead_code, reason = "for sparse heads, which are to come")]
     pub(crate) fn unused_in_sparse(&self) -> &[u32] {
@@ -357,9 +362,11 @@ impl Tokenizer {
         }
         // As the crate does it, but for the names.
         let special = self.pipeline.get_added_vocabulary();
-        let name = |id: &u32| self.names.get(id).cloned().or_else(|| self.pipeline.id_to_token(*id));
-        let tokens: Vec<String> =
-            ids.iter().filter_map(name).filter(|name| !skip_special || !special.is_special_token(name)).collect();
+        let tokens: Vec<String> = ids
+            .iter()
+            .filter_map(|&id| self.token_of(id))
+            .filter(|name| !skip_special || !special.is_special_token(name))
+            .collect();
         match self.pipeline.get_decoder() {
             Some(decoder) => decoder.decode(tokens).map_err(failed),
             None => Ok(tokens.join(" ")),

@@ -1,4 +1,4 @@
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from os import PathLike
 from typing import final
 
@@ -7,11 +7,14 @@ import numpy.typing as npt
 
 __all__ = [
     "__version__",
+    "Options",
     "Engine",
+    "Scorer",
+    "check_texts",
+    "top_k",
     "to_int8",
     "to_ubinary",
     "truncate",
-    "check_texts",
     "Error",
     "ModelNotFound",
     "InvalidModel",
@@ -22,8 +25,8 @@ __all__ = [
 __version__: str
 
 @final
-class Engine:
-    """A model that is ready. All methods may be called from many threads at once."""
+class Options:
+    """A model, and how it is opened."""
 
     def __new__(
         cls,
@@ -35,9 +38,17 @@ class Engine:
         revision: str | None = None,
         offline: bool = False,
         pooling: str | None = None,
+        causal: bool | None = None,
         batch_tokens: int | None = None,
         cache_folder: str | PathLike[str] | None = None,
-    ) -> Engine: ...
+        token: str | None = None,
+    ) -> Options: ...
+
+@final
+class Engine:
+    """A model that is ready. All methods may be called from many threads at once."""
+
+    def __new__(cls, options: Options) -> Engine: ...
     def embed(
         self,
         texts: Iterable[str],
@@ -48,25 +59,43 @@ class Engine:
         pooled: bool = False,
         first: int = 0,
     ) -> npt.NDArray[np.float32]:
-        """(texts, dim) vectors, of unit length unless pooled: then as the model pools them. Between two batches signals are looked at,
-        and progress(texts done) is called. A text that is wrong is named by its place, counted from first."""
+        """(texts, dim) vectors, of unit length unless pooled: then as the model pools them. Between two batches signals are
+        looked at, and progress(texts done) is called. A text that is wrong is named by its place, counted from first."""
+    def embed_all(
+        self,
+        texts: Iterable[str],
+        outputs: Sequence[str],
+        progress: Callable[[int], object] | None = None,
+        *,
+        prompt: str | None = None,
+        prompt_name: str | None = None,
+        first: int = 0,
+    ) -> tuple[
+        npt.NDArray[np.float32] | None,
+        tuple[npt.NDArray[np.int64], npt.NDArray[np.uint32], npt.NDArray[np.float32]] | None,
+        tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]] | None,
+    ]:
+        """Of one pass, what outputs names of dense, sparse (row starts, ids, weights) and colbert (row starts, values)."""
     def tokenize(
         self, texts: Iterable[str], *, prompt: str | None = None, prompt_name: str | None = None
     ) -> list[tuple[npt.NDArray[np.uint32], int]]:
         """Token ids of each text with its prompt, cut at max_length, and how many there were before the cut."""
+    def tokens_of(self, ids: Sequence[int]) -> list[str]:
+        """The entries of the vocabulary with these ids."""
+    @property
+    def outputs(self) -> list[str]: ...
     @property
     def prompts(self) -> list[tuple[str, str]]: ...
     @property
     def default_prompt_name(self) -> str | None: ...
     @property
     def normalizes(self) -> bool: ...
-    @staticmethod
-    def top_k(queries: npt.NDArray[np.float32], corpus: npt.NDArray[np.float32], k: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-        """The k nearest rows of corpus to each of queries: (queries, k) indices and scores."""
     @property
     def name(self) -> str: ...
     @property
     def dim(self) -> int: ...
+    @property
+    def vocab(self) -> int: ...
     @property
     def max_length(self) -> int: ...
     @property
@@ -76,6 +105,64 @@ class Engine:
     @property
     def threads(self) -> int: ...
 
+@final
+class Scorer:
+    """A reranker that is ready. All methods may be called from many threads at once."""
+
+    def __new__(cls, options: Options) -> Scorer: ...
+    def logits(
+        self,
+        queries: str | Iterable[str],
+        documents: Iterable[str],
+        progress: Callable[[int], object] | None = None,
+        *,
+        instruction: str | None = None,
+        prompt: str | None = None,
+        prompt_name: str | None = None,
+    ) -> npt.NDArray[np.float32]:
+        """(pairs, labels) logits of queries, one for all documents or one per document, with documents. Between two batches
+        signals are looked at, and progress(pairs done) is called."""
+    def scores_from(self, logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Scores from 0 to 1 of logits."""
+    def tokenize(
+        self,
+        queries: str | Iterable[str],
+        documents: Iterable[str],
+        *,
+        instruction: str | None = None,
+        prompt: str | None = None,
+        prompt_name: str | None = None,
+    ) -> list[tuple[npt.NDArray[np.uint32], int]]:
+        """Token ids of each pair as the model reads it, cut at max_length, and how many there were before the cut."""
+    @property
+    def prompts(self) -> list[tuple[str, str]]: ...
+    @property
+    def default_prompt_name(self) -> str | None: ...
+    @property
+    def takes_instruction(self) -> bool: ...
+    @property
+    def activation(self) -> str | None: ...
+    @property
+    def labels(self) -> int: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def max_length(self) -> int: ...
+    @property
+    def precision(self) -> str: ...
+    @property
+    def isa(self) -> str: ...
+    @property
+    def threads(self) -> int: ...
+
+def check_texts(texts: Iterable[str]) -> None:
+    """A TypeError for what can be gone through and is no list of texts: a str, bytes, a dict, a set, a table."""
+
+def top_k(
+    queries: npt.NDArray[np.float32], corpus: npt.NDArray[np.float32], k: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+    """The k nearest rows of corpus to each of queries: (queries, k) indices and scores."""
+
 def to_int8(vectors: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
     """int8 values and one scale a row: (rows, dim), (rows,)."""
 
@@ -84,9 +171,6 @@ def to_ubinary(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
 
 def truncate(vectors: npt.NDArray[np.float32], dim: int) -> npt.NDArray[np.float32]:
     """The first dim values of each row, of unit length again."""
-
-def check_texts(texts: Iterable[str]) -> None:
-    """A TypeError for what can be gone through and is no list of texts: a str, bytes, a dict, a set, a table."""
 
 class Error(Exception):
     """What can go wrong in gte; see the subclasses."""

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Union
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from . import _gte
+from .progress import Progress
 
 Vectors = npt.NDArray[np.float32]
-Progress = Union[bool, Callable[[int], object], None]
 
 PRECISIONS = ("float32", "int8", "uint8", "binary", "ubinary")
 
@@ -92,7 +92,8 @@ class Encode(ABC):
         dim = self.dim
         if truncate_dim is not None and not 1 <= truncate_dim <= dim:
             raise ValueError(f"truncate_dim {truncate_dim}: 1 to {dim}")
-        torch = _torch() if convert_to_tensor or not convert_to_numpy else None
+        tensors = convert_to_tensor or not convert_to_numpy
+        torch = import_torch("convert_to_tensor=True and convert_to_numpy=False give tensors") if tensors else None
         if prompt is not None and prompt_name is not None:
             _log.warning("encode: prompt and prompt_name are given, prompt_name is ignored")
             prompt_name = None
@@ -116,11 +117,11 @@ class Encode(ABC):
 
     def encode_query(self, inputs: str | Sequence[str] = _NOTHING, *args: Any, **kwargs: Any) -> Any:
         """As ``encode``, with the model's prompt ``query`` unless another is given; without it, with none."""
-        return self.encode(inputs, *_with_prompt("query", args, kwargs), **kwargs)
+        return self.encode(inputs, *with_prompt("query", args, kwargs), **kwargs)
 
     def encode_document(self, inputs: str | Sequence[str] = _NOTHING, *args: Any, **kwargs: Any) -> Any:
         """As ``encode``, with the model's prompt ``document`` unless another is given; without it, with none."""
-        return self.encode(inputs, *_with_prompt("document", args, kwargs), **kwargs)
+        return self.encode(inputs, *with_prompt("document", args, kwargs), **kwargs)
 
     def get_embedding_dimension(self) -> int:
         """As sentence-transformers names ``dim``."""
@@ -131,7 +132,7 @@ class Encode(ABC):
         return self.dim
 
 
-def _with_prompt(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
+def with_prompt(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
     """The positional arguments behind the texts, with ``name`` for the prompt where there is none."""
     named = args[0] if args else kwargs.get("prompt_name")
     text = args[1] if len(args) > 1 else kwargs.get("prompt")
@@ -143,6 +144,15 @@ def _with_prompt(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tu
 
 def _refuse(batch_size: Any, output_value: Any, precision: Any, device: Any, pool: Any, chunk_size: Any) -> None:
     """What sentence-transformers takes and this engine does not do."""
+    refuse_counts(batch_size, chunk_size)
+    if output_value != "sentence_embedding":
+        raise ValueError(f"output_value {output_value!r}: this engine gives 'sentence_embedding' alone")
+    if precision is not None and precision not in PRECISIONS:
+        raise ValueError(f"precision {precision!r}: {', '.join(PRECISIONS)}")
+    refuse_devices(device, pool)
+
+
+def refuse_counts(batch_size: Any, chunk_size: Any) -> None:
     for name, count in [("batch_size", batch_size), ("chunk_size", chunk_size)]:
         if count is None and name == "chunk_size":
             continue
@@ -150,10 +160,9 @@ def _refuse(batch_size: Any, output_value: Any, precision: Any, device: Any, poo
             raise TypeError(f"{name} is of type {type(count).__name__}, not int")
         if count < 1:
             raise ValueError(f"{name} {count}: at least 1")
-    if output_value != "sentence_embedding":
-        raise ValueError(f"output_value {output_value!r}: this engine gives 'sentence_embedding' alone")
-    if precision is not None and precision not in PRECISIONS:
-        raise ValueError(f"precision {precision!r}: {', '.join(PRECISIONS)}")
+
+
+def refuse_devices(device: Any, pool: Any = None) -> None:
     if device is not None and str(device) not in ("cpu", "cpu:0"):
         raise ValueError(f"device {device!r}: this build computes on the cpu, on all its threads")
     if pool is not None:
@@ -180,9 +189,9 @@ def quantize(vectors: npt.NDArray[np.float32], precision: str) -> npt.NDArray[An
     return quantized
 
 
-def _torch() -> Any:
+def import_torch(why: str) -> Any:
     try:
         import torch
     except ImportError:
-        raise ImportError("convert_to_tensor=True and convert_to_numpy=False give tensors: pip install torch") from None
+        raise ImportError(f"{why}: pip install torch") from None
     return torch

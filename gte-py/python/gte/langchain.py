@@ -1,13 +1,24 @@
-"""A LangChain ``Embeddings``: ``GteEmbeddings("thenlper/gte-large-zh")``. Needs ``pip install gte-py[langchain]``."""
+"""LangChain's ``Embeddings``: ``GteEmbeddings("thenlper/gte-large-zh")``; its ``BaseDocumentCompressor``:
+``GteReranker("BAAI/bge-reranker-v2-m3")``; its ``BaseCrossEncoder``: ``GteCrossEncoder``. Needs ``pip install
+gte-py[langchain]``."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Optional
 
+from langchain_core.callbacks import Callbacks
+from langchain_core.cross_encoders import BaseCrossEncoder
+from langchain_core.documents import Document
+from langchain_core.documents.compressor import BaseDocumentCompressor
 from langchain_core.embeddings import Embeddings
+from pydantic import Field, PrivateAttr
 
 from . import _gte
-from .embedder import Embedder, open_model
+from .cross_encoder import CrossEncoder
+from .embedder import Embedder
+from .model import open_model
+from .reranker import Reranker
 
 # What `model_kwargs` of HuggingFaceEmbeddings are called by `gte.Embedder`.
 NAMES = {"local_files_only": "offline"}
@@ -48,7 +59,7 @@ class GteEmbeddings(Embeddings):
             arguments[NAMES.get(name, name)] = value
         if cache_folder is not None:
             arguments["cache_folder"] = cache_folder
-        self.embedder = open_model(model, model_name, arguments)
+        self.embedder = open_model(Embedder, model, model_name, arguments)
         self.model_name = self.embedder.name
         self.encode_kwargs = dict(encode_kwargs or {})
         self.query_encode_kwargs = dict(query_encode_kwargs or {})
@@ -68,3 +79,80 @@ class GteEmbeddings(Embeddings):
 
     def embed_query(self, text: str) -> list[float]:
         return self._embed([text], self.query_encode_kwargs or self.encode_kwargs)[0]
+
+
+class GteReranker(BaseDocumentCompressor):
+    """The best documents for a query, best first, each with its score in ``metadata["relevance_score"]``. Takes the place
+    of ``CrossEncoderReranker`` with a ``HuggingFaceCrossEncoder``: ``ContextualCompressionRetriever(
+    base_compressor=GteReranker(...), base_retriever=...)``.
+
+    Args:
+        model: as of :class:`gte.Reranker`, or one that is open; also by the name ``model_name``.
+        top_n: how many documents stay; None for all.
+        instruction: what an answer is, for a language model.
+        model_kwargs: how the model is opened: ``device``, ``revision``, ``local_files_only``.
+        arguments: others of :class:`gte.Reranker`.
+
+    Raises:
+        TypeError: an argument that neither has.
+    """
+
+    top_n: Optional[int] = Field(default=3, ge=0, description="How many documents stay.")
+    instruction: Optional[str] = Field(default=None, description="What an answer is.")
+    _reranker: Reranker = PrivateAttr()
+
+    def __init__(
+        self,
+        model: str | Reranker | None = None,
+        *,
+        model_name: str | None = None,
+        top_n: int | None = 3,
+        instruction: str | None = None,
+        model_kwargs: dict[str, Any] | None = None,
+        **arguments: Any,
+    ) -> None:
+        fields: dict[str, Any] = {"top_n": top_n, "instruction": instruction}
+        super().__init__(**fields)
+        for name, value in (model_kwargs or {}).items():
+            arguments[NAMES.get(name, name)] = value
+        self._reranker = open_model(Reranker, model, model_name, arguments)
+
+    @property
+    def reranker(self) -> Reranker:
+        """The model."""
+        return self._reranker
+
+    def compress_documents(
+        self,
+        documents: Sequence[Document],
+        query: str,
+        callbacks: Callbacks | None = None,
+    ) -> Sequence[Document]:
+        """Copies of the best documents. ``callbacks`` are harmless: nothing here calls a model of theirs."""
+        texts = [document.page_content for document in documents]
+        ranked = self._reranker.rank(query, texts, top_n=self.top_n, instruction=self.instruction, progress=False)
+        found = []
+        for index, score, _ in ranked:
+            metadata = {**documents[index].metadata, "relevance_score": score}
+            found.append(documents[index].model_copy(update={"metadata": metadata}))
+        return found
+
+
+class GteCrossEncoder(BaseCrossEncoder):
+    """Takes the place of ``HuggingFaceCrossEncoder`` and takes its arguments: for ``CrossEncoderReranker(model=...)``.
+
+    Args:
+        model_name: as of :class:`gte.CrossEncoder`.
+        model_kwargs: its arguments.
+    """
+
+    def __init__(self, model_name: str, *, model_kwargs: dict[str, Any] | None = None) -> None:
+        self.model_name = model_name
+        self.model_kwargs = dict(model_kwargs or {})
+        self.client = CrossEncoder(model_name, **self.model_kwargs)
+
+    def score(self, text_pairs: list[tuple[str, str]]) -> list[float]:
+        """A score for each pair; of two labels that of the second, as there."""
+        scores = self.client.predict(text_pairs)
+        columns: list[float] = (scores[:, 1] if scores.ndim > 1 else scores).tolist()
+        return columns

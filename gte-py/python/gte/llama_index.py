@@ -1,4 +1,5 @@
-"""A LlamaIndex ``BaseEmbedding``: ``GteEmbedding("thenlper/gte-large-zh")``. Needs ``pip install gte-py[llama-index]``."""
+"""LlamaIndex's ``BaseEmbedding``: ``GteEmbedding("thenlper/gte-large-zh")``, and its ``BaseNodePostprocessor``:
+``GteRerank(model="BAAI/bge-reranker-v2-m3")``. Needs ``pip install gte-py[llama-index]``."""
 
 from __future__ import annotations
 
@@ -6,11 +7,15 @@ import asyncio
 from typing import Any, Optional
 
 from llama_index.core.base.embeddings.base import BaseEmbedding, Embedding
-from llama_index.core.callbacks import CallbackManager
+from llama_index.core.callbacks import CallbackManager, CBEventType, EventPayload
 from llama_index.core.constants import DEFAULT_EMBED_BATCH_SIZE
+from llama_index.core.postprocessor.types import BaseNodePostprocessor
+from llama_index.core.schema import MetadataMode, NodeWithScore, QueryBundle
 from pydantic import Field, PrivateAttr
 
-from .embedder import Embedder, open_model
+from .embedder import Embedder
+from .model import open_model
+from .reranker import Reranker
 
 # What HuggingFaceEmbedding has and this engine does not do, with the only value that is taken.
 REFUSED = {"trust_remote_code": False, "parallel_process": False, "target_devices": None}
@@ -64,7 +69,7 @@ class GteEmbedding(BaseEmbedding):
                 raise ValueError(f"{name}: this engine runs no code of models, and uses all threads of one process")
         if max_length is not None:
             arguments["max_length"] = max_length
-        embedder = open_model(model, model_name, arguments)
+        embedder = open_model(Embedder, model, model_name, arguments)
         fields: dict[str, Any] = {
             "model_name": embedder.name,
             "max_length": embedder.max_length,
@@ -111,3 +116,84 @@ class GteEmbedding(BaseEmbedding):
 
     async def _aget_text_embeddings(self, texts: list[str]) -> list[Embedding]:
         return await asyncio.to_thread(self._get_text_embeddings, texts)
+
+
+class GteRerank(BaseNodePostprocessor):
+    """Takes the place of ``SentenceTransformerRerank`` and takes its arguments: the best nodes, best first, with scores from
+    0 to 1.
+
+    Args:
+        top_n: how many nodes stay.
+        model: as of :class:`gte.Reranker`, or one that is open.
+        device: the cpu.
+        keep_retrieval_score: puts the score that a node had into ``metadata["retrieval_score"]``.
+        trust_remote_code: harmless: no code of a model is run.
+        instruction: what an answer is, for a language model.
+        arguments: others of :class:`gte.Reranker`. ``max_length`` is the model's by default, there it is 512.
+
+    Raises:
+        TypeError: an argument that neither has. ValueError: no query.
+    """
+
+    model: str = Field(description="The model's name.")
+    top_n: int = Field(ge=0, description="How many nodes stay.")
+    device: str = Field(default="cpu", description="Where it computes.")
+    keep_retrieval_score: bool = Field(default=False, description="Whether the score that a node had is kept.")
+    trust_remote_code: bool = Field(default=False, description="Harmless: no code of a model is run.")
+    instruction: Optional[str] = Field(default=None, description="What an answer is.")
+    _reranker: Reranker = PrivateAttr()
+
+    def __init__(
+        self,
+        top_n: int = 2,
+        model: str | Reranker | None = None,
+        device: str | None = None,
+        keep_retrieval_score: bool = False,
+        trust_remote_code: bool = True,
+        *,
+        instruction: str | None = None,
+        callback_manager: CallbackManager | None = None,
+        **arguments: Any,
+    ) -> None:
+        if device is not None:
+            arguments["device"] = device
+        reranker = open_model(Reranker, model, None, arguments)
+        fields: dict[str, Any] = {
+            "model": reranker.name,
+            "top_n": top_n,
+            "device": reranker.device,
+            "keep_retrieval_score": keep_retrieval_score,
+            "trust_remote_code": trust_remote_code,
+            "instruction": instruction,
+            "callback_manager": callback_manager or CallbackManager([]),
+        }
+        super().__init__(**fields)
+        self._reranker = reranker
+
+    @classmethod
+    def class_name(cls) -> str:
+        return "GteRerank"
+
+    def _postprocess_nodes(self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None) -> list[NodeWithScore]:
+        if query_bundle is None:
+            raise ValueError("GteRerank needs a query: give query_bundle or query_str")
+        if not nodes:
+            return []
+        payload: dict[str, Any] = {
+            EventPayload.NODES: nodes,
+            EventPayload.MODEL_NAME: self.model,
+            EventPayload.QUERY_STR: query_bundle.query_str,
+            EventPayload.TOP_K: self.top_n,
+        }
+        texts = [node.node.get_content(metadata_mode=MetadataMode.EMBED) for node in nodes]
+        with self.callback_manager.event(CBEventType.RERANKING, payload=payload) as event:
+            ranked = self._reranker.rank(query_bundle.query_str, texts, top_n=self.top_n, instruction=self.instruction, progress=False)
+            best = []
+            for index, score, _ in ranked:
+                node = nodes[index]
+                if self.keep_retrieval_score:
+                    node.node.metadata["retrieval_score"] = node.score
+                node.score = score
+                best.append(node)
+            event.on_end(payload={EventPayload.NODES: best})
+        return best

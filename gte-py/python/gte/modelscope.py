@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from .embedder import Embedder, cos_sim
+from .embedder import Embedder
+from .similarity import cos_sim
 
 TASK = "sentence-embedding"
 KEYS = ("source_sentence", "sentences_to_compare")

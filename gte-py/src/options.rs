@@ -1,0 +1,116 @@
+//! `Options`: how a model is opened, the same for each door to it.
+
+use std::path::PathBuf;
+
+use gte_core::{Budget, Builder, Door, HubOptions, ModelFiles, Pooling, Precision};
+use pyo3::prelude::*;
+
+use crate::errors::to_python;
+
+/// A model, and how it is opened.
+#[pyclass(module = "gte._gte", frozen)]
+pub(crate) struct Options {
+    model: PathBuf,
+    hub: HubOptions,
+    precision: Option<Precision>,
+    threads: Option<usize>,
+    max_length: Option<usize>,
+    pooling: Option<Pooling>,
+    causal: Option<bool>,
+    budget: Budget,
+}
+
+#[pymethods]
+impl Options {
+    #[new]
+    #[pyo3(signature = (model, *, precision = None, threads = None, max_length = None, revision = None, offline = false, pooling = None, causal = None, batch_tokens = None, cache_folder = None, token = None))]
+    #[allow(clippy::too_many_arguments, reason = "Python's keywords")]
+    fn new(
+        model: PathBuf,
+        precision: Option<&str>,
+        threads: Option<usize>,
+        max_length: Option<usize>,
+        revision: Option<String>,
+        offline: bool,
+        pooling: Option<&str>,
+        causal: Option<bool>,
+        batch_tokens: Option<usize>,
+        cache_folder: Option<PathBuf>,
+        token: Option<String>,
+    ) -> PyResult<Self> {
+        let mut hub = HubOptions::from_env().map_err(to_python)?;
+        hub.revision = revision;
+        hub.offline |= offline;
+        if let Some(cache) = cache_folder {
+            hub.cache = cache;
+        }
+        // An empty one sends none, not even that of the environment.
+        if let Some(token) = token {
+            hub.token = Some(token).filter(|token| !token.is_empty());
+        }
+        Ok(Self {
+            model,
+            hub,
+            precision: option(precision)?,
+            threads,
+            max_length,
+            pooling: option(pooling)?,
+            causal,
+            budget: batch_tokens.map_or(Ok(Budget::DEFAULT), Budget::new).map_err(to_python)?,
+        })
+    }
+}
+
+impl Options {
+    /// The model's files, downloaded where that is asked for.
+    pub(crate) fn files(&self) -> gte_core::Result<ModelFiles> {
+        match self.model.to_str() {
+            Some(name) => ModelFiles::open(name, &self.hub),
+            None => ModelFiles::from_dir(&self.model),
+        }
+    }
+
+    /// The model behind the door `D`.
+    pub(crate) fn open<D: Door>(&self, files: ModelFiles) -> gte_core::Result<D> {
+        let mut builder = Builder::<D>::from_files(files).budget(self.budget);
+        if let Some(precision) = self.precision {
+            builder = builder.precision(precision);
+        }
+        if let Some(pooling) = self.pooling {
+            builder = builder.pooling(pooling);
+        }
+        if let Some(causal) = self.causal {
+            builder = builder.causal(causal);
+        }
+        if let Some(threads) = self.threads {
+            builder = builder.threads(threads);
+        }
+        if let Some(tokens) = self.max_length {
+            builder = builder.max_length(tokens);
+        }
+        builder.build()
+    }
+
+    /// Whether the model's own files ask for vectors of unit length: what `encode` of sentence-transformers gives.
+    pub(crate) fn normalizes(files: &ModelFiles) -> gte_core::Result<bool> {
+        let Some(content) = files.read("modules.json")? else { return Ok(false) };
+        let modules: Vec<Module> = serde_json::from_slice(&content).unwrap_or_default();
+        Ok(modules.iter().any(|module| module.kind.rsplit('.').next() == Some("Normalize")))
+    }
+
+    /// Tokens that are computed at once.
+    pub(crate) fn budget(&self) -> Budget {
+        self.budget
+    }
+}
+
+/// An entry of `modules.json`, which the engine has checked.
+#[derive(serde::Deserialize)]
+struct Module {
+    #[serde(rename = "type")]
+    kind: String,
+}
+
+fn option<T: std::str::FromStr<Err = gte_core::Error>>(value: Option<&str>) -> PyResult<Option<T>> {
+    value.map(|value| value.parse::<T>().map_err(to_python)).transpose()
+}

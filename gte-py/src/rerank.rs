@@ -1,0 +1,283 @@
+//! `Scorer`: queries and documents → logits and scores.
+
+use std::borrow::Cow;
+
+use gte_core::{Budget, ModelFiles, Reranker, Sequence, Tokens, plan};
+use numpy::{IntoPyArray, PyArray1, PyArray2, PyArrayMethods, PyReadonlyArray1};
+use pyo3::prelude::*;
+use pyo3::pybacked::PyBackedStr;
+use pyo3::types::PyString;
+use serde_json::Value;
+
+use crate::embed::{PIECE, prompt_of};
+use crate::errors::{counted_from, to_python, wrong_value};
+use crate::options::Options;
+use crate::texts::{DOCUMENT, QUERY, Texts, argument};
+
+/// Batches of a language model that are computed by one call: what its questions begin with is computed once per call.
+const BATCHES_OF_QUESTIONS: usize = 8;
+
+/// A reranker that is ready. All methods may be called from many threads at once.
+#[pyclass(module = "gte._gte", frozen)]
+pub(crate) struct Scorer {
+    reranker: Reranker,
+    takes_instruction: bool, // a language model, which is asked a question
+    budget: Budget,          // of one call
+    activation: Option<String>,
+}
+
+/// What a model reads before a query, or is told about it.
+struct Told<'a> {
+    before: Cow<'a, str>,         // the query of a cross-encoder
+    instruction: Option<&'a str>, // of a language model, in place of its own
+}
+
+/// The function of torch that the model's files want behind the logits, by its path, as sentence-transformers writes it.
+fn activation(files: &ModelFiles) -> gte_core::Result<Option<String>> {
+    let read = |file: &str| -> gte_core::Result<Value> {
+        // What is wrong with a file is said by the engine, which reads it too.
+        let content = files.read(file)?.unwrap_or_default();
+        Ok(serde_json::from_slice(&content).unwrap_or_default())
+    };
+    let (own, config) = (read("config_sentence_transformers.json")?, read("config.json")?);
+    let places = [
+        &own["activation_fn"],
+        &config["sentence_transformers"]["activation_fn"],
+        &config["sbert_ce_default_activation_function"],
+    ];
+    Ok(places.into_iter().find_map(Value::as_str).map(str::to_owned))
+}
+
+impl Scorer {
+    /// What `instruction`, or a prompt, means for this model: as in sentence-transformers, a prompt is a language model's
+    /// instruction, and stands before a cross-encoder's query.
+    fn told<'a>(
+        &'a self,
+        instruction: Option<&'a PyBackedStr>,
+        prompt: Option<&'a PyBackedStr>,
+        name: Option<&'a PyBackedStr>,
+    ) -> PyResult<Told<'a>> {
+        let nothing = Cow::Borrowed("");
+        if let Some(instruction) = instruction {
+            return Ok(Told { before: nothing, instruction: Some(instruction) });
+        }
+        let prompts = &self.reranker.config().prompts;
+        let text = prompts.resolve(prompt_of(prompt, name)).map_err(to_python)?;
+        if !self.takes_instruction {
+            return Ok(Told { before: Cow::Borrowed(text), instruction: None });
+        }
+        let instruction = Some(text).filter(|text| !text.is_empty());
+        let own = prompts.resolve(gte_core::Prompt::Default).map_err(to_python)?;
+        match instruction {
+            None if !own.is_empty() => {
+                Err(wrong_value(format!("prompt is empty, and the model's own is {own:?}: give an instruction")))
+            }
+            instruction => Ok(Told { before: nothing, instruction }),
+        }
+    }
+
+    fn tokens(&self, pairs: &[(&str, &str)], told: &Told<'_>) -> gte_core::Result<Vec<Tokens>> {
+        let before = |query: &str| format!("{}{query}", told.before);
+        let mut all = Vec::with_capacity(pairs.len());
+        let mut runs = pairs.chunk_by(|a, b| a.0 == b.0);
+        // Many queries of a cross-encoder are tokenized together; an instruction goes with one query at a time.
+        if runs.clone().nth(1).is_some() && !self.takes_instruction && told.instruction.is_none() {
+            return match told.before.is_empty() {
+                true => self.reranker.tokenize_pairs(pairs),
+                false => {
+                    let pairs: Vec<_> = pairs.iter().map(|(query, document)| (before(query), *document)).collect();
+                    self.reranker.tokenize_pairs(&pairs)
+                }
+            };
+        }
+        runs.try_for_each(|run| {
+            let documents: Vec<&str> = run.iter().map(|(_, document)| *document).collect();
+            let tokens = self.reranker.tokenize(&before(run[0].0), &documents, told.instruction);
+            all.extend(tokens.map_err(|error| counted_from(all.len(), error))?);
+            Ok(())
+        })?;
+        Ok(all)
+    }
+
+    /// The queries and documents of pairs: one query for all documents, or as many as documents.
+    fn texts(queries: &Bound<'_, PyAny>, documents: &Bound<'_, PyAny>) -> PyResult<(Queries, Texts)> {
+        let documents = Texts::from_python(documents, DOCUMENT, 0)?;
+        let queries = match queries.cast::<PyString>() {
+            Ok(query) => Queries::One(argument("query", Some(query.clone()))?),
+            Err(_) => Queries::Many(Texts::from_python(queries, QUERY, 0)?),
+        };
+        Ok((queries, documents))
+    }
+}
+
+enum Queries {
+    One(Option<PyBackedStr>),
+    Many(Texts),
+}
+
+impl Queries {
+    fn pairs<'a>(&'a self, documents: &'a Texts) -> PyResult<Vec<(&'a str, &'a str)>> {
+        let documents = documents.as_strs();
+        match self {
+            Self::One(query) => {
+                let query = query.as_deref().unwrap_or_default();
+                Ok(documents.into_iter().map(|document| (query, document)).collect())
+            }
+            Self::Many(queries) => {
+                let queries = queries.as_strs();
+                if queries.len() != documents.len() {
+                    return Err(wrong_value(format!("{} queries and {} documents", queries.len(), documents.len())));
+                }
+                Ok(queries.into_iter().zip(documents).collect())
+            }
+        }
+    }
+}
+
+#[pymethods]
+impl Scorer {
+    #[new]
+    fn new(py: Python<'_>, options: &Options) -> PyResult<Self> {
+        let open = || -> gte_core::Result<Self> {
+            let files = options.files()?;
+            let activation = activation(&files)?;
+            let reranker: Reranker = options.open(files)?;
+            let takes_instruction = reranker.tokenize("", &[] as &[&str], Some("")).is_ok();
+            let batches = if takes_instruction { BATCHES_OF_QUESTIONS } else { 1 };
+            let budget = Budget::new(options.budget().tokens().saturating_mul(batches))?;
+            Ok(Self { reranker, takes_instruction, budget, activation })
+        };
+        py.detach(open).map_err(to_python)
+    }
+
+    /// (pairs × labels) logits of `queries`, one for all documents or one per document, with `documents`. Between two
+    /// batches signals are looked at, and `progress(pairs done)` is called.
+    #[pyo3(signature = (queries, documents, progress = None, *, instruction = None, prompt = None, prompt_name = None))]
+    #[allow(clippy::too_many_arguments, reason = "Python's keywords")]
+    fn logits<'py>(
+        &self,
+        py: Python<'py>,
+        queries: &Bound<'py, PyAny>,
+        documents: &Bound<'py, PyAny>,
+        progress: Option<&Bound<'py, PyAny>>,
+        instruction: Option<Bound<'py, PyString>>,
+        prompt: Option<Bound<'py, PyString>>,
+        prompt_name: Option<Bound<'py, PyString>>,
+    ) -> PyResult<Bound<'py, PyArray2<f32>>> {
+        let instruction = argument("instruction", instruction)?;
+        let (prompt, name) = (argument("prompt", prompt)?, argument("prompt_name", prompt_name)?);
+        let told = self.told(instruction.as_ref(), prompt.as_ref(), name.as_ref())?;
+        // An instruction that the model does not take is an error without a document too.
+        self.reranker.tokenize("", &[] as &[&str], told.instruction).map_err(to_python)?;
+        let (queries, documents) = Self::texts(queries, documents)?;
+        let pairs = queries.pairs(&documents)?;
+        let mut logits = Vec::with_capacity(pairs.len() * self.reranker.labels());
+        let mut done = 0;
+        for piece in pairs.chunks(PIECE) {
+            let tokens = py.detach(|| self.tokens(piece, &told));
+            let tokens = tokens.map_err(|error| to_python(counted_from(done, error)))?;
+            let lengths: Vec<usize> = tokens.iter().map(|pair| pair.ids().len()).collect();
+            for batch in plan(&lengths, self.budget) {
+                done += batch.len();
+                logits.extend(py.detach(|| self.reranker.logits(&tokens[batch])).map_err(to_python)?);
+                py.check_signals()?;
+                if let Some(progress) = progress {
+                    progress.call1((done,))?;
+                }
+            }
+        }
+        logits.into_pyarray(py).reshape([pairs.len(), self.reranker.labels()])
+    }
+
+    /// Scores from 0 to 1 of logits: (pairs).
+    fn scores_from<'py>(
+        &self,
+        py: Python<'py>,
+        logits: PyReadonlyArray1<'py, f32>,
+    ) -> PyResult<Bound<'py, PyArray1<f32>>> {
+        let logits: Vec<f32> = logits.as_array().iter().copied().collect();
+        Ok(self.reranker.scores_from(&logits).map_err(to_python)?.into_pyarray(py))
+    }
+
+    /// Token ids of each pair as the model reads it, cut at `max_length`, and how many there were before the cut.
+    #[pyo3(signature = (queries, documents, *, instruction = None, prompt = None, prompt_name = None))]
+    #[allow(clippy::too_many_arguments, reason = "Python's keywords")]
+    fn tokenize<'py>(
+        &self,
+        py: Python<'py>,
+        queries: &Bound<'py, PyAny>,
+        documents: &Bound<'py, PyAny>,
+        instruction: Option<Bound<'py, PyString>>,
+        prompt: Option<Bound<'py, PyString>>,
+        prompt_name: Option<Bound<'py, PyString>>,
+    ) -> PyResult<Vec<(Bound<'py, PyArray1<u32>>, usize)>> {
+        let instruction = argument("instruction", instruction)?;
+        let (prompt, name) = (argument("prompt", prompt)?, argument("prompt_name", prompt_name)?);
+        let told = self.told(instruction.as_ref(), prompt.as_ref(), name.as_ref())?;
+        let (queries, documents) = Self::texts(queries, documents)?;
+        let pairs = queries.pairs(&documents)?;
+        let tokens = py.detach(|| self.tokens(&pairs, &told)).map_err(to_python)?;
+        Ok(tokens.into_iter().map(|t| (t.ids.into_pyarray(py), t.full_len)).collect())
+    }
+
+    /// Name and text of each prompt in the model's files.
+    #[getter]
+    fn prompts(&self) -> Vec<(&str, &str)> {
+        let prompts = &self.reranker.config().prompts;
+        prompts.names().map(|name| (name, prompts.get(name).unwrap_or_default())).collect()
+    }
+
+    /// The name of the prompt that is used where none is chosen.
+    #[getter]
+    fn default_prompt_name(&self) -> Option<&str> {
+        self.reranker.config().prompts.default_name()
+    }
+
+    /// Whether it is a language model, which takes an instruction.
+    #[getter]
+    fn takes_instruction(&self) -> bool {
+        self.takes_instruction
+    }
+
+    /// The path of the function that the model's files want behind the logits, where they name one.
+    #[getter]
+    fn activation(&self) -> Option<&str> {
+        self.activation.as_deref()
+    }
+
+    /// Logits per pair: 1 for a reranker.
+    #[getter]
+    fn labels(&self) -> usize {
+        self.reranker.labels()
+    }
+
+    /// The hub id, or the directory's name.
+    #[getter]
+    fn name(&self) -> &str {
+        self.reranker.name()
+    }
+
+    /// Where pairs are cut, in tokens.
+    #[getter]
+    fn max_length(&self) -> usize {
+        self.reranker.max_length()
+    }
+
+    /// The type of the matrix products.
+    #[getter]
+    fn precision(&self) -> &'static str {
+        self.reranker.precision().name()
+    }
+
+    /// The instruction set of the kernels.
+    #[getter]
+    fn isa(&self) -> &'static str {
+        self.reranker.isa().name()
+    }
+
+    /// Compute threads.
+    #[getter]
+    fn threads(&self) -> usize {
+        self.reranker.threads()
+    }
+}
