@@ -125,8 +125,9 @@ pub(crate) fn argument(name: &str, value: Option<Bound<'_, PyString>>) -> PyResu
 
 /// A `TypeError` for what can be gone through and is no list of texts: a str, bytes, a dict, a set, a table.
 #[pyfunction]
-pub(crate) fn check_texts(texts: &Bound<'_, PyAny>) -> PyResult<()> {
-    refuse_what_is_no_list(texts, TEXT.all)
+#[pyo3(signature = (texts, name = TEXT.all))]
+pub(crate) fn check_texts(texts: &Bound<'_, PyAny>, name: &str) -> PyResult<()> {
+    refuse_what_is_no_list(texts, name)
 }
 
 /// The error of a `str` that has no UTF-8: half of a surrogate pair stands alone in it.

@@ -155,7 +155,7 @@ class Scorer:
     @property
     def threads(self) -> int: ...
 
-def check_texts(texts: Iterable[str]) -> None:
+def check_texts(texts: Iterable[str], name: str = "texts") -> None:
     """A TypeError for what can be gone through and is no list of texts: a str, bytes, a dict, a set, a table."""
 
 def top_k(

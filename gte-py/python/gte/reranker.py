@@ -131,7 +131,7 @@ class Reranker(Model[_gte.Scorer]):
         if top_n is not None and top_n < 0:
             raise ValueError(f"top_n {top_n}: not negative")
         if return_documents:
-            _gte.check_texts(documents)
+            _gte.check_texts(documents, "documents")
             documents = texts_of(documents)
         logits = self.logits(query, documents, **_told(instruction, prompt, prompt_name), progress=progress)
         scores = self._scores(logits, raw).tolist()
