@@ -39,7 +39,10 @@ fn activation(files: &ModelFiles) -> gte_core::Result<Option<String>> {
         let content = files.read(file)?.unwrap_or_default();
         Ok(serde_json::from_slice(&content).unwrap_or_default())
     };
-    let (own, config) = (read("config_sentence_transformers.json")?, read("config.json")?);
+    // sentence-transformers reads its own file beside `modules.json` alone.
+    let own =
+        if files.read("modules.json")?.is_some() { read("config_sentence_transformers.json")? } else { Value::Null };
+    let config = read("config.json")?;
     let places = [
         &own["activation_fn"],
         &config["sentence_transformers"]["activation_fn"],

@@ -10,7 +10,9 @@ from test_gte import FAMILIES, MODEL, run
 
 import gte
 
-TEXTS = ["怎么退货？", "", "Hello, World! Hello", "董事会 board of directors", "hello " * 90]
+# The model's weights are random: few of its tokens have one.
+SERVICE = "这家火锅店服务特别周到，连手机套都给你准备好。 The service at this hot pot restaurant is thoughtful. "
+TEXTS = ["ＡＢＣ１２３ ﬁ ① … Ⅷ", "", "3.14 1,000 50% a@b.c ABC", "董事会 board of directors met in May", SERVICE * 5]
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +46,7 @@ def rows_of(dicts):
 def test_the_engines_bits(embedder, sparse_embedder, all_):
     """The Rust example prints the shortest decimals that give the same f32."""
     theirs = [line["sparse"] for line in lines_of_the_example("--output", "sparse")]
-    assert sum(map(len, theirs)) > 20
+    assert sum(map(len, theirs)) > 15
     for vectors in (all_.sparse, sparse_embedder.embed(TEXTS)):
         # JSON's keys are in the order of strings in some, of numbers in others.
         assert [sorted(row) for row in rows_of(vectors)] == [sorted(row) for row in rows_of(theirs)]
@@ -67,7 +69,7 @@ def test_sparse_vectors(sparse_embedder, all_):
     assert vectors.to_dicts() == list(vectors)
     named = vectors.to_dicts(sparse_embedder.tokens)
     assert [list(row.values()) for row in named] == [list(row.values()) for row in vectors]
-    assert "▁" in named[2] or any("▁" in token for token in named[2])
+    assert "B" in named[0] and "董" in named[3]
     assert list(vectors.to_dicts(lambda ids: map(str, ids))[0]) == [str(i) for i in vectors[0]]
     for part, rows in [(slice(1, 3), [1, 2]), (slice(None, None, -2), [4, 2, 0]), (slice(3, 1), []), (slice(-2, None), [3, 4])]:
         assert list(vectors[part]) == [vectors[i] for i in rows]
@@ -91,13 +93,14 @@ def test_products(sparse_embedder):
     assert found.dtype == np.float32 and found.shape == (5, 3)
     np.testing.assert_allclose(found, expected, rtol=1e-6)
     np.testing.assert_array_equal(vectors.dot(), vectors.dot(vectors))
-    assert vectors.dot()[2, 4] > 0 and (vectors.dot()[1] == 0).all()
+    assert vectors.dot()[0, 2] > 0 and (vectors.dot()[1] == 0).all()
     with pytest.raises(ValueError, match="vocabularies"):
         vectors.dot(gte.SparseEmbeddings(np.zeros(1, np.int64), np.zeros(0, np.uint32), np.zeros(0, np.float32), vocab=3))
 
 
 def test_scipy_and_arrow(monkeypatch, sparse_embedder, all_):
-    scipy = pytest.importorskip("scipy.sparse")
+    import scipy.sparse as scipy
+
     vectors = sparse_embedder.embed(TEXTS)
     matrix = vectors.to_scipy()
     assert isinstance(matrix, scipy.csr_array) and matrix.shape == (5, vectors.vocab)
@@ -191,14 +194,15 @@ def test_manners(embedder, sparse_embedder):
 
 
 def test_prompts(embedder, sparse_embedder):
-    expected = list(sparse_embedder.embed(["query: hello"]))
+    expected = list(sparse_embedder.embed(["query: ABC 123"]))
+    assert expected != list(sparse_embedder.embed(["ABC 123"]))
     for vectors in (
-        sparse_embedder.embed(["hello"], prompt="query: "),
-        embedder.embed_all(["hello"], prompt="query: ").sparse,
-        next(sparse_embedder.embed_iter(["hello"], prompt="query: ")),
+        sparse_embedder.embed(["ABC 123"], prompt="query: "),
+        embedder.embed_all(["ABC 123"], prompt="query: ").sparse,
+        next(sparse_embedder.embed_iter(["ABC 123"], prompt="query: ")),
     ):
         assert list(vectors) == expected
-    assert list(sparse_embedder.embed(["hello"], prompt_name="query")) == list(sparse_embedder.embed(["hello"]))
+    assert list(sparse_embedder.embed(["ABC 123"], prompt_name="query")) == list(sparse_embedder.embed(["ABC 123"]))
     for texts in (["a"], []):
         with pytest.raises(ValueError, match='prompt_name is "nonsense"'):
             sparse_embedder.embed(texts, prompt_name="nonsense")
@@ -216,7 +220,8 @@ def test_tokens_by_id(sparse_embedder):
 
 
 def test_models_that_have_no_weights():
-    assert len(gte.SparseEmbedder(FAMILIES / "new-sparse", threads=2).embed(TEXTS)[0]) > 0
+    model = gte.SparseEmbedder(FAMILIES / "new-sparse", threads=2)
+    assert model.outputs == ("dense", "sparse") and len(model.embed(TEXTS)) == 5
     with pytest.raises(gte.InvalidModel, match="sparse_linear.pt"):
         gte.SparseEmbedder(MODEL)
     with pytest.raises(gte.InvalidModel, match="is a reranker"):
@@ -227,7 +232,7 @@ def test_models_that_have_no_weights():
 def test_files(tmp_path, embedder, kind):
     import pyarrow.parquet
 
-    texts = [f"text {i} Hello" for i in range(2100)]
+    texts = [f"ABC {i} in May 3.14" for i in range(2100)]
     (tmp_path / "in.txt").write_text("\n".join(texts))
     command = ["embed", tmp_path / "in.txt", "--vectors", kind, "--precision", "f32", "--model", FAMILIES / "bge-m3"]
     expected = getattr(embedder.embed_all(texts, [kind]), kind)

@@ -242,7 +242,9 @@ def _tensors(torch: Any, vectors: SparseEmbeddings, sparse: bool) -> Any:
     rows = np.repeat(np.arange(len(vectors)), np.diff(vectors.indptr))
     places = torch.from_numpy(np.stack([rows, vectors.ids.astype(np.int64)]))
     shape = (len(vectors), vectors.vocab)
-    tensors = torch.sparse_coo_tensor(places, torch.from_numpy(vectors.weights), shape, is_coalesced=True)
+    weights = torch.from_numpy(vectors.weights)
+    # Rows and ids rise, and no place is there twice: there is nothing to check.
+    tensors = torch.sparse_coo_tensor(places, weights, shape, is_coalesced=True, check_invariants=False)
     return tensors if sparse else tensors.to_dense()
 
 
