@@ -62,6 +62,8 @@ impl Scorer {
     ) -> PyResult<Told<'a>> {
         let nothing = Cow::Borrowed("");
         if let Some(instruction) = instruction {
+            // One that the model does not take is an error without a document too.
+            self.reranker.tokenize("", &[] as &[&str], Some(instruction)).map_err(to_python)?;
             return Ok(Told { before: nothing, instruction: Some(instruction) });
         }
         let prompts = &self.reranker.config().prompts;
@@ -81,24 +83,18 @@ impl Scorer {
 
     fn tokens(&self, pairs: &[(&str, &str)], told: &Told<'_>) -> gte_core::Result<Vec<Tokens>> {
         let before = |query: &str| format!("{}{query}", told.before);
-        let mut all = Vec::with_capacity(pairs.len());
-        let mut runs = pairs.chunk_by(|a, b| a.0 == b.0);
         // Many queries of a cross-encoder are tokenized together; an instruction goes with one query at a time.
-        if runs.clone().nth(1).is_some() && !self.takes_instruction && told.instruction.is_none() {
-            return match told.before.is_empty() {
-                true => self.reranker.tokenize_pairs(pairs),
-                false => {
-                    let pairs: Vec<_> = pairs.iter().map(|(query, document)| (before(query), *document)).collect();
-                    self.reranker.tokenize_pairs(&pairs)
-                }
-            };
+        let one_query = pairs.iter().all(|pair| pair.0 == pairs[0].0);
+        if !one_query && !self.takes_instruction {
+            let pairs: Vec<_> = pairs.iter().map(|(query, document)| (before(query), *document)).collect();
+            return self.reranker.tokenize_pairs(&pairs);
         }
-        runs.try_for_each(|run| {
+        let mut all = Vec::with_capacity(pairs.len());
+        for run in pairs.chunk_by(|a, b| a.0 == b.0) {
             let documents: Vec<&str> = run.iter().map(|(_, document)| *document).collect();
             let tokens = self.reranker.tokenize(&before(run[0].0), &documents, told.instruction);
             all.extend(tokens.map_err(|error| counted_from(all.len(), error))?);
-            Ok(())
-        })?;
+        }
         Ok(all)
     }
 
@@ -170,8 +166,6 @@ impl Scorer {
         let instruction = argument("instruction", instruction)?;
         let (prompt, name) = (argument("prompt", prompt)?, argument("prompt_name", prompt_name)?);
         let told = self.told(instruction.as_ref(), prompt.as_ref(), name.as_ref())?;
-        // An instruction that the model does not take is an error without a document too.
-        self.reranker.tokenize("", &[] as &[&str], told.instruction).map_err(to_python)?;
         let (queries, documents) = Self::texts(queries, documents)?;
         let pairs = queries.pairs(&documents)?;
         let mut logits = Vec::with_capacity(pairs.len() * self.reranker.labels());

@@ -125,7 +125,7 @@ pub(crate) fn argument(name: &str, value: Option<Bound<'_, PyString>>) -> PyResu
 
 /// A `TypeError` for what can be gone through and is no list of texts: a str, bytes, a dict, a set, a table.
 #[pyfunction]
-#[pyo3(signature = (texts, name = TEXT.all))]
+#[pyo3(signature = (texts, name = "texts"))]
 pub(crate) fn check_texts(texts: &Bound<'_, PyAny>, name: &str) -> PyResult<()> {
     refuse_what_is_no_list(texts, name)
 }

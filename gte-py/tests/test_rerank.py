@@ -156,8 +156,9 @@ def test_wrong_arguments_are_named(reranker, language_model):
         with pytest.raises(error, match=words):
             reranker.score_pairs(pairs)
     for documents in ([], ["a"]):
-        with pytest.raises(ValueError, match="instruction is .*xlmr-reranker is a cross-encoder"):
-            reranker.scores(QUERY, documents, instruction="x")
+        for call in (reranker.scores, reranker.rank, reranker.tokenize):
+            with pytest.raises(ValueError, match="instruction is .*xlmr-reranker is a cross-encoder"):
+                call(QUERY, documents, instruction="x")
         with pytest.raises(ValueError, match='prompt_name is "nonsense"'):
             reranker.scores(QUERY, documents, prompt_name="nonsense")
     for told in ({"instruction": "a", "prompt": "b"}, {"prompt": "a", "prompt_name": "b"}):

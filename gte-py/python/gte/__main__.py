@@ -27,7 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
 
     model = argparse.ArgumentParser(add_help=False)
-    model.add_argument("--model", default=os.environ.get("GTE_MODEL", "").strip() or "bundled", help="directory, hub id such as thenlper/gte-large-zh, or bundled: the small one for trying (GTE_MODEL; default: %(default)s)")
+    model.add_argument("--model", default=os.environ.get("GTE_MODEL", "").strip() or "bundled", help="directory, hub id such as thenlper/gte-large-zh, or bundled: the small embedder for trying (GTE_MODEL; default: %(default)s)")
     model.add_argument("--precision", default="auto", help="f32, bf16, int8 or auto (default: %(default)s)")
     model.add_argument("--threads", type=int, help="compute threads")
     model.add_argument("--max-length", type=int, help="tokens at which texts are cut")

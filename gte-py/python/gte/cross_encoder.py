@@ -90,7 +90,7 @@ class CrossEncoder:
         **old: Any,
     ) -> None:
         if once_positional or old:
-            given = renamed("CrossEncoder", dict(old), RENAMED)
+            given = renamed(dict(old), RENAMED)
             if len(once_positional) > len(ONCE_POSITIONAL):
                 raise TypeError(f"CrossEncoder() takes {len(ONCE_POSITIONAL) + 1} arguments without a name")
             for name, value in zip(ONCE_POSITIONAL, once_positional):
@@ -115,7 +115,6 @@ class CrossEncoder:
             model_name_or_path,
             modules=modules,
             device=device,
-            trust_remote_code=trust_remote_code,
             local_files_only=local_files_only,
             model_kwargs=model_kwargs,
             processor_kwargs=processor_kwargs,
@@ -141,7 +140,7 @@ class CrossEncoder:
         own = {name: text for name, text in self.reranker.prompts.items() if text or name not in ("query", "document")}
         self.prompts = {**own, **(prompts or {})}
         self.default_prompt_name = default_prompt_name or self.reranker.default_prompt_name
-        check_prompts("CrossEncoder", self.prompts, self.default_prompt_name)
+        check_prompts(self.prompts, self.default_prompt_name)
         self.activation_fn = self._default_activation() if activation_fn is None else activation_fn
 
     def _default_activation(self) -> Callable[[Any], Any]:
@@ -186,7 +185,7 @@ class CrossEncoder:
         ``batch_size``, ``chunk_size`` and ``num_workers`` are harmless: a score does not depend on them. Refused by name:
         another ``device`` than the cpu, a ``pool``, and what sentence-transformers does not have.
         """
-        given = renamed("predict", kwargs, RENAMED_IN_CALLS)
+        given = renamed(kwargs, RENAMED_IN_CALLS)
         given.pop("num_workers", None)
         inputs = given.pop("inputs", inputs) if inputs is _NOTHING else inputs
         activation_fn = given.pop("activation_fn", activation_fn) if activation_fn is None else activation_fn
@@ -251,7 +250,7 @@ class CrossEncoder:
         ``return_documents``. The other arguments are those of :meth:`predict`; harmless too are those that the real one
         once had: ``apply_softmax``, ``convert_to_numpy``, ``convert_to_tensor``, ``num_workers``.
         """
-        given = renamed("rank", kwargs, {"activation_fct": "activation_fn"})
+        given = renamed(kwargs, {"activation_fct": "activation_fn"})
         for name in ("apply_softmax", "convert_to_numpy", "convert_to_tensor", "num_workers"):
             given.pop(name, None)
         activation_fn = given.pop("activation_fn", activation_fn) if activation_fn is None else activation_fn

@@ -25,7 +25,6 @@ def options(
     *,
     modules: Any,
     device: Any,
-    trust_remote_code: bool,
     local_files_only: bool,
     model_kwargs: Mapping[str, Any] | None,
     processor_kwargs: Mapping[str, Any] | None,
@@ -33,10 +32,7 @@ def options(
     backend: str,
     arguments: dict[str, Any],
 ) -> tuple[str, dict[str, Any], dict[str, Any]]:
-    """The model, the options of our class, and what ``config_kwargs`` say about the model, from the arguments of theirs.
-
-    ``trust_remote_code`` is harmless: no code of a model is run, and a model that this engine does not know is refused.
-    """
+    """The model, the options of our class, and what ``config_kwargs`` say about the model, from the arguments of theirs."""
     if modules is not None:
         raise ValueError(f"modules: {name} opens a model by its directory or hub id")
     if model is None:
@@ -76,7 +72,7 @@ def _precision(key: str, dtype: Any) -> str:
     return PRECISIONS[spelled]
 
 
-def renamed(name: str, given: dict[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+def renamed(given: dict[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
     """Arguments by their new names, where old ones are given too; the new one wins, as in sentence-transformers."""
     for old, new in names.items():
         if old in given:
@@ -90,7 +86,7 @@ def refuse_unknown(name: str, given: Mapping[str, Any]) -> None:
         raise TypeError(f"{name}() does not take {', '.join(given)}")
 
 
-def check_prompts(name: str, prompts: Mapping[str, str], default: str | None) -> None:
+def check_prompts(prompts: Mapping[str, str], default: str | None) -> None:
     if default is not None and default not in prompts:
         raise ValueError(f"default_prompt_name {default!r}: the prompts are {', '.join(prompts) or 'none'}")
 

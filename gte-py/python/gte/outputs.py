@@ -74,7 +74,7 @@ class SparseEmbeddings:
         try:
             from scipy.sparse import csr_array
         except ImportError:
-            raise ImportError("to_scipy needs scipy: pip install scipy") from None
+            raise ImportError("to_scipy needs scipy: pip install gte-py[scipy]") from None
         return csr_array((self.weights, self.ids.view(np.int32), self.indptr), shape=(len(self), self.vocab))
 
     def to_arrow(self) -> Any:

@@ -63,7 +63,7 @@ class SparseEncoder:
         batch_tokens: int | None = None,
         **old: Any,
     ) -> None:
-        given = renamed("SparseEncoder", dict(old), {"tokenizer_kwargs": "processor_kwargs"})
+        given = renamed(dict(old), {"tokenizer_kwargs": "processor_kwargs"})
         processor_kwargs = given.pop("processor_kwargs", processor_kwargs)
         refuse_unknown("SparseEncoder", given)
         _check_dims(max_active_dims)
@@ -75,7 +75,6 @@ class SparseEncoder:
             model_name_or_path,
             modules=modules,
             device=device,
-            trust_remote_code=trust_remote_code,
             local_files_only=local_files_only,
             model_kwargs=model_kwargs,
             processor_kwargs=processor_kwargs,
@@ -96,7 +95,7 @@ class SparseEncoder:
         )
         self.prompts = {**self.embedder.prompts, **(prompts or {})}
         self.default_prompt_name = default_prompt_name or self.embedder.default_prompt_name
-        check_prompts("SparseEncoder", self.prompts, self.default_prompt_name)
+        check_prompts(self.prompts, self.default_prompt_name)
 
     def encode(
         self,
@@ -126,7 +125,7 @@ class SparseEncoder:
         ``batch_size``, ``chunk_size``, ``save_to_cpu`` and ``task`` are harmless: a vector does not depend on them, and is
         on the cpu. Refused by name: another ``device``, a ``pool``, and what sentence-transformers does not have.
         """
-        given = renamed("encode", kwargs, {"sentences": "inputs"})
+        given = renamed(kwargs, {"sentences": "inputs"})
         given.pop("task", None)
         inputs = given.pop("inputs", inputs) if inputs is _NOTHING else inputs
         refuse_unknown("encode", given)
