@@ -1,7 +1,5 @@
 //! `Scorer`: queries and documents → logits and scores.
 
-use std::borrow::Cow;
-
 use gte_core::{Budget, ModelFiles, Reranker, Sequence, Tokens, plan};
 use numpy::{IntoPyArray, PyArray1, PyArray2, PyArrayMethods, PyReadonlyArray1};
 use pyo3::prelude::*;
@@ -12,7 +10,7 @@ use serde_json::Value;
 use crate::embed::{PIECE, prompt_of};
 use crate::errors::{counted_from, to_python, wrong_value};
 use crate::options::Options;
-use crate::texts::{DOCUMENT, QUERY, Texts, argument};
+use crate::texts::{DOCUMENT, QUERY, Texts, argument, utf8};
 
 /// Batches of a language model that are computed by one call: what its questions begin with is computed once per call.
 const BATCHES_OF_QUESTIONS: usize = 8;
@@ -28,7 +26,7 @@ pub(crate) struct Scorer {
 
 /// What a model reads before a query, or is told about it.
 struct Told<'a> {
-    before: Cow<'a, str>,         // the query of a cross-encoder
+    before: &'a str,              // the query of a cross-encoder
     instruction: Option<&'a str>, // of a language model, in place of its own
 }
 
@@ -60,16 +58,15 @@ impl Scorer {
         prompt: Option<&'a PyBackedStr>,
         name: Option<&'a PyBackedStr>,
     ) -> PyResult<Told<'a>> {
-        let nothing = Cow::Borrowed("");
         if let Some(instruction) = instruction {
             // One that the model does not take is an error without a document too.
             self.reranker.tokenize("", &[] as &[&str], Some(instruction)).map_err(to_python)?;
-            return Ok(Told { before: nothing, instruction: Some(instruction) });
+            return Ok(Told { before: "", instruction: Some(instruction) });
         }
         let prompts = &self.reranker.config().prompts;
         let text = prompts.resolve(prompt_of(prompt, name)).map_err(to_python)?;
         if !self.takes_instruction {
-            return Ok(Told { before: Cow::Borrowed(text), instruction: None });
+            return Ok(Told { before: text, instruction: None });
         }
         let instruction = Some(text).filter(|text| !text.is_empty());
         let own = prompts.resolve(gte_core::Prompt::Default).map_err(to_python)?;
@@ -77,7 +74,7 @@ impl Scorer {
             None if !own.is_empty() => {
                 Err(wrong_value(format!("prompt is empty, and the model's own is {own:?}: give an instruction")))
             }
-            instruction => Ok(Told { before: nothing, instruction }),
+            instruction => Ok(Told { before: "", instruction }),
         }
     }
 
@@ -102,7 +99,7 @@ impl Scorer {
     fn texts(queries: &Bound<'_, PyAny>, documents: &Bound<'_, PyAny>) -> PyResult<(Queries, Texts)> {
         let documents = Texts::from_python(documents, DOCUMENT, 0)?;
         let queries = match queries.cast::<PyString>() {
-            Ok(query) => Queries::One(argument("query", Some(query.clone()))?),
+            Ok(query) => Queries::One(utf8("query", query)?),
             Err(_) => Queries::Many(Texts::from_python(queries, QUERY, 0)?),
         };
         Ok((queries, documents))
@@ -110,7 +107,7 @@ impl Scorer {
 }
 
 enum Queries {
-    One(Option<PyBackedStr>),
+    One(PyBackedStr),
     Many(Texts),
 }
 
@@ -118,10 +115,7 @@ impl Queries {
     fn pairs<'a>(&'a self, documents: &'a Texts) -> PyResult<Vec<(&'a str, &'a str)>> {
         let documents = documents.as_strs();
         match self {
-            Self::One(query) => {
-                let query = query.as_deref().unwrap_or_default();
-                Ok(documents.into_iter().map(|document| (query, document)).collect())
-            }
+            Self::One(query) => Ok(documents.into_iter().map(|document| (&**query, document)).collect()),
             Self::Many(queries) => {
                 let queries = queries.as_strs();
                 if queries.len() != documents.len() {

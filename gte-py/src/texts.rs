@@ -45,8 +45,7 @@ impl Texts {
         let items = texts
             .try_iter()
             .map_err(|_| wrong_type(format!("{all} is of type {}: give a list of str", type_name(texts))))?;
-        let text = |(i, item): (usize, PyResult<_>)| text(&format!("{} {}", kind.one, first + i), &item?);
-        Ok(Self::Strings(items.enumerate().map(text).collect::<PyResult<_>>()?))
+        Ok(Self::Strings(items.enumerate().map(|(i, item)| text(kind, first + i, &item?)).collect::<PyResult<_>>()?))
     }
 
     fn from_column(column: PyChunkedArray, kind: Kind, mut first: usize) -> PyResult<Self> {
@@ -102,25 +101,28 @@ fn refuse_what_is_no_list(texts: &Bound<'_, PyAny>, all: &str) -> PyResult<()> {
     Ok(())
 }
 
-/// One text, or what is wrong with it: `name` is what it is called.
-fn text(name: &str, item: &Bound<'_, PyAny>) -> PyResult<PyBackedStr> {
+/// One text, or what is wrong with it.
+fn text(kind: Kind, index: usize, item: &Bound<'_, PyAny>) -> PyResult<PyBackedStr> {
+    let name = || format!("{} {index}", kind.one);
     let Ok(string) = item.cast::<PyString>() else {
         let what = type_name(item);
         let missing = item.is_none() || ["NAType", "NaTType"].contains(&what.as_str());
         return Err(match missing || item.extract::<f64>().is_ok_and(f64::is_nan) {
-            true => wrong_value(format!("{name} is {item}: a text that is missing")),
-            false => wrong_type(format!("{name} is of type {what}, not str")),
+            true => wrong_value(format!("{} is {item}: a text that is missing", name())),
+            false => wrong_type(format!("{} is of type {what}, not str", name())),
         });
     };
-    PyBackedStr::try_from(string.clone()).map_err(|error| not_utf8(name, string, error))
+    PyBackedStr::try_from(string.clone()).map_err(|error| not_utf8(&name(), string, error))
 }
 
 /// An argument that goes into a text.
 pub(crate) fn argument(name: &str, value: Option<Bound<'_, PyString>>) -> PyResult<Option<PyBackedStr>> {
-    let read = |string: Bound<'_, PyString>| {
-        PyBackedStr::try_from(string.clone()).map_err(|error| not_utf8(name, &string, error))
-    };
-    value.map(read).transpose()
+    value.map(|string| utf8(name, &string)).transpose()
+}
+
+/// A `str` as UTF-8; `name` is what it is called.
+pub(crate) fn utf8(name: &str, string: &Bound<'_, PyString>) -> PyResult<PyBackedStr> {
+    PyBackedStr::try_from(string.clone()).map_err(|error| not_utf8(name, string, error))
 }
 
 /// A `TypeError` for what can be gone through and is no list of texts: a str, bytes, a dict, a set, a table.

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_gte import FAMILIES, MODEL, source_of
+from fixtures import FAMILIES, MODEL, source_of
 
 import gte
 

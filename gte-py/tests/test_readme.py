@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_gte import FAMILIES
+from fixtures import FAMILIES
 
 README = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf8")
 MODELS = {

@@ -7,7 +7,7 @@ import os
 import numpy as np
 import pytest
 from test_drop_ins import SAVED, TEXTS, changed
-from test_gte import FAMILIES
+from fixtures import FAMILIES
 
 import gte
 

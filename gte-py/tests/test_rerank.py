@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_gte import FAMILIES, MODEL, run
+from fixtures import FAMILIES, MODEL, run
 
 import gte
 

@@ -6,7 +6,7 @@ import subprocess
 
 import numpy as np
 import pytest
-from test_gte import FAMILIES, MODEL, run
+from fixtures import FAMILIES, MODEL, run
 
 import gte
 
