@@ -306,8 +306,9 @@ def test_which_token_is_sent(tmp_path):
         def log_message(self, *arguments):
             pass
 
-    with HTTPServer(("127.0.0.1", 0), Hub) as hub:
-        threading.Thread(target=hub.serve_forever, daemon=True).start()
+    hub = HTTPServer(("127.0.0.1", 0), Hub)
+    threading.Thread(target=hub.serve_forever, daemon=True).start()
+    try:
         variables = {**os.environ, "HF_ENDPOINT": f"http://127.0.0.1:{hub.server_port}", "HF_TOKEN": "hf_env", "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": ""}
         script = "import gte\ntry: gte.{}('a/b', token={})\nexcept gte.ModelNotFound: print('not found')"
         for door in ("Embedder", "Reranker"):
@@ -316,7 +317,9 @@ def test_which_token_is_sent(tmp_path):
                 done = subprocess.run([sys.executable, "-c", script.format(door, token)], env=variables, capture_output=True, text=True)
                 assert done.stdout == "not found\n", done.stderr
                 assert set(sent) == {expected}, token
+    finally:
         hub.shutdown()
+        hub.server_close()
 
 
 def test_what_a_decoders_token_sees():

@@ -70,7 +70,10 @@ def test_the_engines_bits(tmp_path, name, arguments):
     binary = MODEL.parents[1] / "release/rerank"
     if not binary.exists():
         pytest.fail("target/release/rerank is needed: cargo build --release")
+    # The limits are 64 and 512 tokens: some of these pairs are a little longer.
+    lengths = ["x " * count for count in range(20, 340, 8)]
     lines = [{"query": QUERY, "documents": DOCUMENTS}, {"query": "x " * 700, "documents": ["y " * 700, "z"]}]
+    lines.append({"query": QUERY, "documents": lengths})
     text = "".join(json.dumps(line) + "\n" for line in lines)
     model = ["--model", str(FAMILIES / name), *arguments]
     theirs = subprocess.run([binary, *model], input=text, capture_output=True, text=True, check=True).stdout.splitlines()

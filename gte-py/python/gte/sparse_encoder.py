@@ -134,8 +134,8 @@ class SparseEncoder:
         refuse_counts(batch_size, chunk_size)
         refuse_devices(device, pool)
         _check_dims(max_active_dims)
-        torch = import_torch(TENSORS)
         text = prompt_of(self.prompts, self.default_prompt_name, prompt, prompt_name)
+        torch = import_torch(TENSORS)
         single = isinstance(inputs, str)
         texts = [inputs] if isinstance(inputs, str) else inputs
         vectors = self.embedder.embed(texts, prompt=text, progress=bool(show_progress_bar))
