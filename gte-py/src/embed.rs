@@ -22,14 +22,16 @@ pub(crate) struct Engine {
     normalizes: bool,
 }
 
-/// Dense vectors; row starts, token ids and weights of sparse ones; row starts and values of vectors per token.
+/// Dense vectors; row starts, token ids and weights of sparse ones; row starts and values of
+/// vectors per token.
 type All<'py> = (
     Option<Bound<'py, PyArray2<f32>>>,
     Option<(Bound<'py, PyArray1<i64>>, Bound<'py, PyArray1<u32>>, Bound<'py, PyArray1<f32>>)>,
     Option<(Bound<'py, PyArray1<i64>>, Bound<'py, PyArray2<f32>>)>,
 );
 
-/// What stands before each text: `prompt` itself, the model's prompt of a name, else the model's default.
+/// What stands before each text: `prompt` itself, the model's prompt of a name, else the model's
+/// default.
 pub(crate) fn prompt_of<'a>(prompt: Option<&'a PyBackedStr>, name: Option<&'a PyBackedStr>) -> Prompt<'a> {
     match (prompt, name) {
         (Some(prompt), _) => Prompt::Text(prompt),
@@ -43,8 +45,9 @@ impl Engine {
         self.engine.tokenize_with(texts, &TokenizeOptions { prompt, ..TokenizeOptions::default() })
     }
 
-    /// Gives `compute` one batch after the other, with the places of its texts. Between two of them signals are looked
-    /// at, and `progress(texts done)` is called. A text that is wrong is named by its place, counted from `first`.
+    /// Gives `compute` one batch after the other, with the places of its texts. Between two of them
+    /// signals are looked at, and `progress(texts done)` is called. A text that is wrong is named
+    /// by its place, counted from `first`.
     fn by_batches(
         &self,
         py: Python<'_>,
@@ -133,7 +136,8 @@ impl Engine {
         let texts = Texts::from_python(texts, TEXT, first)?;
         let texts = texts.as_strs();
         let dim = self.engine.dim();
-        // Of no texts, what the model has of the outputs: an output that it lacks is an error without a text too.
+        // Of no texts, what the model has of the outputs: an output that it lacks is an error
+        // without a text too.
         let mut all = self.engine.embed_all(&[] as &[Tokens], outputs).map_err(to_python)?;
         let mut dense = outputs.dense.then(|| Vec::with_capacity(texts.len() * dim));
         let prompt = prompt_of(prompt.as_ref(), name.as_ref());
@@ -167,7 +171,8 @@ impl Engine {
         Ok((dense, sparse, colbert))
     }
 
-    /// Token ids of each text with its prompt, cut at `max_length`, and how many there were before the cut.
+    /// Token ids of each text with its prompt, cut at `max_length`, and how many there were before
+    /// the cut.
     #[pyo3(signature = (texts, *, prompt = None, prompt_name = None))]
     fn tokenize<'py>(
         &self,
@@ -199,7 +204,8 @@ impl Engine {
         has.into_iter().filter(|(_, has)| *has).map(|(name, _)| name).collect()
     }
 
-    /// Name and text of each prompt in the model's files, and of `query` and `document`, which may be empty.
+    /// Name and text of each prompt in the model's files, and of `query` and `document`, which may
+    /// be empty.
     #[getter]
     fn prompts(&self) -> Vec<(&str, &str)> {
         let prompts = self.engine.prompts();

@@ -1,8 +1,10 @@
-//! The Python module `gte._gte`: arguments → engine → numpy, without the interpreter's lock while the engine works. What
-//! Python people expect around it (progress, drop-ins, the command line) is Python, in `python/gte`.
+//! The Python module `gte._gte`: arguments → engine → numpy, without the interpreter's lock while
+//! the engine works. What Python people expect around it (progress, drop-ins, the command line) is
+//! Python, in `python/gte`.
 //!
-//! Read the files in this order: `texts.rs` takes texts as Python has them, `options.rs` opens a model, `embed.rs` and
-//! `rerank.rs` are the doors to one, `vectors.rs` compares and shrinks vectors of any origin, `errors.rs` maps errors.
+//! Read the files in this order: `texts.rs` takes texts as Python has them, `options.rs` opens a
+//! model, `embed.rs` and `rerank.rs` are the doors to one, `vectors.rs` compares and shrinks
+//! vectors of any origin, `errors.rs` maps errors.
 
 mod embed;
 mod errors;

@@ -91,7 +91,8 @@ impl Options {
         builder.build()
     }
 
-    /// Whether the model's own files ask for vectors of unit length: what `encode` of sentence-transformers gives.
+    /// Whether the model's own files ask for vectors of unit length: what `encode` of
+    /// sentence-transformers gives.
     pub(crate) fn normalizes(files: &ModelFiles) -> gte_core::Result<bool> {
         let Some(content) = files.read("modules.json")? else { return Ok(false) };
         let modules: Vec<Module> = serde_json::from_slice(&content).unwrap_or_default();

@@ -12,7 +12,8 @@ use crate::errors::{counted_from, to_python, wrong_value};
 use crate::options::Options;
 use crate::texts::{DOCUMENT, QUERY, Texts, argument, utf8};
 
-/// Batches of a language model that are computed by one call: what its questions begin with is computed once per call.
+/// Batches of a language model that are computed by one call: what its questions begin with is
+/// computed once per call.
 const BATCHES_OF_QUESTIONS: usize = 8;
 
 /// A reranker that is ready. All methods may be called from many threads at once.
@@ -30,7 +31,8 @@ struct Told<'a> {
     instruction: Option<&'a str>, // of a language model, in place of its own
 }
 
-/// The function of torch that the model's files want behind the logits, by its path, as sentence-transformers writes it.
+/// The function of torch that the model's files want behind the logits, by its path, as
+/// sentence-transformers writes it.
 fn activation(files: &ModelFiles) -> gte_core::Result<Option<String>> {
     let read = |file: &str| -> gte_core::Result<Value> {
         // What is wrong with a file is said by the engine, which reads it too.
@@ -50,8 +52,8 @@ fn activation(files: &ModelFiles) -> gte_core::Result<Option<String>> {
 }
 
 impl Scorer {
-    /// What `instruction`, or a prompt, means for this model: as in sentence-transformers, a prompt is a language model's
-    /// instruction, and stands before a cross-encoder's query.
+    /// What `instruction`, or a prompt, means for this model: as in sentence-transformers, a prompt
+    /// is a language model's instruction, and stands before a cross-encoder's query.
     fn told<'a>(
         &'a self,
         instruction: Option<&'a PyBackedStr>,
@@ -80,7 +82,8 @@ impl Scorer {
 
     fn tokens(&self, pairs: &[(&str, &str)], told: &Told<'_>) -> gte_core::Result<Vec<Tokens>> {
         let before = |query: &str| format!("{}{query}", told.before);
-        // Many queries of a cross-encoder are tokenized together; an instruction goes with one query at a time.
+        // Many queries of a cross-encoder are tokenized together; an instruction goes with one
+        // query at a time.
         let one_query = pairs.iter().all(|pair| pair.0 == pairs[0].0);
         if !one_query && !self.takes_instruction {
             let pairs: Vec<_> = pairs.iter().map(|(query, document)| (before(query), *document)).collect();
@@ -143,8 +146,9 @@ impl Scorer {
         py.detach(open).map_err(to_python)
     }
 
-    /// (pairs × labels) logits of `queries`, one for all documents or one per document, with `documents`. Between two
-    /// batches signals are looked at, and `progress(pairs done)` is called.
+    /// (pairs × labels) logits of `queries`, one for all documents or one per document, with
+    /// `documents`. Between two batches signals are looked at, and `progress(pairs done)` is
+    /// called.
     #[pyo3(signature = (queries, documents, progress = None, *, instruction = None, prompt = None, prompt_name = None))]
     #[allow(clippy::too_many_arguments, reason = "Python's keywords")]
     fn logits<'py>(
@@ -190,7 +194,8 @@ impl Scorer {
         Ok(self.reranker.scores_from(&logits).map_err(to_python)?.into_pyarray(py))
     }
 
-    /// Token ids of each pair as the model reads it, cut at `max_length`, and how many there were before the cut.
+    /// Token ids of each pair as the model reads it, cut at `max_length`, and how many there were
+    /// before the cut.
     #[pyo3(signature = (queries, documents, *, instruction = None, prompt = None, prompt_name = None))]
     #[allow(clippy::too_many_arguments, reason = "Python's keywords")]
     fn tokenize<'py>(

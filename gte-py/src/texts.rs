@@ -1,5 +1,6 @@
-//! Texts as Python has them: any iterable of `str`, or a column of strings through the Arrow PyCapsule interface
-//! (pyarrow, polars, pandas), which is read where it lies, without a Python object per text.
+//! Texts as Python has them: any iterable of `str`, or a column of strings through the Arrow
+//! PyCapsule interface (pyarrow, polars, pandas), which is read where it lies, without a Python
+//! object per text.
 
 use arrow_array::cast::AsArray;
 use arrow_array::{Array, ArrayRef};
@@ -31,13 +32,14 @@ pub(crate) enum Texts {
 }
 
 impl Texts {
-    /// `TypeError` for one `str` or for what is not a list of texts; `ValueError` for a text that is missing or is not
-    /// UTF-8, with its place, counted from `first`.
+    /// `TypeError` for one `str` or for what is not a list of texts; `ValueError` for a text that
+    /// is missing or is not UTF-8, with its place, counted from `first`.
     pub(crate) fn from_python(texts: &Bound<'_, PyAny>, kind: Kind, first: usize) -> PyResult<Self> {
         let all = kind.all;
         refuse_what_is_no_list(texts, all)?;
         let arrow = texts.hasattr("__arrow_c_stream__")? || texts.hasattr("__arrow_c_array__")?;
-        // pandas has the interface and needs pyarrow for it; without, its texts are read one by one.
+        // pandas has the interface and needs pyarrow for it; without, its texts are read one by
+        // one.
         if arrow && let Ok(column) = texts.extract::<AnyArray>() {
             let column = column.into_chunked_array().map_err(|e| wrong_type(format!("{all}: {e}")))?;
             return Self::from_column(column, kind, first);
@@ -125,7 +127,8 @@ pub(crate) fn utf8(name: &str, string: &Bound<'_, PyString>) -> PyResult<PyBacke
     PyBackedStr::try_from(string.clone()).map_err(|error| not_utf8(name, string, error))
 }
 
-/// A `TypeError` for what can be gone through and is no list of texts: a str, bytes, a dict, a set, a table.
+/// A `TypeError` for what can be gone through and is no list of texts: a str, bytes, a dict, a set,
+/// a table.
 #[pyfunction]
 #[pyo3(signature = (texts, name = "texts"))]
 pub(crate) fn check_texts(texts: &Bound<'_, PyAny>, name: &str) -> PyResult<()> {

@@ -49,17 +49,21 @@ class CrossEncoder:
 
     Args:
         model_name_or_path: a directory or a hub id; a bare name is one of ``cross-encoder/``.
-        device: the cpu. prompts, default_prompt_name: over those of the model's files. A prompt is a language model's
-            instruction, and stands before the first text of another model's pair.
+        device: the cpu. prompts, default_prompt_name: over those of the model's files. A prompt is
+            a language model's instruction, and stands before the first text of another model's
+            pair.
         cache_folder, revision, local_files_only, token: as of sentence-transformers.
-        model_kwargs: ``dtype``. processor_kwargs: ``model_max_length``. config_kwargs: ``num_labels``.
+        model_kwargs: ``dtype``. processor_kwargs: ``model_max_length``. config_kwargs:
+            ``num_labels``.
         num_labels: must be what the model has. max_length: tokens at which a pair is cut.
-        activation_fn: goes over the logits, (pairs, labels): a tensor where torch is installed, else an array. By default
-            what the model's files name, else the sigmoid for one label and nothing for several.
+        activation_fn: goes over the logits, (pairs, labels): a tensor where torch is installed,
+            else an array. By default what the model's files name, else the sigmoid for one label
+            and nothing for several.
         precision, threads, batch_tokens: as of :class:`gte.Reranker`, which ``reranker`` is.
 
-    Harmless: ``trust_remote_code``, for no code of a model is run; ``model_card_data``, for none is written. Refused by
-    name: ``modules``, another ``device`` or ``backend``, ``keep_in_fp32_modules``, other keys of the three dicts.
+    Harmless: ``trust_remote_code``, for no code of a model is run; ``model_card_data``, for none is
+    written. Refused by name: ``modules``, another ``device`` or ``backend``,
+    ``keep_in_fp32_modules``, other keys of the three dicts.
     """
 
     def __init__(
@@ -174,16 +178,20 @@ class CrossEncoder:
         chunk_size: int | None = None,
         **kwargs: Any,
     ) -> Any:
-        """As ``CrossEncoder.predict``: a score for each pair of a list, or for one pair; of several labels a row of them.
+        """As ``CrossEncoder.predict``: a score for each pair of a list, or for one pair; of several
+        labels a row of them.
 
         Args:
             inputs: pairs of texts, or one pair; also by the old name ``sentences``.
-            prompt_name, prompt: see the class. activation_fn: in place of the model's; also ``activation_fct``.
+            prompt_name, prompt: see the class. activation_fn: in place of the model's; also
+                ``activation_fct``.
             show_progress_bar: True for a bar of tqdm. apply_softmax: over several labels.
-            convert_to_tensor, convert_to_numpy: an array of numpy, a tensor of torch, or a list of tensors.
+            convert_to_tensor, convert_to_numpy: an array of numpy, a tensor of torch, or a list of
+                tensors.
 
-        ``batch_size``, ``chunk_size`` and ``num_workers`` are harmless: a score does not depend on them. Refused by name:
-        another ``device`` than the cpu, a ``pool``, and what sentence-transformers does not have.
+        ``batch_size``, ``chunk_size`` and ``num_workers`` are harmless: a score does not depend on
+        them. Refused by name: another ``device`` than the cpu, a ``pool``, and what
+        sentence-transformers does not have.
         """
         given = renamed(kwargs, RENAMED_IN_CALLS)
         given.pop("num_workers", None)
@@ -246,9 +254,10 @@ class CrossEncoder:
         chunk_size: int | None = None,
         **kwargs: Any,
     ) -> list[dict[str, Any]]:
-        """As ``CrossEncoder.rank``: ``[{"corpus_id", "score", "text"}, …]``, best first, ``text`` with
-        ``return_documents``. The other arguments are those of :meth:`predict`; harmless too are those that the real one
-        once had: ``apply_softmax``, ``convert_to_numpy``, ``convert_to_tensor``, ``num_workers``.
+        """As ``CrossEncoder.rank``: ``[{"corpus_id", "score", "text"}, …]``, best first, ``text``
+        with ``return_documents``. The other arguments are those of :meth:`predict`; harmless too
+        are those that the real one once had: ``apply_softmax``, ``convert_to_numpy``,
+        ``convert_to_tensor``, ``num_workers``.
         """
         given = renamed(kwargs, {"activation_fct": "activation_fn"})
         for name in ("apply_softmax", "convert_to_numpy", "convert_to_tensor", "num_workers"):

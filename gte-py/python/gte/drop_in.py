@@ -1,4 +1,5 @@
-"""What the drop-ins for classes of sentence-transformers share: how the arguments of those become ours."""
+"""What the drop-ins for classes of sentence-transformers share: how the arguments of those become
+ours."""
 
 from __future__ import annotations
 
@@ -32,7 +33,8 @@ def options(
     backend: str,
     arguments: dict[str, Any],
 ) -> tuple[str, dict[str, Any], dict[str, Any]]:
-    """The model, the options of our class, and what ``config_kwargs`` say about the model, from the arguments of theirs."""
+    """The model, the options of our class, and what ``config_kwargs`` say about the model, from the
+    arguments of theirs."""
     if modules is not None:
         raise ValueError(f"modules: {name} opens a model by its directory or hub id")
     if model is None:
@@ -73,7 +75,8 @@ def _precision(key: str, dtype: Any) -> str:
 
 
 def renamed(given: dict[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
-    """Arguments by their new names, where old ones are given too; the new one wins, as in sentence-transformers."""
+    """Arguments by their new names, where old ones are given too; the new one wins, as in
+    sentence-transformers."""
     for old, new in names.items():
         if old in given:
             value = given.pop(old)

@@ -66,18 +66,21 @@ class Encode(ABC):
 
         Args:
             inputs: a str or a list of them; also by its old name ``sentences``.
-            prompt_name: the prompt of the model's files that goes before each text; else its default one.
+            prompt_name: the prompt of the model's files that goes before each text; else its
+                default one.
             prompt: goes before each text instead; ``""`` for nothing.
             show_progress_bar: True for a bar of tqdm.
-            precision: float32, or as sentence-transformers makes them of float32: int8 and uint8 by the
-                range of each dimension in this call, binary and ubinary by the signs.
-            convert_to_tensor, convert_to_numpy: an array of numpy, a tensor of torch, or a list of tensors.
+            precision: float32, or as sentence-transformers makes them of float32: int8 and uint8 by
+                the range of each dimension in this call, binary and ubinary by the signs.
+            convert_to_tensor, convert_to_numpy: an array of numpy, a tensor of torch, or a list of
+                tensors.
             normalize_embeddings: vectors of unit length, whatever the model's files say.
             truncate_dim: only the first values; of unit length again with ``normalize_embeddings``.
 
-        ``batch_size``, ``chunk_size`` and ``task`` are harmless: a vector does not depend on them. Refused by
-        name: another ``output_value`` than ``"sentence_embedding"``, another ``device`` than the cpu, a
-        ``pool``, and what sentence-transformers does not have. No texts give an array of shape (0, dim).
+        ``batch_size``, ``chunk_size`` and ``task`` are harmless: a vector does not depend on them.
+        Refused by name: another ``output_value`` than ``"sentence_embedding"``, another ``device``
+        than the cpu, a ``pool``, and what sentence-transformers does not have. No texts give an
+        array of shape (0, dim).
         """
         unknown = [name for name in kwargs if name not in BESIDES]
         if unknown:
@@ -116,11 +119,13 @@ class Encode(ABC):
         return vectors[0] if single else vectors
 
     def encode_query(self, inputs: str | Sequence[str] = _NOTHING, *args: Any, **kwargs: Any) -> Any:
-        """As ``encode``, with the model's prompt ``query`` unless another is given; without it, with none."""
+        """As ``encode``, with the model's prompt ``query`` unless another is given; without it,
+        with none."""
         return self.encode(inputs, *with_prompt("query", args, kwargs), **kwargs)
 
     def encode_document(self, inputs: str | Sequence[str] = _NOTHING, *args: Any, **kwargs: Any) -> Any:
-        """As ``encode``, with the model's prompt ``document`` unless another is given; without it, with none."""
+        """As ``encode``, with the model's prompt ``document`` unless another is given; without it,
+        with none."""
         return self.encode(inputs, *with_prompt("document", args, kwargs), **kwargs)
 
     def get_embedding_dimension(self) -> int:
@@ -133,7 +138,8 @@ class Encode(ABC):
 
 
 def with_prompt(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
-    """The positional arguments behind the texts, with ``name`` for the prompt where there is none."""
+    """The positional arguments behind the texts, with ``name`` for the prompt where there is
+    none."""
     named = args[0] if args else kwargs.get("prompt_name")
     text = args[1] if len(args) > 1 else kwargs.get("prompt")
     if named is not None or text is not None:

@@ -1,4 +1,5 @@
-"""Files of texts → files of vectors, in pieces that survive an interruption. Nothing is under the final name before it is whole."""
+"""Files of texts → files of vectors, in pieces that survive an interruption. Nothing is under the
+final name before it is whole."""
 
 from __future__ import annotations
 
@@ -42,11 +43,13 @@ def embed_file(
     prompt_name: str | None = None,
     skip_bad_lines: bool = False,
 ) -> Done:
-    """Embeds the texts of ``source`` into ``target``. Interrupted, it goes on where it was when it is called again with the same file,
-    model and options; ``report`` is called with the number of texts done and of all. ``vectors`` is ``dense``, ``sparse`` or ``colbert``.
+    """Embeds the texts of ``source`` into ``target``. Interrupted, it goes on where it was when it
+    is called again with the same file, model and options; ``report`` is called with the number of
+    texts done and of all. ``vectors`` is ``dense``, ``sparse`` or ``colbert``.
 
-    The file is read to its end before the first text is embedded: a line that holds no text is an error at once. With ``skip_bad_lines``
-    such lines are left out, and listed in a file beside ``target``, ``.skipped.jsonl``."""
+    The file is read to its end before the first text is embedded: a line that holds no text is an
+    error at once. With ``skip_bad_lines`` such lines are left out, and listed in a file beside
+    ``target``, ``.skipped.jsonl``."""
     if vectors not in OUTPUTS:
         raise ValueError(f"vectors {vectors!r}: {', '.join(OUTPUTS)}")
     if source.suffix not in INPUTS or target.suffix not in OUTPUTS[vectors]:
@@ -103,7 +106,8 @@ def skipped_file(target: Path) -> Path:
 
 
 def list_skipped(target: Path, skipped: list[BadLine]) -> None:
-    """Writes that list; without a line that was left out, takes away that of an earlier run into the same file."""
+    """Writes that list; without a line that was left out, takes away that of an earlier run into
+    the same file."""
     if not skipped:
         skipped_file(target).unlink(missing_ok=True)
         return

@@ -1,6 +1,6 @@
-"""LangChain's ``Embeddings``: ``GteEmbeddings("thenlper/gte-large-zh")``; its ``BaseDocumentCompressor``:
-``GteReranker("BAAI/bge-reranker-v2-m3")``; its ``BaseCrossEncoder``: ``GteCrossEncoder``. Needs ``pip install
-gte-py[langchain]``."""
+"""LangChain's ``Embeddings``: ``GteEmbeddings("thenlper/gte-large-zh")``; its
+``BaseDocumentCompressor``: ``GteReranker("BAAI/bge-reranker-v2-m3")``; its ``BaseCrossEncoder``:
+``GteCrossEncoder``. Needs ``pip install gte-py[langchain]``."""
 
 from __future__ import annotations
 
@@ -29,15 +29,18 @@ class GteEmbeddings(Embeddings):
 
     Args:
         model: as of :class:`gte.Embedder`, or one that is open; also by the name ``model_name``.
-        cache_folder, model_kwargs: how the model is opened: ``device``, ``revision``, ``local_files_only``.
-        encode_kwargs: arguments of ``encode`` for documents, and for queries where those have none, such as
-            ``prompt_name``. Vectors are of unit length unless ``normalize_embeddings`` is False.
+        cache_folder, model_kwargs: how the model is opened: ``device``, ``revision``,
+            ``local_files_only``.
+        encode_kwargs: arguments of ``encode`` for documents, and for queries where those have none,
+            such as ``prompt_name``. Vectors are of unit length unless ``normalize_embeddings`` is
+            False.
         query_encode_kwargs: arguments of ``encode`` for queries.
         show_progress: a bar of tqdm.
         arguments: others of :class:`gte.Embedder`.
 
     Raises:
-        TypeError: an argument that neither has. ValueError: ``multi_process``: all threads are used already.
+        TypeError: an argument that neither has. ValueError: ``multi_process``: all threads are used
+            already.
     """
 
     def __init__(
@@ -82,9 +85,10 @@ class GteEmbeddings(Embeddings):
 
 
 class GteReranker(BaseDocumentCompressor):
-    """The best documents for a query, best first, each with its score in ``metadata["relevance_score"]``. Takes the place
-    of ``CrossEncoderReranker`` with a ``HuggingFaceCrossEncoder``: ``ContextualCompressionRetriever(
-    base_compressor=GteReranker(...), base_retriever=...)``.
+    """The best documents for a query, best first, each with its score in
+    ``metadata["relevance_score"]``. Takes the place of ``CrossEncoderReranker`` with a
+    ``HuggingFaceCrossEncoder``: ``ContextualCompressionRetriever( base_compressor=GteReranker(...),
+    base_retriever=...)``.
 
     Args:
         model: as of :class:`gte.Reranker`, or one that is open; also by the name ``model_name``.
@@ -128,7 +132,8 @@ class GteReranker(BaseDocumentCompressor):
         query: str,
         callbacks: Callbacks | None = None,
     ) -> Sequence[Document]:
-        """Copies of the best documents. ``callbacks`` are harmless: nothing here calls a model of theirs."""
+        """Copies of the best documents. ``callbacks`` are harmless: nothing here calls a model of
+        theirs."""
         texts = [document.page_content for document in documents]
         ranked = self._reranker.rank(query, texts, top_n=self.top_n, instruction=self.instruction, progress=False)
         found = []
@@ -139,7 +144,8 @@ class GteReranker(BaseDocumentCompressor):
 
 
 class GteCrossEncoder(BaseCrossEncoder):
-    """Takes the place of ``HuggingFaceCrossEncoder`` and takes its arguments: for ``CrossEncoderReranker(model=...)``.
+    """Takes the place of ``HuggingFaceCrossEncoder`` and takes its arguments: for
+    ``CrossEncoderReranker(model=...)``.
 
     Args:
         model_name: as of :class:`gte.CrossEncoder`.

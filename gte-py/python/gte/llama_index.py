@@ -1,5 +1,6 @@
-"""LlamaIndex's ``BaseEmbedding``: ``GteEmbedding("thenlper/gte-large-zh")``, and its ``BaseNodePostprocessor``:
-``GteRerank(model="BAAI/bge-reranker-v2-m3")``. Needs ``pip install gte-py[llama-index]``."""
+"""LlamaIndex's ``BaseEmbedding``: ``GteEmbedding("thenlper/gte-large-zh")``, and its
+``BaseNodePostprocessor``: ``GteRerank(model="BAAI/bge-reranker-v2-m3")``. Needs ``pip install
+gte-py[llama-index]``."""
 
 from __future__ import annotations
 
@@ -22,22 +23,25 @@ REFUSED = {"trust_remote_code": False, "parallel_process": False, "target_device
 
 
 class GteEmbedding(BaseEmbedding):
-    """Takes the place of ``llama_index.embeddings.huggingface.HuggingFaceEmbedding`` and takes its arguments.
+    """Takes the place of ``llama_index.embeddings.huggingface.HuggingFaceEmbedding`` and takes its
+    arguments.
 
     Args:
         model_name: as of :class:`gte.Embedder`, or one that is open; also by the name ``model``.
         max_length: tokens at which texts are cut; by default the model's.
-        query_instruction, text_instruction: go before each query and each text; by default the prompts
-            ``query`` and ``document`` of the model's files, if they have them.
+        query_instruction, text_instruction: go before each query and each text; by default the
+            prompts ``query`` and ``document`` of the model's files, if they have them.
         normalize: whether vectors are of unit length; if not, they are as the model's files say.
         cache_folder, device: as of :class:`gte.Embedder`.
-        embed_batch_size, callback_manager, num_workers, embeddings_cache, rate_limiter: as of ``BaseEmbedding``.
+        embed_batch_size, callback_manager, num_workers, embeddings_cache, rate_limiter: as of
+            ``BaseEmbedding``.
         show_progress_bar: a bar of tqdm for each call.
         arguments: others of :class:`gte.Embedder`.
 
     Raises:
         TypeError: an argument that neither has.
-        ValueError: ``trust_remote_code``, ``parallel_process`` and ``target_devices``, which this engine does not do.
+        ValueError: ``trust_remote_code``, ``parallel_process`` and ``target_devices``, which this
+            engine does not do.
     """
 
     max_length: int = Field(description="Tokens at which texts are cut.")
@@ -119,8 +123,8 @@ class GteEmbedding(BaseEmbedding):
 
 
 class GteRerank(BaseNodePostprocessor):
-    """Takes the place of ``SentenceTransformerRerank`` and takes its arguments: the best nodes, best first, with scores from
-    0 to 1.
+    """Takes the place of ``SentenceTransformerRerank`` and takes its arguments: the best nodes,
+    best first, with scores from 0 to 1.
 
     Args:
         top_n: how many nodes stay.
@@ -129,7 +133,8 @@ class GteRerank(BaseNodePostprocessor):
         keep_retrieval_score: puts the score that a node had into ``metadata["retrieval_score"]``.
         trust_remote_code: harmless: no code of a model is run.
         instruction: what an answer is, for a language model.
-        arguments: others of :class:`gte.Reranker`. ``max_length`` is the model's by default, there it is 512.
+        arguments: others of :class:`gte.Reranker`. ``max_length`` is the model's by default, there
+            it is 512.
 
     Raises:
         TypeError: an argument that neither has. ValueError: no query.

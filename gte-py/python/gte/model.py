@@ -1,4 +1,5 @@
-"""What the doors to a model have in common: how it is opened, its properties, pickling, forked processes."""
+"""What the doors to a model have in common: how it is opened, its properties, pickling, forked
+processes."""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ _log = logging.getLogger("gte")
 
 
 class Model(Generic[Engine]):
-    """A model that is ready. Safe to use from many threads at once; pickles as its arguments and opens the model again."""
+    """A model that is ready. Safe to use from many threads at once; pickles as its arguments and
+    opens the model again."""
 
     _engine: Engine
     _arguments: dict[str, Any]
@@ -62,8 +64,8 @@ class Model(Generic[Engine]):
 
     @property
     def prompts(self) -> dict[str, str]:
-        """The prompts of the model's files by name. As in sentence-transformers, ``query`` and ``document`` are always
-        there, empty where the files lack them."""
+        """The prompts of the model's files by name. As in sentence-transformers, ``query`` and
+        ``document`` are always there, empty where the files lack them."""
         return dict(self._engine.prompts)
 
     @property
@@ -152,7 +154,8 @@ class TextModel(Model[_gte.Engine]):
         progress: Progress,
         first: int = 0,
     ) -> AllEmbeddings:
-        """Several outputs of one pass, for texts that are counted from ``first`` where one of them is wrong."""
+        """Several outputs of one pass, for texts that are counted from ``first`` where one of them
+        is wrong."""
         one_prompt(prompt, prompt_name)
         engine = self._here()
         texts, total = counted(texts)
@@ -166,12 +169,14 @@ class TextModel(Model[_gte.Engine]):
         )
 
     def tokenize(self, texts: Iterable[str], *, prompt: str | None = None, prompt_name: str | None = None) -> list[npt.NDArray[np.uint32]]:
-        """The token ids of each text with its prompt, special tokens included, cut at ``max_length``."""
+        """The token ids of each text with its prompt, special tokens included, cut at
+        ``max_length``."""
         one_prompt(prompt, prompt_name)
         return [ids for ids, _ in self._here().tokenize(texts, prompt=prompt, prompt_name=prompt_name)]
 
     def count_tokens(self, texts: Iterable[str], *, prompt: str | None = None, prompt_name: str | None = None) -> npt.NDArray[np.int64]:
-        """Tokens of each text with its prompt before any cut: those of more than ``max_length`` will be cut."""
+        """Tokens of each text with its prompt before any cut: those of more than ``max_length``
+        will be cut."""
         one_prompt(prompt, prompt_name)
         return np.array([full for _, full in self._here().tokenize(texts, prompt=prompt, prompt_name=prompt_name)], dtype=np.int64)
 

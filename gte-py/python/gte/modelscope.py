@@ -1,4 +1,5 @@
-"""The call of ModelScope's sentence-embedding pipeline: ``pipeline("iic/nlp_gte_sentence-embedding_chinese-large")``."""
+"""The call of ModelScope's sentence-embedding pipeline:
+``pipeline("iic/nlp_gte_sentence-embedding_chinese-large")``."""
 
 from __future__ import annotations
 
@@ -12,10 +13,12 @@ KEYS = ("source_sentence", "sentences_to_compare")
 
 
 class Pipeline:
-    """``{"source_sentence": [...], "sentences_to_compare": [...]}`` → ``{"text_embedding": array, "scores": [...]}``.
+    """``{"source_sentence": [...], "sentences_to_compare": [...]}`` → ``{"text_embedding": array,
+    "scores": [...]}``.
 
-    ``text_embedding`` has a row for each source sentence, then one for each to compare; ``scores`` are the cosines of the first source
-    sentence with those to compare. Without ``sentences_to_compare`` there are no scores.
+    ``text_embedding`` has a row for each source sentence, then one for each to compare; ``scores``
+    are the cosines of the first source sentence with those to compare. Without
+    ``sentences_to_compare`` there are no scores.
     """
 
     def __init__(self, model: str | Embedder, **arguments: Any) -> None:
@@ -36,8 +39,8 @@ class Pipeline:
 
 
 def pipeline(task: str, model: str | None = None, *, sequence_length: int | None = None, **arguments: Any) -> Pipeline:
-    """The pipeline of a model on ModelScope by its id, or of a directory: ``pipeline(MODEL)``, or as ModelScope has it,
-    ``pipeline("sentence-embedding", model=MODEL, sequence_length=512)``."""
+    """The pipeline of a model on ModelScope by its id, or of a directory: ``pipeline(MODEL)``, or
+    as ModelScope has it, ``pipeline("sentence-embedding", model=MODEL, sequence_length=512)``."""
     import os
 
     if model is None:

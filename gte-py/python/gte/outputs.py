@@ -13,10 +13,11 @@ Integers = npt.NDArray[np.int64]
 
 
 class SparseEmbeddings:
-    """Sparse vectors, one per text, as compressed rows (CSR): text ``i`` has the token ids ``ids[indptr[i]:indptr[i + 1]]``,
-    in rising order, and as many ``weights``, each above 0.
+    """Sparse vectors, one per text, as compressed rows (CSR): text ``i`` has the token ids
+    ``ids[indptr[i]:indptr[i + 1]]``, in rising order, and as many ``weights``, each above 0.
 
-    ``vectors[i]`` is a dict of ids and weights, ``vectors[a:b]`` some of the vectors. ``vocab`` is their dimension.
+    ``vectors[i]`` is a dict of ids and weights, ``vectors[a:b]`` some of the vectors. ``vocab`` is
+    their dimension.
     """
 
     __slots__ = ("ids", "indptr", "vocab", "weights")
@@ -60,8 +61,9 @@ class SparseEmbeddings:
         return SparseEmbeddings(indptr, ids, weights, vocab=self.vocab)
 
     def to_dicts(self, names: Callable[[list[int]], Sequence[str]] | None = None) -> list[dict[Any, float]]:
-        """A dict per text: ``{token id: weight}``, or with ``names=embedder.tokens`` ``{token: weight}``.
-        FlagEmbedding's ``lexical_weights`` have the ids as str: ``names=lambda ids: map(str, ids)``."""
+        """A dict per text: ``{token id: weight}``, or with ``names=embedder.tokens`` ``{token:
+        weight}``. FlagEmbedding's ``lexical_weights`` have the ids as str: ``names=lambda ids:
+        map(str, ids)``."""
         rows = []
         for i in range(len(self)):
             ids, weights = self._row(i)
@@ -84,8 +86,9 @@ class SparseEmbeddings:
         return arrow.LargeListArray.from_arrays(arrow.array(self.indptr), pairs)
 
     def dot(self, others: SparseEmbeddings | None = None) -> Vectors:
-        """Σ of the products of the weights of shared ids, of each of these with each of ``others``, by default these
-        themselves: (texts, others). FlagEmbedding's ``compute_lexical_matching_score``."""
+        """Σ of the products of the weights of shared ids, of each of these with each of ``others``,
+        by default these themselves: (texts, others). FlagEmbedding's
+        ``compute_lexical_matching_score``."""
         others = self if others is None else others
         if self.vocab != others.vocab:
             raise ValueError(f"vectors of vocabularies of {self.vocab} and {others.vocab} tokens cannot be compared")
@@ -112,8 +115,9 @@ class SparseEmbeddings:
 
 
 class MultiVectors(Sequence[Vectors]):
-    """Unit vectors of the tokens of each text (ColBERT): ``vectors[i]`` is the matrix of text ``i``, (tokens, dim), a view of
-    ``values``, (all tokens, dim), from row ``indptr[i]`` to ``indptr[i + 1]``."""
+    """Unit vectors of the tokens of each text (ColBERT): ``vectors[i]`` is the matrix of text
+    ``i``, (tokens, dim), a view of ``values``, (all tokens, dim), from row ``indptr[i]`` to
+    ``indptr[i + 1]``."""
 
     __slots__ = ("indptr", "values")
 
@@ -142,8 +146,9 @@ class MultiVectors(Sequence[Vectors]):
         return f"gte.MultiVectors({len(self)} texts, {len(self.values)} vectors, dim={self.dim})"
 
     def max_sim(self, documents: MultiVectors) -> Vectors:
-        """MaxSim of each of these, as queries, with each of ``documents``: (queries, documents). The mean over a query's
-        vectors of the largest dot product with a document's; 0 where either has no vector."""
+        """MaxSim of each of these, as queries, with each of ``documents``: (queries, documents).
+        The mean over a query's vectors of the largest dot product with a document's; 0 where either
+        has no vector."""
         if self.dim != documents.dim:
             raise ValueError(f"vectors of {self.dim} and {documents.dim} dimensions cannot be compared")
         scores = np.zeros((len(self), len(documents)), np.float32)
@@ -177,8 +182,9 @@ def multi_vectors(matrices: Sequence[Vectors], dim: int) -> MultiVectors:
 
 
 def max_sim(query: npt.ArrayLike, document: npt.ArrayLike) -> float:
-    """MaxSim of two matrices of unit vectors, (tokens, dim): the mean over the query's vectors of the largest dot product
-    with one of the document's; 0 where either has no vector. FlagEmbedding's ``colbert_score``."""
+    """MaxSim of two matrices of unit vectors, (tokens, dim): the mean over the query's vectors of
+    the largest dot product with one of the document's; 0 where either has no vector.
+    FlagEmbedding's ``colbert_score``."""
     left, right = (np.asarray(x, np.float32) for x in (query, document))
     if left.ndim != 2 or right.ndim != 2 or left.shape[1] != right.shape[1]:
         raise ValueError(f"max_sim of matrices of {left.shape} and {right.shape}: expected (tokens, dim) of one dim")

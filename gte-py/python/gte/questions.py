@@ -23,9 +23,10 @@ class Question(NamedTuple):
 
 
 def read_questions(lines: Iterable[str], tsv: bool, name: str, skip: Callable[[BadLine], object] | None = None) -> Iterator[tuple[int, Question]]:
-    """The questions of lines, with the lines' numbers: objects of JSON with ``query``, ``documents`` and, if wanted,
-    ``instruction``; or with ``tsv`` a query and its documents between tabs. Empty lines are passed over. A line that holds
-    no question is given to ``skip``, without it a ValueError."""
+    """The questions of lines, with the lines' numbers: objects of JSON with ``query``,
+    ``documents`` and, if wanted, ``instruction``; or with ``tsv`` a query and its documents between
+    tabs. Empty lines are passed over. A line that holds no question is given to ``skip``, without
+    it a ValueError."""
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
@@ -75,8 +76,9 @@ def _of_json(line: str) -> Question | Bad:
 
 
 def answer(reranker: Reranker, question: Question, instruction: str | None = None, raw: bool = False) -> str:
-    """A line of JSON: ``{"scores": […], "ranking": […], "truncated": […]}``. Scores are in the order of the documents, from 0
-    to 1, or with ``raw`` the model's logits; the ranking has the places of the documents, best first."""
+    """A line of JSON: ``{"scores": […], "ranking": […], "truncated": […]}``. Scores are in the
+    order of the documents, from 0 to 1, or with ``raw`` the model's logits; the ranking has the
+    places of the documents, best first."""
     told = {"instruction": instruction if question.instruction is None else question.instruction}
     logits = reranker.logits(question.query, question.documents, **told, progress=False)
     scores = reranker._scores(logits, raw)

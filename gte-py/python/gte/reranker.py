@@ -16,7 +16,8 @@ Scores = npt.NDArray[np.float32]
 
 
 class Ranked(NamedTuple):
-    """A document's place among those that were given, its score, and itself where that was asked for."""
+    """A document's place among those that were given, its score, and itself where that was asked
+    for."""
 
     index: int  # type: ignore[assignment]  # over the method of tuples
     score: float
@@ -24,20 +25,22 @@ class Ranked(NamedTuple):
 
 
 class Reranker(Model[_gte.Scorer]):
-    """A model that reads a query with a document: a cross-encoder, or a language model that answers yes or no. Safe to use
-    from many threads at once; pickles as its arguments and opens the model again. A document's score does not depend on
-    those beside it.
+    """A model that reads a query with a document: a cross-encoder, or a language model that answers
+    yes or no. Safe to use from many threads at once; pickles as its arguments and opens the model
+    again. A document's score does not depend on those beside it.
 
     Args:
-        model: a directory, or a hub id such as ``BAAI/bge-reranker-v2-m3`` or ``Qwen/Qwen3-Reranker-0.6B``.
-        precision, threads, device, revision, offline, causal, batch_tokens, cache_folder, token: as of
-            :class:`gte.Embedder`.
-        max_length: tokens at which query and document together are cut, from the end of the longer one; by default
-            the model's.
+        model: a directory, or a hub id such as ``BAAI/bge-reranker-v2-m3`` or
+            ``Qwen/Qwen3-Reranker-0.6B``.
+        precision, threads, device, revision, offline, causal, batch_tokens, cache_folder, token: as
+            of :class:`gte.Embedder`.
+        max_length: tokens at which query and document together are cut, from the end of the longer
+            one; by default the model's.
 
-    Every method takes ``instruction``: what an answer is, for a language model, in place of its own. Or a ``prompt``, or
-    the ``prompt_name`` of one in the model's files: as in sentence-transformers, it is the instruction of a language model,
-    and stands before the query of a cross-encoder. ``documents`` are what the texts of :meth:`gte.Embedder.embed` are.
+    Every method takes ``instruction``: what an answer is, for a language model, in place of its
+    own. Or a ``prompt``, or the ``prompt_name`` of one in the model's files: as in
+    sentence-transformers, it is the instruction of a language model, and stands before the query of
+    a cross-encoder. ``documents`` are what the texts of :meth:`gte.Embedder.embed` are.
 
     Raises:
         ModelNotFound, InvalidModel, DownloadError: the model cannot be had, or is no reranker.
@@ -87,13 +90,16 @@ class Reranker(Model[_gte.Scorer]):
         raw: bool = False,
         progress: Progress = None,
     ) -> Scores:
-        """How well each document answers ``query``, from 0 to 1, in their order; with ``raw`` the model's logits.
+        """How well each document answers ``query``, from 0 to 1, in their order; with ``raw`` the
+        model's logits.
 
         Raises:
-            TypeError: a query that is no str; a single str, a dict, a set or bytes for the documents, or something among
-                them that is no str.
-            ValueError: None among the documents, a str that is no UTF-8, an instruction to a model that takes none.
-            InvalidModel: a classifier of several labels, whose :meth:`logits` are no scores of an answer.
+            TypeError: a query that is no str; a single str, a dict, a set or bytes for the
+                documents, or something among them that is no str.
+            ValueError: None among the documents, a str that is no UTF-8, an instruction to a model
+                that takes none.
+            InvalidModel: a classifier of several labels, whose :meth:`logits` are no scores of an
+                answer.
             KeyboardInterrupt: within a batch, or a few of a language model, of Ctrl-C.
         """
         return self._scores(self.logits(query, documents, **_told(instruction, prompt, prompt_name), progress=progress), raw)
@@ -125,8 +131,9 @@ class Reranker(Model[_gte.Scorer]):
         raw: bool = False,
         progress: Progress = None,
     ) -> list[Ranked]:
-        """The ``top_n`` best documents, or all, best first: ``index``, ``score`` and, with ``return_documents``,
-        ``document``. They are ordered by the logits, which still tell apart what rounds to 1; equal ones stay in their order.
+        """The ``top_n`` best documents, or all, best first: ``index``, ``score`` and, with
+        ``return_documents``, ``document``. They are ordered by the logits, which still tell apart
+        what rounds to 1; equal ones stay in their order.
         """
         if top_n is not None and top_n < 0:
             raise ValueError(f"top_n {top_n}: not negative")
@@ -172,7 +179,8 @@ class Reranker(Model[_gte.Scorer]):
         prompt: str | None = None,
         prompt_name: str | None = None,
     ) -> list[npt.NDArray[np.uint32]]:
-        """The token ids of ``query`` with each document as the model reads them, cut at ``max_length``."""
+        """The token ids of ``query`` with each document as the model reads them, cut at
+        ``max_length``."""
         return [ids for ids, _ in self._here().tokenize(_query(query), documents, **_told(instruction, prompt, prompt_name))]
 
     def count_tokens(
@@ -184,7 +192,8 @@ class Reranker(Model[_gte.Scorer]):
         prompt: str | None = None,
         prompt_name: str | None = None,
     ) -> npt.NDArray[np.int64]:
-        """Tokens of ``query`` with each document before any cut: those of more than ``max_length`` will be cut."""
+        """Tokens of ``query`` with each document before any cut: those of more than ``max_length``
+        will be cut."""
         tokens = self._here().tokenize(_query(query), documents, **_told(instruction, prompt, prompt_name))
         return np.array([full for _, full in tokens], dtype=np.int64)
 

@@ -11,11 +11,13 @@ from .progress import Progress
 
 
 class SparseEmbedder(TextModel):
-    """A model with a weight per token, ``BAAI/bge-m3`` or ``Alibaba-NLP/gte-multilingual-base``. Takes the options of
-    :class:`gte.Embedder`. Safe to use from many threads at once; pickles as its arguments and opens the model again.
+    """A model with a weight per token, ``BAAI/bge-m3`` or ``Alibaba-NLP/gte-multilingual-base``.
+    Takes the options of :class:`gte.Embedder`. Safe to use from many threads at once; pickles as
+    its arguments and opens the model again.
 
     Raises:
-        ModelNotFound, InvalidModel, DownloadError: the model cannot be had, or has no weights of tokens.
+        ModelNotFound, InvalidModel, DownloadError: the model cannot be had, or has no weights of
+            tokens.
         ValueError: an option that makes no sense.
     """
 
@@ -36,7 +38,8 @@ class SparseEmbedder(TextModel):
         prompt_name: str | None = None,
         progress: Progress = None,
     ) -> SparseEmbeddings:
-        """The sparse vector of each text, in order. The arguments are those of :meth:`gte.Embedder.embed`."""
+        """The sparse vector of each text, in order. The arguments are those of
+        :meth:`gte.Embedder.embed`."""
         return self._sparse(texts, prompt, prompt_name, progress)
 
     def _sparse(
@@ -59,7 +62,8 @@ class SparseEmbedder(TextModel):
         prompt: str | None = None,
         prompt_name: str | None = None,
     ) -> Iterator[SparseEmbeddings]:
-        """The vectors of a corpus that need not fit into memory, up to ``batch`` at a time, in order."""
+        """The vectors of a corpus that need not fit into memory, up to ``batch`` at a time, in
+        order."""
         pieces = slices(texts, batch)
 
         def vectors() -> Iterator[SparseEmbeddings]:

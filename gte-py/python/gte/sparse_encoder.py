@@ -1,4 +1,5 @@
-"""`SparseEncoder` as sentence-transformers 6.2 has it: its arguments, shapes and types, over models with a weight per token."""
+"""`SparseEncoder` as sentence-transformers 6.2 has it: its arguments, shapes and types, over models
+with a weight per token."""
 
 from __future__ import annotations
 
@@ -22,8 +23,9 @@ _NOTHING: Any = object()
 
 
 class SparseEncoder:
-    """Takes the place of ``sentence_transformers.SparseEncoder`` and takes its arguments. Its models are those of
-    :class:`gte.SparseEmbedder`, which ``embedder`` is; SPLADE models are refused when they are opened. Needs torch.
+    """Takes the place of ``sentence_transformers.SparseEncoder`` and takes its arguments. Its
+    models are those of :class:`gte.SparseEmbedder`, which ``embedder`` is; SPLADE models are
+    refused when they are opened. Needs torch.
 
     Args:
         model_name_or_path: a directory or a hub id; a bare name is one of ``sparse-encoder/``.
@@ -31,11 +33,13 @@ class SparseEncoder:
         cache_folder, revision, local_files_only, token: as of sentence-transformers.
         model_kwargs: ``dtype``. processor_kwargs: ``model_max_length``.
         similarity_fn_name: ``"dot"``, by default, ``"cosine"``, ``"euclidean"`` or ``"manhattan"``.
-        max_active_dims: the most weights of a vector: the largest are kept, of equal ones those of the smaller ids.
+        max_active_dims: the most weights of a vector: the largest are kept, of equal ones those of
+            the smaller ids.
         precision, threads, batch_tokens: as of :class:`gte.SparseEmbedder`.
 
-    Harmless: ``trust_remote_code``, for no code of a model is run; ``model_card_data``, for none is written. Refused by
-    name: ``modules``, another ``device`` or ``backend``, other keys of the dicts.
+    Harmless: ``trust_remote_code``, for no code of a model is run; ``model_card_data``, for none is
+    written. Refused by name: ``modules``, another ``device`` or ``backend``, other keys of the
+    dicts.
     """
 
     def __init__(
@@ -119,11 +123,13 @@ class SparseEncoder:
             inputs: a str or a list of them; also by its old name ``sentences``.
             prompt_name, prompt: goes before each text, by default the default prompt.
             show_progress_bar: True for a bar of tqdm.
-            convert_to_tensor: False for a list of tensors. convert_to_sparse_tensor: False for dense ones.
+            convert_to_tensor: False for a list of tensors. convert_to_sparse_tensor: False for
+                dense ones.
             max_active_dims: in place of the encoder's own.
 
-        ``batch_size``, ``chunk_size``, ``save_to_cpu`` and ``task`` are harmless: a vector does not depend on them, and is
-        on the cpu. Refused by name: another ``device``, a ``pool``, and what sentence-transformers does not have.
+        ``batch_size``, ``chunk_size``, ``save_to_cpu`` and ``task`` are harmless: a vector does not
+        depend on them, and is on the cpu. Refused by name: another ``device``, a ``pool``, and what
+        sentence-transformers does not have.
         """
         given = renamed(kwargs, {"sentences": "inputs"})
         given.pop("task", None)
@@ -169,13 +175,15 @@ class SparseEncoder:
         self._similarity = "dot" if name is None else str(name)
 
     def similarity(self, embeddings1: Any, embeddings2: Any) -> Any:
-        """The similarity of each of ``embeddings1`` with each of ``embeddings2``, as ``similarity_fn_name`` says: vectors
-        that :meth:`encode` gave, or :class:`gte.SparseEmbeddings`; a tensor, or an array of such."""
+        """The similarity of each of ``embeddings1`` with each of ``embeddings2``, as
+        ``similarity_fn_name`` says: vectors that :meth:`encode` gave, or
+        :class:`gte.SparseEmbeddings`; a tensor, or an array of such."""
         left, right = (self._vectors(vectors) for vectors in (embeddings1, embeddings2))
         return _like(_similarity(self._similarity, left, right), embeddings1, embeddings2)
 
     def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> Any:
-        """As :meth:`similarity`, of the first with the first, the second with the second, and so on."""
+        """As :meth:`similarity`, of the first with the first, the second with the second, and so
+        on."""
         left, right = (self._vectors(vectors) for vectors in (embeddings1, embeddings2))
         if len(left) != len(right):
             raise ValueError(f"{len(left)} and {len(right)} vectors are no pairs")
@@ -183,7 +191,8 @@ class SparseEncoder:
         return _like(np.array(each, np.float32), embeddings1, embeddings2)
 
     def decode(self, embeddings: Any, top_k: int | None = None) -> Any:
-        """The tokens and weights of a vector, largest first, or of each of several; ``top_k`` of them."""
+        """The tokens and weights of a vector, largest first, or of each of several; ``top_k`` of
+        them."""
         if top_k is not None and top_k < 1:
             raise ValueError(f"top_k {top_k}: at least 1")
         vectors = self._vectors(embeddings)
@@ -196,7 +205,8 @@ class SparseEncoder:
 
     @staticmethod
     def sparsity(embeddings: Any) -> dict[str, float]:
-        """The mean number of weights of a vector, ``active_dims``, and the mean share of zeros, ``sparsity_ratio``."""
+        """The mean number of weights of a vector, ``active_dims``, and the mean share of zeros,
+        ``sparsity_ratio``."""
         vectors = embeddings if isinstance(embeddings, SparseEmbeddings) else _of_tensor(embeddings)
         if len(vectors) == 0 or vectors.vocab == 0:
             return {"active_dims": 0.0, "sparsity_ratio": 1.0}

@@ -28,8 +28,9 @@ def left_out(path: Path | str, bad: BadLine, unit: str = "line") -> ValueError:
 
 
 def read_texts(path: Path, column: str, skip: Callable[[BadLine], object] | None = None) -> Iterator[str]:
-    """The texts of a file, in order: lines of .txt, strings or objects of .jsonl, a column of .csv and .parquet. UTF-8, with or without the
-    mark that Excel puts at the beginning. A line that holds no text is given to ``skip``, without it a ValueError."""
+    """The texts of a file, in order: lines of .txt, strings or objects of .jsonl, a column of .csv
+    and .parquet. UTF-8, with or without the mark that Excel puts at the beginning. A line that
+    holds no text is given to ``skip``, without it a ValueError."""
     unit = "row" if path.suffix == ".parquet" else "line"
     for number, text in _read(path, column):
         if not isinstance(text, Bad):
