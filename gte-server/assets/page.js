@@ -1,156 +1,393 @@
-// The page: texts → /v1/embeddings → ranking, heat map, vectors. Nothing is loaded from elsewhere.
+// The page: what the models of this server make of a query and some texts. It asks /v1/models and /info for what there is, offers what those models
+// can do, and loads nothing from elsewhere.
 "use strict";
 
 const TEXTS = {
   zh: {
-    docs: "接口文档", metrics: "监控指标", other: "English", query: "查询", candidates: "候选文本（每行一条）", key: "API 密钥（如需要）",
-    go: "计算", ranking: "排序", heatmap: "相似度热图", vectors: "向量预览", vectorsNote: "每格一个数：蓝色为正，红色为负，颜色越深绝对值越大。",
-    busy: "计算中…", done: (t) => `${t.texts} 条文本，${t.tokens} 个词元，往返 ${t.total} 毫秒，其中计算 ${t.compute} 毫秒，排队 ${t.queue} 毫秒`,
-    model: (i) => `${i.model_id} · ${i.dimension} 维 · ${i.model_dtype} · ${i.isa}`,
+    docs: "接口文档", metrics: "监控指标", other: "English", otherLang: "en", models: "模型", access: "API 密钥", key: "密钥，服务端要求时填写",
+    query: "查询", candidates: "候选文本（每行一条）", go: "计算",
+    embed: "向量模型", rerank: "重排模型", classify: "分类模型", none: "不使用",
+    embedder: "向量模型", reranker: "重排模型", classifier: "分类模型", loading: "正在加载…",
+    dense: (n) => `${n} 维向量`, sparse: "词权重", colbert: "逐词元向量", count: (n) => `${n} 个标签`, longest: (n) => `最长 ${n} 个词元`,
+    ranking: "排序", rankingNote: "点击列名，按该列排序。", place: "名次", text: "文本",
+    rerankScore: "重排", denseScore: "余弦", sparseScore: "词权重", colbertScore: "ColBERT",
+    terms: "词权重", termsNote: "每条文本权重最大的词元；粗框表示查询中也有。", shared: "（查询中也有）", noTerms: "没有词元",
+    labels: "分类", heatmap: "相似度热图", heatmapNote: "任意两条文本向量的余弦；Q 为查询，数字为候选文本的行号。最多显示 12 条。",
+    vectors: "向量预览", vectorsNote: "每格一个数：蓝色为正，红色为负，颜色越深绝对值越大。最多显示 12 条。", values: "前几个数",
+    busy: "计算中…", nothing: "请至少输入一条候选文本。",
+    done: (t) => `${t.texts} 条文本，${t.tokens} 个词元，往返 ${t.total} 毫秒，其中计算 ${t.compute} 毫秒，排队 ${t.queue} 毫秒`,
     sample: ["怎样退货？", "七天内可以无理由退货，请保留包装。", "今天天气真好，适合出去散步。", "退款一般在三个工作日内到账。", "How can I send an item back?"],
   },
   en: {
-    docs: "API", metrics: "Metrics", other: "中文", query: "Query", candidates: "Candidates, one a line", key: "API key, if one is needed",
-    go: "Compute", ranking: "Ranking", heatmap: "Similarity", vectors: "Vectors", vectorsNote: "One cell a value: blue is positive, red negative, deeper is larger.",
-    busy: "Computing…", done: (t) => `${t.texts} texts, ${t.tokens} tokens, ${t.total} ms there and back: ${t.compute} ms computing, ${t.queue} ms queued`,
-    model: (i) => `${i.model_id} · ${i.dimension} dimensions · ${i.model_dtype} · ${i.isa}`,
+    docs: "API", metrics: "Metrics", other: "中文", otherLang: "zh", models: "Models", access: "API key", key: "Key, if the server asks for one",
+    query: "Query", candidates: "Texts, one per line", go: "Compute",
+    embed: "Embedding model", rerank: "Reranking model", classify: "Classification model", none: "none",
+    embedder: "embedding", reranker: "reranking", classifier: "classification", loading: "loading…",
+    dense: (n) => `${n} dimensions`, sparse: "term weights", colbert: "a vector per token", count: (n) => `${n} labels`, longest: (n) => `up to ${n} tokens`,
+    ranking: "Ranking", rankingNote: "Press the name of a column to sort by it.", place: "Place", text: "Text",
+    rerankScore: "Reranker", denseScore: "Cosine", sparseScore: "Terms", colbertScore: "ColBERT",
+    terms: "Terms", termsNote: "The tokens of each text with the largest weights. A thick border: the query has the token too.", shared: " (also in the query)", noTerms: "no terms",
+    labels: "Labels", heatmap: "Similarity", heatmapNote: "Cosine of each text's vector with each other's. Q is the query, a number the line of a text. At most 12 texts are shown.",
+    vectors: "Vectors", vectorsNote: "One cell per value: blue is positive, red is negative, deeper is larger. At most 12 texts are shown.", values: "the first values",
+    busy: "Computing…", nothing: "Enter at least one text.",
+    done: (t) => `${t.texts} texts, ${t.tokens} tokens, ${t.total} ms in all: ${t.compute} ms computing, ${t.queue} ms queued`,
     sample: ["How can I return an item?", "Items can be sent back within seven days; keep the box.", "The weather is lovely, let us take a walk.", "Refunds arrive within three working days.", "怎样退货？"],
   },
 };
+// What a table of texts shows at most.
+const SHOWN_TEXTS = 12;
+const SHOWN_TERMS = 12;
+const RETRY_MS = 2000;
+
 const $ = (id) => document.getElementById(id);
 let language = (navigator.language || "zh").startsWith("zh") ? "zh" : "en";
-let info = null;
+let models = []; // what /info says of each; { served_model_name, loading: true } until it is loaded
+let outcome = null; // what was computed last
+let sortBy = null; // the name of a column of the ranking
 
-function make(tag, text, className) {
+const say = (name) => TEXTS[language][name];
+
+function make(tag, text, attributes = {}) {
   const element = document.createElement(tag);
   if (text !== undefined) element.textContent = text;
-  if (className) element.className = className;
+  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
   return element;
 }
 
-function speak() {
-  const texts = TEXTS[language];
-  document.documentElement.lang = language;
-  for (const element of document.querySelectorAll("[data-text]")) element.textContent = texts[element.dataset.text];
-  $("language").textContent = texts.other;
-  if (info) $("model").textContent = texts.model(info);
+// Without a minus before zero.
+const number = (value, digits) => value.toFixed(digits).replace(/^-(?=0\.0*$)/, "");
+
+// The share of a colour or bar, from 0 to 1.
+function shaded(element, share) {
+  element.style.setProperty("--share", Math.max(0, Math.min(1, share)).toFixed(3));
+  return element;
 }
 
-function sample() {
-  const [query, ...candidates] = TEXTS[language].sample;
-  $("query").value = query;
-  $("candidates").value = candidates.join("\n");
-}
-
-function headers() {
+async function ask(path, body) {
   const key = $("key").value;
-  return { "content-type": "application/json", ...(key && { authorization: `Bearer ${key}` }) };
+  const headers = { "content-type": "application/json", ...(key && { authorization: `Bearer ${key}` }) };
+  const response = await fetch(path, body === undefined ? { headers } : { headers, method: "POST", body: JSON.stringify(body) });
+  const answer = await response.json().catch(() => ({}));
+  if (!response.ok) {
+    const message = answer.message || (typeof answer.error === "string" ? answer.error : answer.error?.message) || `HTTP ${response.status}`;
+    throw Object.assign(new Error(message), { status: response.status });
+  }
+  return { answer, headers: response.headers };
 }
 
-async function ask(path, options) {
-  const response = await fetch(path, { headers: headers(), ...options });
-  const body = await response.json().catch(() => ({}));
-  if (!response.ok) throw new Error(body.message || body.error || `HTTP ${response.status}`);
-  return [body, response.headers];
-}
+// ---- what the server has
+
+const kind = (model) => ["embedding", "reranker", "classifier"].find((name) => model.model_type && name in model.model_type);
+const TASKS = { embed: "embedding", rerank: "reranker", classify: "classifier" };
 
 async function describe() {
+  const problem = $("problem");
+  problem.hidden = true;
   try {
-    [info] = await ask("info");
-    $("model").textContent = TEXTS[language].model(info);
+    const [{ answer: listed }, { answer: first }] = await Promise.all([ask("v1/models"), ask("info")]);
+    const loaded = new Set(listed.data.map(({ id }) => id));
+    // /v1/models has those that answer already, /info the names of all.
+    const describeOne = async (name) => (await ask(`info?model=${encodeURIComponent(name)}`)).answer;
+    models = await Promise.all(first.models.map((name) => (loaded.has(name) ? describeOne(name) : { served_model_name: name, loading: true })));
+    // Later models may still be loading: look again.
+    if (models.some((model) => model.loading)) setTimeout(describe, RETRY_MS);
   } catch (error) {
-    $("model").textContent = error.message;
+    models = [];
+    problem.textContent = error.message;
+    problem.hidden = false;
+    if (error.status === 401) $("access").open = true;
   }
+  showModels();
+  showChoices();
 }
 
-const dot = (a, b) => a.reduce((sum, value, i) => sum + value * b[i], 0);
+function facts(model) {
+  if (model.loading) return [say("loading")];
+  const outputs = {
+    embedding: [say("embedder"), say("dense")(model.dimension), ...["sparse", "colbert"].filter((name) => model[name]).map(say)],
+    reranker: [say("reranker")],
+    classifier: [say("classifier"), say("count")(model.dimension)],
+  };
+  return [...(outputs[kind(model)] ?? []), say("longest")(model.max_input_length), model.model_dtype, model.isa];
+}
 
-function showRanking(texts, vectors) {
-  const scored = texts.slice(1).map((text, i) => ({ text, score: dot(vectors[0], vectors[i + 1]) }));
-  scored.sort((a, b) => b.score - a.score);
-  $("ranking").replaceChildren(...scored.map(({ text, score }, i) => {
+function showModels() {
+  $("models").replaceChildren(...models.map((model) => {
     const row = make("li");
-    const meter = make("meter");
-    Object.assign(meter, { min: 0, max: 1, value: Math.max(0, score) });
-    row.append(make("span", `${i + 1}`), make("span", text), make("span", score.toFixed(4), "score"), meter);
+    const id = model.model_id && model.model_id !== model.served_model_name ? ` ${model.model_id}` : "";
+    row.append(make("strong", model.served_model_name), make("span", `${id} · ${facts(model).join(" · ")}`, { class: "facts" }));
     return row;
   }));
 }
 
-function showHeatmap(texts, vectors) {
-  const head = make("tr");
-  head.append(make("th"), ...texts.map((_, i) => make("th", i === 0 ? "Q" : `${i}`)));
-  const rows = texts.map((text, i) => {
-    const row = make("tr");
-    const label = make("th", `${i === 0 ? "Q" : i} ${text}`);
-    label.title = text;
-    row.append(label, ...texts.map((_, j) => {
-      const score = dot(vectors[i], vectors[j]);
-      const cell = make("td", score.toFixed(2));
-      const strength = Math.max(0, Math.min(1, score));
-      cell.style.background = `hsl(215 70% ${95 - 55 * strength}%)`;
-      cell.style.color = strength > 0.55 ? "#fff" : "#1c2330";
+// A select for each task that the server has a model for: which one, or none.
+function showChoices() {
+  const chosen = Object.fromEntries([...$("choices").querySelectorAll("select")].map((select) => [select.id, select.value]));
+  const choices = Object.entries(TASKS).flatMap(([task, wanted]) => {
+    const names = models.filter((model) => !model.loading && kind(model) === wanted).map((model) => model.served_model_name);
+    if (!names.length) return [];
+    const select = make("select", undefined, { id: task });
+    select.append(...names.map((name) => make("option", name, { value: name })), make("option", say("none"), { value: "" }));
+    if (task in chosen && [...names, ""].includes(chosen[task])) select.value = chosen[task];
+    const choice = make("div");
+    choice.append(make("label", say(task), { for: task }), select);
+    return [choice];
+  });
+  // Nothing to choose where one model does one thing.
+  $("choices").hidden = models.length === 1;
+  $("choices").replaceChildren(...choices);
+  $("go").disabled = !choices.length;
+}
+
+const choice = (task) => $(task)?.value || null;
+
+// ---- what it computes
+
+const dot = (a, b) => a.reduce((sum, value, i) => sum + value * b[i], 0);
+
+// The weights of the terms that both have, multiplied and summed.
+function commonTerms(a, b) {
+  const weights = new Map(a.indices.map((id, i) => [id, a.values[i]]));
+  return b.indices.reduce((sum, id, i) => sum + (weights.get(id) ?? 0) * b.values[i], 0);
+}
+
+// For each token of the query the most similar one of the text; their mean.
+const lateInteraction = (query, text) =>
+  query.length && text.length ? query.reduce((sum, token) => sum + Math.max(...text.map((other) => dot(token, other))), 0) / query.length : 0;
+
+function largestTerms({ indices, values }) {
+  return indices.map((id, i) => ({ id, weight: values[i] })).sort((a, b) => b.weight - a.weight).slice(0, SHOWN_TERMS);
+}
+
+// Vectors of the query and of the texts, each with the model's own prompt for it, with all other outputs that the model has.
+async function embed(model, query, texts) {
+  const [first, rest] = await Promise.all([
+    ask("v1/outputs", { model, input: [query], input_type: "query" }),
+    ask("v1/outputs", { model, input: texts, input_type: "document" }),
+  ]);
+  const rows = [...first.answer.data, ...rest.answer.data];
+  const [head, ...tail] = rows;
+  const scores = { dense: tail.map((row) => dot(head.dense, row.dense)) };
+  if (head.sparse) scores.sparse = tail.map((row) => commonTerms(head.sparse, row.sparse));
+  if (head.colbert) scores.colbert = tail.map((row) => lateInteraction(head.colbert, row.colbert));
+  const part = { vectors: rows.map((row) => row.dense), scores, replies: [first, rest] };
+  if (head.sparse) {
+    const shown = rows.slice(0, SHOWN_TEXTS).map((row) => largestTerms(row.sparse));
+    const ids = [...new Set(shown.flat().map((term) => term.id))];
+    const names = ids.length ? (await ask("decode", { model, ids: ids.map((id) => [id]) })).answer : [];
+    const name = new Map(ids.map((id, i) => [id, names[i] || `#${id}`]));
+    const ofQuery = new Set(head.sparse.indices);
+    part.terms = shown.map((terms) => terms.map((term) => ({ ...term, name: name.get(term.id), shared: ofQuery.has(term.id) })));
+  }
+  return part;
+}
+
+async function rerank(model, query, texts) {
+  const reply = await ask("v1/rerank", { model, query, documents: texts });
+  const scores = Array(texts.length).fill(0);
+  for (const { index, relevance_score } of reply.answer.results) scores[index] = relevance_score;
+  return { scores: { rerank: scores }, replies: [reply] };
+}
+
+async function classify(model, query, texts) {
+  const reply = await ask("predict", { model, inputs: [query, ...texts].slice(0, SHOWN_TEXTS).map((text) => [text]) });
+  return { labels: reply.answer, replies: [reply] };
+}
+
+async function compute(event) {
+  event.preventDefault();
+  const query = $("query").value;
+  const texts = $("candidates").value.split("\n").filter((line) => line.trim());
+  const status = $("status");
+  status.className = texts.length ? "" : "error";
+  status.textContent = say(texts.length ? "busy" : "nothing");
+  if (!texts.length) return;
+  $("go").disabled = true;
+  const start = performance.now();
+  const work = Object.entries({ embed, rerank, classify }).filter(([task]) => choice(task)).map(([task, run]) => [choice(task), run]);
+  const ends = await Promise.allSettled(work.map(([model, run]) => run(model, query, texts)));
+  const total = Math.round(performance.now() - start);
+  const parts = ends.filter((end) => end.status === "fulfilled").map((end) => end.value);
+  const failures = ends.flatMap((end, i) => (end.status === "rejected" ? [`${work[i][0]}: ${end.reason.message}`] : []));
+  outcome = { query, texts, failures, total, ...Object.assign({}, ...parts), scores: Object.assign({}, ...parts.map((part) => part.scores)), replies: parts.flatMap((part) => part.replies) };
+  if (!(sortBy in outcome.scores)) sortBy = ["rerank", "dense"].find((column) => column in outcome.scores);
+  $("go").disabled = false;
+  showStatus();
+  showResults();
+}
+
+// ---- what is shown
+
+function showStatus() {
+  const { texts, failures, total, replies } = outcome;
+  const sum = (name) => replies.reduce((all, { headers }) => all + Number(headers.get(name) ?? 0), 0);
+  const tokens = replies.reduce((all, { answer, headers }) => all + (answer.usage?.total_tokens ?? Number(headers.get("x-compute-tokens") ?? 0)), 0);
+  const done = { texts: texts.length + 1, tokens, total, compute: sum("x-inference-time"), queue: sum("x-queue-time") };
+  $("status").className = failures.length ? "error" : "";
+  $("status").textContent = [...failures, ...(replies.length ? [say("done")(done)] : [])].join("\n");
+}
+
+function showResults() {
+  const { scores, vectors, terms, labels } = outcome;
+  const parts = { ranking: Object.keys(scores).length > 0, terms: Boolean(terms), labels: Boolean(labels), heatmap: Boolean(vectors), vectors: Boolean(vectors) };
+  for (const [name, there] of Object.entries(parts)) $(`${name}-part`).hidden = !there;
+  if (parts.ranking) showRanking();
+  if (parts.terms) showTerms();
+  if (parts.labels) showLabels();
+  if (parts.vectors) showHeatmap();
+  if (parts.vectors) showVectors();
+  $("results").hidden = !Object.values(parts).some(Boolean);
+}
+
+function showRanking() {
+  const { texts, scores } = outcome;
+  const columns = ["rerank", "dense", "sparse", "colbert"].filter((name) => name in scores);
+  // On a narrow screen a row is a grid, which takes the meaning of a table's parts away: the roles give it back.
+  const head = make("tr", undefined, { role: "row" });
+  const heading = { scope: "col", role: "columnheader" };
+  head.append(make("th", "#", { ...heading, class: "place", "aria-label": say("place") }), make("th", say("text"), { ...heading, class: "text" }));
+  head.append(...columns.map((column) => {
+    const name = say(`${column}Score`);
+    if (columns.length === 1) return make("th", name, { ...heading, class: "score" });
+    const cell = make("th", undefined, { ...heading, class: "score", ...(column === sortBy && { "aria-sort": "descending" }) });
+    const button = make("button", name, { type: "button" });
+    if (column === sortBy) button.append(make("span", " ↓", { "aria-hidden": true }));
+    button.addEventListener("click", () => {
+      sortBy = column;
+      showRanking();
+      $("ranking").querySelector("[aria-sort] button").focus();
+    });
+    cell.append(button);
+    return cell;
+  }));
+  const order = texts.map((_, i) => i).sort((a, b) => scores[sortBy][b] - scores[sortBy][a]);
+  const most = Object.fromEntries(columns.map((column) => [column, Math.max(1, ...(column === "sparse" ? scores[column] : []))]));
+  const rows = order.map((at, place) => {
+    const row = make("tr", undefined, { role: "row" });
+    row.append(make("td", `${place + 1}`, { class: "place", role: "cell" }), make("td", texts[at], { class: "text", role: "cell" }));
+    row.append(...columns.map((column) => {
+      const cell = make("td", number(scores[column][at], 4), { class: "score", role: "cell" });
+      cell.append(shaded(make("span", undefined, { class: "bar" }), scores[column][at] / most[column]));
       return cell;
     }));
     return row;
   });
-  $("heatmap").replaceChildren(head, ...rows);
+  const [thead, tbody] = [make("thead", undefined, { role: "rowgroup" }), make("tbody", undefined, { role: "rowgroup" })];
+  thead.append(head);
+  tbody.append(...rows);
+  $("ranking").replaceChildren(thead, tbody);
+  $("ranking").style.setProperty("--columns", columns.length);
+  $("ranking-note").hidden = columns.length === 1;
 }
 
-function showVectors(texts, vectors) {
-  $("vectors").replaceChildren(...vectors.map((vector, i) => {
-    const row = make("div", undefined, "vector");
-    const label = make("span", texts[i]);
-    label.title = texts[i];
-    const canvas = make("canvas");
-    Object.assign(canvas, { width: vector.length, height: 1, title: vector.slice(0, 8).map((v) => v.toFixed(4)).join(", ") + ", …" });
+// A text beside a list of things with numbers.
+function listed(text, items) {
+  const row = make("div", undefined, { class: "terms" });
+  const list = make("ul", undefined, { "aria-label": text });
+  list.append(...items);
+  row.append(make("p", text), list);
+  return row;
+}
+
+function showTerms() {
+  const texts = [outcome.query, ...outcome.texts];
+  const most = Math.max(...outcome.terms.flat().map((term) => term.weight), 1e-9);
+  $("terms").replaceChildren(...outcome.terms.map((terms, i) => {
+    const items = terms.map(({ name, weight, shared }) => {
+      const item = make("li", `${name} `, i && shared ? { class: "shared" } : {});
+      item.append(make("small", weight.toFixed(2)));
+      if (i && shared) item.append(make("span", say("shared"), { class: "unseen" }));
+      return shaded(item, weight / most);
+    });
+    return listed(texts[i], items.length ? items : [shaded(make("li", say("noTerms")), 0)]);
+  }));
+}
+
+function showLabels() {
+  const texts = [outcome.query, ...outcome.texts];
+  $("labels").replaceChildren(...outcome.labels.map((labels, i) => listed(texts[i], labels.map(({ label, score }) => {
+    const item = make("li", `${label} `);
+    item.append(make("small", score.toFixed(2)));
+    return shaded(item, score);
+  }))));
+}
+
+function showHeatmap() {
+  const texts = [outcome.query, ...outcome.texts].slice(0, SHOWN_TEXTS);
+  const vectors = outcome.vectors.slice(0, SHOWN_TEXTS);
+  const name = (i) => (i === 0 ? "Q" : `${i}`);
+  const head = make("tr");
+  head.append(make("td"), ...texts.map((text, i) => make("th", name(i), { scope: "col", title: text })));
+  const rows = texts.map((text, i) => {
+    const row = make("tr");
+    row.append(make("th", `${name(i)} ${text}`, { scope: "row", title: text }), ...texts.map((_, j) => {
+      const score = dot(vectors[i], vectors[j]);
+      return shaded(make("td", number(score, 2)), score);
+    }));
+    return row;
+  });
+  const [thead, tbody] = [make("thead"), make("tbody")];
+  thead.append(head);
+  tbody.append(...rows);
+  $("heatmap").replaceChildren(thead, tbody);
+}
+
+function showVectors() {
+  const texts = [outcome.query, ...outcome.texts].slice(0, SHOWN_TEXTS);
+  const dark = matchMedia("(prefers-color-scheme: dark)").matches;
+  const [zero, above, below] = dark ? [[24, 34, 48], [126, 176, 255], [255, 154, 143]] : [[255, 255, 255], [31, 95, 191], [217, 45, 32]];
+  $("vectors").replaceChildren(...texts.map((text, i) => {
+    const vector = outcome.vectors[i];
+    const first = vector.slice(0, 8).map((value) => value.toFixed(4)).join(", ");
+    const row = make("div", undefined, { class: "vector" });
+    const canvas = make("canvas", undefined, { width: vector.length, height: 1, role: "img", title: `${first}, …`, "aria-label": `${text}: ${say("values")} ${first}` });
     const context = canvas.getContext("2d");
     const image = context.createImageData(vector.length, 1);
     const largest = Math.max(...vector.map(Math.abs));
     vector.forEach((value, at) => {
       const strength = Math.abs(value) / largest;
-      const colour = value > 0 ? [31, 95, 191] : [217, 45, 32];
-      image.data.set([...colour.map((c) => 255 - (255 - c) * strength), 255], 4 * at);
+      const colour = value > 0 ? above : below;
+      image.data.set([...zero.map((base, c) => base + (colour[c] - base) * strength), 255], 4 * at);
     });
     context.putImageData(image, 0, 0);
-    row.append(label, canvas);
+    row.append(make("span", text, { title: text }), canvas);
     return row;
   }));
 }
 
-async function compute(event) {
-  event.preventDefault();
-  const texts = [$("query").value, ...$("candidates").value.split("\n").filter((line) => line.trim())];
-  const status = $("status");
-  status.className = "";
-  status.textContent = TEXTS[language].busy;
-  $("go").disabled = true;
-  try {
-    const start = performance.now();
-    const [body, answer] = await ask("v1/embeddings", { method: "POST", body: JSON.stringify({ input: texts }) });
-    const total = Math.round(performance.now() - start);
-    const vectors = body.data.map((item) => item.embedding);
-    showRanking(texts, vectors);
-    showHeatmap(texts, vectors);
-    showVectors(texts, vectors);
-    $("results").hidden = false;
-    const time = (name) => answer.get(name);
-    status.textContent = TEXTS[language].done({ texts: texts.length, tokens: body.usage.total_tokens, total, compute: time("x-inference-time"), queue: time("x-queue-time") });
-  } catch (error) {
-    status.className = "error";
-    status.textContent = error.message;
-  } finally {
-    $("go").disabled = false;
-  }
+// ---- language, and what happens when
+
+function speak() {
+  document.documentElement.lang = language;
+  for (const element of document.querySelectorAll("[data-text]")) element.textContent = say(element.dataset.text);
+  $("language").textContent = say("other");
+  $("language").lang = say("otherLang");
+  showModels();
+  showChoices();
+  if (outcome) showStatus();
+  if (outcome) showResults();
+}
+
+function example() {
+  const [query, ...texts] = say("sample");
+  return [query, texts.join("\n")];
+}
+
+function fill() {
+  [$("query").value, $("candidates").value] = example();
 }
 
 $("form").addEventListener("submit", compute);
 $("key").addEventListener("change", describe);
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => outcome && showResults());
 $("language").addEventListener("click", () => {
+  const [query, texts] = example();
+  const untouched = $("query").value === query && $("candidates").value === texts;
   language = language === "zh" ? "en" : "zh";
   speak();
-  sample();
+  // What somebody has typed stays.
+  if (untouched) fill();
 });
 speak();
-sample();
+fill();
 describe();

@@ -28,6 +28,9 @@ $python "$here/with_server.py" -- node $node/frameworks.mjs URL
 GTE_API_KEYS=a-key $python "$here/with_server.py" --cors-origin '*' -- node $node/openai_browser.mjs URL a-key
 mkdir -p target/screenshots
 $python "$here/with_server.py" -- node $node/page.mjs URL target/screenshots
+families=gte-core/tests/fixtures/families
+$python "$here/with_server.py" --model bundled --model reranker=$families/xlmr-reranker --model m3=$families/bge-m3 --model labels=$families/bert-classifier-3 \
+  -- node $node/page.mjs URL target/screenshots
 # No 5xx, nothing undocumented, whatever is sent. The number of examples and the seed are fixed.
 $python "$here/with_server.py" -- $venv/bin/schemathesis run URL/openapi.json --seed 11 --max-examples "${EXAMPLES:-40}" \
   --checks not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance --no-color
