@@ -2,8 +2,9 @@
 """A quick load test of the service: concurrency, total, success rate, average, P50, P95, P99, requests a second.
 
     python3 deploy/stress_test.py http://localhost:7860/v1/embedding -c 16 -n 500
+    python3 deploy/stress_test.py http://localhost:7860/v1/rerank -c 4 -n 100
 
-Standard library only. Each worker has one connection, kept open; with --fresh a new one for every request, as many clients would have, so that
+Where the address ends in `rerank`, a request is a query with all other texts as its documents. Standard library only. Each worker has one connection, kept open; with --fresh a new one for every request, as many clients would have, so that
 new replicas get their share. Exit status 1 if a request failed. For percentiles of an open loop, mixed
 lengths and records, see `cargo run -p benches --bin load`.
 """
@@ -26,6 +27,23 @@ TEXTS = [
 ]
 
 
+def question(path, number, repeat, model):
+    """A request's body."""
+    text = repeat * TEXTS[number % len(TEXTS)]
+    named = {"model": model} if model else {}
+    if path.endswith("rerank"):
+        return {**named, "query": text, "documents": [repeat * other for other in TEXTS if other != TEXTS[number % len(TEXTS)]]}
+    return {**named, "text": text}
+
+
+def check(path, answer):
+    """Fails where it is no answer to the question."""
+    if path.endswith("rerank"):
+        assert len(answer["results"]) == len(TEXTS) - 1, "not every document has a place"
+    else:
+        assert answer["embedding"], "no embedding"
+
+
 def percentile(values, share):
     """The value below which `share` of the sorted values lie (nearest rank)."""
     return values[min(len(values) - 1, max(0, -(-len(values) * share // 100) - 1))] if values else float("nan")
@@ -34,7 +52,7 @@ def percentile(values, share):
 class Worker(threading.Thread):
     def __init__(self, url, numbers, a):
         super().__init__(daemon=True)
-        self.url, self.key, self.numbers, self.timeout, self.fresh, self.repeat, self.retries = url, a.api_key, numbers, a.timeout, a.fresh, a.repeat, a.retries
+        self.url, self.key, self.numbers, self.timeout, self.fresh, self.repeat, self.retries, self.model = url, a.api_key, numbers, a.timeout, a.fresh, a.repeat, a.retries, a.model
         self.milliseconds, self.failures, self.retried = [], [], []
 
     def run(self):
@@ -58,12 +76,12 @@ class Worker(threading.Thread):
     def ask(self, connection, number, headers):
         """One request; what went wrong, or None."""
         try:
-            connection.request("POST", self.url.path or "/", json.dumps({"text": self.repeat * TEXTS[number % len(TEXTS)]}).encode(), headers)
+            connection.request("POST", self.url.path or "/", json.dumps(question(self.url.path, number, self.repeat, self.model)).encode(), headers)
             response = connection.getresponse()
             body = response.read()
             if response.status != 200:
                 return f"HTTP {response.status}: {body[:80].decode(errors='replace')}"
-            assert json.loads(body)["embedding"], "no embedding"
+            check(self.url.path, json.loads(body))
         except (OSError, http.client.HTTPException, AssertionError, KeyError, ValueError) as error:
             connection.close()
             return f"{type(error).__name__}: {error}"
@@ -81,6 +99,7 @@ def main():
     parser.add_argument("--fresh", action="store_true", help="a new connection for every request")
     parser.add_argument("--repeat", type=int, default=1, help="how often a text is repeated in itself: longer texts, more work")
     parser.add_argument("--retries", type=int, default=0, help="ask again so many times after a failure, as OpenAI's clients do (2); an embedding may be asked for twice")
+    parser.add_argument("--model", default="", help="the model's name, where the server has several")
     parser.add_argument("--api-key", default="")
     parser.add_argument("--timeout", type=float, default=60)
     a = parser.parse_args()

@@ -5,27 +5,54 @@ One table of panels: what each shows, its unit, its queries. drill.py runs every
 import json
 
 NAMESPACE = 'namespace=~"$namespace"'
+MODEL = NAMESPACE + ',model=~"$model"'
 INTERVAL = "$__rate_interval"
+# Requests of users: not those of probes and of Prometheus.
+REQUESTS = NAMESPACE + ',route!~"/(livez|readyz|health|ping|metrics)"'
 
-# title, unit (Grafana's), [(legend, query)]
+
+def rate(metric, labels):
+    return f"rate({metric}{{{labels}}}[{INTERVAL}])"
+
+
+def share(status):
+    return f"sum({rate('gte_requests_total', REQUESTS + ',' + status)} or vector(0)) / sum({rate('gte_requests_total', REQUESTS)})"
+
+
+def quantile(q, by, labels):
+    return f"histogram_quantile({q}, sum by ({by}) ({rate('gte_request_seconds_bucket', labels)}))"
+
+
+def mean(metric, labels, by=""):
+    return f"sum{by}({rate(metric + '_sum', labels)}) / sum{by}({rate(metric + '_count', labels)})"
+
+
+# title, unit (Grafana's), [(legend, query)]. What is counted by model has the label `model`; it is empty where a request
+# asked for none. Utilization and predicted wait are one number per pod, whose models share its compute threads.
 PANELS = [
-    ("Requests a second", "reqps", [("{{route}} {{status}}", f"sum by (route, status) (rate(gte_requests_total{{{NAMESPACE}}}[{INTERVAL}]))")]),
-    ("Latency", "s", [(f"p{p}", f"histogram_quantile(0.{p}, sum by (le) (rate(gte_request_seconds_bucket{{{NAMESPACE}}}[{INTERVAL}])))") for p in (50, 95, 99)]),
-    ("Where a request's time goes, mean", "s", [(name, f"sum(rate(gte_{name}_seconds_sum{{{NAMESPACE}}}[{INTERVAL}])) / sum(rate(gte_{name}_seconds_count{{{NAMESPACE}}}[{INTERVAL}]))") for name in ("tokenize", "queue", "compute")]),
-    ("Answers that are no success, share", "percentunit", [
-        ("5xx", f'sum(rate(gte_requests_total{{{NAMESPACE},status=~"5.."}}[{INTERVAL}]) or vector(0)) / sum(rate(gte_requests_total{{{NAMESPACE}}}[{INTERVAL}]))'),
-        ("429", f'sum(rate(gte_requests_total{{{NAMESPACE},status="429"}}[{INTERVAL}]) or vector(0)) / sum(rate(gte_requests_total{{{NAMESPACE}}}[{INTERVAL}]))')]),
-    ("Replicas", "short", [("scraped", f"count(gte_build_info{{{NAMESPACE}}})")]),
-    ("Utilization", "percentunit", [("{{pod}}", f"gte_utilization_ratio{{{NAMESPACE}}}"), ("mean", f"avg(gte_utilization_ratio{{{NAMESPACE}}})")]),
-    ("Predicted wait", "s", [("{{pod}}", f"gte_queue_delay_seconds{{{NAMESPACE}}}")]),
-    ("What waits", "short", [(name, f"sum(gte_queued_{name}{{{NAMESPACE}}})") for name in ("requests", "texts", "tokens")]),
-    ("Tokens a second", "short", [("computed", f"sum(rate(gte_tokens_total{{{NAMESPACE}}}[{INTERVAL}]))"), ("possible", f"sum(gte_tokens_per_second{{{NAMESPACE}}})")]),
-    ("Texts a second", "short", [("requests", f"sum(rate(gte_texts_total{{{NAMESPACE}}}[{INTERVAL}]))"), ("of them jobs", f"sum(rate(gte_job_texts_total{{{NAMESPACE}}}[{INTERVAL}]))"), ("cut", f"sum(rate(gte_truncated_texts_total{{{NAMESPACE}}}[{INTERVAL}]))")]),
-    ("Tokens in a batch, mean", "short", [("tokens", f"sum(rate(gte_batch_tokens_sum{{{NAMESPACE}}}[{INTERVAL}])) / sum(rate(gte_batch_tokens_count{{{NAMESPACE}}}[{INTERVAL}]))")]),
-    ("Memory", "bytes", [("{{pod}}", f"process_resident_memory_bytes{{{NAMESPACE}}}")]),
-    ("CPUs", "short", [("{{pod}}", f"rate(process_cpu_seconds_total{{{NAMESPACE}}}[{INTERVAL}])")]),
-    ("Connections", "short", [("{{pod}}", f"gte_connections{{{NAMESPACE}}}"), ("requests in flight", f"sum(gte_in_flight_requests{{{NAMESPACE}}})")]),
-    ("Time to load the model", "s", [("{{pod}}", f"gte_model_load_seconds{{{NAMESPACE}}}")]),
+    ("Requests per second", "reqps", [("{{route}} {{status}}", f"sum by (route, status) ({rate('gte_requests_total', REQUESTS)})")]),
+    ("Requests per second by model", "reqps", [("{{model}}", f"sum by (model) ({rate('gte_requests_total', MODEL + ',' + 'model!=' + chr(34) * 2)})")]),
+    ("Answers that are no success, share", "percentunit", [("5xx", share('status=~"5.."')), ("429", share('status="429"'))]),
+    ("Latency", "s", [(f"p{p}", quantile(f"0.{p}", "le", NAMESPACE + ',model!=""')) for p in (50, 95, 99)]),
+    ("Latency by model, p99", "s", [("{{model}}", quantile("0.99", "model, le", MODEL + ',model!=""'))]),
+    ("Where a request's time goes, mean", "s", [(name, mean(f"gte_{name}_seconds", MODEL)) for name in ("tokenize", "queue", "compute")]),
+    ("Replicas", "short", [("scraped", f"count(gte_build_info{{{NAMESPACE}}})"), ("with {{model}}", f"count by (model) (gte_model_info{{{MODEL}}})")]),
+    ("Utilization", "percentunit", [("{{pod}}", f"max by (pod) (gte_utilization_ratio{{{NAMESPACE}}})"), ("mean", f"avg(gte_utilization_ratio{{{NAMESPACE}}})")]),
+    ("Predicted wait", "s", [("{{pod}}", f"max by (pod) (gte_queue_delay_seconds{{{NAMESPACE}}})")]),
+    ("What waits", "short", [(name, f"sum(gte_queued_{name}{{{MODEL}}})") for name in ("requests", "texts", "tokens")]),
+    ("Work that waits", "s", [("{{model}}", f"sum by (model) (gte_queued_tokens{{{MODEL}}} / (gte_tokens_per_second{{{MODEL}}} > 0))")]),
+    ("Computing by model, share of the pods' time", "percentunit", [("{{model}}", f"sum by (model) ({rate('gte_compute_seconds_sum', MODEL)}) / scalar(count(gte_build_info{{{NAMESPACE}}}))")]),
+    ("Tokens per second", "short", [("{{model}}", f"sum by (model) ({rate('gte_tokens_total', MODEL)})"), ("{{model}}, if it had the pods to itself", f"sum by (model) (gte_tokens_per_second{{{MODEL}}})")]),
+    ("Texts per second", "short", [
+        ("all", f"sum({rate('gte_texts_total', MODEL)})"), ("of them jobs", f"sum({rate('gte_job_texts_total', MODEL)})"), ("of them cut", f"sum({rate('gte_truncated_texts_total', MODEL)})"),
+        ("repeated, computed once", f"sum({rate('gte_repeated_texts_total', MODEL)})")]),
+    ("Tokens in a batch, mean", "short", [("{{model}}", mean("gte_batch_tokens", MODEL, " by (model) "))]),
+    ("Cache: texts found, share", "percentunit", [("{{model}}", f"sum by (model) ({rate('gte_cache_hits_total', MODEL)}) / (sum by (model) ({rate('gte_cache_hits_total', MODEL)}) + sum by (model) ({rate('gte_cache_misses_total', MODEL)}))")]),
+    ("Cache: memory", "bytes", [("{{pod}}", f"max by (pod) (gte_cache_bytes{{{NAMESPACE}}})")]),
+    ("Memory", "bytes", [("{{pod}}", f'max by (pod) (process_resident_memory_bytes{{{NAMESPACE},job=~".*gte.*"}})')]),
+    ("CPUs", "short", [("{{pod}}", f"max by (pod) ({rate('process_cpu_seconds_total', NAMESPACE + ',job=~' + chr(34) + '.*gte.*' + chr(34))})")]),
+    ("Connections", "short", [("{{pod}}", f"max by (pod) (gte_connections{{{NAMESPACE}}})"), ("requests in flight", f"sum(gte_in_flight_requests{{{NAMESPACE}}})")]),
+    ("Time to load a model", "s", [("{{pod}} {{model}}", f"max by (pod, model) (gte_model_load_seconds{{{MODEL}}})")]),
 ]
 
 SOURCE = {"type": "prometheus", "uid": "${source}"}
@@ -47,6 +74,7 @@ def dashboard():
         "templating": {"list": [
             {"name": "source", "type": "datasource", "query": "prometheus", "label": "Prometheus"},
             {"name": "namespace", "type": "query", "datasource": SOURCE, "query": "label_values(gte_build_info, namespace)", "refresh": 2, "includeAll": True, "multi": True, "allValue": ".*"},
+            {"name": "model", "type": "query", "datasource": SOURCE, "query": 'label_values(gte_model_info{namespace=~"$namespace"}, model)', "refresh": 2, "includeAll": True, "multi": True, "allValue": ".*"},
         ]},
         "panels": [panel(i, *row) for i, row in enumerate(PANELS)],
     }

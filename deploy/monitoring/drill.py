@@ -1,6 +1,7 @@
 """The dashboard's queries on a real Prometheus: python drill.py PROMETHEUS [PICTURE.svg]   (an address, such as http://127.0.0.1:9090)
 
-Runs every query of every panel over the last minutes, fails where one comes back empty or fails, and draws what came.
+Runs every query of every panel over the last minutes, fails where one comes back empty or fails, where a legend names a label that
+its query has not, or where two lines of a panel have one name, and draws what came.
 """
 import json
 import math
@@ -18,7 +19,7 @@ STEP = 5
 
 def series(prometheus, query):
     end = time.time()
-    query = query.replace("$__rate_interval", "30s").replace("$namespace", ".*")
+    query = query.replace("$__rate_interval", "30s").replace("$namespace", ".*").replace("$model", ".*")
     asked = urllib.parse.urlencode({"query": query, "start": end - 60 * MINUTES, "end": end, "step": STEP})
     with urllib.request.urlopen(f"{prometheus}/api/v1/query_range?{asked}") as answer:
         result = json.load(answer)["data"]["result"]
@@ -28,7 +29,7 @@ def series(prometheus, query):
 
 def main():
     prometheus, picture = sys.argv[1].rstrip("/"), pathlib.Path(sys.argv[2]) if len(sys.argv) > 2 else None
-    found, empty = [], []
+    found, empty, wrong = [], [], []
     for title, unit, queries in dashboard.PANELS:
         lines = []
         for legend, query in queries:
@@ -40,11 +41,14 @@ def main():
                 for label, value in labels.items():
                     name = name.replace("{{" + label + "}}", value)
                 lines.append((name, values))
+        names = [name for name, _ in lines]
+        wrong.extend(f"{title}: {name}" for name in sorted(set(names)) if "{{" in name or names.count(name) > 1)
         found.append((title, unit, lines))
-    print("\n".join(f"empty: {line}" for line in empty) or f"{sum(len(q) for *_, q in dashboard.PANELS)} queries of {len(found)} panels, none empty")
+    faults = [f"empty: {line}" for line in empty] + [f"a legend that is not full, or not alone: {line}" for line in wrong]
+    print("\n".join(faults) or f"{sum(len(q) for *_, q in dashboard.PANELS)} queries of {len(found)} panels, none empty, every line with a name of its own")
     if picture:
         draw(found, picture)
-    sys.exit(bool(empty))
+    sys.exit(bool(faults))
 
 
 def draw(found, picture):

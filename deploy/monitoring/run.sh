@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# A real Prometheus (Debian's) that scrapes two real servers under load, with the rules of this folder; then every query of the dashboard, none of
-# which may come back empty:
+# A real Prometheus (Debian's) that scrapes two real servers under load, one with an embedder and a reranker and a cache, one with the
+# embedder alone; with the rules of this folder. Then every query of the dashboard, none of which may come back empty:
 #     deploy/monitoring/run.sh [PICTURE.svg]     (a picture needs matplotlib in the Python of PATH; SECONDS_OF_LOAD=45)
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -14,9 +14,9 @@ work=$(mktemp -d)
 trap 'kill $(jobs -p) 2>/dev/null; wait 2>/dev/null; rm -rf "$work"' EXIT
 free() { python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
 a=$(free); b=$(free); p=$(free)
-for port in "$a" "$b"; do
-  target/release/gte-server --host 127.0.0.1 --port "$port" --threads 1 2>"$work/$port.log" &
-done
+target/release/gte-server --host 127.0.0.1 --port "$a" --threads 1 --cache-mb 8 --model embedder=bundled \
+  --model reranker=gte-core/tests/fixtures/families/xlmr-reranker 2>"$work/$a.log" &
+target/release/gte-server --host 127.0.0.1 --port "$b" --threads 1 --model embedder=bundled 2>"$work/$b.log" &
 cp deploy/monitoring/rules.yaml "$work/rules.yaml"
 cat > "$work/prometheus.yml" <<EOF
 global: {scrape_interval: 2s, evaluation_interval: 5s}
@@ -34,9 +34,16 @@ for url in "127.0.0.1:$a/readyz" "127.0.0.1:$b/readyz" "127.0.0.1:$p/-/ready"; d
 done
 python3 deploy/stress_test.py "http://127.0.0.1:$a/v1/embedding" -c 4 --seconds "$load" --repeat 4 & one=$!
 python3 deploy/stress_test.py "http://127.0.0.1:$b/v1/embedding" -c 2 --seconds "$load" & two=$!
-wait $one $two
+python3 deploy/stress_test.py "http://127.0.0.1:$a/v1/rerank" -c 1 --seconds "$load" & three=$!
+wait $one $two $three
 python3 deploy/monitoring/drill.py "http://127.0.0.1:$p" $picture
-# The rules too: evaluated, and none of them an alert while all is well.
+# The recording rules have each model by its name.
+for rule in gte:requests:rate5m gte:request_seconds:p99_5m gte:tokens:rate5m gte:queued_seconds gte:cache_hits:ratio5m; do
+  models=$(curl -fsG "http://127.0.0.1:$p/api/v1/query" --data-urlencode "query=count by (model) ($rule)" \
+    | python3 -c 'import json, sys; print(*sorted(r["metric"].get("model", "") for r in json.load(sys.stdin)["data"]["result"]))')
+  case " $models " in *" embedder reranker "*) ;; *) echo "$rule is not by model: $models" >&2; exit 1 ;; esac
+done
+# And all are evaluated, and none of them is an alert while all is well.
 curl -fs "http://127.0.0.1:$p/api/v1/rules" | python3 -c '
 import json, sys
 rules = [rule for group in json.load(sys.stdin)["data"]["groups"] for rule in group["rules"]]

@@ -1,5 +1,5 @@
-// The page: what the models of this server make of a query and some texts. It asks /v1/models and /info for what there is, offers what those models
-// can do, and loads nothing from elsewhere.
+// The page: what the models of this server make of a query and some texts. It asks /v1/models and
+// /info for what there is, offers what those models can do, and loads nothing from elsewhere.
 "use strict";
 
 const TEXTS = {
@@ -159,7 +159,8 @@ function largestTerms({ indices, values }) {
   return indices.map((id, i) => ({ id, weight: values[i] })).sort((a, b) => b.weight - a.weight).slice(0, SHOWN_TERMS);
 }
 
-// Vectors of the query and of the texts, each with the model's own prompt for it, with all other outputs that the model has.
+// Vectors of the query and of the texts, each with the model's own prompt for it, and all other
+// outputs that the model has.
 async function embed(model, query, texts) {
   const [first, rest] = await Promise.all([
     ask("v1/outputs", { model, input: [query], input_type: "query" }),
@@ -242,7 +243,8 @@ function showResults() {
 function showRanking() {
   const { texts, scores } = outcome;
   const columns = ["rerank", "dense", "sparse", "colbert"].filter((name) => name in scores);
-  // On a narrow screen a row is a grid, which takes the meaning of a table's parts away: the roles give it back.
+  // On a narrow screen a row is a grid, and its cells would be no cells to a screen reader without
+  // these roles.
   const head = make("tr", undefined, { role: "row" });
   const heading = { scope: "col", role: "columnheader" };
   head.append(make("th", "#", { ...heading, class: "place", "aria-label": say("place") }), make("th", say("text"), { ...heading, class: "text" }));

@@ -1,5 +1,5 @@
-// The page in a real Chromium: node page.mjs URL FOLDER; writes screenshots to FOLDER. It expects of the page what /info says that the server's models can
-// do, so it is run on a server with one model and on one with several.
+// The page in a real Chromium: node page.mjs URL FOLDER; writes screenshots to FOLDER. It expects
+// what /info says that the server's models can do: run it with one model and with several.
 import assert from "node:assert/strict";
 import { chromium } from "playwright-core";
 
@@ -71,7 +71,8 @@ try {
   const rows = ranking.locator("tbody tr");
   assert.equal(await rows.count(), 3);
   assert.equal(await page.locator("#results b").count(), 0, "texts are shown as text");
-  // By the cosine of a model that knows such texts the order is right; a reranker's own order comes first where there is one.
+  // A model that knows such texts puts them in the right order by their cosine. Where there is a
+  // reranker, its order is shown first.
   const falls = async (column) => {
     const scores = (await rows.locator(`.score:nth-of-type(${column + 2})`).allTextContents()).map(Number);
     assert.deepEqual(scores, scores.toSorted((a, b) => b - a), "best first");
