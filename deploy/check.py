@@ -85,19 +85,67 @@ def copies():
                     yield f"keda: the server knows no {key} {trigger['metadata'][key]}"
 
 
+def belongs(overlay, items):
+    """What names something else names something that is there, and is scraped."""
+    by_kind = lambda kind: {item["metadata"]["name"]: item for item in items if item["kind"] == kind}
+    deployments, services = by_kind("Deployment"), by_kind("Service")
+    pods = {name: item["spec"]["template"]["metadata"]["labels"] for name, item in deployments.items()}
+    matches = lambda selector: [name for name, labels in pods.items() if selector.items() <= labels.items()]
+    monitor = yaml.safe_load((HERE / "k8s/overlays/monitoring/podmonitor.yaml").read_text(encoding="utf8"))
+    scraped = monitor["spec"]["selector"]["matchExpressions"][0]["values"]
+    for name, labels in pods.items():
+        if labels["app.kubernetes.io/name"] not in scraped:
+            yield f"{overlay}: Deployment {name}: overlays/monitoring/podmonitor.yaml does not scrape it"
+        if matches(deployments[name]["spec"]["selector"]["matchLabels"]) != [name]:
+            yield f"{overlay}: Deployment {name}: its selector is not its own"
+    for kind, selector in (("Service", "selector"), ("PodDisruptionBudget", "selector")):
+        for name, item in by_kind(kind).items():
+            wanted = item["spec"][selector]
+            if len(matches(wanted.get("matchLabels", wanted))) != 1:
+                yield f"{overlay}: {kind} {name}: it selects the pods of {matches(wanted.get('matchLabels', wanted)) or 'no Deployment'}"
+    for name, item in by_kind("HorizontalPodAutoscaler").items():
+        target = deployments.get(item["spec"]["scaleTargetRef"]["name"])
+        if not target or "replicas" in target["spec"]:
+            yield f"{overlay}: HorizontalPodAutoscaler {name}: no such Deployment, or one that sets its replicas itself"
+    for name, item in by_kind("Ingress").items():
+        for path in (path for rule in item["spec"]["rules"] for path in rule["http"]["paths"]):
+            if path["backend"]["service"]["name"] not in services:
+                yield f"{overlay}: Ingress {name}: {path['path']} goes to no Service"
+    volumes, accounts = by_kind("PersistentVolumeClaim"), by_kind("ServiceAccount")
+    for name, item in deployments.items():
+        pod = item["spec"]["template"]["spec"]
+        claims = [volume["persistentVolumeClaim"]["claimName"] for volume in pod["volumes"] if "persistentVolumeClaim" in volume]
+        if not {*claims} <= {*volumes} or pod["serviceAccountName"] not in accounts:
+            yield f"{overlay}: Deployment {name}: a claim or a service account that is not there"
+
+
+# The labels of what a scrape of pods and kube-state-metrics add.
+LABELS = {"__name__", "namespace", "pod", "job", "le", "resource", "container"}
+
+
 def metrics():
-    """Names as they are exposed: counters end in _total, infos in _info."""
+    """Names as they are exposed (counters end in _total, infos in _info), and the labels that they have."""
     source = (HERE.parent / "gte-server/src/metrics.rs").read_text(encoding="utf8")
-    found = re.findall(r"""\.register(_with_unit)?\(\s*"([a-z_]+)",\s*"[^"]*",\s*(Unit::Seconds)?""", source)
-    known = {name + ("_seconds" if unit else "") for _, name, unit in found}
-    return {f"gte_{name}" for name in known}
+    found = re.findall(r"""\b(register|register_with_unit|time)\(\s*"([a-z_]+)",\s*(?:"[^"]*"|[a-z_]+),\s*(?:Unit::(\w+))?""", source)
+    units = {"time": "_seconds", "Seconds": "_seconds", "Bytes": "_bytes"}
+    labels = {field for fields in re.findall(r"EncodeLabelSet\)\]\s*(?:pub )?struct \w+ \{(.*?)\n\}", source, re.S) for field in re.findall(r"(?m)^\s+(?:pub )?([a-z]+):", fields)}
+    return {f"gte_{name}" + (units["time"] if call == "time" else units.get(unit, "")) for call, name, unit in found}, labels
+
+
+def named_labels(text):
+    """The labels by which queries group, join and select."""
+    groups = re.findall(r"\b(?:by|on|ignoring|without|group_left|group_right) ?\(([a-z_, ]*)\)", text)
+    selectors = re.findall(r"\{((?:[a-z_]+(?:=~|!~|!=|=)\\?\"[^\"]*\",?\s*)+)\}", text)
+    return {label for group in groups for label in re.split(r", *", group) if label} | {label for s in selectors for label in re.findall(r"([a-z_]+)(?:=~|!~|!=|=)\\?\"", s)}
 
 
 def main():
     overlays = [HERE / "k8s/base", *sorted(p for p in (HERE / "k8s/overlays").iterdir() if p.is_dir())]
     count = 0
     for overlay in overlays:
-        for item in objects(overlay):
+        items = objects(overlay)
+        problems.extend(belongs(overlay.name, items))
+        for item in items:
             count += 1
             problems.extend(rules(overlay, item))
             for version in VERSIONS if item["apiVersion"] not in CUSTOM else []:
@@ -106,10 +154,13 @@ def main():
                 except (kubernetes_validate.ValidationError, kubernetes_validate.InvalidSchemaError, kubernetes_validate.SchemaNotFoundError) as error:
                     problems.append(f"{overlay.name}, {version}: {item['kind']} {item['metadata']['name']}: {error}")
     problems.extend(copies())
-    known = metrics()
-    assert len(known) > 15, f"metrics.rs was not understood: {known}"
+    known, labels = metrics()
+    assert len(known) > 25 and {"route", "status", "model"} <= labels, f"metrics.rs was not understood: {known}, {labels}"
     for path in [*HERE.rglob("*.yaml"), *HERE.rglob("*.json")]:
-        for name in set(re.findall(r"\bgte_[a-z_]+", path.read_text(encoding="utf8"))):
+        text = path.read_text(encoding="utf8")
+        if "gte_" in text:
+            problems.extend(f"{path.relative_to(HERE)}: no metric has the label {label}" for label in sorted(named_labels(text) - labels - LABELS))
+        for name in set(re.findall(r"\bgte_[a-z_]+", text)):
             stem = re.sub(r"_(total|bucket|count|sum|info)$", "", name)
             if not {name, stem} & known and name not in DERIVED:
                 problems.append(f"{path.relative_to(HERE)}: no metric {name}")
