@@ -4,9 +4,11 @@
 #
 #     deploy/e2e.sh IMAGE [cpu] [utilization] [delay] [roll] [drain] [kill] [worker]     (all of them if none is named; some 25 minutes)
 #
-# Needs a kube context whose nodes have IMAGE (kind load, minikube image load, a registry), metrics-server, and for `utilization` and `delay` the
-# custom metrics API with k8s/overlays/custom-metrics/adapter-rules.yaml. Variables:
+# Needs a kube context whose nodes have IMAGE (kind load, minikube image load, a registry) and room for six pods of 200m CPU,
+# metrics-server, and for `utilization` and `delay` the custom metrics API with k8s/overlays/custom-metrics/adapter-rules.yaml. It
+# looks for all of it first (e2e_needs.py), and names what is missing with the command that mends it. Variables:
 #
+#     GTE_CHECK=1 looks for what is needed, and ends
 #     GTE_URL     where the service is reached; its ClusterIP if left out
 #     GTE_APPLY   what applies a kustomization; `kubectl apply -k` if left out
 #     GTE_KILL    what kills the server in the pod that is its argument, with SIGKILL and no notice; `kubectl delete --force` if left out, which gives
@@ -94,6 +96,14 @@ scales() { # name, overlay, concurrency, further lines of the kustomization
   kubectl -n gte delete hpa gte >/dev/null
 }
 
+say "what is needed"
+python3 deploy/e2e_needs.py before "$image" $wanted || { echo "nothing was changed on the cluster" >&2; exit 1; }
+echo "all of it is there"
+[ -z "${GTE_CHECK:-}" ] || exit 0
+# A metric is there once the service is: it is started, without load, and waited for.
+deploy base base
+python3 deploy/e2e_needs.py after $wanted || exit 1
+
 only() { printf '  - target: {kind: HorizontalPodAutoscaler, name: gte}\n    patch: |\n      - {op: remove, path: /spec/metrics/%s}' "$1"; }
 
 want cpu && scales cpu overlays/cpu-hpa 12
@@ -139,8 +149,7 @@ assert sorted(line["index"] for line in lines) == list(range(int(sys.argv[2]))),
 
 if want worker; then
   say "worker: a job of 6000 texts, its two workers killed again and again"
-  if [ -z "${GTE_NATS:-}" ]; then echo "NOT RUN: GTE_NATS names no broker"; failed=1; else
-    mkdir -p $here/jobs; cat > $here/jobs/kustomization.yaml <<EOF
+  mkdir -p $here/jobs; cat > $here/jobs/kustomization.yaml <<EOF
 apiVersion: kustomize.config.k8s.io/v1beta1
 kind: Kustomization
 namespace: gte
@@ -161,23 +170,22 @@ $sizes
     patch: |
       - {op: add, path: /data/GTE_WORKER, value: "$GTE_NATS"}
 EOF
-    $apply $here/jobs >/dev/null 2>$here/apply.log || { cat $here/apply.log; exit 1; }
-    kubectl -n gte rollout restart deployment/gte >/dev/null # a ConfigMap that changes restarts nobody
-    for name in gte gte-worker; do kubectl -n gte rollout status deployment/$name --timeout=180s | tail -n 1; done
-    jobs=$(url); jobs=${jobs%/embedding}/jobs
-    seq 6000 | awk '{print "\"text " $1 ", and 今天天气真好，我们去公园散步吧，然后回家吃饭\""}' > $here/texts.jsonl
-    id=$(curl -sSf -H 'content-type: application/x-ndjson' --data-binary @$here/texts.jsonl "$jobs" | python3 -c 'import json, sys; print(json.load(sys.stdin)["id"])')
-    curl -sSfN "$jobs/$id/results" > $here/results.jsonl & pid=$!
-    for _ in 1 2 3 4; do
-      sleep 4; victim=$(some_pod gte-worker)
-      [ -n "$victim" ] || { echo "$(date +%T)  no worker is up"; continue; }
-      $kill_pod "$victim" >/dev/null 2>&1
-      echo "$(date +%T)  killed $victim; $(wc -l < $here/results.jsonl) results are there"
-    done
-    wait $pid || true
-    echo "$(date +%T)  $(curl -sS "$jobs/$id")"
-    check "worker: every text has its vector, once" complete $here/results.jsonl 6000
-  fi
+  $apply $here/jobs >/dev/null 2>$here/apply.log || { cat $here/apply.log; exit 1; }
+  kubectl -n gte rollout restart deployment/gte >/dev/null # a ConfigMap that changes restarts nobody
+  for name in gte gte-worker; do kubectl -n gte rollout status deployment/$name --timeout=180s | tail -n 1; done
+  jobs=$(url); jobs=${jobs%/embedding}/jobs
+  seq 6000 | awk '{print "\"text " $1 ", and 今天天气真好，我们去公园散步吧，然后回家吃饭\""}' > $here/texts.jsonl
+  id=$(curl -sSf -H 'content-type: application/x-ndjson' --data-binary @$here/texts.jsonl "$jobs" | python3 -c 'import json, sys; print(json.load(sys.stdin)["id"])')
+  curl -sSfN "$jobs/$id/results" > $here/results.jsonl & pid=$!
+  for _ in 1 2 3 4; do
+    sleep 4; victim=$(some_pod gte-worker)
+    [ -n "$victim" ] || { echo "$(date +%T)  no worker is up"; continue; }
+    $kill_pod "$victim" >/dev/null 2>&1
+    echo "$(date +%T)  killed $victim; $(wc -l < $here/results.jsonl) results are there"
+  done
+  wait $pid || true
+  echo "$(date +%T)  $(curl -sS "$jobs/$id")"
+  check "worker: every text has its vector, once" complete $here/results.jsonl 6000
 fi
 
 say "done"
