@@ -27,12 +27,15 @@ TEXTS = [
 ]
 
 
-def question(path, number, repeat, model):
+def question(path, number, a):
     """A request's body."""
-    text = repeat * TEXTS[number % len(TEXTS)]
-    named = {"model": model} if model else {}
+    chosen = number % len(TEXTS)
+    # A number that no other request has: the server's cache cannot know the text.
+    own = f" {number}" if number % 100 < a.distinct else ""
+    text = a.repeat * TEXTS[chosen] + own
+    named = {"model": a.model} if a.model else {}
     if path.endswith("rerank"):
-        return {**named, "query": text, "documents": [repeat * other for other in TEXTS if other != TEXTS[number % len(TEXTS)]]}
+        return {**named, "query": text, "documents": [a.repeat * other for other in TEXTS if other != TEXTS[chosen]]}
     return {**named, "text": text}
 
 
@@ -52,20 +55,20 @@ def percentile(values, share):
 class Worker(threading.Thread):
     def __init__(self, url, numbers, a):
         super().__init__(daemon=True)
-        self.url, self.key, self.numbers, self.timeout, self.fresh, self.repeat, self.retries, self.model = url, a.api_key, numbers, a.timeout, a.fresh, a.repeat, a.retries, a.model
+        self.url, self.numbers, self.options = url, numbers, a
         self.milliseconds, self.failures, self.retried = [], [], []
 
     def run(self):
         kind = http.client.HTTPSConnection if self.url.scheme == "https" else http.client.HTTPConnection
-        connection = kind(self.url.hostname, self.url.port, timeout=self.timeout)
-        headers = {"content-type": "application/json", **({"authorization": f"Bearer {self.key}"} if self.key else {})}
+        connection = kind(self.url.hostname, self.url.port, timeout=self.options.timeout)
+        headers = {"content-type": "application/json", **({"authorization": f"Bearer {self.options.api_key}"} if self.options.api_key else {})}
         for number in self.numbers:
             start = time.perf_counter()
-            for attempt in range(self.retries + 1):
+            for attempt in range(self.options.retries + 1):
                 failure = self.ask(connection, number, headers)
                 if failure is None:
                     self.milliseconds.append(1000 * (time.perf_counter() - start))
-                elif attempt < self.retries:
+                elif attempt < self.options.retries:
                     self.retried.append(failure)
                     time.sleep(0.5 * 2**attempt)
                     continue
@@ -76,7 +79,7 @@ class Worker(threading.Thread):
     def ask(self, connection, number, headers):
         """One request; what went wrong, or None."""
         try:
-            connection.request("POST", self.url.path or "/", json.dumps(question(self.url.path, number, self.repeat, self.model)).encode(), headers)
+            connection.request("POST", self.url.path or "/", json.dumps(question(self.url.path, number, self.options)).encode(), headers)
             response = connection.getresponse()
             body = response.read()
             if response.status != 200:
@@ -85,7 +88,7 @@ class Worker(threading.Thread):
         except (OSError, http.client.HTTPException, AssertionError, KeyError, ValueError) as error:
             connection.close()
             return f"{type(error).__name__}: {error}"
-        if self.fresh:
+        if self.options.fresh:
             connection.close()
         return None
 
@@ -98,6 +101,7 @@ def main():
     parser.add_argument("--seconds", type=float, help="go on for so long, however many requests that are")
     parser.add_argument("--fresh", action="store_true", help="a new connection for every request")
     parser.add_argument("--repeat", type=int, default=1, help="how often a text is repeated in itself: longer texts, more work")
+    parser.add_argument("--distinct", type=int, default=0, metavar="PERCENT", help="requests with a text of their own, which a server with --cache-mb must compute")
     parser.add_argument("--retries", type=int, default=0, help="ask again so many times after a failure, as OpenAI's clients do (2); an embedding may be asked for twice")
     parser.add_argument("--model", default="", help="the model's name, where the server has several")
     parser.add_argument("--api-key", default="")

@@ -32,9 +32,9 @@ for url in "127.0.0.1:$a/readyz" "127.0.0.1:$b/readyz" "127.0.0.1:$p/-/ready"; d
   for _ in $(seq 150); do curl -fs -o "$work/ready" "http://$url" && break; sleep 0.2; done
   curl -fs -o "$work/ready" "http://$url" || { echo "$url is not ready" >&2; cat "$work"/*.log >&2; exit 1; }
 done
-python3 deploy/stress_test.py "http://127.0.0.1:$a/v1/embedding" -c 4 --seconds "$load" --repeat 4 & one=$!
+python3 deploy/stress_test.py "http://127.0.0.1:$a/v1/embedding" -c 4 --seconds "$load" --repeat 4 --distinct 60 & one=$!
 python3 deploy/stress_test.py "http://127.0.0.1:$b/v1/embedding" -c 2 --seconds "$load" & two=$!
-python3 deploy/stress_test.py "http://127.0.0.1:$a/v1/rerank" -c 1 --seconds "$load" & three=$!
+python3 deploy/stress_test.py "http://127.0.0.1:$a/v1/rerank" -c 1 --seconds "$load" --repeat 2 --distinct 80 & three=$!
 wait $one $two $three
 python3 deploy/monitoring/drill.py "http://127.0.0.1:$p" $picture
 # The recording rules have each model by its name.
