@@ -27,6 +27,8 @@ ADAPTER = f"""kubectl -n monitoring create configmap gte-adapter-rules --from-fi
 helm upgrade --install prometheus-adapter prometheus-community/prometheus-adapter -n monitoring --set rules.existing=gte-adapter-rules \\
   --set prometheus.url=http://PROMETHEUS.monitoring.svc,prometheus.port=9090"""
 
+STANDS = "kubectl get apiservices | grep False; kubectl get pods -A | grep -E 'metrics-server|prometheus-adapter'     (then look at the log of the one that is down)"
+
 
 def kubectl(*arguments):
     """Standard output, and what went wrong, if anything did."""
@@ -128,10 +130,10 @@ def before(image, steps):
         yield f"the nodes have room for {fit} pods of {CPU_MILLIS}m CPU, {REPLICAS} are needed", "kubectl describe nodes | grep -A 8 'Allocated resources'     (then scale down what else runs there, or add a node)"
     yield from images(nodes, image)
     if "cpu" in steps and (lack := served("metrics.k8s.io", True)):
-        yield f"cpu: {lack}", "kubectl apply -f https://github.com/kubernetes-sigs/metrics-server/releases/latest/download/components.yaml     (minikube addons enable metrics-server; in kind with the argument --kubelet-insecure-tls)"
+        yield f"cpu: {lack}", STANDS if "is registered" in lack else "kubectl apply -f https://github.com/kubernetes-sigs/metrics-server/releases/latest/download/components.yaml     (minikube addons enable metrics-server; in kind with the argument --kubelet-insecure-tls)"
     custom = [step for step in METRICS if step in steps]
     if custom and (lack := served("custom.metrics.k8s.io", False)):
-        yield f"{', '.join(custom)}: {lack}", ADAPTER
+        yield f"{', '.join(custom)}: {lack}", STANDS if "is registered" in lack else ADAPTER
     if "worker" in steps and not os.environ.get("GTE_NATS"):
         yield "worker: GTE_NATS names no broker with JetStream that pods can reach", "GTE_NATS=nats://HOST:4222 deploy/e2e.sh IMAGE worker"
 
