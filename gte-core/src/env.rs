@@ -12,7 +12,7 @@ const OFF: [&str; 4] = ["0", "no", "off", "false"];
 
 /// Where variables are looked up.
 pub(crate) struct Env<'a> {
-    lookup: &'a dyn Fn(&str) -> Option<OsString>,
+    pub(crate) lookup: &'a dyn Fn(&str) -> Option<OsString>,
 }
 
 impl Env<'static> {

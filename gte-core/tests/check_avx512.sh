@@ -30,7 +30,7 @@ cat >"$work/root/init" <<'INIT'
 /bin/busybox mkdir -p /proc /tmp /dev
 /bin/busybox mount -t proc proc /proc
 /bin/busybox mount -t devtmpfs dev /dev
-export GTE_REQUIRE_ISA=scalar,avx2,avx512 PROPTEST_CASES=${CASES:-12} RAYON_NUM_THREADS=1
+export GTE_REQUIRE_ISA=scalar,x86_64-avx2,x86_64-avx512 PROPTEST_CASES=${CASES:-12} RAYON_NUM_THREADS=1
 exec >/dev/ttyS0 2>&1
 /bin/busybox grep -o -m1 'avx512[a-z_]*' /proc/cpuinfo
 (/tests kernels --test-threads 1 2>&1; echo "exit status $?") >/tmp/log

@@ -400,7 +400,7 @@ pub(crate) struct Scratch {
 pub(crate) fn attention_bf16<D: Dot, L: Softmax>(dot: D, l: L, head: NarrowHead<'_, '_>, scratch: &mut Scratch) {
     let NarrowHead { tokens, d, group, q, k, v, before, out, mask } = head;
     let count = before.map_or(0, |(count, ..)| count);
-    assert!(out.dim() == (tokens, group * d) && d.is_multiple_of(D::UNITS), "shapes of a head");
+    assert!(out.dim() == (tokens, group * d) && d.is_multiple_of(D::GROUP), "shapes of a head");
     assert!(group == 1 || out.splits_at(d), "a head begins with a word");
     let text = Text::new(tokens, count, d, group, mask);
     let keys = text.keys();
@@ -411,10 +411,10 @@ pub(crate) fn attention_bf16<D: Dot, L: Softmax>(dot: D, l: L, head: NarrowHead<
     for (part, first) in panels.chunks_mut(length.max(1)).zip((0..keys).step_by(KEYS)) {
         let block = first..keys.min(first + KEYS);
         let (keys, values) = part.split_at_mut(packed_len_bf16::<D>(d, block.len()));
-        dot.pack_transposed(k, block.clone(), d.div_ceil(D::UNITS), keys);
+        dot.pack_transposed(k, block.clone(), d.div_ceil(D::GROUP), keys);
         dot.pack_rows(v, block, d, values);
     }
-    let word_stride = row_stride(HEADER + KEYS.min(keys).div_ceil(D::UNITS));
+    let word_stride = row_stride(HEADER + KEYS.min(keys).div_ceil(D::GROUP));
     let words = scratch.words.at_least(QUERIES.min(tokens) * word_stride);
     let memory = scratch.values.at_least(Layout::of(keys, d, D::NR).len());
     attend(l, text, InBf16 { dot, l, text, packed: panels, words, word_stride, q, out }, memory);
@@ -455,7 +455,10 @@ impl<D: Dot, L: Lanes> InBf16<'_, '_, D, L> {
         let (n, d) = (KEYS.min(self.text.keys() - block * KEYS), self.text.d);
         let packed = &self.packed[block * block_len_bf16::<D>(KEYS, d)..];
         let (keys, values) = packed.split_at(packed_len_bf16::<D>(d, n));
-        let view = |data, k: usize, n| NarrowPanels::of_bf16(data, k.div_ceil(D::UNITS), n, D::NR, D::UNITS);
+        let view = |data, k: usize, n| {
+            let lengths = (k.div_ceil(D::UNITS), k.div_ceil(D::GROUP));
+            NarrowPanels::of_bf16(data, lengths, n, D::NR, D::UNITS)
+        };
         (view(keys, d, n), view(values, n, d))
     }
 }
@@ -467,7 +470,7 @@ impl<D: Dot, L: Lanes> Products for InBf16<'_, '_, D, L> {
     fn scores(&self, pass: &Pass, block: usize, keys: Range<usize>, c: ArrayViewMut2<'_, f32>) {
         let first_panel = keys.start / D::NR;
         let a = self.q.from(pass.rows.start);
-        let a = Rows { data: &a.data[pass.head * self.text.d / D::UNITS..], ..a };
+        let a = Rows { data: &a.data[pass.head * self.text.d / D::GROUP..], ..a };
         let (b, c) = (self.block(block).0, Output::F32(c));
         let p = NarrowProduct { a, b, first_panel, c, bias: &[], activation: Activation::None };
         narrow::matmul(self.dot, p);
@@ -476,14 +479,14 @@ impl<D: Dot, L: Lanes> Products for InBf16<'_, '_, D, L> {
     #[inline(always)]
     fn weights(&mut self, row: usize, weights: &[f32]) {
         let words = &mut self.words[row * self.word_stride + HEADER..];
-        self.dot.words(weights, D::UNITS, &mut words[..weights.len().div_ceil(D::UNITS)]);
+        self.dot.words(weights, D::GROUP, &mut words[..weights.len().div_ceil(D::GROUP)]);
     }
 
     #[inline(always)]
     fn context(&mut self, block: usize, keys: Range<usize>, _weights: ArrayView2<'_, f32>, c: ArrayViewMut2<'_, f32>) {
         let count = keys.len().div_ceil(D::UNITS);
         let first = keys.start / D::UNITS;
-        let b = self.block(block).1.part(first..first + count);
+        let b = self.block(block).1.part(first..first + count, keys.len().div_ceil(D::GROUP));
         let a = Rows { data: self.words, stride: self.word_stride };
         let c = Output::F32(c);
         let p = NarrowProduct { a, b, first_panel: 0, c, bias: &[], activation: Activation::None };

@@ -1,6 +1,7 @@
 //! Arithmetic on slices and strided views: one roof, one door. Knows no model, tensor, thread pool or error type.
 //!
-//! [`Kernels`] is a table of functions, one table an instruction set, chosen once at run time and carried as a value. What a
+//! [`Kernels`] is a table of functions, one per level of an instruction set, chosen once at run time and carried as a value:
+//! [`Kernels::of`] is the one place where a CPU's instructions are looked at. What a
 //! kernel computes is specified by its plain loop in `scalar.rs`; how near the vector versions come to it stands, as a
 //! constant, at the top of each kernel's file, and `tests.rs` holds every table to it.
 
@@ -18,6 +19,9 @@ mod rms_norm;
 mod rope;
 mod scalar;
 mod softmax;
+
+#[cfg(target_arch = "aarch64")]
+mod aarch64;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
 
@@ -33,7 +37,7 @@ pub(crate) use narrow::{
 };
 pub(crate) use pack::Packed;
 
-/// An instruction set that the kernels are written for, from the most portable to the widest.
+/// A level of an instruction set that the kernels are written for. Each contains those before it of the same architecture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Isa {
@@ -43,18 +47,47 @@ pub enum Isa {
     Avx2,
     /// x86-64 with AVX-512 F, VL, BW and DQ: Skylake-SP (2017), Zen 4, and newer.
     Avx512,
+    /// The same with AVX512-VNNI, for 8-bit integers: Cascade Lake (2019), Zen 4, and newer.
+    Avx512Vnni,
+    /// The same with AVX512-BF16: Cooper Lake (2020), Sapphire Rapids, Zen 4, and newer.
+    Avx512Bf16,
+    /// AArch64 as it is everywhere: Graviton 1, Raspberry Pi 4.
+    Neon,
+    /// AArch64 with the dot product instructions, for 8-bit integers: Graviton 2, Altra, Apple M1.
+    Dotprod,
+    /// The same with products of matrices of 8-bit integers.
+    I8mm,
+    /// The same with bf16: Graviton 3 and 4, Grace, Axion, Cobalt 100, Apple M2, and newer.
+    Bf16,
 }
 
 impl Isa {
     /// All of them, narrowest first.
-    pub const ALL: [Self; 3] = [Self::Scalar, Self::Avx2, Self::Avx512];
+    pub const ALL: [Self; 9] = [
+        Self::Scalar,
+        Self::Avx2,
+        Self::Avx512,
+        Self::Avx512Vnni,
+        Self::Avx512Bf16,
+        Self::Neon,
+        Self::Dotprod,
+        Self::I8mm,
+        Self::Bf16,
+    ];
 
-    /// The name that `GTE_ISA` takes: `scalar`, `avx2`, `avx512`.
+    /// The name that `GTE_ISA` takes: `scalar`, `x86_64-avx2`, `x86_64-avx512`, `x86_64-avx512-vnni`, `x86_64-avx512-bf16`,
+    /// `aarch64-neon`, `aarch64-dotprod`, `aarch64-i8mm` or `aarch64-bf16`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Scalar => "scalar",
-            Self::Avx2 => "avx2",
-            Self::Avx512 => "avx512",
+            Self::Avx2 => "x86_64-avx2",
+            Self::Avx512 => "x86_64-avx512",
+            Self::Avx512Vnni => "x86_64-avx512-vnni",
+            Self::Avx512Bf16 => "x86_64-avx512-bf16",
+            Self::Neon => "aarch64-neon",
+            Self::Dotprod => "aarch64-dotprod",
+            Self::I8mm => "aarch64-i8mm",
+            Self::Bf16 => "aarch64-bf16",
         }
     }
 
@@ -102,6 +135,16 @@ pub(crate) struct Kernels {
     pub(crate) normalize: fn(&mut [f32]),
     /// Σ aᵢ·bᵢ.
     pub(crate) dot: fn(&[f32], &[f32]) -> f32,
+    /// Products in bf16.
+    pub(crate) bf16: &'static Narrow,
+    /// Products of 8-bit integers.
+    pub(crate) int8: &'static Narrow,
+    /// One head of one text in bf16, its width a multiple of the values in a word.
+    pub(crate) bf16_attention: NarrowAttention,
+    /// The same, of any width.
+    pub(crate) bf16_attention_any: NarrowAttention,
+    /// Multiply-adds per second of one thread in registers alone, where there is a probe: in a format, or in f32.
+    pub(crate) peak: fn(Option<Format>) -> Option<f64>,
     #[cfg(test)]
     pub(crate) activate: fn(Activation, &mut [f32]),
     #[cfg(test)]
@@ -124,42 +167,29 @@ impl Kernels {
         match isa {
             Isa::Scalar => Some(&scalar::KERNELS),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => x86_64::avx2::kernels(),
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => x86_64::avx512::kernels(),
-            #[cfg(not(target_arch = "x86_64"))]
+            _ => x86_64::table(isa),
+            #[cfg(target_arch = "aarch64")]
+            _ => aarch64::table(isa),
+            #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
             _ => None,
         }
     }
 
     /// One head of one text in bf16, for models whose linear layers are narrow, with heads of `d` values.
     pub(crate) fn narrow_attention(&self, d: usize) -> NarrowAttention {
-        match self.isa {
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => x86_64::narrow::avx512_attention(d),
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => x86_64::narrow::avx2_attention(),
-            _ => narrow::scalar::ATTENTION,
-        }
+        if d.is_multiple_of(self.bf16_attention.group) { self.bf16_attention } else { self.bf16_attention_any }
     }
 
-    /// Multiply-adds a second of one thread in registers alone, where there is a probe.
+    /// Multiply-adds per second of one thread in registers alone, where there is a probe.
     pub(crate) fn peak(&self, format: Option<Format>) -> Option<f64> {
-        #[cfg(target_arch = "x86_64")]
-        return x86_64::peak::peak(self.isa, format);
-        #[cfg(not(target_arch = "x86_64"))]
-        return None;
+        (self.peak)(format)
     }
 
     /// The table of narrow products that goes with this one.
     pub(crate) fn narrow(&self, format: Format) -> &'static Narrow {
-        match (self.isa, format) {
-            #[cfg(target_arch = "x86_64")]
-            (Isa::Avx2, _) => x86_64::narrow::avx2(format),
-            #[cfg(target_arch = "x86_64")]
-            (Isa::Avx512, _) => x86_64::narrow::avx512(format),
-            (_, Format::Bf16) => &narrow::scalar::BF16,
-            (_, Format::Int8) => &narrow::scalar::INT8,
+        match format {
+            Format::Bf16 => self.bf16,
+            Format::Int8 => self.int8,
         }
     }
 }

@@ -10,7 +10,7 @@ use super::attention::attention;
 use super::lanes::Lanes;
 use super::matmul::{Place, Tile, matmul};
 use super::softmax::Softmax;
-use super::{Isa, Kernels};
+use super::{Isa, Kernels, narrow};
 
 pub(crate) static KERNELS: Kernels = Kernels {
     isa: Isa::Scalar,
@@ -23,6 +23,11 @@ pub(crate) static KERNELS: Kernels = Kernels {
     gate: |a, b, activation| activation::gate(Plain, a, b, activation),
     normalize,
     dot,
+    bf16: &narrow::scalar::BF16,
+    int8: &narrow::scalar::INT8,
+    bf16_attention: narrow::scalar::ATTENTION,
+    bf16_attention_any: narrow::scalar::ATTENTION,
+    peak: |_| None,
     #[cfg(test)]
     activate: |activation, row| activation::activate(Plain, activation, row),
     #[cfg(test)]

@@ -377,8 +377,10 @@ fn a_row_becomes_the_same_integers_on_every_isa() {
         let mut words = vec![0xDEAD_BEEF; HEADER + row.len().div_ceil(narrow.group)];
         (narrow.encode)(row, factors, &mut words, 0);
         let (header, words) = words.split_at(HEADER);
+        let header = [header[0], header[1].wrapping_add(narrow.zero)];
         let (bits, mask) = (32 / narrow.group, u32::MAX >> (32 - 8));
-        let integers = words.iter().flat_map(|word| (0..narrow.group).map(move |i| word >> (bits * i) & mask));
+        let integers =
+            words.iter().flat_map(|word| (0..narrow.group).map(move |i| (word >> (bits * i) & mask) ^ narrow.zero));
         (header.to_vec(), integers.take(row.len()).collect())
     };
     for n in (1..70).chain([384, 1000, 1024]) {

@@ -1,8 +1,10 @@
 //! Products of narrow numbers: bf16 by bf16 summed in f32, and 8-bit by 8-bit integers summed in i32.
 //!
 //! B is narrowed once, at load; a row of A when it is needed ([`Narrow::encode`]), by its own values alone, so that results do not
-//! depend on the batch. Either way a row is a list of words: the values that one step of a tile multiplies and adds into the same
-//! sum. A word of A has 32 bits and is given to all columns at once; a word of B has 16 bits (one bf16, two integers) or 32.
+//! depend on the batch. A row of A is a list of words of 32 bits, a column of B a list of cells: the values that one step of a
+//! tile multiplies and adds into the same sum. A cell has 16 bits (one bf16, two integers), 32 or 64. Mostly a word of A meets a
+//! cell and is given to all columns at once; where an instruction multiplies pairs of rows by pairs of columns, two words meet
+//! a cell of 64 bits, and the rows of a tile are laid side by side in pairs first ([`Dot::PAIRS`]).
 //!
 //! Integers: the values of A are first multiplied, column by column, with numbers that B was divided by, so that a column of large
 //! values does not set the steps of all (SmoothQuant: Xiao et al. 2022, <https://arxiv.org/abs/2211.10438>). Then x ≈ scale · (q − zero) with q in 0..=255 and both numbers a row's own, so that a row after GELU, which has hardly a
@@ -14,6 +16,7 @@ mod panels;
 mod rows;
 pub(crate) mod scalar;
 
+use std::cell::Cell;
 use std::ops::Range;
 
 use ndarray::ArrayViewMut2;
@@ -23,6 +26,8 @@ use super::matmul::{MAX_TILE, part_of};
 
 pub(crate) use output::Output;
 pub(crate) use panels::{NarrowPanels, NarrowRows, PackedNarrow, int8_rows, pack_rows, pack_transposed};
+#[cfg(target_arch = "aarch64")]
+pub(crate) use rows::encode_int8_less;
 pub(crate) use rows::{HEADER, Integers, Joined, Rows, encode_bf16, encode_int8, to_bf16, words_of_bf16};
 
 /// Maximum error of a bf16 product against f64 on the rounded operands, as a multiple of Σ|aₖ·bₖ| + |bias|.
@@ -52,10 +57,13 @@ pub(crate) struct Narrow {
     pub(crate) native: bool,
     /// Columns in a panel.
     pub(crate) nr: usize,
-    /// Values in a word.
+    /// Values in a word of A.
     pub(crate) group: usize,
-    /// Units of 16 bits in a word of B.
+    /// Units of 16 bits in a cell of B.
     pub(crate) units: usize,
+    /// What integers of A are stored less: 0, or 128 where they are signed.
+    #[cfg_attr(not(test), allow(dead_code, reason = "says what `encode` does; tests hold it to that"))]
+    pub(crate) zero: u32,
     /// Narrows a row, multiplied with as many factors (of which bf16 takes none), to a header and ⌈values / group⌉ words. What lies
     /// as many values ahead of the row as the last argument says is fetched meanwhile: the next row.
     pub(crate) encode: fn(&[f32], &[f32], &mut [u32], usize),
@@ -102,16 +110,22 @@ pub(crate) trait Dot: Copy {
     const MR: usize;
     /// Columns in a tile, the width of a panel.
     const NR: usize;
-    /// Units of 16 bits in a word of B.
+    /// Units of 16 bits in a cell of B.
     const UNITS: usize;
+    /// Values in a word of A.
+    const GROUP: usize;
+    /// Whether a tile reads its rows of A in pairs, as [`pack_pairs`] lays them.
+    const PAIRS: bool = false;
 
     /// C[i][j] ← activation(Σₖ A[r][k] · panel[k][j] + bias[j]) for the rows `rows` of A and NR columns of C, from its `corner` on; in
     /// order of k, integers less zero · total and scaled. Rows of C are contiguous. `ahead` will be read soon: a tile asks for it
-    /// meanwhile.
+    /// meanwhile. `pairs` are the rows in pairs, where they are read so.
+    #[allow(clippy::too_many_arguments, reason = "one call, in the loop nest; a struct would be made for each tile")]
     fn tile(
         self,
         a: Rows<'_>,
         rows: (usize, usize),
+        pairs: &[u32],
         panel: Panel<'_>,
         c: &mut ArrayViewMut2<'_, f32>,
         corner: (usize, usize),
@@ -121,11 +135,11 @@ pub(crate) trait Dot: Copy {
     fn words(self, row: &[f32], group: usize, words: &mut [u32]);
     /// `row` will be written soon: the cache may begin to fetch its lines.
     fn expect<T>(self, _row: &[T]) {}
-    /// See [`pack_transposed`]; `UNITS` values a word.
+    /// See [`pack_transposed`]; `UNITS` values in a cell.
     fn pack_transposed(self, rows: Joined<'_>, range: Range<usize>, words: usize, dst: &mut [u16]) {
         pack_transposed(rows, range, words, (Self::NR, Self::UNITS), dst);
     }
-    /// See [`pack_rows`]; `UNITS` values a word.
+    /// See [`pack_rows`]; `UNITS` values in a cell.
     fn pack_rows(self, rows: Joined<'_>, range: Range<usize>, n: usize, dst: &mut [u16]) {
         pack_rows(rows, range, n, (Self::NR, Self::UNITS), dst);
     }
@@ -146,10 +160,20 @@ pub(crate) fn matmul<D: Dot>(d: D, p: NarrowProduct<'_, '_>) {
     let mut buffer = [0.0; MAX_TILE.0 * MAX_TILE.1];
     let shape = (D::MR, D::NR);
     let mut beside = ArrayViewMut2::from_shape(shape, &mut buffer[..D::MR * D::NR]).expect("as long as its shape");
-    let height = (A_BLOCK / (b.words.max(1) * size_of::<u32>()) / D::MR).max(1) * D::MR;
+    let height = (A_BLOCK / (b.a_words.max(1) * size_of::<u32>()) / D::MR).max(1) * D::MR;
+    let mut pairs = if D::PAIRS { PAIRS.take() } else { Vec::new() };
+    // Words of the pairs of a tile.
+    let tile_pairs = if D::PAIRS { D::MR.div_ceil(2) * b.cells * 4 } else { 0 };
     for block in (0..rows).step_by(height) {
         let height = height.min(rows - block);
         let tiles = height.div_ceil(D::MR);
+        if D::PAIRS {
+            pairs.resize(pairs.len().max(tiles * tile_pairs), 0);
+            for i in 0..tiles {
+                let rows = block + height * i / tiles..block + height * (i + 1) / tiles;
+                pack_pairs(a, rows, b.a_words, b.cells, &mut pairs[i * tile_pairs..][..tile_pairs]);
+            }
+        }
         for column in (0..columns).step_by(D::NR) {
             let width = D::NR.min(columns - column);
             let number = first_panel + column / D::NR;
@@ -178,20 +202,51 @@ pub(crate) fn matmul<D: Dot>(d: D, p: NarrowProduct<'_, '_>) {
             for i in 0..tiles {
                 let (row, end) = (block + height * i / tiles, block + height * (i + 1) / tiles);
                 let ahead = &next[next.len() * i / tiles..next.len() * (i + 1) / tiles];
+                let pairs = &pairs[i * tile_pairs..][..tile_pairs];
                 match &mut c {
                     Output::F32(c) if width == D::NR => {
-                        d.tile(a, (row, end), panel, c, (row, column), ahead);
+                        d.tile(a, (row, end), pairs, panel, c, (row, column), ahead);
                     }
                     c => {
                         // C is larger than the second-level cache: its lines come while the sums are made, or every store would wait.
                         (row..end).for_each(|row| c.part(row, column, width).expect(d));
-                        d.tile(a, (row, end), panel, &mut beside, (0, 0), ahead);
+                        d.tile(a, (row, end), pairs, panel, &mut beside, (0, 0), ahead);
                         for i in 0..end - row {
                             c.part(row + i, column, width).write(d, part_of(&mut beside, i, 0, width));
                         }
                     }
                 }
             }
+        }
+    }
+    if D::PAIRS {
+        PAIRS.set(pairs);
+    }
+}
+
+thread_local! {
+    /// For the rows of a block in pairs: kept, so that a product allocates nothing.
+    static PAIRS: Cell<Vec<u32>> = const { Cell::new(Vec::new()) };
+}
+
+/// Lays the rows `rows` of A, of `words` words each, side by side in pairs: `[cell][pair][row in pair][two words]`, with
+/// zeros behind the last word, and in place of a row that the last one lacks.
+#[inline(always)]
+fn pack_pairs(a: Rows<'_>, rows: Range<usize>, words: usize, cells: usize, dst: &mut [u32]) {
+    let pairs = rows.len().div_ceil(2);
+    for (i, row) in rows.clone().enumerate() {
+        let (whole, rest) = a.words(row, words).as_chunks::<2>();
+        let place = |cell: usize| (cell * pairs + i / 2) * 4 + i % 2 * 2;
+        for (cell, words) in whole.iter().enumerate() {
+            dst[place(cell)..][..2].copy_from_slice(words);
+        }
+        for cell in whole.len()..cells {
+            dst[place(cell)..][..2].copy_from_slice(&[rest.first().copied().unwrap_or(0), 0]);
+        }
+    }
+    if rows.len() % 2 == 1 {
+        for cell in 0..cells {
+            dst[(cell * pairs + pairs - 1) * 4 + 2..][..2].fill(0);
         }
     }
 }

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::{Joined, Narrow};
+use super::{Format, Joined, Narrow};
 use crate::kernels::aligned::Aligned;
 use crate::kernels::lanes::ROUND;
 
@@ -16,10 +16,11 @@ pub(crate) enum NarrowRows {
     Int8(Vec<i8>, Vec<f32>),
 }
 
-/// A (k × n) matrix packed once, at load: `[panel][word][column in panel]`. The last panel is filled up with zero columns.
+/// A (k × n) matrix packed once, at load: `[panel][cell][column in panel]`. The last panel is filled up with zero columns.
 pub(crate) struct PackedNarrow {
     buffer: Aligned<u16>,
-    words: usize, // in a column
+    cells: usize, // in a column
+    words: usize, // in a row of A
     pub(crate) n: usize,
     nr: usize,
     units: usize,
@@ -32,11 +33,15 @@ impl PackedNarrow {
     pub(crate) fn from_weights(weights: &[NarrowRows], k: usize, narrow: &Narrow) -> Self {
         let (nr, units) = (narrow.nr, narrow.units);
         let rows: Vec<Row<'_>> = weights.iter().flat_map(|part| part.rows(k)).collect();
-        let (n, words) = (rows.len(), k.div_ceil(narrow.group));
+        let in_unit = match narrow.format {
+            Format::Bf16 => 1,
+            Format::Int8 => 2,
+        };
+        let (n, cells, words) = (rows.len(), k.div_ceil(in_unit * units), k.div_ceil(narrow.group));
         let panels = n.div_ceil(nr);
-        let mut buffer = Aligned::zeroed(panels * words * nr * units);
-        if words > 0 {
-            let panel_len = words * nr * units;
+        let mut buffer = Aligned::zeroed(panels * cells * nr * units);
+        if cells > 0 {
+            let panel_len = cells * nr * units;
             buffer.par_chunks_mut(panel_len).zip(rows.par_chunks(nr)).for_each(|(panel, rows)| {
                 for (column, row) in rows.iter().enumerate() {
                     row.write(panel, column, nr, units);
@@ -47,14 +52,14 @@ impl PackedNarrow {
         let mut totals: Vec<i32> = rows.par_iter().map(Row::total).collect();
         scales.resize(panels * nr, 0.0);
         totals.resize(panels * nr, 0);
-        Self { buffer, words, n, nr, units, scales, totals }
+        Self { buffer, cells, words, n, nr, units, scales, totals }
     }
 
     /// The panels, for a product.
     pub(crate) fn panels(&self) -> NarrowPanels<'_> {
-        let Self { words, n, nr, units, .. } = *self;
+        let Self { cells, words, n, nr, units, .. } = *self;
         let (scales, totals) = (&self.scales[..], &self.totals[..]);
-        NarrowPanels { scales, totals, ..NarrowPanels::of_bf16(&self.buffer, words, n, nr, units) }
+        NarrowPanels { scales, totals, ..NarrowPanels::of_bf16(&self.buffer, (cells, words), n, nr, units) }
     }
 }
 
@@ -63,11 +68,13 @@ impl PackedNarrow {
 pub(crate) struct NarrowPanels<'a> {
     pub(crate) data: &'a [u16],
     /// In a column.
-    pub(crate) words: usize,
+    pub(crate) cells: usize,
+    /// Words in a row of A that meets it.
+    pub(crate) a_words: usize,
     pub(crate) n: usize,
     pub(crate) nr: usize,
     pub(crate) units: usize,
-    stored: usize, // words that a column of a panel is stored with
+    stored: usize, // cells that a column of a panel is stored with
     /// One a column, padded, for integers.
     pub(crate) scales: &'a [f32],
     /// One a column, padded, for integers.
@@ -75,18 +82,24 @@ pub(crate) struct NarrowPanels<'a> {
 }
 
 impl<'a> NarrowPanels<'a> {
-    /// A matrix in bf16 that one of the `pack_` functions wrote to `data`.
+    /// A matrix in bf16 that one of the `pack_` functions wrote to `data`: columns of as many cells, for rows of as many words.
     #[inline(always)]
-    pub(crate) fn of_bf16(data: &'a [u16], words: usize, n: usize, nr: usize, units: usize) -> Self {
-        Self { data, words, n, nr, units, stored: words, scales: &[], totals: &[] }
+    pub(crate) fn of_bf16(
+        data: &'a [u16],
+        (cells, a_words): (usize, usize),
+        n: usize,
+        nr: usize,
+        units: usize,
+    ) -> Self {
+        Self { data, cells, a_words, n, nr, units, stored: cells, scales: &[], totals: &[] }
     }
 
-    /// Some words of each column.
+    /// Some cells of each column, for rows of `a_words` words.
     #[inline(always)]
-    pub(crate) fn part(&self, words: Range<usize>) -> Self {
-        assert!(words.end <= self.words, "words of a column");
-        let data = &self.data[words.start * self.nr * self.units..];
-        Self { data, words: words.len(), ..*self }
+    pub(crate) fn part(&self, cells: Range<usize>, a_words: usize) -> Self {
+        assert!(cells.end <= self.cells, "cells of a column");
+        let data = &self.data[cells.start * self.nr * self.units..];
+        Self { data, cells: cells.len(), a_words, ..*self }
     }
 
     /// Number of panels.
@@ -95,8 +108,8 @@ impl<'a> NarrowPanels<'a> {
     }
 
     pub(super) fn panel(&self, panel: usize) -> &'a [u16] {
-        let word = self.nr * self.units;
-        &self.data[panel * self.stored * word..][..self.words * word]
+        let line = self.nr * self.units;
+        &self.data[panel * self.stored * line..][..self.cells * line]
     }
 }
 
@@ -166,7 +179,7 @@ pub(crate) fn int8_rows(values: &[f32], k: usize) -> (Vec<i8>, Vec<f32>) {
     (integers, scales)
 }
 
-/// Packs the transpose of the rows `range` of `rows`, in bf16, `units` values a word: each row, of
+/// Packs the transpose of the rows `range` of `rows`, in bf16, `units` values in a cell: each row, of
 /// `words` words, becomes a column.
 #[inline(always)]
 pub(crate) fn pack_transposed(
@@ -177,38 +190,49 @@ pub(crate) fn pack_transposed(
     dst: &mut [u16],
 ) {
     let n = range.len();
-    let panels = dst.chunks_exact_mut((words * nr * units).max(1));
+    // Two words meet a cell of four values.
+    let in_cell = if units == 4 { 2 } else { 1 };
+    let panels = dst.chunks_exact_mut((words.div_ceil(in_cell) * nr * units).max(1));
     for (panel, first) in panels.zip((0..n).step_by(nr)) {
         let count = nr.min(n - first);
-        if count < nr {
+        if count < nr || !words.is_multiple_of(in_cell) {
             panel.fill(0);
         }
         for column in 0..count {
+            let row = rows.words(range.start + first + column, words);
             let lines = panel.chunks_exact_mut(nr * units);
-            for (line, &word) in lines.zip(rows.words(range.start + first + column, words)) {
+            if in_cell == 2 {
+                for (line, words) in lines.zip(row.chunks(2)) {
+                    for (halves_of, &word) in line[column * units..][..units].chunks_exact_mut(2).zip(words) {
+                        halves_of.copy_from_slice(&halves(word));
+                    }
+                }
+                continue;
+            }
+            for (line, &word) in lines.zip(row) {
                 line[column * units..][..units].copy_from_slice(&halves(word)[2 - units..]);
             }
         }
     }
 }
 
-/// Packs the rows `range` of `rows`, in bf16, of `n` values, `units` a word, as they lie.
+/// Packs the rows `range` of `rows`, in bf16, of `n` values, as they lie, `units` of them in a cell.
 #[inline(always)]
 pub(crate) fn pack_rows(rows: Joined<'_>, range: Range<usize>, n: usize, (nr, units): (usize, usize), dst: &mut [u16]) {
-    let words = range.len().div_ceil(units);
-    let panels = dst.chunks_exact_mut((words * nr * units).max(1));
+    let (cells, group) = (range.len().div_ceil(units), units.min(2));
+    let panels = dst.chunks_exact_mut((cells * nr * units).max(1));
     for (panel, first) in panels.zip((0..n).step_by(nr)) {
         panel.fill(0);
         for (i, row) in range.clone().enumerate() {
-            let row = rows.words(row, n.div_ceil(units));
+            let row = rows.words(row, n.div_ceil(group));
             let line = &mut panel[i / units * nr * units..][..nr * units];
             if units == 1 {
                 line.iter_mut().zip(&row[first..]).for_each(|(value, &word)| *value = halves(word)[1]);
                 continue;
             }
-            for (column, word) in line.chunks_exact_mut(units).enumerate().take(n - first) {
+            for (column, cell) in line.chunks_exact_mut(units).enumerate().take(n - first) {
                 let value = first + column;
-                word[i % units] = halves(row[value / units])[2 - units + value % units];
+                cell[i % units] = halves(row[value / 2])[value % 2];
             }
         }
     }

@@ -94,7 +94,7 @@ fn store_bf16<L: Integers, const GROUP: usize>(l: L, row: &[f32], words: &mut [u
 pub(crate) fn encode_bf16<D: Dot>(d: D, row: &[f32], out: &mut [u32]) {
     let (header, words) = out.split_at_mut(HEADER);
     header.copy_from_slice(&[1f32.to_bits(), 0]);
-    d.words(row, D::UNITS, words);
+    d.words(row, D::GROUP, words);
 }
 
 /// Vectors whose lanes can be written as narrow numbers.
@@ -115,6 +115,21 @@ pub(crate) fn encode_int8<L: Integers, const GROUP: usize>(
     out: &mut [u32],
     ahead: usize,
 ) {
+    encode_int8_less::<L, GROUP, 0>(l, row, factors, out, ahead);
+}
+
+/// [`encode_int8`] with integers and zero less `LESS`: 0, or 128, which four signed values of 8 bits hold.
+#[inline(always)]
+pub(crate) fn encode_int8_less<L: Integers, const GROUP: usize, const LESS: u32>(
+    l: L,
+    row: &[f32],
+    factors: &[f32],
+    out: &mut [u32],
+    ahead: usize,
+) {
+    const { assert!(LESS == 0 || (LESS == 128 && GROUP == 4)) };
+    // Of eight bits, 128 less is the highest turned.
+    let turned = LESS * 0x0101_0101;
     let whole = row.len() / L::WIDTH * L::WIDTH;
     let (row, last) = row.split_at(whole);
     let (factors, last_factors) = factors.split_at(whole);
@@ -126,7 +141,7 @@ pub(crate) fn encode_int8<L: Integers, const GROUP: usize>(
     }
     let (header, words) = out.split_at_mut(HEADER);
     let steps = Steps::of(-l.reduce_max(l.sub(l.splat(0.0), low)), l.reduce_max(high));
-    header.copy_from_slice(&steps.header());
+    header.copy_from_slice(&steps.header(LESS));
     let (inverse, zero) = (l.splat(steps.inverse), l.splat(steps.zero));
     let (words, last_words) = words.split_at_mut(whole / GROUP);
     let chunks = row.chunks_exact(L::WIDTH).zip(factors.chunks_exact(L::WIDTH));
@@ -134,11 +149,14 @@ pub(crate) fn encode_int8<L: Integers, const GROUP: usize>(
         l.ask_for(x, ahead);
         let x = l.mul(l.load(x), l.load(factor));
         l.store_integers::<GROUP>(words, l.add(l.mul(x, inverse), zero));
+        if LESS > 0 {
+            words.iter_mut().for_each(|word| *word ^= turned);
+        }
     }
     // What stands behind the row's end is multiplied with zeros.
     let mut buffer = [0; MAX_WIDTH];
     l.store_integers::<GROUP>(&mut buffer, l.add(l.mul(last, inverse), zero));
-    last_words.copy_from_slice(&buffer[..last_words.len()]);
+    last_words.iter_mut().zip(buffer).for_each(|(word, integers)| *word = integers ^ turned);
 }
 
 /// How the values between `low` ≤ 0 and `high` ≥ 0 become integers: x · inverse + zero, rounded.
@@ -154,7 +172,8 @@ impl Steps {
         Self { scale: (high - low) / 255.0, inverse, zero: (-low * inverse).round_ties_even() }
     }
 
-    pub(super) fn header(&self) -> [u32; HEADER] {
-        [self.scale.to_bits(), self.zero as u32]
+    /// The header of a row whose integers are stored less `less`.
+    pub(super) fn header(&self, less: u32) -> [u32; HEADER] {
+        [self.scale.to_bits(), (self.zero as u32).wrapping_sub(less)]
     }
 }

@@ -14,7 +14,8 @@ pub(crate) static BF16: Narrow = Narrow {
     name: "scalar",
     native: false,
     nr: Bf16::NR,
-    group: 1,
+    group: Bf16::GROUP,
+    zero: 0,
     units: Bf16::UNITS,
     encode: |row, _, words, _| encode_bf16(Bf16, row, words),
     matmul: |p| matmul(Bf16, p),
@@ -24,14 +25,15 @@ pub(crate) static INT8: Narrow = Narrow {
     name: "scalar",
     native: false,
     nr: Int8::NR,
-    group: 2,
+    group: Int8::GROUP,
+    zero: 0,
     units: Int8::UNITS,
     encode: |row, factors, words, _| encode_int8(row, factors, words),
     matmul: |p| matmul(Int8, p),
 };
 
 /// [`attention_bf16`] of the plain twin.
-pub(crate) static ATTENTION: NarrowAttention = NarrowAttention {
+pub(crate) const ATTENTION: NarrowAttention = NarrowAttention {
     group: 1,
     compute: |head, scratch| attention_bf16(Bf16, Plain, head, scratch),
     words: |row, words| Bf16.words(row, 1, words),
@@ -42,7 +44,7 @@ fn encode_int8(row: &[f32], factors: &[f32], out: &mut [u32]) {
     let products = || row.iter().zip(factors).map(|(x, factor)| x * factor);
     let steps = Steps::of(products().fold(0.0, f32::min), products().fold(0.0, f32::max));
     let (header, words) = out.split_at_mut(HEADER);
-    header.copy_from_slice(&steps.header());
+    header.copy_from_slice(&steps.header(0));
     words.fill(0);
     for (i, x) in products().enumerate() {
         let integer = (x * steps.inverse + steps.zero).round_ties_even().clamp(0.0, 255.0);
@@ -67,6 +69,7 @@ impl Dot for Bf16 {
     const MR: usize = 4;
     const NR: usize = 16;
     const UNITS: usize = 1;
+    const GROUP: usize = 1;
 
     fn words(self, row: &[f32], group: usize, words: &mut [u32]) {
         words_of_bf16(Plain, row, group, words);
@@ -76,6 +79,7 @@ impl Dot for Bf16 {
         self,
         a: Rows<'_>,
         (from, to): (usize, usize),
+        _pairs: &[u32],
         panel: Panel<'_>,
         c: &mut ArrayViewMut2<'_, f32>,
         corner: (usize, usize),
@@ -109,6 +113,7 @@ impl Dot for Int8 {
     const MR: usize = 4;
     const NR: usize = 16;
     const UNITS: usize = 1;
+    const GROUP: usize = 2;
 
     fn words(self, row: &[f32], group: usize, words: &mut [u32]) {
         words_of_bf16(Plain, row, group, words);
@@ -118,6 +123,7 @@ impl Dot for Int8 {
         self,
         a: Rows<'_>,
         (from, to): (usize, usize),
+        _pairs: &[u32],
         panel: Panel<'_>,
         c: &mut ArrayViewMut2<'_, f32>,
         corner: (usize, usize),

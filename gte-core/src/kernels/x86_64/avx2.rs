@@ -5,7 +5,8 @@ use std::ops::Range;
 
 use ndarray::{ArrayView2, ArrayViewMut2};
 
-use super::{Step, kernels, pack, prefetch, tile_by_height};
+use super::microkernel::{Mac, attention, narrow, words};
+use super::{Step, kernels, pack, peak, prefetch, tile_by_height};
 use crate::kernels::Isa;
 #[cfg(test)]
 use crate::kernels::activation::activate;
@@ -15,7 +16,7 @@ use crate::kernels::dot::dot;
 use crate::kernels::lanes::Lanes;
 use crate::kernels::layer_norm::add_norm;
 use crate::kernels::matmul::{Place, Product, Tile, matmul};
-use crate::kernels::narrow::Integers;
+use crate::kernels::narrow::{Format, Integers, encode_bf16, encode_int8};
 use crate::kernels::normalize::normalize;
 use crate::kernels::pack::{Joined, KC, pack_transposed};
 use crate::kernels::rms_norm::rms_norm;
@@ -30,7 +31,7 @@ impl Avx2 {
     pub(super) const PROVEN: Self = Self(());
 
     /// The proof, if it holds.
-    fn detect() -> Option<Self> {
+    pub(super) fn detect() -> Option<Self> {
         (is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")).then_some(Self(()))
     }
 }
@@ -38,7 +39,10 @@ impl Avx2 {
 /// For the functions of the table, which is out of reach until `detect()` has succeeded.
 const PROVEN: Avx2 = Avx2::PROVEN;
 
-kernels!(Isa::Avx2, Avx2, "avx2,fma");
+kernels!(AVX2, Isa::Avx2, Avx2, "avx2,fma", &AVX2_BF16, &AVX2_INT8, AVX2_ATTENTION, |format| match format {
+    None | Some(Format::Bf16) => Some(peak::avx2_f32()),
+    Some(Format::Int8) => Some(peak::avx2_int8()),
+});
 
 // SAFETY of this block: `self` proves that the instructions are there; pointers come from slices whose length is asserted.
 impl Lanes for Avx2 {
@@ -186,3 +190,109 @@ impl Tile for Avx2 {
         unsafe { pack::pack_transposed_by_eights(rows, range, k, dst) }
     }
 }
+
+/// bf16 where the CPU has none: values widen to f32 as they are read.
+#[derive(Clone, Copy)]
+struct Avx2Bf16;
+
+impl Mac for Avx2Bf16 {
+    const FORMAT: Format = Format::Bf16;
+    const WIDTH: usize = 8;
+    const UNITS: usize = 1;
+    const UNROLL: usize = 2;
+    type Lanes = Avx2;
+    type Word = __m256;
+    type Sum = __m256;
+
+    #[inline(always)]
+    unsafe fn zero() -> __m256 {
+        // SAFETY: see the trait, here and below.
+        unsafe { _mm256_setzero_ps() }
+    }
+    #[inline(always)]
+    unsafe fn load(b: *const u16) -> __m256 {
+        // SAFETY: see the trait.
+        unsafe { _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(_mm_loadu_si128(b.cast())))) }
+    }
+    #[inline(always)]
+    unsafe fn step(sums: [__m256; 2], a: *const u32, b: [__m256; 2]) -> [__m256; 2] {
+        // SAFETY: see the trait.
+        unsafe {
+            let a = _mm256_set1_ps(f32::from_bits(*a));
+            [_mm256_fmadd_ps(a, b[0], sums[0]), _mm256_fmadd_ps(a, b[1], sums[1])]
+        }
+    }
+    #[inline(always)]
+    unsafe fn values(sum: __m256, _zero: i32, _totals: *const i32) -> __m256 {
+        sum
+    }
+}
+
+/// Integers as pairs of 16 bits (`vpmaddwd`): no sum saturates, unlike those of `vpmaddubsw`, at the same number of multiplications.
+///
+/// In registers alone `vpmaddubsw` is 1.2 × as fast (Zen 3), for its fewer additions. But two of a hundred pairs of MiniLM's weights could make it
+/// saturate, and what makes up for these, exactly, costs that much again: a second line for them, a list of what is lacking, or a look at
+/// each row for large values beside them.
+#[derive(Clone, Copy)]
+struct Avx2Int8;
+
+impl Mac for Avx2Int8 {
+    const FORMAT: Format = Format::Int8;
+    const WIDTH: usize = 8;
+    const UNITS: usize = 1;
+    const UNROLL: usize = 2;
+    type Lanes = Avx2;
+    type Word = __m256i;
+    type Sum = __m256i;
+
+    #[inline(always)]
+    unsafe fn zero() -> __m256i {
+        // SAFETY: see the trait, here and below.
+        unsafe { _mm256_setzero_si256() }
+    }
+    #[inline(always)]
+    unsafe fn load(b: *const u16) -> __m256i {
+        // SAFETY: see the trait.
+        unsafe { _mm256_cvtepi8_epi16(_mm_loadu_si128(b.cast())) }
+    }
+    #[inline(always)]
+    unsafe fn step(sums: [__m256i; 2], a: *const u32, b: [__m256i; 2]) -> [__m256i; 2] {
+        // SAFETY: see the trait.
+        unsafe {
+            let a = _mm256_set1_epi32(*a as i32);
+            [
+                settled(_mm256_add_epi32(sums[0], _mm256_madd_epi16(a, b[0]))),
+                settled(_mm256_add_epi32(sums[1], _mm256_madd_epi16(a, b[1]))),
+            ]
+        }
+    }
+    #[inline(always)]
+    unsafe fn values(sum: __m256i, zero: i32, totals: *const i32) -> __m256 {
+        // SAFETY: see the trait.
+        unsafe {
+            let totals = _mm256_mullo_epi32(_mm256_loadu_si256(totals.cast()), _mm256_set1_epi32(zero));
+            _mm256_cvtepi32_ps(_mm256_sub_epi32(sum, totals))
+        }
+    }
+}
+
+/// `sum` itself, of which the compiler knows nothing: of two steps it would add the products first, for which there are no registers.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn settled(mut sum: __m256i) -> __m256i {
+    // SAFETY: no instruction at all.
+    unsafe { std::arch::asm!("/* {sum} */", sum = inout(ymm_reg) sum, options(pure, nomem, nostack, preserves_flags)) };
+    sum
+}
+
+narrow!(
+    AVX2_BF16, Avx2Bf16, Avx2, "avx2", false, "avx2,fma", 1,
+    |row, _, words, _| encode_bf16(Avx2Bf16, row, words),
+    [1 2 3 4 5 6], { words!(Avx2); }
+);
+narrow!(
+    AVX2_INT8, Avx2Int8, Avx2, "avx2", false, "avx2,fma", 2,
+    |row, factors, words, ahead| encode_int8::<_, 2>(Avx2::PROVEN, row, factors, words, ahead),
+    [1 2 3 4 5 6], { words!(Avx2); }
+);
+attention!(AVX2_ATTENTION, Avx2Bf16, Avx2, "avx2,fma");

@@ -5,7 +5,8 @@ use std::ops::Range;
 
 use ndarray::{ArrayView2, ArrayViewMut2};
 
-use super::{Step, kernels, pack, prefetch, tile_by_height};
+use super::avx2::{AVX2_ATTENTION, AVX2_BF16, AVX2_INT8};
+use super::{Step, kernels, pack, peak, prefetch, tile_by_height};
 use crate::kernels::Isa;
 #[cfg(test)]
 use crate::kernels::activation::activate;
@@ -15,7 +16,7 @@ use crate::kernels::dot::dot;
 use crate::kernels::lanes::Lanes;
 use crate::kernels::layer_norm::add_norm;
 use crate::kernels::matmul::{Place, Product, Tile, matmul};
-use crate::kernels::narrow::Integers;
+use crate::kernels::narrow::{Format, Integers};
 use crate::kernels::normalize::normalize;
 use crate::kernels::pack::{Joined, KC, pack_transposed};
 use crate::kernels::rms_norm::rms_norm;
@@ -30,7 +31,7 @@ impl Avx512 {
     pub(super) const PROVEN: Self = Self(());
 
     /// The proof, if it holds.
-    fn detect() -> Option<Self> {
+    pub(super) fn detect() -> Option<Self> {
         let all = is_x86_feature_detected!("avx512f")
             && is_x86_feature_detected!("avx512vl")
             && is_x86_feature_detected!("avx512bw")
@@ -42,7 +43,21 @@ impl Avx512 {
 /// For the functions of the table, which is out of reach until `detect()` has succeeded.
 const PROVEN: Avx512 = Avx512::PROVEN;
 
-kernels!(Isa::Avx512, Avx512, "avx512f,avx512vl,avx512bw,avx512dq");
+// In low precision AVX2's, which every such CPU has.
+kernels!(
+    AVX512,
+    Isa::Avx512,
+    Avx512,
+    "avx512f,avx512vl,avx512bw,avx512dq",
+    &AVX2_BF16,
+    &AVX2_INT8,
+    AVX2_ATTENTION,
+    |format| match format {
+        None => Some(peak::avx512_f32()),
+        Some(Format::Bf16) => Some(peak::avx2_f32()),
+        Some(Format::Int8) => Some(peak::avx2_int8()),
+    }
+);
 
 // SAFETY of this block: `self` proves that the instructions are there; pointers come from slices whose length is asserted.
 impl Lanes for Avx512 {

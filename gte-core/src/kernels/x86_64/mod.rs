@@ -6,109 +6,131 @@ use std::arch::x86_64::{_MM_HINT_T0, _MM_HINT_T1, _mm_prefetch};
 
 use super::aligned::LINE;
 use super::lanes::Lanes;
+use super::{Isa, Kernels};
 
-pub(super) mod avx2;
-pub(super) mod avx512;
-pub(super) mod narrow;
+mod avx2;
+mod avx512;
+mod avx512_bf16;
+mod avx512_vnni;
+mod microkernel;
 mod pack;
-pub(super) mod peak;
+mod peak;
+
+/// The table of `isa`, if this CPU has all its instructions: what makes the proof tokens in the tables true.
+pub(super) fn table(isa: Isa) -> Option<&'static Kernels> {
+    let avx512 = || avx2::Avx2::detect().is_some() && avx512::Avx512::detect().is_some();
+    let vnni = || avx512() && is_x86_feature_detected!("avx512vnni");
+    let bf16 = || vnni() && is_x86_feature_detected!("avx512bf16");
+    let (here, table) = match isa {
+        Isa::Avx2 => (avx2::Avx2::detect().is_some(), &avx2::AVX2),
+        Isa::Avx512 => (avx512(), &avx512::AVX512),
+        Isa::Avx512Vnni => (vnni(), &avx512_vnni::AVX512_VNNI),
+        Isa::Avx512Bf16 => (bf16(), &avx512_bf16::AVX512_BF16),
+        _ => return None,
+    };
+    here.then_some(table)
+}
 
 /// The functions of a table, compiled for the instructions that `$token` proves.
 ///
 /// Rust gives a function with `#[target_feature]` no safe function pointer, so each entry is a safe function around one.
 /// They can only be reached through the table, and the table only after `detect()`.
 macro_rules! kernels {
-    ($isa:expr, $token:ident, $features:literal) => {
-        /// The table, if this CPU has the instructions.
-        pub(crate) fn kernels() -> Option<&'static crate::kernels::Kernels> {
-            static KERNELS: crate::kernels::Kernels = crate::kernels::Kernels {
-                isa: $isa,
-                nr: <$token as Tile>::NR,
-                matmul: |p| {
-                    #[target_feature(enable = $features)]
-                    fn f(p: Product<'_>) {
-                        matmul(PROVEN, p);
-                    }
-                    // SAFETY: `kernels()` hands out this table only after `detect()`.
-                    unsafe { f(p) }
-                },
-                attention: |head, scratch| {
-                    #[target_feature(enable = $features)]
-                    fn f(head: Head<'_, '_>, scratch: &mut [f32]) {
-                        attention(PROVEN, head, scratch);
-                    }
-                    // SAFETY: `kernels()` hands out this table only after `detect()`.
-                    unsafe { f(head, scratch) }
-                },
-                add_norm: |x, residual, gamma, beta, eps, ahead| {
-                    #[target_feature(enable = $features)]
-                    fn f(x: &mut [f32], residual: Option<&[f32]>, gamma: &[f32], beta: &[f32], eps: f32, ahead: usize) {
-                        add_norm(PROVEN, x, residual, gamma, beta, eps, ahead);
-                    }
-                    // SAFETY: `kernels()` hands out this table only after `detect()`.
-                    unsafe { f(x, residual, gamma, beta, eps, ahead) }
-                },
-                rms_norm: |x, residual, gamma, eps| {
-                    #[target_feature(enable = $features)]
-                    fn f(x: &mut [f32], residual: Option<&[f32]>, gamma: &[f32], eps: f32) {
-                        rms_norm(PROVEN, x, residual, gamma, eps);
-                    }
-                    // SAFETY: `kernels()` hands out this table only after `detect()`.
-                    unsafe { f(x, residual, gamma, eps) }
-                },
-                rope: |row, cos, sin| {
-                    #[target_feature(enable = $features)]
-                    fn f(row: &mut [f32], cos: &[f32], sin: &[f32]) {
-                        rope(PROVEN, row, cos, sin);
-                    }
-                    // SAFETY: `kernels()` hands out this table only after `detect()`.
-                    unsafe { f(row, cos, sin) }
-                },
-                gate: |a, b, activation| {
-                    #[target_feature(enable = $features)]
-                    fn f(a: &mut [f32], b: &[f32], activation: Activation) {
-                        gate(PROVEN, a, b, activation);
-                    }
-                    // SAFETY: `kernels()` hands out this table only after `detect()`.
-                    unsafe { f(a, b, activation) }
-                },
-                normalize: |row| {
-                    #[target_feature(enable = $features)]
-                    fn f(row: &mut [f32]) {
-                        normalize(PROVEN, row);
-                    }
-                    // SAFETY: `kernels()` hands out this table only after `detect()`.
-                    unsafe { f(row) }
-                },
-                dot: |a, b| {
-                    #[target_feature(enable = $features)]
-                    fn f(a: &[f32], b: &[f32]) -> f32 {
-                        dot(PROVEN, a, b)
-                    }
-                    // SAFETY: `kernels()` hands out this table only after `detect()`.
-                    unsafe { f(a, b) }
-                },
-                #[cfg(test)]
-                activate: |activation, row| {
-                    #[target_feature(enable = $features)]
-                    fn f(activation: Activation, row: &mut [f32]) {
-                        activate(PROVEN, activation, row);
-                    }
-                    // SAFETY: `kernels()` hands out this table only after `detect()`.
-                    unsafe { f(activation, row) }
-                },
-                #[cfg(test)]
-                softmax: |row, scale| {
-                    #[target_feature(enable = $features)]
-                    fn f(row: &mut [f32], scale: f32) -> f32 {
-                        crate::kernels::softmax::softmax(PROVEN, row, f32::NEG_INFINITY, scale).1
-                    }
-                    // SAFETY: `kernels()` hands out this table only after `detect()`.
-                    unsafe { f(row, scale) }
-                },
-            };
-            $token::detect().map(|_| &KERNELS)
-        }
+    (
+        $table:ident, $isa:expr, $token:ident, $features:literal,
+        $bf16:expr, $int8:expr, $attention:expr, $peak:expr
+    ) => {
+        pub(super) static $table: crate::kernels::Kernels = crate::kernels::Kernels {
+            isa: $isa,
+            nr: <$token as Tile>::NR,
+            bf16: $bf16,
+            int8: $int8,
+            bf16_attention: $attention,
+            bf16_attention_any: $attention,
+            peak: $peak,
+            matmul: |p| {
+                #[target_feature(enable = $features)]
+                fn f(p: Product<'_>) {
+                    matmul(PROVEN, p);
+                }
+                // SAFETY: `kernels()` hands out this table only after `detect()`.
+                unsafe { f(p) }
+            },
+            attention: |head, scratch| {
+                #[target_feature(enable = $features)]
+                fn f(head: Head<'_, '_>, scratch: &mut [f32]) {
+                    attention(PROVEN, head, scratch);
+                }
+                // SAFETY: `kernels()` hands out this table only after `detect()`.
+                unsafe { f(head, scratch) }
+            },
+            add_norm: |x, residual, gamma, beta, eps, ahead| {
+                #[target_feature(enable = $features)]
+                fn f(x: &mut [f32], residual: Option<&[f32]>, gamma: &[f32], beta: &[f32], eps: f32, ahead: usize) {
+                    add_norm(PROVEN, x, residual, gamma, beta, eps, ahead);
+                }
+                // SAFETY: `kernels()` hands out this table only after `detect()`.
+                unsafe { f(x, residual, gamma, beta, eps, ahead) }
+            },
+            rms_norm: |x, residual, gamma, eps| {
+                #[target_feature(enable = $features)]
+                fn f(x: &mut [f32], residual: Option<&[f32]>, gamma: &[f32], eps: f32) {
+                    rms_norm(PROVEN, x, residual, gamma, eps);
+                }
+                // SAFETY: `kernels()` hands out this table only after `detect()`.
+                unsafe { f(x, residual, gamma, eps) }
+            },
+            rope: |row, cos, sin| {
+                #[target_feature(enable = $features)]
+                fn f(row: &mut [f32], cos: &[f32], sin: &[f32]) {
+                    rope(PROVEN, row, cos, sin);
+                }
+                // SAFETY: `kernels()` hands out this table only after `detect()`.
+                unsafe { f(row, cos, sin) }
+            },
+            gate: |a, b, activation| {
+                #[target_feature(enable = $features)]
+                fn f(a: &mut [f32], b: &[f32], activation: Activation) {
+                    gate(PROVEN, a, b, activation);
+                }
+                // SAFETY: `kernels()` hands out this table only after `detect()`.
+                unsafe { f(a, b, activation) }
+            },
+            normalize: |row| {
+                #[target_feature(enable = $features)]
+                fn f(row: &mut [f32]) {
+                    normalize(PROVEN, row);
+                }
+                // SAFETY: `kernels()` hands out this table only after `detect()`.
+                unsafe { f(row) }
+            },
+            dot: |a, b| {
+                #[target_feature(enable = $features)]
+                fn f(a: &[f32], b: &[f32]) -> f32 {
+                    dot(PROVEN, a, b)
+                }
+                // SAFETY: `kernels()` hands out this table only after `detect()`.
+                unsafe { f(a, b) }
+            },
+            #[cfg(test)]
+            activate: |activation, row| {
+                #[target_feature(enable = $features)]
+                fn f(activation: Activation, row: &mut [f32]) {
+                    activate(PROVEN, activation, row);
+                }
+                // SAFETY: `kernels()` hands out this table only after `detect()`.
+                unsafe { f(activation, row) }
+            },
+            #[cfg(test)]
+            softmax: |row, scale| {
+                #[target_feature(enable = $features)]
+                fn f(row: &mut [f32], scale: f32) -> f32 {
+                    crate::kernels::softmax::softmax(PROVEN, row, f32::NEG_INFINITY, scale).1
+                }
+                // SAFETY: `kernels()` hands out this table only after `detect()`.
+                unsafe { f(row, scale) }
+            },
+        };
 
         impl crate::kernels::softmax::Softmax for $token {
             #[inline(always)]

@@ -4,8 +4,6 @@ use std::arch::x86_64::*;
 use std::hint::black_box;
 use std::time::Instant;
 
-use crate::kernels::{Format, Isa};
-
 /// Sums in flight: more than latency × pipes of any CPU so far.
 const SUMS: usize = 12;
 const ROUNDS: usize = 4_000_000;
@@ -13,7 +11,7 @@ const ROUNDS: usize = 4_000_000;
 /// A function that times `SUMS` × `ROUNDS` instructions of one kind, `$lanes` multiply-adds each.
 macro_rules! peak {
     ($name:ident, $features:literal, $lanes:literal, $zero:expr, $one:expr, $add:expr) => {
-        fn $name() -> f64 {
+        pub(super) fn $name() -> f64 {
             #[target_feature(enable = $features)]
             fn f() -> f64 {
                 let one = black_box($one);
@@ -28,8 +26,9 @@ macro_rules! peak {
                 black_box(sums);
                 (SUMS * ROUNDS * $lanes) as f64 / seconds
             }
-            // SAFETY: called below, where the instructions were seen.
-            unsafe { f() }
+            // The best of a few: others use this machine too.
+            // SAFETY: called from a table, which is out of reach until its instructions were seen.
+            (0..5).map(|_| unsafe { f() }).fold(0.0, f64::max)
         }
     };
 }
@@ -63,17 +62,3 @@ peak!(avx512_bf16, "avx512f,avx512bf16", 32, _mm512_setzero_ps(), _mm512_set1_ep
 peak!(avx512_int8, "avx512f,avx512vnni", 64, _mm512_setzero_si512(), _mm512_set1_epi32(1), |s, a, b| {
     _mm512_dpbusd_epi32(s, a, b)
 });
-
-/// Multiply-adds a second of this thread, by the instructions that `isa` has for `format` (f32 without one).
-pub(crate) fn peak(isa: Isa, format: Option<Format>) -> Option<f64> {
-    let probe = match (isa, format) {
-        (Isa::Avx512, None) => avx512_f32,
-        (Isa::Avx512, Some(Format::Bf16)) if is_x86_feature_detected!("avx512bf16") => avx512_bf16,
-        (Isa::Avx512, Some(Format::Int8)) if is_x86_feature_detected!("avx512vnni") => avx512_int8,
-        (Isa::Avx512 | Isa::Avx2, None | Some(Format::Bf16)) => avx2_f32,
-        (Isa::Avx512 | Isa::Avx2, Some(Format::Int8)) => avx2_int8,
-        (Isa::Scalar, _) => return None,
-    };
-    // The best of a few: others use this machine too.
-    crate::kernels::Kernels::of(isa).map(|_| (0..5).map(|_| probe()).fold(0.0, f64::max))
-}

@@ -1,0 +1,283 @@
+//! Tiles of narrow numbers: one loop over the handful of instructions in which the instruction sets differ.
+
+use std::arch::x86_64::{_MM_HINT_T0, _MM_HINT_T1};
+
+use super::prefetch;
+use crate::kernels::activation::{Activation, activate};
+use crate::kernels::aligned::LINE;
+use crate::kernels::lanes::Lanes;
+use crate::kernels::narrow::{Format, Panel};
+
+/// Multiplies and adds words of A, given to all lanes, and vectors of words of B.
+///
+/// # Safety
+/// The methods need the CPU's instructions, which a `detect()` has seen, and pointers to as much as they say.
+pub(super) trait Mac: Copy {
+    const FORMAT: Format;
+    /// Columns of a vector.
+    const WIDTH: usize;
+    /// Units of 16 bits in a cell of B.
+    const UNITS: usize;
+    /// Words in a turn of the loop.
+    const UNROLL: usize;
+    type Lanes: Lanes;
+    type Word: Copy;
+    type Sum: Copy;
+
+    unsafe fn zero() -> Self::Sum;
+    /// `WIDTH` words of B.
+    unsafe fn load(b: *const u16) -> Self::Word;
+    /// One row's step: sums + the word of A at `a`, given to all lanes, · two vectors of B.
+    unsafe fn step(sums: [Self::Sum; 2], a: *const u32, b: [Self::Word; 2]) -> [Self::Sum; 2];
+    /// The sums, integers less zero · total.
+    unsafe fn values(sum: Self::Sum, zero: i32, totals: *const i32) -> <Self::Lanes as Lanes>::V;
+}
+
+/// What is multiplied and where it goes: pointers, with the distances of their rows.
+pub(super) struct Place {
+    /// R rows of `words` words.
+    pub(super) a: (*const u32, usize),
+    /// R rows of two vectors.
+    pub(super) c: (*mut f32, usize),
+    pub(super) words: usize,
+}
+
+/// A tile of `R` rows by two vectors, whose sums stay in registers; `rows` are the scales and zeros of A's.
+///
+/// # Safety
+/// The instructions of `M` are there, of which `l` is a part. `place` points to what it says; the data of `panel` are `words` lines of two
+/// vectors, its other slices have the length of two vectors, `totals` and `scales` if it is of integers.
+#[inline(always)]
+pub(super) unsafe fn tile<M: Mac, const R: usize>(
+    l: M::Lanes,
+    place: Place,
+    rows: [(f32, i32); R],
+    panel: Panel<'_>,
+    ahead: &[u16],
+) {
+    let Place { a: (a, lda), c: (c, ldc), words } = place;
+    // Pointers that walk, each to every third row: the two rows behind it are a scaled index away, so that six rows need two pointers and
+    // the distance, not six registers.
+    let mut thirds: [*const u32; 4] = std::array::from_fn(|i| a.wrapping_add(3 * i * lda));
+    let mut line = panel.data.as_ptr();
+    // Bytes of what comes next that each step fetches.
+    let share = size_of_val(ahead).div_ceil((words / M::UNROLL).max(1));
+    let mut ahead = ahead.as_ptr().cast::<u8>();
+    // C is larger than the second-level cache: its lines come while the sums are made, or every store would wait.
+    for r in 0..R {
+        prefetch::<_MM_HINT_T0>(c.wrapping_add(r * ldc));
+        prefetch::<_MM_HINT_T0>(c.wrapping_add(r * ldc + M::WIDTH));
+    }
+    // SAFETY: of this block: `words` steps stay within what the caller promises; pointers of rows beyond R are not read.
+    unsafe {
+        let mut sums = [[M::zero(); 2]; R];
+        for _ in 0..words / M::UNROLL {
+            prefetch::<_MM_HINT_T1>(ahead.cast());
+            if M::UNROLL * 2 * M::WIDTH * M::UNITS * size_of::<u16>() > LINE && share > LINE {
+                prefetch::<_MM_HINT_T1>(ahead.wrapping_add(LINE).cast());
+            }
+            ahead = ahead.wrapping_add(share);
+            for word in 0..M::UNROLL {
+                step::<M, R>(&mut sums, &thirds, lda, word, line);
+            }
+            thirds.iter_mut().take(R.div_ceil(3)).for_each(|p| *p = p.wrapping_add(M::UNROLL));
+            line = line.wrapping_add(M::UNROLL * 2 * M::WIDTH * M::UNITS);
+        }
+        for word in 0..words % M::UNROLL {
+            step::<M, R>(&mut sums, &thirds, lda, word, line);
+        }
+        // What becomes of the sums needs registers too, for which the compiler would keep some sums in memory during the steps. Of sixteen
+        // registers too many: all sums go through memory, at once. Of thirty-two enough for half of the columns at a time.
+        let mut stored;
+        let sums = if M::WIDTH == 8 {
+            stored = [[M::zero(); 2]; R];
+            for (stored, sums) in stored.iter_mut().zip(&sums) {
+                *stored = *sums;
+            }
+            std::hint::black_box(&mut stored)
+        } else {
+            &mut sums
+        };
+        for half in 0..2 {
+            let at = half * M::WIDTH;
+            let bias = l.load(panel.bias.get_unchecked(at..));
+            let scales = if M::FORMAT == Format::Int8 { l.load(panel.scales.get_unchecked(at..)) } else { bias };
+            for (r, (sums, (scale, zero))) in sums.iter().zip(rows).enumerate() {
+                let mut v = M::values(sums[half], zero, panel.totals.as_ptr().wrapping_add(at));
+                if M::FORMAT == Format::Int8 {
+                    v = l.mul(v, l.mul(l.splat(scale), scales));
+                }
+                l.store(std::slice::from_raw_parts_mut(c.add(r * ldc + at), M::WIDTH), l.add(v, bias));
+            }
+        }
+        // GELU by a loop of its own, without a choice for each row.
+        match panel.activation {
+            Activation::None => {}
+            Activation::Gelu => {
+                for r in 0..R {
+                    let row = std::slice::from_raw_parts_mut(c.add(r * ldc), 2 * M::WIDTH);
+                    activate(l, Activation::Gelu, row);
+                }
+            }
+            other => {
+                for r in 0..R {
+                    let row = std::slice::from_raw_parts_mut(c.add(r * ldc), 2 * M::WIDTH);
+                    activate(l, other, row);
+                }
+            }
+        }
+    }
+}
+
+/// Word `word` of the rows at `thirds`, times line `word` of those at `b`.
+///
+/// # Safety
+/// That of [`tile`], whose loop this is.
+#[inline(always)]
+unsafe fn step<M: Mac, const R: usize>(
+    sums: &mut [[M::Sum; 2]; R],
+    thirds: &[*const u32; 4],
+    lda: usize,
+    word: usize,
+    b: *const u16,
+) {
+    // SAFETY: passed on to the caller.
+    unsafe {
+        let line = b.add(word * 2 * M::WIDTH * M::UNITS);
+        let b = [M::load(line), M::load(line.add(M::WIDTH * M::UNITS))];
+        for (r, sum) in sums.iter_mut().enumerate() {
+            *sum = M::step(*sum, thirds[r / 3].add(r % 3 * lda + word), b);
+        }
+    }
+}
+
+/// The table of a `Mac`, compiled for its instructions.
+macro_rules! narrow {
+    ($table:ident, $mac:ident, $token:ident, $name:literal, $native:literal, $features:literal, $group:literal, $encode:expr, [$($height:literal)*], { $($bf16:item)* }) => {
+        impl crate::kernels::narrow::Dot for $mac {
+            const FORMAT: crate::kernels::narrow::Format = <Self as crate::kernels::x86_64::microkernel::Mac>::FORMAT;
+            const MR: usize = [$($height),*].len();
+            const NR: usize = 2 * <Self as crate::kernels::x86_64::microkernel::Mac>::WIDTH;
+            const UNITS: usize = <Self as crate::kernels::x86_64::microkernel::Mac>::UNITS;
+            const GROUP: usize = $group;
+
+            $($bf16)*
+
+            #[inline(always)]
+            fn expect<T>(self, row: &[T]) {
+                row.chunks(16).for_each(|line| crate::kernels::x86_64::prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(line.as_ptr().cast()));
+            }
+
+            #[inline(always)]
+            fn tile(
+                self,
+                a: crate::kernels::narrow::Rows<'_>,
+                (from, to): (usize, usize),
+                _pairs: &[u32],
+                panel: crate::kernels::narrow::Panel<'_>,
+                c: &mut ndarray::ArrayViewMut2<'_, f32>,
+                corner: (usize, usize),
+                ahead: &[u16],
+            ) {
+                // Not inlined: the loop needs all registers, and whoever calls has filled them.
+                #[inline(never)]
+                #[target_feature(enable = $features)]
+                unsafe fn tile<const R: usize>(a: crate::kernels::narrow::Rows<'_>, from: usize, panel: crate::kernels::narrow::Panel<'_>, place: crate::kernels::x86_64::microkernel::Place, ahead: &[u16]) {
+                    let mut rows = [(0.0, 0); R];
+                    for (r, row) in rows.iter_mut().enumerate() {
+                        *row = (a.scale(from + r), a.zero(from + r));
+                    }
+                    // SAFETY: passed on to the caller.
+                    unsafe { crate::kernels::x86_64::microkernel::tile::<$mac, R>($token::PROVEN, place, rows, panel, ahead) }
+                }
+                let words = panel.data.len() / (Self::NR * <Self as crate::kernels::narrow::Dot>::UNITS);
+                assert!(from < to && a.words(to - 1, words).len() == words, "A covers the tile");
+                let of_integers = [panel.totals.len(), panel.scales.len()] == [Self::NR; 2];
+                assert!(panel.bias.len() == Self::NR && (of_integers || <Self as crate::kernels::narrow::Dot>::FORMAT == Format::Bf16), "a tile's columns");
+                assert!(corner.0 + (to - from) <= c.nrows() && corner.1 + Self::NR <= c.ncols(), "C covers the tile");
+                assert!(c.strides()[1] == 1, "rows of C are contiguous");
+                let ldc = c.strides()[0] as usize;
+                // SAFETY: the table is out of reach until its instructions were seen; the ranges are asserted above.
+                unsafe {
+                    let c = (c.as_mut_ptr().add(corner.0 * ldc + corner.1), ldc);
+                    let place = crate::kernels::x86_64::microkernel::Place { a: (a.words(from, words).as_ptr(), a.stride), c, words };
+                    match to - from {
+                        $($height => tile::<$height>(a, from, panel, place, ahead),)*
+                        _ => unreachable!("taller than a tile"),
+                    }
+                }
+            }
+        }
+
+        pub(super) static $table: crate::kernels::narrow::Narrow = crate::kernels::narrow::Narrow {
+            format: <$mac as crate::kernels::x86_64::microkernel::Mac>::FORMAT,
+            name: $name,
+            native: $native,
+            nr: <$mac as crate::kernels::narrow::Dot>::NR,
+            group: $group,
+            zero: 0,
+            units: <$mac as crate::kernels::x86_64::microkernel::Mac>::UNITS,
+            encode: |row, factors, words, ahead| {
+                #[target_feature(enable = $features)]
+                fn f(row: &[f32], factors: &[f32], words: &mut [u32], ahead: usize) {
+                    $encode(row, factors, words, ahead);
+                }
+                // SAFETY: the table is handed out only where its instructions were seen.
+                unsafe { f(row, factors, words, ahead) }
+            },
+            matmul: |p| {
+                #[target_feature(enable = $features)]
+                fn f(p: crate::kernels::narrow::NarrowProduct<'_, '_>) {
+                    crate::kernels::narrow::matmul($mac, p);
+                }
+                // SAFETY: the table is handed out only where its instructions were seen.
+                unsafe { f(p) }
+            },
+        };
+    };
+}
+
+pub(super) use narrow;
+
+/// `Dot::words` with vectors of `$token`.
+macro_rules! words {
+    ($token:ident) => {
+        #[inline(always)]
+        fn words(self, row: &[f32], group: usize, words: &mut [u32]) {
+            crate::kernels::narrow::words_of_bf16($token::PROVEN, row, group, words);
+        }
+    };
+}
+
+pub(super) use words;
+
+/// `attention_bf16` compiled for a `Mac`'s instructions.
+macro_rules! attention {
+    ($table:ident, $mac:ident, $token:ident, $features:literal) => {
+        pub(super) const $table: crate::kernels::NarrowAttention = crate::kernels::NarrowAttention {
+            group: <$mac as crate::kernels::narrow::Dot>::GROUP,
+            compute: |head, scratch| {
+                #[target_feature(enable = $features)]
+                fn f(head: crate::kernels::NarrowHead<'_, '_>, scratch: &mut crate::kernels::Scratch) {
+                    crate::kernels::attention::attention_bf16($mac, $token::PROVEN, head, scratch);
+                }
+                // SAFETY: the table is handed out only where its instructions were seen.
+                unsafe { f(head, scratch) }
+            },
+            words: |row, words| {
+                #[target_feature(enable = $features)]
+                fn f(row: &[f32], words: &mut [u32]) {
+                    <$mac as crate::kernels::narrow::Dot>::words(
+                        $mac,
+                        row,
+                        <$mac as crate::kernels::narrow::Dot>::GROUP,
+                        words,
+                    );
+                }
+                // SAFETY: the table is handed out only where its instructions were seen.
+                unsafe { f(row, words) }
+            },
+        };
+    };
+}
+pub(super) use attention;
