@@ -1,6 +1,7 @@
 //! One `match`: error → status and body. Bodies are JSON, always.
 
 use axum::Json;
+use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
@@ -134,6 +135,18 @@ impl Error {
     /// A field that is wrong.
     pub fn field(field: impl Into<String>, reason: impl ToString) -> Self {
         Self::Field { field: field.into(), reason: reason.to_string() }
+    }
+}
+
+impl From<QueryRejection> for Error {
+    fn from(e: QueryRejection) -> Self {
+        Self::field("the query", e.body_text())
+    }
+}
+
+impl From<PathRejection> for Error {
+    fn from(e: PathRejection) -> Self {
+        Self::NotFound(e.body_text())
     }
 }
 

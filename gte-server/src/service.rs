@@ -61,6 +61,8 @@ pub(crate) enum PromptChoice {
     Default,
     /// The model's prompt of this name.
     Name(String),
+    /// The same, where the request calls it what its texts are.
+    NameOrKind(String),
     /// This text.
     Text(String),
     /// The model's prompt for such texts; nothing where it has none.
@@ -266,14 +268,15 @@ impl Model {
     /// The prompt that a request means.
     pub(crate) fn prompt<'a>(&self, choice: &'a PromptChoice) -> Result<Prompt<'a>, Error> {
         let prompts = &self.engine().config().prompts;
-        let name = match choice {
+        let (name, field) = match choice {
             PromptChoice::Default => return Ok(Prompt::Default),
             PromptChoice::Text(text) => return Ok(Prompt::Text(text)),
             PromptChoice::For(kind) => {
                 let has = |name: &&str| prompts.get(name).is_some_and(|prompt| !prompt.is_empty());
                 return Ok(kind.names().into_iter().find(has).map_or(Prompt::None, Prompt::Named));
             }
-            PromptChoice::Name(name) => name,
+            PromptChoice::Name(name) => (name, "prompt_name"),
+            PromptChoice::NameOrKind(name) => (name, "input_type"),
         };
         if prompts.resolve(Prompt::Named(name)).is_ok() {
             return Ok(Prompt::Named(name));
@@ -283,7 +286,7 @@ impl Model {
             true => format!("{name:?} is not known: this model has no prompts"),
             false => format!("{name:?} is not known: this model has the prompts {}", known.join(", ")),
         };
-        Err(Error::field("prompt_name", reason))
+        Err(Error::field(field, reason))
     }
 
     /// Refuses ids that the model does not have.

@@ -210,7 +210,7 @@ pub(crate) fn prompt_choice(
         (None, None, Some(kind)) => Ok(match kind.to_ascii_lowercase().as_str() {
             "query" | "search_query" => PromptChoice::For(InputKind::Query),
             "document" | "passage" | "search_document" => PromptChoice::For(InputKind::Document),
-            _ => PromptChoice::Name(kind),
+            _ => PromptChoice::NameOrKind(kind),
         }),
         (Some(_), Some(_), _) => both("prompt_name", "prompt"),
         (Some(_), None, Some(_)) => both("prompt_name", "input_type"),
@@ -240,8 +240,30 @@ pub struct ErrorBody {
     pub error: ErrorDetail,
     /// The same message, for Cohere's clients.
     pub message: String,
-    /// The same message, for Jina's clients.
-    pub detail: String,
+    /// The same message, for clients of servers that are written with FastAPI.
+    pub detail: Detail,
+}
+
+/// The message as FastAPI writes it, whose clients fail on one of another shape: infinity's, vLLM's and Jina's.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(untagged)]
+pub enum Detail {
+    /// Of every other status.
+    Message(String),
+    /// Of status 422.
+    Fields(Vec<FieldDetail>),
+}
+
+/// A field that is wrong, as FastAPI tells it.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct FieldDetail {
+    /// `body`, then the path of the field.
+    pub loc: Vec<String>,
+    /// What is wrong and what to do.
+    pub msg: String,
+    /// `value_error`
+    #[serde(rename = "type")]
+    pub kind: &'static str,
 }
 
 /// OpenAI's error object.
@@ -261,9 +283,16 @@ pub struct ErrorDetail {
 impl From<&Error> for ErrorBody {
     fn from(e: &Error) -> Self {
         let (status, kind, _) = e.kind();
-        let message = e.to_string();
-        let error = ErrorDetail { message: message.clone(), kind, param: e.param(), code: status.as_u16() };
-        Self { error, detail: message.clone(), message }
+        let (message, param) = (e.to_string(), e.param());
+        let detail = match &param {
+            Some(field) => {
+                let loc = vec!["body".to_owned(), field.clone()];
+                Detail::Fields(vec![FieldDetail { loc, msg: message.clone(), kind: "value_error" }])
+            }
+            None => Detail::Message(message.clone()),
+        };
+        let error = ErrorDetail { message: message.clone(), kind, param, code: status.as_u16() };
+        Self { error, message, detail }
     }
 }
 
@@ -279,6 +308,9 @@ macro_rules! refusals {
             /// A valid key is needed
             #[response(status = 401)]
             Unauthorized(#[to_schema] $body),
+            /// No such model
+            #[response(status = 404)]
+            NotFound(#[to_schema] $body),
             /// The body did not arrive in time
             #[response(status = 408)]
             SlowBody(#[to_schema] $body),
@@ -291,13 +323,16 @@ macro_rules! refusals {
             /// A field is missing, of the wrong type or out of range
             #[response(status = 422)]
             Field(#[to_schema] $body),
+            /// The model is one for something else
+            #[response(status = 424)]
+            Task(#[to_schema] $body),
             /// The queue is full; `Retry-After` says when there will be room
             #[response(status = 429)]
             Overloaded(#[to_schema] $body),
             /// The engine failed
             #[response(status = 500)]
             Engine(#[to_schema] $body),
-            /// Shutting down
+            /// Shutting down, or the model is still being loaded
             #[response(status = 503)]
             Unavailable(#[to_schema] $body),
             /// Not computed before the deadline
@@ -309,3 +344,14 @@ macro_rules! refusals {
 
 refusals!(Refused, ErrorBody);
 refusals!(TeiRefused, tei::ErrorBody);
+refusals!(RerankRefused, AnyErrorBody);
+
+/// What is sent in place of a ranking: to `documents` as OpenAI's clients read it, to `texts` as
+/// text-embeddings-inference's do.
+#[derive(Serialize, ToSchema)]
+#[serde(untagged)]
+#[allow(dead_code, reason = "read by the macro, for the OpenAPI document")]
+pub(crate) enum AnyErrorBody {
+    Documents(ErrorBody),
+    Texts(tei::ErrorBody),
+}

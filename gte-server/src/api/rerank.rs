@@ -26,7 +26,7 @@ pub struct RerankRequest {
     #[serde(default)]
     #[schema(min_items = 1, max_items = 2048)]
     pub texts: Option<Vec<String>>,
-    /// How many of the best are in the answer; all if left out, null or 0. With `texts`, all always.
+    /// How many of the best are in the answer; all if left out, null, 0 or less. With `texts`, all always.
     #[serde(default)]
     pub top_n: Option<i64>,
     /// Whether each result has its document as `{"text": …}`: it has not, unless this is true. With `texts`:
@@ -192,10 +192,10 @@ pub struct ScoreRequest {
     /// The model's name or id, where the server has several.
     #[serde(default)]
     pub model: Option<String>,
-    /// One text or many.
+    /// One text or many. Also as `text_1`.
     #[serde(alias = "text_1", alias = "data_1")]
     pub queries: Texts,
-    /// One text or many.
+    /// One text or many. Also as `text_2`.
     #[serde(alias = "text_2", alias = "data_2")]
     pub documents: Texts,
     /// What an answer is, to a language model; the model's own if left out.

@@ -92,6 +92,7 @@ pub struct SparseValue {
 
 /// `POST /similarity`
 #[derive(Debug, Deserialize, ToSchema)]
+#[schema(as = TeiSimilarityRequest)]
 pub struct SimilarityRequest {
     /// The texts.
     #[serde(deserialize_with = "crate::json::object")]

@@ -6,7 +6,9 @@ use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use gte_core::Embeddings;
 use serde::{Deserializer, Serialize};
-use utoipa::ToSchema;
+use utoipa::openapi::schema::OneOfBuilder;
+use utoipa::openapi::{RefOr, Schema};
+use utoipa::{PartialSchema, ToSchema};
 
 use super::EncodingFormat;
 use crate::json;
@@ -43,7 +45,7 @@ pub(crate) fn output_type<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Outp
 }
 
 /// A vector, written in one of the ways.
-#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(untagged)]
 pub enum Vector {
     /// f32
@@ -55,6 +57,19 @@ pub enum Vector {
     /// The bytes of either, little-endian, in base64.
     Base64(String),
 }
+
+// By hand: a list of integers would fit several of the kinds, and `oneOf` asks for one.
+impl PartialSchema for Vector {
+    fn schema() -> RefOr<Schema> {
+        let one_of = OneOfBuilder::new()
+            .description(Some("Numbers, of the type that was asked for; or their bytes, little-endian, in base64"))
+            .item(Vec::<f32>::schema())
+            .item(String::schema());
+        RefOr::T(Schema::OneOf(one_of.build()))
+    }
+}
+
+impl ToSchema for Vector {}
 
 impl Vector {
     fn bytes(&self) -> Vec<u8> {
@@ -98,11 +113,14 @@ pub(crate) fn written(vectors: &Embeddings, kind: OutputType, format: EncodingFo
     }
 }
 
-/// Whether the answer is asked for as bare bytes.
+/// Whether the answer is asked for as bare bytes: they are named, and JSON is not named before them.
 pub(crate) fn wants_bytes(headers: &HeaderMap) -> bool {
     let accepted = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
-    accepted.flat_map(|value| value.split(',')).any(|kind| kind.split(';').next().unwrap_or("").trim() == BYTES)
+    let mut kinds = accepted.flat_map(|value| value.split(',')).map(|kind| kind.split(';').next().unwrap_or("").trim());
+    kinds.find(|&kind| kind == BYTES || kind == JSON) == Some(BYTES)
 }
+
+const JSON: &str = "application/json";
 
 const BYTES: &str = "application/octet-stream";
 
@@ -119,8 +137,17 @@ pub(crate) fn bytes(vectors: &Embeddings, kind: OutputType) -> Response {
         Some(Vector::Unsigned(row)) => (row.len(), "uint8"),
         _ => (vectors.dim(), "float32"),
     };
-    let body: Vec<u8> = rows.iter().flat_map(Vector::bytes).collect();
-    let shape = HeaderValue::from_str(&format!("{},{values}", rows.len()));
+    described(rows.iter().flat_map(Vector::bytes).collect(), rows.len(), values, name)
+}
+
+/// The same of vectors that are not of unit length.
+pub(crate) fn raw_bytes(rows: &[&[f32]]) -> Response {
+    let body = rows.iter().flat_map(|row| row.iter()).flat_map(|value| value.to_le_bytes()).collect();
+    described(body, rows.len(), rows.first().map_or(0, |row| row.len()), "float32")
+}
+
+fn described(body: Vec<u8>, rows: usize, values: usize, name: &'static str) -> Response {
+    let shape = HeaderValue::from_str(&format!("{rows},{values}"));
     let kinds = [(header::CONTENT_TYPE, HeaderValue::from_static(BYTES)), (TYPE, HeaderValue::from_static(name))];
     let mut response = (kinds, Body::from(body)).into_response();
     response.headers_mut().extend(shape.ok().map(|shape| (SHAPE, shape)));

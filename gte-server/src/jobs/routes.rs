@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::body::{Body, Bytes};
+use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -43,6 +44,9 @@ pub(crate) struct JobRequest {
 struct JobQuery {
     model: Option<String>,
 }
+
+/// The id in a path, if it is UTF-8.
+type Id = Result<Path<String>, PathRejection>;
 
 /// A line of JSONL.
 #[derive(Deserialize)]
@@ -111,10 +115,11 @@ fn jobs(service: &Service) -> Result<&Jobs, Error> {
 #[utoipa::path(post, path = "/v1/jobs", tag = "jobs", request_body = JobRequest, params(("model" = Option<String>, Query, description = "The model's name or id, where the server has several"), ("Idempotency-Key" = Option<String>, Header, description = "The same key and texts are one job, however often they are sent")), responses((status = 202, description = "Taken", body = JobAccepted), Refused), security(("bearer" = []), ()))]
 async fn submit(
     State(service): State<Arc<Service>>,
-    Query(query): Query<JobQuery>,
+    query: Result<Query<JobQuery>, QueryRejection>,
     headers: HeaderMap,
     RawBody(body): RawBody,
 ) -> Result<Response, Error> {
+    let Query(query) = query?;
     let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or("");
     let JobRequest { texts, model } = match kind.split(';').next().unwrap_or("").trim() {
         "application/x-ndjson" | "application/jsonl" | "application/jsonlines" => {
@@ -153,24 +158,25 @@ fn lines(body: &Bytes) -> Result<Vec<String>, Error> {
 }
 
 /// How far a job is.
-#[utoipa::path(get, path = "/v1/jobs/{id}", tag = "jobs", params(("id" = String, Path, description = "The job")), responses((status = 200, description = "OK", body = JobStatus), (status = 404, description = "No such job", body = ErrorBody), Refused), security(("bearer" = []), ()))]
-async fn status(State(service): State<Arc<Service>>, Path(id): Path<String>) -> Result<Json<JobStatus>, Error> {
+#[utoipa::path(get, path = "/v1/jobs/{id}", tag = "jobs", params(("id" = String, Path, description = "The job")), responses(Refused, (status = 200, description = "OK", body = JobStatus), (status = 404, description = "No such job", body = ErrorBody)), security(("bearer" = []), ()))]
+async fn status(State(service): State<Arc<Service>>, id: Id) -> Result<Json<JobStatus>, Error> {
+    let Path(id) = id?;
     let progress = jobs(&service)?.progress(checked(&id)?).await?;
     let status = if progress.done >= progress.texts { "done" } else { "running" };
     Ok(Json(JobStatus { id, status, texts: progress.texts, done: progress.done }))
 }
 
 /// Takes a job out of the queue, and its results away.
-#[utoipa::path(delete, path = "/v1/jobs/{id}", tag = "jobs", params(("id" = String, Path, description = "The job")), responses((status = 204, description = "It is gone"), (status = 404, description = "No such job", body = ErrorBody), Refused), security(("bearer" = []), ()))]
-async fn cancel(State(service): State<Arc<Service>>, Path(id): Path<String>) -> Result<StatusCode, Error> {
-    jobs(&service)?.cancel(checked(&id)?).await?;
+#[utoipa::path(delete, path = "/v1/jobs/{id}", tag = "jobs", params(("id" = String, Path, description = "The job")), responses(Refused, (status = 204, description = "It is gone"), (status = 404, description = "No such job", body = ErrorBody)), security(("bearer" = []), ()))]
+async fn cancel(State(service): State<Arc<Service>>, id: Id) -> Result<StatusCode, Error> {
+    jobs(&service)?.cancel(checked(&id?.0)?).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
 /// The results as JSONL, as they come, each once and in no order; ends when all are there.
-#[utoipa::path(get, path = "/v1/jobs/{id}/results", tag = "jobs", params(("id" = String, Path, description = "The job")), responses((status = 200, description = "A JSON object a line", body = JobResult, content_type = "application/x-ndjson"), (status = 404, description = "No such job", body = ErrorBody), Refused), security(("bearer" = []), ()))]
-async fn results(State(service): State<Arc<Service>>, Path(id): Path<String>) -> Result<Response, Error> {
-    let (_, outcomes) = jobs(&service)?.follow(checked(&id)?).await?;
+#[utoipa::path(get, path = "/v1/jobs/{id}/results", tag = "jobs", params(("id" = String, Path, description = "The job")), responses(Refused, (status = 200, description = "A JSON object a line", body = JobResult, content_type = "application/x-ndjson"), (status = 404, description = "No such job", body = ErrorBody)), security(("bearer" = []), ()))]
+async fn results(State(service): State<Arc<Service>>, id: Id) -> Result<Response, Error> {
+    let (_, outcomes) = jobs(&service)?.follow(checked(&id?.0)?).await?;
     let lines = outcomes.map_ok(|outcome| {
         let mut line = serde_json::to_vec(&JobResult::from(outcome)).unwrap_or_default();
         line.push(b'\n');

@@ -25,11 +25,14 @@ pub(super) fn routes() -> OpenApiRouter<Arc<Service>> {
 }
 
 /// The vectors of texts, by type, as Cohere answers.
-#[utoipa::path(post, path = "/v2/embed", tag = "Cohere", request_body = EmbedRequest, responses((status = 200, description = "OK", body = EmbedResponse), Refused, (status = 424, description = "The model makes no vectors", body = crate::api::ErrorBody)), security(("bearer" = []), ()))]
+#[utoipa::path(post, path = "/v2/embed", operation_id = "cohere_embed", tag = "Cohere", request_body = EmbedRequest, responses((status = 200, description = "OK", body = EmbedResponse), Refused), security(("bearer" = []), ()))]
 async fn embed(State(service): Shared, Checked(request): Checked<EmbedRequest>) -> Result<Response, Error> {
     let model = service.pick(request.model.as_deref(), Need::Vectors)?;
     let reading = reading(&model, &request)?;
     let types = request.embedding_types.unwrap_or_else(|| vec!["float".to_owned()]);
+    if types.is_empty() {
+        return Err(Error::field("embedding_types", "it is empty, expected one or more, such as float"));
+    }
     let (texts, field) = texts(request.texts, request.inputs, request.images)?;
     let computed = service.embed(&model, texts.clone().into(), reading, Outputs::DENSE, field).await?;
     let vectors = computed.vectors(&model, request.output_dimension).map_err(|e| match e {
@@ -53,7 +56,7 @@ fn reading(model: &Model, request: &EmbedRequest) -> Result<Reading, Error> {
         return Err(Error::field("max_tokens", reason));
     }
     let mut prompt = prompt_choice(None, None, request.input_type.clone())?;
-    if let PromptChoice::Name(name) = &prompt
+    if let PromptChoice::NameOrKind(name) = &prompt
         && ["classification", "clustering"].contains(&name.as_str())
         && model.engine().config().prompts.get(name).is_none()
     {

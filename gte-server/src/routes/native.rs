@@ -13,7 +13,7 @@ use utoipa_axum::routes;
 use super::Shared;
 use crate::api::native::*;
 use crate::api::openai::Usage;
-use crate::api::{ErrorBody, Refused, prompt_choice};
+use crate::api::{Refused, prompt_choice};
 use crate::body::Checked;
 use crate::error::Error;
 use crate::registry::{Model, Need};
@@ -49,7 +49,7 @@ async fn similarity(State(service): Shared, Checked(request): Checked<Similarity
 }
 
 /// Dense, sparse and ColBERT vectors of texts, as far as the model has them, all of one pass.
-#[utoipa::path(post, path = "/v1/outputs", tag = "own", request_body = OutputsRequest, responses((status = 200, description = "OK", body = OutputsResponse), Refused, (status = 424, description = "The model does not have such outputs", body = ErrorBody)), security(("bearer" = []), ()))]
+#[utoipa::path(post, path = "/v1/outputs", tag = "own", request_body = OutputsRequest, responses((status = 200, description = "OK", body = OutputsResponse), Refused), security(("bearer" = []), ()))]
 async fn outputs(State(service): Shared, Checked(request): Checked<OutputsRequest>) -> Result<Response, Error> {
     let OutputsRequest { input, prompt_name, prompt, input_type, truncate, truncation_direction: side, .. } = request;
     let asked = |output| request.outputs.as_ref().is_some_and(|outputs| outputs.contains(&output));
@@ -62,7 +62,9 @@ async fn outputs(State(service): Shared, Checked(request): Checked<OutputsReques
     let has = model.engine().outputs();
     let wanted = match request.outputs {
         None => Outputs { states: false, ..has },
-        Some(ref all) if all.is_empty() => return Err(Error::Empty("outputs".to_owned())),
+        Some(ref all) if all.is_empty() => {
+            return Err(Error::field("outputs", "it is empty, expected one or more of dense, sparse and colbert"));
+        }
         Some(_) if asked(Output::Sparse) && !has.sparse => return Err(model.not(Need::Sparse.name())),
         Some(_) => Outputs {
             dense: asked(Output::Dense),

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use axum::Json;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
@@ -33,7 +34,7 @@ pub(super) fn routes() -> OpenApiRouter<Arc<Service>> {
 
 /// The vectors of texts, as OpenAI answers; with `Accept: application/octet-stream` as bare bytes, little-endian, with
 /// their shape and type in the headers `x-embedding-shape` and `x-embedding-type`.
-#[utoipa::path(post, path = "/v1/embeddings", tag = "OpenAI", request_body = EmbeddingsRequest, responses((status = 200, description = "OK", body = EmbeddingsResponse), Refused), security(("bearer" = []), ()))]
+#[utoipa::path(post, path = "/v1/embeddings", tag = "OpenAI", request_body = EmbeddingsRequest, responses((status = 200, description = "OK", content((EmbeddingsResponse = "application/json"), (String = "application/octet-stream"))), Refused), security(("bearer" = []), ()))]
 async fn embeddings(
     State(service): Shared,
     headers: HeaderMap,
@@ -64,8 +65,9 @@ async fn models(State(service): Shared) -> Json<Models> {
 }
 
 /// A model by its name, which may hold a slash.
-#[utoipa::path(get, path = "/v1/models/{*id}", tag = "OpenAI", params(("id" = String, Path, description = "The model's name")), responses((status = 200, description = "OK", body = Model), (status = 401, description = "A valid key is needed", body = ErrorBody), (status = 404, description = "No such model", body = ErrorBody)), security(("bearer" = []), ()))]
-async fn model(State(service): Shared, Path(id): Path<String>) -> Result<Json<Model>, Error> {
+#[utoipa::path(get, path = "/v1/models/{*id}", tag = "OpenAI", params(("id" = String, Path, description = "The model's name")), responses((status = 200, description = "OK", body = Model), (status = 401, description = "A valid key is needed", body = ErrorBody), (status = 404, description = "No such model", body = ErrorBody), (status = 503, description = "The model is still being loaded", body = ErrorBody)), security(("bearer" = []), ()))]
+async fn model(State(service): Shared, id: Result<Path<String>, PathRejection>) -> Result<Json<Model>, Error> {
+    let Path(id) = id?;
     service.registry.named(&id).map(|model| Json(described(model)))
 }
 

@@ -9,15 +9,17 @@ use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use gte_core::{Outputs, Tokens, TruncationSide};
+use serde::de::IgnoredAny;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::Shared;
 use crate::api::openai::Usage;
 use crate::api::rerank::*;
-use crate::api::{Refused, TeiRefused, Texts};
-use crate::body::Checked;
+use crate::api::{Refused, RerankRefused, TeiRefused, Texts};
+use crate::body::{Checked, RawBody};
 use crate::error::{self, Error};
+use crate::json;
 use crate::registry::{Model, Need};
 use crate::service::{Computed, Reading, Service};
 
@@ -38,8 +40,13 @@ pub(super) fn tei_routes() -> OpenApiRouter<Arc<Service>> {
 }
 
 /// Documents by how well they answer a query, best first. Also at `/v1/rerank` and `/v2/rerank`.
-#[utoipa::path(post, path = "/rerank", tag = "rerank", request_body = RerankRequest, responses((status = 200, description = "OK", body = AnyRanking), Refused, (status = 424, description = "The model does not rerank", body = crate::api::ErrorBody)), security(("bearer" = []), ()))]
-async fn rerank(State(service): Shared, Checked(request): Checked<RerankRequest>) -> Response {
+#[utoipa::path(post, path = "/rerank", tag = "rerank", request_body = RerankRequest, responses((status = 200, description = "OK", body = AnyRanking), RerankRefused), security(("bearer" = []), ()))]
+async fn rerank(State(service): Shared, RawBody(body): RawBody) -> Response {
+    let request: RerankRequest = match json::parse(&body) {
+        Ok(request) => request,
+        Err(e) if has_texts(&body) => return error::as_tei_writes(e.into_response()).await,
+        Err(e) => return e.into_response(),
+    };
     match (&request.documents, &request.texts) {
         (Some(_), None) => rerank_documents(service, request).await.into_response(),
         (None, Some(_)) => error::as_tei_writes(rerank_texts(service, request).await.into_response()).await,
@@ -48,6 +55,12 @@ async fn rerank(State(service): Shared, Checked(request): Checked<RerankRequest>
             Error::field("texts", "it says what is ranked, as `documents` does: send one of them").into_response()
         }
     }
+}
+
+/// Whether a body that is no request was meant to be one of text-embeddings-inference's.
+fn has_texts(body: &[u8]) -> bool {
+    let fields: Option<std::collections::HashMap<String, IgnoredAny>> = serde_json::from_slice(body).ok();
+    fields.is_some_and(|fields| fields.contains_key("texts") && !fields.contains_key("documents"))
 }
 
 async fn rerank_documents(service: Arc<Service>, mut request: RerankRequest) -> Result<Response, Error> {
@@ -99,15 +112,16 @@ async fn ranked(
 ) -> Result<(Ranked, Vec<String>, Arc<Model>), Error> {
     check_fields(&request)?;
     service.check_count(documents.len(), field)?;
+    check_query(std::slice::from_ref(&request.query), documents.len())?;
     let model = service.pick(request.model.as_deref(), Need::Ranking)?;
     let (reranker, raw) = (model.clone(), request.raw_scores == Some(true));
     let texts = Arc::new(documents);
     let (read, truncate) = (texts.clone(), request.truncate);
     // The document of each pair: several pairs may be of one.
     let owners = Arc::new(std::sync::OnceLock::new());
-    let owned = owners.clone();
+    let (owned, limit) = (owners.clone(), service.config.queue_tokens);
     let work = move || {
-        let (pairs, owners) = pairs(&reranker, &request, &read)?;
+        let (pairs, owners) = pairs(&reranker, &request, &read, limit)?;
         let _ = owned.set(owners);
         Ok(pairs)
     };
@@ -138,12 +152,50 @@ fn check_fields(request: &RerankRequest) -> Result<(), Error> {
     }
 }
 
-/// The tokens of the query with each document, or with each piece of it, and the document of each pair.
-fn pairs(model: &Model, request: &RerankRequest, documents: &[String]) -> Result<(Vec<Tokens>, Vec<usize>), Error> {
+/// Bytes of a query, as often as it stands before a document: each time it is tokenized, which takes a core some
+/// seconds for all of them.
+const MAX_QUERY_BYTES: usize = 64 << 20;
+
+/// Refuses a query that is long and stands before many documents: a small request would take much time.
+fn check_query(queries: &[String], documents: usize) -> Result<(), Error> {
+    match queries {
+        [query] if query.len().saturating_mul(documents) > MAX_QUERY_BYTES => {
+            let found = format_args!("{} bytes of query before {documents} documents", query.len());
+            Err(Error::too_much(found, "bytes of query times documents", MAX_QUERY_BYTES))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Tokens of pairs, as a multiple of those that may wait: some of them may be known, or computed once for many pairs.
+const AHEAD: usize = 8;
+
+/// Refuses pairs of more tokens than are ever computed, before all of them are in memory.
+fn check_pairs(tokens: usize, limit: usize) -> Result<(), Error> {
+    match tokens > limit.saturating_mul(AHEAD) {
+        true => Err(Error::too_much("the tokens of the query with each document", "--queue-tokens", limit)),
+        false => Ok(()),
+    }
+}
+
+/// The tokens of the query with each document, or with each piece of it, and the document of each pair. Of more tokens
+/// than `limit` the request is refused in the end.
+fn pairs(
+    model: &Model,
+    request: &RerankRequest,
+    documents: &[String],
+    limit: usize,
+) -> Result<(Vec<Tokens>, Vec<usize>), Error> {
     let reranker = model.reranker()?;
     let (instruction, side) = (request.instruction.as_deref(), request.truncation_direction);
     let tokenize = |document: &str| reranker.tokenize_one(&request.query, document, instruction, side);
     let (mut pairs, mut owners) = (Vec::with_capacity(documents.len()), Vec::with_capacity(documents.len()));
+    let mut tokens = 0;
+    let mut add = |pairs: &mut Vec<Tokens>, pair: Tokens| {
+        tokens += pair.len();
+        pairs.push(pair);
+        check_pairs(tokens, limit)
+    };
     for (owner, document) in documents.iter().enumerate() {
         let document = match request.max_tokens_per_doc {
             Some(most) => first_tokens(model, document, most)?,
@@ -156,8 +208,8 @@ fn pairs(model: &Model, request: &RerankRequest, documents: &[String]) -> Result
             false => Vec::new(),
         };
         match pieces.is_empty() {
-            true => pairs.push(whole),
-            false => pairs.extend(pieces.into_iter().map(tokenize).collect::<Result<Vec<_>, _>>()?),
+            true => add(&mut pairs, whole)?,
+            false => pieces.into_iter().try_for_each(|piece| add(&mut pairs, tokenize(piece)?))?,
         }
         owners.resize(pairs.len(), owner);
     }
@@ -213,12 +265,22 @@ fn pieces<'a>(
 }
 
 /// Scores of pairs, in their order: of a reranker between 0 and 1, of an embedder the cosine. Also at `/v1/score`.
-#[utoipa::path(post, path = "/score", tag = "rerank", request_body = ScoreRequest, responses((status = 200, description = "OK", body = ScoreResponse), Refused, (status = 424, description = "The model does not score pairs", body = crate::api::ErrorBody)), security(("bearer" = []), ()))]
+#[utoipa::path(post, path = "/score", tag = "rerank", request_body = ScoreRequest, responses((status = 200, description = "OK", body = ScoreResponse), Refused), security(("bearer" = []), ()))]
 async fn score(State(service): Shared, Checked(request): Checked<ScoreRequest>) -> Result<Response, Error> {
     let ScoreRequest { model, queries, documents, instruction, raw_scores, truncate } = request;
-    let (queries, documents) = paired(queries.into_vec(), documents.into_vec())?;
+    let (queries, documents) = (queries.into_vec(), documents.into_vec());
+    service.check_count(queries.len(), "queries")?;
     service.check_count(documents.len(), "documents")?;
-    let model = service.pick(model.as_deref(), Need::Scores)?;
+    if queries.len() != 1 && queries.len() != documents.len() {
+        let reason = format_args!("{} texts with {} queries, expected as many", documents.len(), queries.len());
+        return Err(Error::field("documents", reason));
+    }
+    check_query(&queries, documents.len())?;
+    // Cosines are for who has nothing better, or asks for them by the model's name.
+    let model = match service.pick(model.as_deref(), Need::Ranking) {
+        Err(Error::Task { .. }) => service.pick(model.as_deref(), Need::Scores)?,
+        picked => picked?,
+    };
     let (scores, computed, scoring) = match model.reranker() {
         Ok(_) => {
             let of = model.clone();
@@ -226,7 +288,7 @@ async fn score(State(service): Shared, Checked(request): Checked<ScoreRequest>) 
                 let reranker = of.reranker()?;
                 let pair =
                     |(q, d): (&String, &String)| Ok(reranker.tokenize_one(q, d, instruction.as_deref(), None)?);
-                queries.iter().zip(&documents).map(pair).collect()
+                queries.iter().cycle().zip(&documents).map(pair).collect()
             };
             let read = service.tokenize(&model, truncate, "documents", work).await?;
             let computed = service.compute(&model, read, Outputs::DENSE).await?;
@@ -258,21 +320,7 @@ async fn score(State(service): Shared, Checked(request): Checked<ScoreRequest>) 
     Ok((computed.headers, Json(body)).into_response())
 }
 
-/// As many queries as documents: one query stands before all.
-fn paired(mut queries: Vec<String>, documents: Vec<String>) -> Result<(Vec<String>, Vec<String>), Error> {
-    if queries.len() == 1 {
-        queries = vec![queries.remove(0); documents.len()];
-    }
-    match queries.len() == documents.len() {
-        true => Ok((queries, documents)),
-        false => {
-            let reason = format_args!("{} texts with {} queries, expected as many", documents.len(), queries.len());
-            Err(Error::field("documents", reason))
-        }
-    }
-}
-
-/// The cosine of each query with its document. A query that stands before many documents is computed once.
+/// The cosine of each query with its document, or of the one query with each document.
 async fn cosines(
     service: &Arc<Service>,
     model: &Arc<Model>,
@@ -280,17 +328,18 @@ async fn cosines(
     documents: Vec<String>,
     truncate: Option<bool>,
 ) -> Result<(Vec<f32>, Computed), Error> {
-    let (pairs, texts) = (queries.len(), queries.into_iter().chain(documents).collect::<Vec<_>>());
+    let (first, pairs) = (queries.len(), documents.len());
+    let texts = queries.into_iter().chain(documents).collect();
     let reading = Reading { truncate, ..Reading::default() };
     let computed = service.embed_pairs(model, texts, reading, "documents").await?;
     let vectors = computed.vectors(model, None)?;
     let row = |i: usize| vectors.get(i).unwrap_or_default();
-    let cosine = |i: usize| gte_core::similarity::cosine(row(i), row(pairs + i));
+    let cosine = |i: usize| gte_core::similarity::cosine(row(i % first), row(first + i));
     Ok(((0..pairs).map(cosine).collect::<gte_core::Result<_>>()?, computed))
 }
 
 /// The labels of texts, or of pairs of texts, with their scores, best first.
-#[utoipa::path(post, path = "/predict", tag = "text-embeddings-inference", request_body = PredictRequest, responses((status = 200, description = "OK", body = Predictions), TeiRefused, (status = 424, description = "The model does not classify", body = crate::api::tei::ErrorBody)), security(("bearer" = []), ()))]
+#[utoipa::path(post, path = "/predict", tag = "text-embeddings-inference", request_body = PredictRequest, responses((status = 200, description = "OK", body = Predictions), TeiRefused), security(("bearer" = []), ()))]
 async fn predict(State(service): Shared, Checked(request): Checked<PredictRequest>) -> Result<Response, Error> {
     let (inputs, many) = match request.inputs {
         PredictInput::Text(text) => (vec![vec![text]], false),

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use axum::Json;
+use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
@@ -13,7 +14,7 @@ use utoipa_axum::routes;
 
 use super::{Shared, native, operation};
 use crate::api::tei::*;
-use crate::api::vectors::{OutputType, bytes, typed, wants_bytes};
+use crate::api::vectors::{OutputType, bytes, raw_bytes, typed, wants_bytes};
 use crate::api::{EncodingFormat, TeiRefused, Texts, prompt_choice};
 use crate::body::{Checked, RawBody};
 use crate::error::Error;
@@ -44,7 +45,7 @@ pub(super) fn open_routes() -> OpenApiRouter<Arc<Service>> {
 
 /// For clients that have a bare address: as `/similarity` where `inputs` is an object, else as
 /// `/embed`.
-#[utoipa::path(post, path = "/", tag = "text-embeddings-inference", request_body = AnyRequest, responses((status = 200, description = "OK", body = AnyResponse), TeiRefused), security(("bearer" = []), ()))]
+#[utoipa::path(post, path = "/", tag = "text-embeddings-inference", request_body = AnyRequest, responses((status = 200, description = "OK", content((AnyResponse = "application/json"), (String = "application/octet-stream"))), TeiRefused), security(("bearer" = []), ()))]
 async fn any(service: Shared, headers: HeaderMap, RawBody(body): RawBody) -> Result<Response, Error> {
     match json::parse_any::<json::Object<Kind>>(&body) {
         Ok(json::Object(Kind { inputs: Shape::Object })) => similarity(service, Checked(json::parse(&body)?)).await,
@@ -53,7 +54,7 @@ async fn any(service: Shared, headers: HeaderMap, RawBody(body): RawBody) -> Res
 }
 
 /// The vectors of texts; with `Accept: application/octet-stream` as bare bytes, as on `/v1/embeddings`.
-#[utoipa::path(post, path = "/embed", tag = "text-embeddings-inference", request_body = EmbedRequest, responses((status = 200, description = "OK", body = Vec<Vec<f32>>), TeiRefused), security(("bearer" = []), ()))]
+#[utoipa::path(post, path = "/embed", tag = "text-embeddings-inference", request_body = EmbedRequest, responses((status = 200, description = "OK", content((Vec<Vec<f32>> = "application/json"), (String = "application/octet-stream"))), TeiRefused), security(("bearer" = []), ()))]
 async fn embed(
     State(service): Shared,
     headers: HeaderMap,
@@ -73,8 +74,12 @@ async fn embed(
                 "vectors in fewer bits are of unit length: leave out `normalize`",
             ));
         }
-        let raw = Json(computed.raw(&model, request.dimensions)?);
-        return Ok((computed.headers.clone(), raw).into_response());
+        let raw = computed.raw(&model, request.dimensions)?;
+        let headers_of_answer = computed.headers.clone();
+        return Ok(match wants_bytes(&headers) {
+            true => (headers_of_answer, raw_bytes(&raw)).into_response(),
+            false => (headers_of_answer, Json(raw)).into_response(),
+        });
     }
     let (vectors, kind) = (computed.vectors(&model, request.dimensions)?, request.output_dtype.unwrap_or_default());
     match wants_bytes(&headers) {
@@ -99,7 +104,7 @@ async fn embed_all(State(service): Shared, Checked(request): Checked<EmbedAllReq
 }
 
 /// The cosine of each sentence with the source.
-#[utoipa::path(post, path = "/similarity", tag = "text-embeddings-inference", request_body = SimilarityRequest, responses((status = 200, description = "OK", body = Vec<f32>), TeiRefused), security(("bearer" = []), ()))]
+#[utoipa::path(post, path = "/similarity", operation_id = "tei_similarity", tag = "text-embeddings-inference", request_body = SimilarityRequest, responses((status = 200, description = "OK", body = Vec<f32>), TeiRefused), security(("bearer" = []), ()))]
 async fn similarity(State(service): Shared, Checked(request): Checked<SimilarityRequest>) -> Result<Response, Error> {
     let SimilarityInputs { source_sentence, sentences } = request.inputs;
     let SimilarityParameters { prompt_name, truncate, truncation_direction: side, model } =
@@ -169,8 +174,9 @@ async fn decode(State(service): Shared, Checked(request): Checked<DecodeRequest>
 }
 
 /// A model and the limits: of `model`, else of the first.
-#[utoipa::path(get, path = "/info", tag = "text-embeddings-inference", params(("model" = Option<String>, Query, description = "The model's name or id, where the server has several")), responses((status = 200, description = "OK", body = Info), (status = 401, description = "A valid key is needed", body = ErrorBody), (status = 404, description = "No such model", body = ErrorBody)), security(("bearer" = []), ()))]
-async fn info(State(service): Shared, Query(query): Query<InfoQuery>) -> Result<Json<Info>, Error> {
+#[utoipa::path(get, path = "/info", tag = "text-embeddings-inference", params(("model" = Option<String>, Query, description = "The model's name or id, where the server has several")), responses((status = 200, description = "OK", body = Info), (status = 401, description = "A valid key is needed", body = ErrorBody), (status = 404, description = "No such model", body = ErrorBody), (status = 422, description = "The query is wrong", body = ErrorBody), (status = 503, description = "The model is still being loaded", body = ErrorBody)), security(("bearer" = []), ()))]
+async fn info(State(service): Shared, query: Result<Query<InfoQuery>, QueryRejection>) -> Result<Json<Info>, Error> {
+    let Query(query) = query?;
     let model = service.pick(query.model.as_deref(), Need::Anything)?;
     let (engine, config) = (model.engine(), &service.config);
     let (described, outputs, prompts) = (engine.config(), engine.outputs(), &engine.config().prompts);
@@ -206,7 +212,7 @@ async fn info(State(service): Shared, Query(query): Query<InfoQuery>) -> Result<
 }
 
 /// The weight of each token id of texts, by a model that has them.
-#[utoipa::path(post, path = "/embed_sparse", tag = "text-embeddings-inference", request_body = EmbedAllRequest, responses((status = 200, description = "OK", body = Vec<Vec<SparseValue>>), TeiRefused, (status = 424, description = "The model makes no sparse vectors", body = ErrorBody)), security(("bearer" = []), ()))]
+#[utoipa::path(post, path = "/embed_sparse", tag = "text-embeddings-inference", request_body = EmbedAllRequest, responses((status = 200, description = "OK", body = Vec<Vec<SparseValue>>), TeiRefused), security(("bearer" = []), ()))]
 async fn embed_sparse(State(service): Shared, Checked(request): Checked<EmbedAllRequest>) -> Result<Response, Error> {
     let EmbedAllRequest { inputs, prompt_name, prompt, input_type, truncate, truncation_direction: side, model } =
         request;

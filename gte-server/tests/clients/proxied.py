@@ -1,4 +1,4 @@
-"""Two replicas behind haproxy, with clients that ask without a pause."""
+"""Two replicas of an embedder and a reranker behind haproxy, with clients that ask both without a pause."""
 import asyncio
 import contextlib
 import pathlib
@@ -7,7 +7,7 @@ import subprocess
 import tempfile
 
 import httpx
-from server import Server
+from server import BOTH, Server
 
 CONFIG = """
 defaults
@@ -35,16 +35,34 @@ def free_port():
         return s.getsockname()[1]
 
 
+REQUESTS = [
+    lambda n: ("/v1/embedding", {"text": f"request {n} of many"}),
+    lambda n: ("/v1/rerank", {"model": "reranker", "query": f"request {n}", "documents": [f"document {i} of {n}" for i in range(3)]}),
+    lambda n: ("/v2/rerank", {"query": f"request {n}", "documents": [f"document {i} of {n}" for i in range(3)], "top_n": 1}),
+    lambda n: ("/v1/embeddings", {"model": "embedder", "input": [f"request {n}"]}),
+]
+
+
+def all_done(done, least):
+    """Every kind of request was answered, and not a few."""
+    kinds = {request(0)[0] for request in REQUESTS}
+    assert set(done) == kinds and len(done) > least, f"{len(done)} requests, of {set(done)}: no load"
+
+
 async def load(url, stop, done, failed):
     async with httpx.AsyncClient(timeout=30) as client:
         n = 0
         while not stop.is_set():
             n += 1
+            path, body = REQUESTS[n % len(REQUESTS)](n)
             try:
-                answer = await client.post(f"{url}/v1/embedding", json={"text": f"request {n} of many"})
-                (done if answer.status_code == 200 else failed).append(answer.status_code)
+                answer = await client.post(url + path, json=body)
+                if answer.status_code == 200:
+                    done.append(path)
+                else:
+                    failed.append(f"{path}: {answer.status_code} {answer.text}")
             except httpx.HTTPError as e:
-                failed.append(repr(e))
+                failed.append(f"{path}: {e!r}")
 
 
 async def ready(url):
@@ -63,8 +81,9 @@ class Proxied:
 
     def __init__(self, arguments):
         self.ports = {name: free_port() for name in ("port", "a", "b")}
-        self.url, self.arguments, self.done, self.failed = f"http://127.0.0.1:{self.ports['port']}", arguments, [], []
-        self.replicas = {name: Server(*arguments, port=self.ports[name]) for name in "ab"}
+        self.url, self.done, self.failed = f"http://127.0.0.1:{self.ports['port']}", [], []
+        self.arguments = (*BOTH, *arguments)
+        self.replicas = {name: Server(*self.arguments, port=self.ports[name]) for name in "ab"}
 
     async def start(self, name):
         self.replicas[name] = await asyncio.to_thread(lambda: Server(*self.arguments, port=self.ports[name]))

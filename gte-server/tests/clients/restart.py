@@ -1,4 +1,5 @@
-"""A rolling restart under load loses no request: two replicas behind haproxy, restarted in turn, under constant load.
+"""A rolling restart under load loses no request: two replicas behind haproxy, restarted in turn, whose embedder and reranker are asked
+without a pause.
 
     python restart.py [--seconds 20]
 """
@@ -6,7 +7,7 @@ import argparse
 import asyncio
 import time
 
-from proxied import under_load
+from proxied import all_done, under_load
 
 
 async def main():
@@ -25,7 +26,7 @@ async def main():
             restarts += 1
     done, failed = proxied.done, proxied.failed
     assert not failed, f"{len(failed)} of {len(done) + len(failed)} requests failed: {failed[:5]}"
-    assert len(done) > 200, f"only {len(done)} requests: no load"
+    all_done(done, 200)
     print(f"rolling restart: passed, {restarts} restarts, {len(done)} requests, 0 failures")
 
 

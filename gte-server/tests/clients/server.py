@@ -6,10 +6,16 @@ import pathlib
 import signal
 import subprocess
 import threading
+import time
+import urllib.error
+import urllib.request
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 BINARY = ROOT / os.environ.get("CARGO_TARGET_DIR", "target") / "release/gte-server"
 MODEL = ROOT / "target/models/all-MiniLM-L6-v2"
+# A tiny reranker, for what is asked of two models at once.
+RERANKER = ROOT / "gte-core/tests/fixtures/families/xlmr-reranker"
+BOTH = ("--model", f"embedder={MODEL}", "--model", f"reranker={RERANKER}")
 
 
 class Server:
@@ -32,6 +38,16 @@ class Server:
         for line in self.process.stderr:
             if '"level":"ERROR"' in line or "panicked" in line or '"level":"WARN"' in line:
                 self.errors.append(line)
+
+    def wait_ready(self):
+        """Until all models are loaded: the first one serves while the others load."""
+        for _ in range(3000):
+            try:
+                return urllib.request.urlopen(f"{self.url}/readyz", timeout=10).status
+            except urllib.error.HTTPError as e:
+                assert e.code == 503 and self.process.poll() is None, e
+            time.sleep(0.02)
+        raise AssertionError("not ready")
 
     def stop(self):
         """SIGTERM, and the exit status."""

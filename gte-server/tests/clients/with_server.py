@@ -8,6 +8,7 @@ from server import running
 
 options, command = sys.argv[1:sys.argv.index("--")], sys.argv[sys.argv.index("--") + 1:]
 with running(*options) as server:
+    server.wait_ready()
     command = [part.replace("URL", server.url) for part in command]
     status = subprocess.run(command, env={**os.environ, "GTE_URL": server.url}).returncode
     assert server.process.poll() is None, "the server died"
