@@ -1,4 +1,4 @@
-//! Cohere's `POST /v2/embed`, as its API reference has it.
+//! Cohere's `POST /v2/embed` and `/v1/embed`, as its API reference has them.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -6,7 +6,7 @@ use utoipa::ToSchema;
 use super::rerank::Meta;
 use super::vectors::Vector;
 
-/// `POST /v2/embed`
+/// `POST /v2/embed` and `/v1/embed`
 #[derive(Debug, Deserialize, ToSchema)]
 #[schema(as = CohereEmbedRequest)]
 pub struct EmbedRequest {
@@ -31,9 +31,11 @@ pub struct EmbedRequest {
     /// How vectors are written: `float`, `int8`, `uint8`, `binary`, `ubinary`, `base64`, one or several. Default:
     /// `float`.
     #[serde(default)]
+    #[schema(value_type = Option<Vec<EmbeddingType>>, min_items = 1)]
     pub embedding_types: Option<Vec<String>>,
     /// `END` or `START`: where a long text is cut; `NONE`: it is refused. Default: `END`.
     #[serde(default)]
+    #[schema(value_type = Option<Truncate>)]
     pub truncate: Option<String>,
     /// Length of the vectors, for Matryoshka models.
     #[serde(default)]
@@ -42,6 +44,29 @@ pub struct EmbedRequest {
     /// Tokens at which texts are cut: no more than the model takes anyway, so it is refused where it is less.
     #[serde(default)]
     pub max_tokens: Option<usize>,
+}
+
+/// How a vector is written.
+#[derive(ToSchema)]
+#[schema(as = CohereEmbeddingType, rename_all = "lowercase")]
+#[allow(dead_code, reason = "read by the macro, for the OpenAPI document")]
+pub(crate) enum EmbeddingType {
+    Float,
+    Int8,
+    Uint8,
+    Binary,
+    Ubinary,
+    Base64,
+}
+
+/// Where a long text is cut.
+#[derive(ToSchema)]
+#[schema(as = CohereTruncate, rename_all = "UPPERCASE")]
+#[allow(dead_code, reason = "read by the macro, for the OpenAPI document")]
+pub(crate) enum Truncate {
+    None,
+    Start,
+    End,
 }
 
 /// Content to embed.
@@ -78,6 +103,32 @@ pub struct EmbedResponse {
     pub texts: Vec<String>,
     /// What Cohere tells besides.
     pub meta: EmbedMeta,
+}
+
+/// The answer to `POST /v1/embed` where no types were asked for.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = CohereEmbedFloatsResponse)]
+pub struct EmbedFloatsResponse {
+    /// Its id.
+    pub id: String,
+    /// `embeddings_floats`
+    pub response_type: &'static str,
+    /// The vectors of the texts, in order.
+    pub embeddings: Vec<Vector>,
+    /// The texts.
+    pub texts: Vec<String>,
+    /// What Cohere tells besides.
+    pub meta: EmbedMeta,
+}
+
+/// What `/v1/embed` answers.
+#[derive(Serialize, ToSchema)]
+#[schema(as = CohereAnyEmbedResponse)]
+#[serde(untagged)]
+#[allow(dead_code, reason = "read by the macro, for the OpenAPI document")]
+pub(crate) enum AnyEmbedResponse {
+    ByType(EmbedResponse),
+    Floats(EmbedFloatsResponse),
 }
 
 /// Vectors by type.

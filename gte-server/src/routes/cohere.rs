@@ -1,9 +1,10 @@
-//! Cohere's embeddings. Its reranking is in `rerank.rs`.
+//! Cohere's embeddings, of both versions of its API. Its reranking is in `rerank.rs`.
 
 use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
+use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use gte_core::{Embeddings, Outputs, TruncationSide};
 use utoipa_axum::router::OpenApiRouter;
@@ -21,12 +22,31 @@ use crate::registry::{Model, Need};
 use crate::service::{PromptChoice, Reading, Service};
 
 pub(super) fn routes() -> OpenApiRouter<Arc<Service>> {
-    OpenApiRouter::new().routes(routes!(embed))
+    OpenApiRouter::new().routes(routes!(embed)).routes(routes!(embed_v1))
 }
 
 /// The vectors of texts, by type, as Cohere answers.
 #[utoipa::path(post, path = "/v2/embed", operation_id = "cohere_embed", tag = "Cohere", request_body = EmbedRequest, responses((status = 200, description = "OK", body = EmbedResponse), Refused), security(("bearer" = []), ()))]
 async fn embed(State(service): Shared, Checked(request): Checked<EmbedRequest>) -> Result<Response, Error> {
+    let (headers, body) = embedded(&service, request).await?;
+    Ok((headers, Json(body)).into_response())
+}
+
+/// As `/v2/embed`; where no types are asked for, the vectors are a list, as version 1 of Cohere's API has them.
+#[utoipa::path(post, path = "/v1/embed", operation_id = "cohere_embed_v1", tag = "Cohere", request_body = EmbedRequest, responses((status = 200, description = "OK", body = AnyEmbedResponse), Refused), security(("bearer" = []), ()))]
+async fn embed_v1(State(service): Shared, Checked(request): Checked<EmbedRequest>) -> Result<Response, Error> {
+    let typed = request.embedding_types.is_some();
+    let (headers, body) = embedded(&service, request).await?;
+    if typed {
+        return Ok((headers, Json(body)).into_response());
+    }
+    let EmbedResponse { id, embeddings, texts, meta, .. } = body;
+    let embeddings = embeddings.float.unwrap_or_default();
+    let body = EmbedFloatsResponse { id, response_type: "embeddings_floats", embeddings, texts, meta };
+    Ok((headers, Json(body)).into_response())
+}
+
+async fn embedded(service: &Arc<Service>, request: EmbedRequest) -> Result<(HeaderMap, EmbedResponse), Error> {
     let model = service.pick(request.model.as_deref(), Need::Vectors)?;
     let reading = reading(&model, &request)?;
     let types = request.embedding_types.unwrap_or_else(|| vec!["float".to_owned()]);
@@ -46,7 +66,7 @@ async fn embed(State(service): Shared, Checked(request): Checked<EmbedRequest>) 
     let billed_units = BilledUnits { input_tokens: computed.tokens };
     let meta = EmbedMeta { meta: Meta::new(computed.truncated), billed_units };
     let body = EmbedResponse { id: new_id("embed"), response_type: "embeddings_by_type", embeddings, texts, meta };
-    Ok((computed.headers, Json(body)).into_response())
+    Ok((computed.headers, body))
 }
 
 fn reading(model: &Model, request: &EmbedRequest) -> Result<Reading, Error> {

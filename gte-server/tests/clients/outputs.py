@@ -37,6 +37,12 @@ def cohere_embed(client):
     parts = v2.embed(model="bge-m3", input_type="search_document", embedding_types=["float"],
                      inputs=[{"content": [{"type": "text", "text": text}]} for text in TEXTS])
     assert parts.embeddings.float_ == found.embeddings.float_
+    # Version 1, where types are not asked for; its client sends 96 texts at a time.
+    v1 = cohere.Client("a-key", base_url=client.url)
+    old = v1.embed(model="bge-m3", texts=TEXTS * 30, input_type="search_document")
+    assert old.response_type == "embeddings_floats" and old.embeddings == found.embeddings.float_ * 30 and old.texts == TEXTS * 30
+    old = v1.embed(model="bge-m3", texts=TEXTS, input_type="search_document", embedding_types=["int8"])
+    assert old.embeddings.int8 == found.embeddings.int8
     short = embed(output_dimension=8)
     np.testing.assert_allclose(np.array(short.embeddings.float_), unit(vectors[:, :8]), atol=1e-6)
     # The model's prompt for queries.
