@@ -48,12 +48,15 @@ async fn embed_v1(State(service): Shared, Checked(request): Checked<EmbedRequest
 
 async fn embedded(service: &Arc<Service>, request: EmbedRequest) -> Result<(HeaderMap, EmbedResponse), Error> {
     let model = service.pick(request.model.as_deref(), Need::Vectors)?;
+    if request.images.as_ref().is_some_and(|images| !images.is_empty()) {
+        return Err(Error::field("images", "this server's models read text, not images"));
+    }
     let reading = reading(&model, &request)?;
     let types = request.embedding_types.unwrap_or_else(|| vec!["float".to_owned()]);
     if types.is_empty() {
         return Err(Error::field("embedding_types", "it is empty, expected one or more, such as float"));
     }
-    let (texts, field) = texts(request.texts, request.inputs, request.images)?;
+    let (texts, field) = texts(request.texts, request.inputs)?;
     let computed = service.embed(&model, texts.clone().into(), reading, Outputs::DENSE, field).await?;
     let vectors = computed.vectors(&model, request.output_dimension).map_err(|e| match e {
         Error::Field { reason, .. } => Error::field("output_dimension", reason),
@@ -95,14 +98,7 @@ fn reading(model: &Model, request: &EmbedRequest) -> Result<Reading, Error> {
 }
 
 /// The texts of a request, and the field that has them.
-fn texts(
-    texts: Option<Vec<String>>,
-    inputs: Option<Vec<EmbedInput>>,
-    images: Option<Vec<String>>,
-) -> Result<(Vec<String>, &'static str), Error> {
-    if images.is_some_and(|images| !images.is_empty()) {
-        return Err(Error::field("images", "this server's models read text, not images"));
-    }
+fn texts(texts: Option<Vec<String>>, inputs: Option<Vec<EmbedInput>>) -> Result<(Vec<String>, &'static str), Error> {
     match (texts, inputs) {
         (Some(texts), None) => Ok((texts, "texts")),
         (None, Some(inputs)) => Ok((inputs.into_iter().map(text).collect::<Result<_, _>>()?, "inputs")),

@@ -32,6 +32,8 @@ type Shared = State<Arc<Service>>;
 #[openapi(
     info(description = "Text embeddings and reranking: the APIs of OpenAI, Cohere, Jina, vLLM and \
         text-embeddings-inference, and some routes of its own."),
+    // What only refusals name is not found by itself.
+    components(schemas(crate::api::AnyErrorBody)),
     tags(
         (name = "own", description = "A vector, a ranking, and all outputs of one pass"),
         (name = "OpenAI", description = "As in OpenAI's API reference"),

@@ -21,7 +21,8 @@ class Scored:
         self.query, self.documents = case["query"], case["documents"]
         self.logits = np.array(case["logits"], dtype="float64")
         self.scores = 1 / (1 + np.exp(-self.logits))
-        self.order = [int(i) for i in np.argsort(-self.scores, kind="stable")]
+        # Of a model of one label: the documents, best first.
+        self.order = [int(i) for i in np.argsort(-self.scores, kind="stable")] if self.scores.ndim == 1 else None
 
 
 def scored(name):

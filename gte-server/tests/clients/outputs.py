@@ -109,8 +109,9 @@ def sparse_and_colbert(client):
     """Token ids and weights are those that transformers gives, on both routes; a vector database finds by them."""
     for model in ("bge-m3", "new-sparse"):
         all_ids = json.loads((FIXTURES / model / "expected.json").read_text())["cases"]
-        cases = [case for case in all_ids if case.get("sparse")]
-        assert len(cases) >= 3
+        cases = [case for case in all_ids if "sparse" in case]
+        # Of the tiny new-sparse every weight is 0.
+        assert model == "new-sparse" or any(len(case["sparse"]) > 5 for case in cases)
         ids = [case["ids"] for case in cases]
         outputs = client.post("/v1/outputs", model=model, input=ids)["data"]
         for case, found, alone in zip(cases, outputs, client.post("/embed_sparse", model=model, inputs=ids), strict=True):

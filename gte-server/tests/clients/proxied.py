@@ -15,6 +15,8 @@ defaults
   timeout connect 1s
   timeout client 30s
   timeout server 30s
+  # A replica that is slow because the machine is busy is not gone.
+  timeout check 5s
   # Nothing is tried twice: a lost request would show.
   retries 0
 frontend in

@@ -3,6 +3,7 @@
 Scores are those that transformers gives in float64.
 """
 import os
+from random import Random
 
 import cohere
 import httpx
@@ -156,6 +157,25 @@ def many(client):
     print("1000 documents: passed")
 
 
+# What tokenizers change, join, split or take for something else.
+PIECES = ["e\u0301", "ﬁ", "㈱", "İ", "ß", "\u200d", "👩\u200d👩\u200d👧", "\0", "\ufffd", "ｅ\u0301", "\u3000", " ", "\n", "<pad>", "</s>", "[SEP]",
+          "<|endoftext|>", "<|im_end|>", "한국어", "ก็", "𝕏", "\u202e", "a", "word ", "怎么", "。", "\u0300\u0300", "½", "\u00ad", "ǆ", "\u0345", "ﷺ"]
+
+
+def odd_texts(client):
+    """Whatever is in the texts, and however they are cut into pieces: a score each."""
+    random = Random(7)
+
+    def text():
+        return "".join(random.choice(PIECES) for _ in range(random.choice([0, 1, 5, 40, 120])))
+
+    for model in RERANKERS * 30:
+        found = client.post("/rerank", model=model, query=text(), documents=[text() for _ in range(3)], max_chunks_per_doc=random.choice([None, 2, 50]),
+                            overlap_tokens=random.choice([None, 0, 1, 7, 30, 1000]), max_tokens_per_doc=random.choice([None, 1, 5, 30]))
+        assert all(0 <= result["relevance_score"] <= 1 for result in found["results"]) and len(found["results"]) == 3
+    print("odd texts: passed")
+
+
 def sizes(client):
     """A small request cannot ask for a large amount of memory or time."""
     query = "a long query " * 100_000
@@ -203,6 +223,7 @@ def main():
         plain(client)
         fields(client)
         many(client)
+        odd_texts(client)
         sizes(client)
     del os.environ["GTE_API_KEYS"]
     choice()

@@ -16,6 +16,8 @@ done
 fc-list :lang=zh 2>/dev/null | grep -q . || [ "$(id -u)" != 0 ] || DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends fonts-noto-cjk >/dev/null
 [ -x $venv/bin/python ] || python3 -m venv $venv
 $venv/bin/pip install -q -r "$here/requirements.txt"
+# It asks for an older httpx than the others do, and works with theirs.
+$venv/bin/pip install -q --no-deps infinity_client==0.0.78
 mkdir -p $node && cp "$here"/package.json "$here"/*.mjs $node/
 (cd $node && npm install --silent --no-audit --no-fund --no-package-lock)
 
@@ -24,6 +26,9 @@ python=$venv/bin/python
 $python "$here/openai_python.py"
 $python "$here/with_server.py" -- node $node/openai_node.mjs URL
 $python "$here/frameworks.py" huggingface_hub
+$python "$here/rerank.py"
+$python "$here/rerank_apps.py"
+$python "$here/outputs.py"
 $python "$here/with_server.py" -- node $node/frameworks.mjs URL
 GTE_API_KEYS=a-key $python "$here/with_server.py" --cors-origin '*' -- node $node/openai_browser.mjs URL a-key
 mkdir -p target/screenshots
@@ -31,8 +36,17 @@ $python "$here/with_server.py" -- node $node/page.mjs URL target/screenshots
 families=gte-core/tests/fixtures/families
 $python "$here/with_server.py" --model bundled --model reranker=$families/xlmr-reranker --model m3=$families/bge-m3 --model labels=$families/bert-classifier-3 \
   -- node $node/page.mjs URL target/screenshots
-# No 5xx, nothing undocumented, whatever is sent. The number of examples and the seed are fixed.
-$python "$here/with_server.py" -- $venv/bin/schemathesis run URL/openapi.json --seed 11 --max-examples "${EXAMPLES:-40}" \
-  --checks not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance --no-color
+$python "$here/openapi_document.py"
+# No 5xx, nothing undocumented, whatever is sent. The number of examples and the seed are fixed. First an embedder with a reranker; then
+# each alone, for one model answers to any name, so that more requests get as far as an answer.
+fuzz() {
+  local name; local -a models=(); for name in $1; do models+=(--model "$name=$families/$name"); done
+  $python "$here/with_server.py" "${models[@]}" -- $venv/bin/schemathesis run URL/openapi.json --seed 11 --max-examples "${EXAMPLES:-40}" \
+    --checks not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance --no-color "${@:2}"
+}
+fuzz "bge-m3 xlmr-reranker"
+fuzz bge-m3 --include-path-regex '^/(v1/outputs|v1/embed|v2/embed|v1/embeddings|embed|embed_all|embed_sparse)$'
+fuzz xlmr-reranker --include-path-regex '^/(rerank|score|predict)$'
 $python "$here/restart.py" --seconds "${RESTART_SECONDS:-15}"
 $python "$here/drills.py"
+$python "$here/two_models.py"
