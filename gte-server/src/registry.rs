@@ -142,6 +142,16 @@ fn open(
             builder.build().map(Box::new).map(Door::Embedder)
         }
         _ => {
+            if let Some(pooling) = settings.pooling {
+                return Err(gte_core::Error::InvalidOption {
+                    option: "pooling",
+                    value: pooling.name().to_owned(),
+                    expected: format!(
+                        "none: {} is a reranker or classifier, which pools as its files say",
+                        files.name()
+                    ),
+                });
+            }
             let builder = with_settings(Reranker::from_files(files), settings, config, threads, loading)?;
             builder.build().map(Box::new).map(Door::Reranker)
         }

@@ -17,7 +17,7 @@ import tempfile
 import threading
 
 from proxied import CONFIG, all_done, free_port, load, ready, under_load
-from server import BINARY, BOTH, Server
+from server import BINARY, BOTH, MODEL, RERANKER, Server
 
 BUNDLED = pathlib.Path(__file__).resolve().parents[3] / "gte-core/bundled"
 # Embeddings may be asked for twice: the proxy does so where a replica dies with a request in its hands.
@@ -144,6 +144,12 @@ def no_hub_and_no_model():
         line = refused("--model", folder)
         assert "config.json" in line, line
         print(f"no model: {line.replace(folder, 'DIR')}")
+        # One of two: the server does not stay with the other alone.
+        line = refused("--model", f"a={MODEL}", "--model", f"b={folder}", "--drain-delay", "0")
+        assert "config.json" in line, line
+        line = refused("--model", str(RERANKER), "--pooling", "mean")
+        assert "pooling" in line and "reranker" in line, line
+        print(f"an option of embedders alone: {line}")
 
 
 asyncio.run(killed())
