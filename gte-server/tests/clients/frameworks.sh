@@ -13,5 +13,6 @@ $venv/bin/uv pip install -q --python $venv/bin/python --no-deps infinity_client=
 [ -x target/release/gte-server ] || cargo build --release -q -p gte-server
 $venv/bin/python "$here/frameworks.py"
 $venv/bin/python "$here/frameworks_rerank.py"
+$venv/bin/python "$here/milvus_store.py"
 $venv/bin/python "$here/with_server.py" -- $venv/bin/python -m pytest -q -p no:cacheprovider -o asyncio_mode=auto \
   -o asyncio_default_fixture_loop_scope=function "$here/langchain_standard.py"
