@@ -193,6 +193,9 @@ fn with_settings<D: gte_core::Door>(
     Ok(builder)
 }
 
+/// What infinity's client sends where its caller names no model.
+const UNNAMED: &str = "default/not-specified";
+
 /// The models by their names; some may still be loading.
 pub(crate) struct Registry {
     slots: Vec<Slot>,
@@ -322,7 +325,7 @@ impl Registry {
     /// # Errors
     /// [`Error::NotFound`] for a name that no model has, [`Error::Loading`], [`Error::Task`] for a model that cannot.
     pub(crate) fn pick(&self, name: Option<&str>, need: Need) -> Result<&Arc<Model>, Error> {
-        let named = name.filter(|name| !name.is_empty() && self.slots.len() > 1);
+        let named = name.filter(|&name| !name.is_empty() && name != UNNAMED && self.slots.len() > 1);
         let candidates: Vec<&Slot> = match named {
             None => self.slots.iter().collect(),
             Some(name) => self.slots.iter().filter(|slot| slot.is(name)).take(1).collect(),

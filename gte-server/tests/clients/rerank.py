@@ -11,6 +11,7 @@ import numpy as np
 from cohere.core.api_error import ApiError
 from families import CLASSIFIER, EMBEDDERS, FIXTURES, RERANKERS, Client, close, refused, scored, serving
 from infinity_client import AuthenticatedClient
+from infinity_client import Client as InfinityClient
 from infinity_client.api.default import rerank as infinity_rerank
 from infinity_client.models import HTTPValidationError, RerankInput
 
@@ -197,6 +198,9 @@ def choice():
         case = scored("xlmr-reranker")[0]
         assert client.post("/v1/embeddings", input="a")["model"] == "bge-m3"
         assert client.post("/rerank", query=case.query, documents=case.documents)["model"] == "xlmr-reranker"
+        # Infinity's client names one that is none.
+        found = infinity_rerank.sync(client=InfinityClient(base_url=server.url), body=RerankInput(query=case.query, documents=case.documents))
+        assert found.model == "xlmr-reranker" and [result.index for result in found.results] == case.order
         found = client.post("/score", queries=case.query, documents=case.documents)
         assert (found["model"], found["scoring"]) == ("xlmr-reranker", "sigmoid"), found
         found = client.post("/score", model="bge-m3", queries=case.query, documents=case.documents)
