@@ -118,6 +118,22 @@ impl Read {
     }
 }
 
+/// Bytes that stand before each text of a request, times the texts: a core tokenizes them in some
+/// seconds.
+const MAX_REPEATED: usize = 64 << 20;
+
+/// Refuses a long query, prompt or instruction before many texts: it is tokenized with each of them,
+/// so a small request would take minutes.
+pub(crate) fn check_repeated(bytes: usize, texts: usize) -> Result<(), Error> {
+    match bytes.saturating_mul(texts) > MAX_REPEATED {
+        true => {
+            let found = format_args!("{bytes} bytes before each of {texts} texts");
+            Err(Error::too_much(found, "bytes before a text, times texts", MAX_REPEATED))
+        }
+        false => Ok(()),
+    }
+}
+
 /// What was made of a request's texts, and what there is to tell of it.
 pub(crate) struct Computed {
     /// One of each text, in order.
@@ -205,6 +221,9 @@ impl Service {
         reading: Reading,
         field: &'static str,
     ) -> Result<Read, Error> {
+        if let PromptChoice::Text(prompt) = &reading.prompt {
+            check_repeated(prompt.len(), texts.len())?;
+        }
         let token_ids = self.config.token_ids;
         let of = model.clone();
         let truncate = reading.truncate;

@@ -180,8 +180,26 @@ async fn what_is_wrong_with_a_ranking_is_named() {
             assert!(message.as_str().unwrap().contains(word), "{word}: {answer}");
         }
     }
-    let (status, answer) = post(&service, "/rerank", &json!({ "query": "q", "texts": [] })).await;
-    assert_eq!((status, &answer["error_type"]), (422, &json!("Empty")), "as text-embeddings-inference writes errors");
+    for (body, kind) in [
+        (json!({ "query": "q", "texts": [] }), "Empty"),
+        (json!({ "query": "q", "texts": [1] }), "Validation"),
+        (json!({ "texts": ["d"] }), "Validation"),
+    ] {
+        let (status, answer) = post(&service, "/rerank", &body).await;
+        assert_eq!((status, &answer["error_type"]), (422, &json!(kind)), "as text-embeddings-inference writes errors");
+    }
+    // A small request that would take much time or memory.
+    let long = "长".repeat(300_000);
+    for (path, body) in [
+        ("/rerank", json!({ "query": long, "documents": vec!["d"; 1000] })),
+        ("/score", json!({ "queries": long, "documents": vec!["d"; 1000] })),
+        ("/rerank", json!({ "query": "q", "instruction": long, "documents": vec!["d"; 1000] })),
+        ("/score", json!({ "queries": vec!["q"; 1000], "instruction": long, "documents": vec!["d"; 1000] })),
+        ("/v1/embeddings", json!({ "prompt": long, "input": vec!["d"; 1000] })),
+    ] {
+        let (status, answer) = post(&service, path, &body).await;
+        assert!(status == 413 && answer["message"].as_str().unwrap().contains("bytes"), "{path}: {answer}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -244,7 +244,8 @@ pub struct ErrorBody {
     pub detail: Detail,
 }
 
-/// The message as FastAPI writes it, whose clients fail on one of another shape: infinity's, vLLM's and Jina's.
+/// The message as FastAPI writes it: clients of servers that are written with it, such as infinity's,
+/// fail on another shape.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(untagged)]
 pub enum Detail {

@@ -21,7 +21,7 @@ use crate::body::{Checked, RawBody};
 use crate::error::{self, Error};
 use crate::json;
 use crate::registry::{Model, Need};
-use crate::service::{Computed, Reading, Service};
+use crate::service::{Computed, Reading, Service, check_repeated};
 
 /// Those whose errors are as Cohere's and OpenAI's clients read them.
 pub(super) fn routes() -> OpenApiRouter<Arc<Service>> {
@@ -112,7 +112,8 @@ async fn ranked(
 ) -> Result<(Ranked, Vec<String>, Arc<Model>), Error> {
     check_fields(&request)?;
     service.check_count(documents.len(), field)?;
-    check_query(std::slice::from_ref(&request.query), documents.len())?;
+    let told = request.instruction.as_ref().map_or(0, String::len);
+    check_repeated(told + request.query.len(), documents.len())?;
     let model = service.pick(request.model.as_deref(), Need::Ranking)?;
     let (reranker, raw) = (model.clone(), request.raw_scores == Some(true));
     let texts = Arc::new(documents);
@@ -152,22 +153,8 @@ fn check_fields(request: &RerankRequest) -> Result<(), Error> {
     }
 }
 
-/// Bytes of a query, as often as it stands before a document: each time it is tokenized, which takes a core some
-/// seconds for all of them.
-const MAX_QUERY_BYTES: usize = 64 << 20;
-
-/// Refuses a query that is long and stands before many documents: a small request would take much time.
-fn check_query(queries: &[String], documents: usize) -> Result<(), Error> {
-    match queries {
-        [query] if query.len().saturating_mul(documents) > MAX_QUERY_BYTES => {
-            let found = format_args!("{} bytes of query before {documents} documents", query.len());
-            Err(Error::too_much(found, "bytes of query times documents", MAX_QUERY_BYTES))
-        }
-        _ => Ok(()),
-    }
-}
-
-/// Tokens of pairs, as a multiple of those that may wait: some of them may be known, or computed once for many pairs.
+/// Tokens of pairs, as a multiple of those that may wait: some of them may be known, or computed
+/// once for many pairs.
 const AHEAD: usize = 8;
 
 /// Refuses pairs of more tokens than are ever computed, before all of them are in memory.
@@ -178,8 +165,8 @@ fn check_pairs(tokens: usize, limit: usize) -> Result<(), Error> {
     }
 }
 
-/// The tokens of the query with each document, or with each piece of it, and the document of each pair. Of more tokens
-/// than `limit` the request is refused in the end.
+/// The tokens of the query with each document, or with each piece of it, and the document of each
+/// pair. A request of far more tokens than `limit` is refused while they are read.
 fn pairs(
     model: &Model,
     request: &RerankRequest,
@@ -275,7 +262,8 @@ async fn score(State(service): Shared, Checked(request): Checked<ScoreRequest>) 
         let reason = format_args!("{} texts with {} queries, expected as many", documents.len(), queries.len());
         return Err(Error::field("documents", reason));
     }
-    check_query(&queries, documents.len())?;
+    let told = instruction.as_ref().map_or(0, String::len);
+    check_repeated(if let [query] = &queries[..] { told + query.len() } else { told }, documents.len())?;
     // Cosines are for who has nothing better, or asks for them by the model's name.
     let model = match service.pick(model.as_deref(), Need::Ranking) {
         Err(Error::Task { .. }) => service.pick(model.as_deref(), Need::Scores)?,

@@ -183,6 +183,8 @@ def sizes(client):
     for path in ("/rerank", "/score"):
         key = "query" if path == "/rerank" else "queries"
         client.refused(path, 413, "bytes", model="xlmr-reranker", **{key: query}, documents=["a"] * 2000)
+        client.refused(path, 413, "bytes", model="qwen3-reranker", instruction=query, **{key: "a"}, documents=["a"] * 2000)
+    client.refused("/v1/embeddings", 413, "bytes", model="bge-m3", prompt=query, input=["a"] * 2000)
     text = "words and other words " * 50_000
     client.refused("/rerank", 413, "--queue-tokens", model="xlmr-reranker", query="a", documents=[text], max_chunks_per_doc=10**9, overlap_tokens=57)
     # The bi-encoder reads a query once, however many documents it stands before.
