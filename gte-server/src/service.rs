@@ -120,7 +120,7 @@ impl Read {
 
 /// Bytes that stand before each text of a request, times the texts: a core tokenizes them in some
 /// seconds.
-const MAX_REPEATED: usize = 64 << 20;
+const MAX_REPEATED: usize = 16 << 20;
 
 /// Refuses a long query, prompt or instruction before many texts: it is tokenized with each of them,
 /// so a small request would take minutes.
