@@ -27,6 +27,24 @@ def langchain_infinity(url):
         close([document.metadata["relevance_score"] for document in found], case.scores[case.order][:2])
 
 
+def langchain_jina(url):
+    """Its address is a constant of its module."""
+    from langchain_community.document_compressors import JinaRerank, jina_rerank
+    from langchain_core.documents import Document
+
+    jina_rerank.JINA_API_URL = f"{url}/v1/rerank"
+    for case in CASES:
+        documents = [Document(text, metadata={"place": i}) for i, text in enumerate(case.documents)]
+        found = JinaRerank(jina_api_key=KEY, model=MODEL, top_n=2).compress_documents(documents, case.query)
+        assert [document.metadata["place"] for document in found] == case.order[:2]
+        close([document.metadata["relevance_score"] for document in found], case.scores[case.order][:2])
+    # It shows `detail` of an error.
+    refused(lambda: JinaRerank(jina_api_key=KEY, model="nonsense").rerank(documents, "a"), "this server has", error=RuntimeError)
+    refused(lambda: JinaRerank(jina_api_key=KEY, model="bge-m3").rerank(documents, "a"), "does not rerank", error=RuntimeError)
+    refused(lambda: JinaRerank(jina_api_key=KEY, model=MODEL).rerank([3], "a"), "documents[0]", error=RuntimeError)
+    refused(lambda: JinaRerank(jina_api_key="wrong", model=MODEL).rerank(documents, "a"), "key", error=RuntimeError)
+
+
 def langchain_cohere(url):
     from langchain_cohere import CohereEmbeddings, CohereRerank
     from langchain_core.documents import Document
@@ -102,7 +120,7 @@ def litellm(url):
         refused(lambda: litellm.rerank(model=f"{provider}/bge-m3", query="a", documents=["b"], api_base=url, api_key=KEY, max_retries=0), "does not rerank")
 
 
-FRAMEWORKS = [langchain_infinity, langchain_cohere, llama_index_tei, llama_index_cohere, haystack_cohere, litellm]
+FRAMEWORKS = [langchain_infinity, langchain_jina, langchain_cohere, llama_index_tei, llama_index_cohere, haystack_cohere, litellm]
 
 
 def main():
