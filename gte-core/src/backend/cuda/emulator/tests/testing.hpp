@@ -1,0 +1,140 @@
+// What the kernels' tests share: seeded values, a comparison with a reference in double precision under a stated bound,
+// and runs in several orders of the threads.
+#pragma once
+#include <functional>
+#include <map>
+#include <string>
+
+#include "../instructions.hpp"
+
+using std::size_t;
+using emulator::launch;
+
+/// Half of a unit in the last place of 1: what rounding to T may change, relative to the number.
+template <class T> constexpr double UNIT = sizeof(T) == 4 ? 0x1p-24 : std::is_same_v<T, f16> ? 0x1p-11 : 0x1p-8;
+/// Half of the smallest number: what rounding changes where the number is next to nothing.
+template <class T> constexpr double TINY = std::is_same_v<T, f16> ? 0x1p-25 : 0x1p-133;
+template <class T> constexpr const char* NAME = sizeof(T) == 4 ? "f32" : std::is_same_v<T, f16> ? "f16" : "bf16";
+
+template <class T> T number(float x) {
+    if constexpr (sizeof(T) == 4)
+        return x;
+    else
+        return T{(uint16_t)rounded<T>(x)};
+}
+
+struct Random {
+    uint64_t state;
+    explicit Random(uint64_t seed) : state(seed * 0x9e3779b97f4a7c15 + 1) {}
+    uint64_t next() {
+        state ^= state << 13, state ^= state >> 7, state ^= state << 17;
+        return state * 0x2545f4914f6cdd1d;
+    }
+    float between(float low, float high) { return low + (high - low) * (float)(next() >> 40) * 0x1p-24f; }
+};
+
+/// n numbers between low and high. Memory of exactly that size, for the sanitizer to watch its ends.
+template <class T> std::vector<T> numbers(size_t n, uint64_t seed, float low = -2, float high = 2) {
+    Random random(seed);
+    std::vector<T> v(n);
+    for (T& x : v)
+        x = number<T>(random.between(low, high));
+    return v;
+}
+
+/// Memory that nobody has written: NaNs.
+template <class T> std::vector<T> unwritten(size_t n) {
+    std::vector<T> v(n);
+    std::memset((void*)v.data(), 0xff, n * sizeof(T));
+    return v;
+}
+
+template <class T> bool same(const std::vector<T>& a, const std::vector<T>& b) {
+    return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0);
+}
+
+struct Record {
+    int cases = 0;
+    double share = 0, error = 0, bound = 0; // the largest share of a bound, with its error
+};
+inline std::map<std::string, Record> records;
+
+[[noreturn]] inline void wrong(const std::string& kernel, const std::string& what) {
+    std::fprintf(stderr, "%s: %s\n", kernel.c_str(), what.c_str());
+    std::exit(1);
+}
+
+/// Ends the test if a value is further from what is expected than `bound` says.
+template <class T>
+void compare(const std::string& kernel, const std::string& which, const std::vector<T>& found,
+             const std::vector<double>& expected, const std::function<double(size_t)>& bound) {
+    Record& record = records[kernel];
+    record.cases++;
+    if (found.size() != expected.size())
+        wrong(kernel, which + ": " + std::to_string(found.size()) + " values");
+    for (size_t i = 0; i < found.size(); i++) {
+        const double value = to_float(found[i]), error = std::abs(value - expected[i]), most = bound(i);
+        if (!(error <= most))
+            wrong(kernel, which + ": value " + std::to_string(i) + " is " + std::to_string(value) + ", expected " +
+                              std::to_string(expected[i]) + "; error " + std::to_string(error / most) + " of its bound");
+        if (error / most > record.share)
+            record.share = error / most, record.error = error, record.bound = most;
+    }
+}
+
+/// Ends the test unless `run` gives the same bits in every order of the threads; gives them.
+template <class T> std::vector<T> in_every_order(const std::string& kernel, const std::function<std::vector<T>()>& run) {
+    std::vector<T> first;
+    for (auto order : {emulator::Order::FORWARD, emulator::Order::BACKWARD, emulator::Order::SHUFFLED}) {
+        emulator::order = order;
+        auto result = run();
+        if (first.empty())
+            first = std::move(result);
+        else if (!same(first, result))
+            wrong(kernel, "other bits in another order of the threads: a barrier is missing");
+    }
+    return first;
+}
+
+inline int report() {
+    for (const auto& [kernel, r] : records)
+        std::printf("%-20s %4d cases, largest error %.2f of its bound (%.1e of %.1e)\n", kernel.c_str(), r.cases, r.share,
+                    r.error, r.bound);
+    return 0;
+}
+
+/// Threads for a row of `width` values, HELD per thread.
+inline unsigned threads_of(int width) { return std::clamp((width + 255) / 256 * 32, 32, 1024); }
+
+/// norm(row), by its formula. `norm` as the kernels number them.
+inline void reference_norm(double* row, int width, int norm, const float* gamma, const float* beta, float eps) {
+    double mean = 0, squares = 0;
+    if (norm == 0)
+        return;
+    for (int i = 0; i < width && norm == 1; i++)
+        mean += row[i] / width;
+    for (int i = 0; i < width; i++)
+        squares += (row[i] - mean) * (row[i] - mean) / width;
+    for (int i = 0; i < width; i++)
+        row[i] = (row[i] - mean) / std::sqrt(squares + eps) * gamma[i] + (beta ? beta[i] : 0);
+}
+
+/// The activations by their formulas, numbered as the kernels number them.
+inline double reference_activation(int activation, double x) {
+    switch (activation) {
+    case 1:
+        return 0.5 * x * (1 + std::erf(x / std::sqrt(2.0)));
+    case 2:
+        return 0.5 * x * (1 + std::tanh(std::sqrt(2 / M_PI) * (x + 0.044715 * x * x * x)));
+    case 3:
+        return x / (1 + std::exp(-x));
+    case 4:
+        return std::max(x, 0.0);
+    case 5:
+        return std::tanh(x);
+    case 6:
+        return 1 / (1 + std::exp(-x));
+    default:
+        return x;
+    }
+}

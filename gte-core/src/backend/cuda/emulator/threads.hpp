@@ -1,0 +1,263 @@
+// The threads of a block on one thread of the CPU, as fibers: each runs until it waits for others.
+//
+// What waits is what waits on a GPU: __syncthreads for the block, shuffles, matrix products and __syncwarp for the
+// 32 lanes of a warp. Lanes that wait for different things, threads that leave while others wait for them, and a block
+// in which nobody can go on end the program with a message. Shared memory is new for each block, has exactly the size
+// that the launch gives, and is full of NaNs, so that an address sanitizer and any arithmetic find what is out of
+// bounds or was not written.
+//
+// Threads run in an order that `order` chooses. A kernel whose result depends on it lacks a barrier.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <tuple>
+#include <vector>
+#if !defined(__x86_64__)
+#include <ucontext.h>
+#endif
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/common_interface_defs.h>
+#endif
+
+struct uint3 {
+    unsigned x = 0, y = 0, z = 0;
+};
+struct dim3 : uint3 {
+    dim3(unsigned x = 1, unsigned y = 1, unsigned z = 1) : uint3{x, y, z} {}
+};
+
+inline thread_local uint3 threadIdx, blockIdx;
+inline thread_local dim3 blockDim, gridDim;
+
+namespace emulator {
+
+enum class Order { FORWARD, BACKWARD, SHUFFLED };
+inline thread_local Order order = Order::FORWARD;
+
+[[noreturn]] inline void fail(const char* what, const char* which = "") {
+    std::fprintf(stderr, "block (%u, %u), thread %u: %s%s\n", blockIdx.x, blockIdx.y, threadIdx.x, what, which);
+    std::abort();
+}
+
+#if defined(__x86_64__)
+// Saves the registers that a call preserves and the stack of one fiber, and takes those of another.
+extern "C" void gte_switch_stacks(void** from, void* to);
+asm(R"(
+    .text
+    .weak gte_switch_stacks
+    .type gte_switch_stacks, @function
+gte_switch_stacks:
+    pushq %rbp
+    pushq %rbx
+    pushq %r12
+    pushq %r13
+    pushq %r14
+    pushq %r15
+    movq %rsp, (%rdi)
+    movq %rsi, %rsp
+    popq %r15
+    popq %r14
+    popq %r13
+    popq %r12
+    popq %rbx
+    popq %rbp
+    ret
+    .size gte_switch_stacks, .-gte_switch_stacks
+)");
+#endif
+
+/// A stack, and where on it a thread of a block stands.
+struct Fiber {
+    static constexpr size_t STACK = 256 << 10; // sanitizers ask for much
+    std::unique_ptr<char[]> stack{new char[STACK]};
+#if defined(__x86_64__)
+    void* place = nullptr;
+#else
+    ucontext_t place;
+#endif
+    enum { READY, WAITS_FOR_WARP, WAITS_FOR_BLOCK, DONE } state = DONE;
+    void* sanitizer = nullptr;
+    std::vector<std::tuple<void*, const void*>> copies; // begun and not waited for; from null: zeros
+};
+
+/// What the lanes of a warp do together.
+struct Warp {
+    int arrived = 0, left = 0;
+    const char* what = nullptr;
+    void* lanes[32] = {};
+};
+
+struct Block {
+    std::vector<Fiber> fibers;
+    std::vector<Warp> warps;
+    Fiber scheduler;
+    int current = 0, threads = 0, at_barrier = 0, left = 0;
+    std::unique_ptr<char[]> shared;
+    void (*entry)(void*) = nullptr;
+    void* arguments = nullptr;
+
+    static Block& here() {
+        static thread_local Block block;
+        return block;
+    }
+
+    Fiber& fiber() { return fibers[current]; }
+    Warp& warp() { return warps[current / 32]; }
+
+    static void change(Fiber& from, Fiber& to) {
+#if defined(__SANITIZE_ADDRESS__)
+        const bool ends = from.state == Fiber::DONE && &from != &here().scheduler;
+        const bool own = &to == &here().scheduler;
+        __sanitizer_start_switch_fiber(ends ? nullptr : &from.sanitizer, own ? here().bottom : to.stack.get(),
+                                       own ? here().bottom_size : Fiber::STACK);
+#endif
+#if defined(__x86_64__)
+        gte_switch_stacks(&from.place, to.place);
+#else
+        swapcontext(&from.place, &to.place);
+#endif
+#if defined(__SANITIZE_ADDRESS__)
+        __sanitizer_finish_switch_fiber(from.sanitizer, nullptr, nullptr);
+#endif
+    }
+
+    /// Lets others run until somebody makes this thread ready again.
+    void wait() {
+        const int own = current;
+        change(fibers[own], scheduler);
+    }
+
+    static void begin() {
+        Block& block = here();
+#if defined(__SANITIZE_ADDRESS__)
+        __sanitizer_finish_switch_fiber(nullptr, &block.bottom, &block.bottom_size);
+#endif
+        block.entry(block.arguments);
+        block.fiber().state = Fiber::DONE;
+        block.left++, block.warp().left++;
+        if (block.at_barrier > 0)
+            fail("leaves while others wait for it in __syncthreads");
+        change(block.fiber(), block.scheduler);
+        std::abort(); // nobody runs it again
+    }
+
+    void prepare(Fiber& fiber) {
+        fiber.state = Fiber::READY;
+        fiber.copies.clear();
+#if defined(__x86_64__)
+        // As gte_switch_stacks leaves a stack: six registers, then where to return to. A function begins with its
+        // stack 8 bytes off a multiple of 16.
+        auto top = (uintptr_t)(fiber.stack.get() + Fiber::STACK) & ~(uintptr_t)15;
+        void** words = (void**)top - 8;
+        std::memset(words, 0, 8 * sizeof(void*));
+        words[6] = (void*)begin;
+        fiber.place = words;
+#else
+        getcontext(&fiber.place);
+        fiber.place.uc_stack.ss_sp = fiber.stack.get();
+        fiber.place.uc_stack.ss_size = Fiber::STACK;
+        makecontext(&fiber.place, begin, 0);
+#endif
+    }
+
+    /// Runs all threads of one block.
+    void run(size_t shared_bytes) {
+        shared.reset(new char[shared_bytes]);
+        std::memset(shared.get(), 0xff, shared_bytes);
+        if (fibers.size() < (size_t)threads)
+            fibers.resize(threads);
+        warps.assign(threads / 32, {});
+        at_barrier = 0, left = 0;
+        std::vector<int> turns(threads);
+        for (int i = 0; i < threads; i++) {
+            turns[i] = order == Order::BACKWARD ? threads - 1 - i : i;
+            prepare(fibers[i]);
+        }
+        uint64_t random = 88172645463325252;
+        for (bool some = true; some;) {
+            if (order == Order::SHUFFLED)
+                for (int i = threads - 1; i > 0; i--) {
+                    random ^= random << 13, random ^= random >> 7, random ^= random << 17;
+                    std::swap(turns[i], turns[random % (i + 1)]);
+                }
+            some = false;
+            for (int i : turns)
+                if (fibers[i].state == Fiber::READY) {
+                    some = true;
+                    current = i, threadIdx.x = i;
+                    change(scheduler, fibers[i]);
+                }
+        }
+        for (int i = 0; i < threads; i++)
+            if (fibers[i].state != Fiber::DONE) {
+                threadIdx.x = i;
+                fail("waits for ever in ", fibers[i].state == Fiber::WAITS_FOR_BLOCK ? "__syncthreads" : warps[i / 32].what);
+            }
+    }
+
+    void barrier() {
+        if (left > 0)
+            fail("waits in __syncthreads for threads that have left");
+        fiber().state = Fiber::WAITS_FOR_BLOCK;
+        if (++at_barrier < threads)
+            return wait();
+        at_barrier = 0;
+        for (int i = 0; i < threads; i++)
+            fibers[i].state = Fiber::READY;
+    }
+
+    /// The last lane of a warp to come does `compute` with what each lane has brought.
+    template <class Compute> void together(const char* what, void* own, Compute compute) {
+        Warp& warp = this->warp();
+        const int first = current / 32 * 32;
+        if (warp.left > 0)
+            fail("waits for lanes that have left, in ", what);
+        if (warp.arrived > 0 && std::strcmp(warp.what, what) != 0)
+            fail("lanes of one warp do different things together, one of them ", what);
+        warp.what = what;
+        warp.lanes[current % 32] = own;
+        fiber().state = Fiber::WAITS_FOR_WARP;
+        if (++warp.arrived < 32)
+            return wait();
+        warp.arrived = 0;
+        compute(warp.lanes);
+        for (int i = 0; i < 32; i++)
+            fibers[first + i].state = Fiber::READY;
+    }
+
+    const void* bottom = nullptr; // of the stack that the scheduler is on
+    size_t bottom_size = 0;
+};
+
+struct Launch {
+    dim3 grid, block;
+    size_t shared_bytes = 0;
+};
+
+/// Runs a kernel, block after block.
+template <class... Parameters, class... Arguments>
+void launch(Launch geometry, void (*kernel)(Parameters...), Arguments... arguments) {
+    using Call = std::tuple<void (*)(Parameters...), std::tuple<Parameters...>>;
+    Call call{kernel, {arguments...}};
+    Block& block = Block::here();
+    block.entry = [](void* call) { std::apply(std::get<0>(*(Call*)call), std::get<1>(*(Call*)call)); };
+    block.arguments = &call;
+    block.threads = geometry.block.x;
+    blockDim = geometry.block, gridDim = geometry.grid;
+    if (block.threads == 0 || block.threads % 32 != 0 || block.threads > 1024 || geometry.grid.y > 65535)
+        fail("no such launch");
+    for (unsigned y = 0; y < geometry.grid.y; y++)
+        for (unsigned x = 0; x < geometry.grid.x; x++) {
+            blockIdx = {x, y, 0};
+            block.run(geometry.shared_bytes);
+        }
+}
+
+} // namespace emulator
+
+inline void __syncthreads() { emulator::Block::here().barrier(); }
+inline void __syncwarp() { emulator::Block::here().together("__syncwarp", nullptr, [](void**) {}); }
