@@ -27,11 +27,11 @@ struct uint3 {
     unsigned x = 0, y = 0, z = 0;
 };
 struct dim3 : uint3 {
-    dim3(unsigned x = 1, unsigned y = 1, unsigned z = 1) : uint3{x, y, z} {}
+    constexpr dim3(unsigned x = 1, unsigned y = 1, unsigned z = 1) : uint3{x, y, z} {}
 };
 
-inline thread_local uint3 threadIdx, blockIdx;
-inline thread_local dim3 blockDim, gridDim;
+inline constinit thread_local uint3 threadIdx, blockIdx;
+inline constinit thread_local dim3 blockDim, gridDim;
 
 namespace emulator {
 
@@ -216,7 +216,7 @@ struct Block {
         const int first = current / 32 * 32;
         if (warp.left > 0)
             fail("waits for lanes that have left, in ", what);
-        if (warp.arrived > 0 && std::strcmp(warp.what, what) != 0)
+        if (warp.arrived > 0 && warp.what != what && std::strcmp(warp.what, what) != 0)
             fail("lanes of one warp do different things together, one of them ", what);
         warp.what = what;
         warp.lanes[current % 32] = own;
