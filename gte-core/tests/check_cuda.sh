@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
-# Compiles and links gte-core with the feature `cuda`, with a compiler that comes in Python wheels: no CUDA installation is
-# needed. Where there is a GPU, its tests run; elsewhere they are linked without the driver's library and not started.
+# Our kernels: run on the CPU, and compiled to PTX that must be the committed one. Then compiles and links gte-core with the
+# feature `cuda`, which is candle. The compiler comes in Python wheels: no CUDA installation is needed. Where there is a GPU,
+# the tests of that feature run; elsewhere they are linked without the driver's library and not started.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
+gte-core/tests/check_cuda_kernels.sh
+gte-core/src/backend/cuda/kernels/ptx.sh --check
 venv=target/venv-cuda
-if [ ! -x $venv/bin/python ]; then
-  python3 -m venv $venv
+if ! ls $venv/lib/python3*/site-packages/nvidia/cu13/lib/libcublas.so.* >/dev/null 2>&1; then
   $venv/bin/pip install -q nvidia-cuda-nvcc==13.0.88 nvidia-cuda-runtime==13.0.96 nvidia-cuda-cccl==13.0.85 nvidia-cuda-crt==13.0.88 \
     nvidia-nvvm==13.0.88 nvidia-cublas==13.1.0.3 nvidia-curand==10.4.0.35 nvidia-cuda-nvrtc==13.0.88
 fi

@@ -3,46 +3,58 @@
 # in double precision: with an address sanitizer, in three orders of the threads, each text alone and in a batch. Needs
 # g++ and no GPU. Also says whether the committed PTX is of these sources.
 #
-# With --break: breaks the kernels in one place after the other (emulator/tests/mutations.txt), and fails if the tests pass.
+# With --break [REGEX]: breaks the kernels in one place after the other (emulator/tests/mutations.txt), and fails if a test
+# does not notice.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 cuda=$PWD/gte-core/src/backend/cuda
 out=$PWD/target/cuda-kernels
 command -v g++ >/dev/null || { apt-get update -q; apt-get install -y -q g++; }
 mkdir -p "$out"
-export out
 
-# Compiles and runs test $2 of the kernels in $1; prints what it prints.
-run_test() {
-  local cuda=$1 name=$2 into=${3:-$out}
-  local program=$into/$name
-  if [ ! -x "$program" ] || [ -n "$(find "$cuda/kernels" "$cuda/emulator" -name '*.[ch]*' -newer "$program" -print -quit)" ]; then
-    g++ -std=c++20 -O1 -g -Wall -Wextra -Werror -Wno-unknown-pragmas -fsanitize=address,undefined -fno-sanitize-recover=all \
-      -o "$program" "$cuda/emulator/tests/$name.cpp"
-  fi
-  timeout "${LIMIT:-600}" "$program"
+# compile FOLDER TEST PROGRAM FLAGS...: compiles a test of the kernels in FOLDER.
+compile() {
+  g++ -std=c++20 -O1 -g -Wall -Wextra -Werror -Wno-unknown-pragmas "${@:4}" -o "$3" "$1/emulator/tests/$2.cpp"
 }
-export -f run_test
+sanitizers="-fsanitize=address,undefined -fno-sanitize-recover=all"
+
+# Compiles a test if a source has changed, and runs it.
+run_test() {
+  local program=$out/$1
+  if [ ! -x "$program" ] || [ -n "$(find "$cuda/kernels" "$cuda/emulator" -name '*.[ch]*' -newer "$program" -print -quit)" ]; then
+    compile "$cuda" "$1" "$program" $sanitizers
+  fi
+  "$program"
+}
+export cuda out sanitizers
+export -f compile run_test
+
+# break_one TEST FILE CHANGE: whether the test fails when FILE is changed. Without sanitizers first, which compiles faster.
+break_one() {
+  local copy found='' flags
+  copy=$(mktemp -d "$out/break.XXXXXX")
+  cp -r "$cuda/kernels" "$cuda/emulator" "$copy/"
+  sed -i -E "$3" "$copy/$2"
+  if cmp -s "$cuda/$2" "$copy/$2"; then
+    found="CHANGES NOTHING"
+  else
+    for flags in -O1 "$sanitizers"; do
+      compile "$copy" "$1" "$copy/program" -Wno-error $flags 2>"$copy/log" || { found="DOES NOT COMPILE"; break; }
+      timeout 120 "$copy/program" >"$copy/log" 2>&1 || { found=found; break; }
+    done
+  fi
+  echo "${found:-NOT FOUND} | $1 | $2: $3 | $(grep -m1 -E 'ERROR: |runtime error|: ' "$copy/log" 2>/dev/null | cut -c1-120)"
+  rm -rf "$copy"
+  [ "$found" = found ]
+}
 
 if [ "${1:-}" = --break ]; then
-  only=${2:-.} survived=0
+  survivors=0
   while IFS='|' read -r name file change; do
-    [[ -z $name || $name = \#* ]] && continue
-    [[ $name/$file/$change =~ $only ]] || continue
-    copy=$(mktemp -d "$out/break.XXXXXX")
-    cp -r "$cuda/kernels" "$cuda/emulator" "$copy/"
-    sed -i -E "$change" "$copy/$file"
-    if cmp -s "$cuda/$file" "$copy/$file"; then
-      echo "NOTHING CHANGED  $file: $change"; survived=1
-    elif ! (CXXFLAGS='' LIMIT=120 run_test "$copy" "$name" "$copy") >"$copy/log" 2>&1; then
-      grep -q 'error:' "$copy/log" && grep -q 'compilation terminated\|g++' "$copy/log" && { echo "DOES NOT COMPILE $file: $change"; survived=1; }
-      echo "found     $file: $change: $(grep -m1 -E 'ERROR: Address|runtime error|: .*: ' "$copy/log" | cut -c1-110)"
-    else
-      echo "NOT FOUND $file: $change"; survived=1
-    fi
-    rm -rf "$copy"
+    [[ -z $name || $name = \#* || ! $name/$change =~ ${2:-.} ]] || break_one "$name" "$file" "$change" || survivors=$((survivors + 1))
   done <"$cuda/emulator/tests/mutations.txt"
-  exit $survived
+  [ $survivors = 0 ]
+  exit
 fi
 
 (cd "$cuda/kernels" && tail -n +2 ptx/MANIFEST | sha256sum --quiet -c) || {
@@ -50,5 +62,5 @@ fi
   exit 1
 }
 # The longest first.
-printf '%s\n' attention attention_f32 norm embedding activation rope pooling heads convert emulator |
-  xargs -P "$(nproc)" -I{} bash -euo pipefail -c 'run_test "$0" {}' "$cuda"
+printf '%s\n' attention attention_f32 norm embedding activation rope pooling heads convert library emulator |
+  xargs -P "$(nproc)" -I{} bash -euo pipefail -c 'run_test {}'
