@@ -6,7 +6,8 @@
 // that the launch gives, and is full of NaNs, so that an address sanitizer and any arithmetic find what is out of
 // bounds or was not written.
 //
-// Threads run in an order that `order` chooses. A kernel whose result depends on it lacks a barrier.
+// Threads run in an order that `order` chooses: warp by warp, each as far as it comes, from the first or from the last; or
+// all of them shuffled. A kernel whose result depends on it lacks a barrier.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -177,19 +178,23 @@ struct Block {
             turns[i] = order == Order::BACKWARD ? threads - 1 - i : i;
             prepare(fibers[i]);
         }
+        const int together = order == Order::SHUFFLED ? threads : 32; // that go on before others do
         uint64_t random = 88172645463325252;
         for (bool some = true; some;) {
-            if (order == Order::SHUFFLED)
-                for (int i = threads - 1; i > 0; i--) {
-                    random ^= random << 13, random ^= random >> 7, random ^= random << 17;
-                    std::swap(turns[i], turns[random % (i + 1)]);
-                }
             some = false;
-            for (int i : turns)
-                if (fibers[i].state == Fiber::READY) {
-                    some = true;
-                    current = i, threadIdx.x = i;
-                    change(scheduler, fibers[i]);
+            for (int first = 0; first < threads; first += together)
+                for (bool more = true; more;) {
+                    more = false;
+                    for (int i = threads - 1; order == Order::SHUFFLED && i > 0; i--) {
+                        random ^= random << 13, random ^= random >> 7, random ^= random << 17;
+                        std::swap(turns[i], turns[random % (i + 1)]);
+                    }
+                    for (int i = first; i < first + together; i++)
+                        if (fibers[turns[i]].state == Fiber::READY) {
+                            some = more = true;
+                            current = turns[i], threadIdx.x = turns[i];
+                            change(scheduler, fibers[turns[i]]);
+                        }
                 }
         }
         for (int i = 0; i < threads; i++)
