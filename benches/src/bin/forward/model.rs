@@ -8,8 +8,8 @@ use crate::workload::{Answers, Workload};
 use crate::{Options, Result};
 
 pub(crate) enum Model {
-    Embedder(Embedder),
-    Reranker(Reranker),
+    Embedder(Box<Embedder>),
+    Reranker(Box<Reranker>),
 }
 
 impl Model {
@@ -29,8 +29,8 @@ impl Model {
         }
         let model = &options.model;
         Ok(match options.rerank {
-            true => Self::Reranker(built(Reranker::builder(model), options, device, precision, threads)?),
-            false => Self::Embedder(built(Embedder::builder(model), options, device, precision, threads)?),
+            true => Self::Reranker(Box::new(built(Reranker::builder(model), options, device, precision, threads)?)),
+            false => Self::Embedder(Box::new(built(Embedder::builder(model), options, device, precision, threads)?)),
         })
     }
 
