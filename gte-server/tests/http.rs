@@ -409,7 +409,7 @@ async fn pages_and_the_document_of_the_api_are_in_the_binary() {
     ] {
         assert!(paths.contains_key(path), "{path} is not documented");
     }
-    assert_eq!(document["paths"]["/embed"]["post"]["responses"].as_object().unwrap().len(), 11);
+    assert_eq!(document["paths"]["/embed"]["post"]["responses"].as_object().unwrap().len(), 13);
     for path in ["/", "/page.js", "/page.css", "/docs/"] {
         let (status, body, headers) = send(&service, get(path)).await;
         assert_eq!(

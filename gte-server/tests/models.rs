@@ -176,7 +176,9 @@ async fn what_is_wrong_with_a_ranking_is_named() {
     ] {
         let (found, answer) = post(&service, "/v1/rerank", &body).await;
         assert_eq!(found, status, "{answer}");
-        for message in [&answer["error"]["message"], &answer["message"], &answer["detail"]] {
+        // Of a field that is wrong, a list as FastAPI has it: infinity's client reads no other.
+        let detail = if status == 422 { &answer["detail"][0]["msg"] } else { &answer["detail"] };
+        for message in [&answer["error"]["message"], &answer["message"], detail] {
             assert!(message.as_str().unwrap().contains(word), "{word}: {answer}");
         }
     }
