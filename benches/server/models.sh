@@ -46,18 +46,23 @@ questions="--texts target/questions.jsonl"
   echo "one client, questions of 16 tokens: $(embed --clients 1 $questions)"
   echo "memory: $(memory)"; stop
   start --model "$reranker"; ready
-  echo "reranker alone, one model in the server, 20 passages: $(rank --clients 2 --documents 20)"
+  echo "reranker alone, one model in the server, 5 passages: $(rank --clients 2 --documents 5)"
   echo "memory: $(memory)"; stop
   start --model m="$embedder" --model r="$reranker"
   loading=$(target/release/load "$url/v1/embeddings" --shape openai --model m $questions --clients 1 --warmup 0.1 --seconds 4 2>/dev/null)
   ready
   echo "one client of the embedder while the reranker is loaded: $loading"
   echo "both in one server"
-  echo "embedder alone: $(embed --clients 8 --model m)"
-  echo "reranker alone: $(rank --clients 2 --documents 20 --model r)"
+  both_embedder=$(embed --clients 8 --model m); echo "embedder alone: $both_embedder"
+  both_reranker=$(rank --clients 2 --documents 5 --model r); echo "reranker alone: $both_reranker"
   embed --clients 8 --model m >target/half-embedder & e=$!
-  echo "reranker beside it: $(rank --clients 2 --documents 20 --model r)"; wait $e
+  echo "reranker beside it: $(rank --clients 2 --documents 5 --model r)"; wait $e
   echo "embedder beside it: $(cat target/half-embedder)"
+  # Half of what each gets alone, by requests that arrive by chance.
+  half() { python3 -c 'import sys,ast; print(ast.literal_eval(sys.argv[1])["answered"] / float(sys.argv[2]) / 2)' "$1" "$seconds"; }
+  embed --rate "$(half "$both_embedder")" --model m >target/half-embedder & e=$!
+  echo "half of the reranker's rate: $(rank --rate "$(half "$both_reranker")" --documents 5 --model r)"; wait $e
+  echo "with half of the embedder's rate: $(cat target/half-embedder)"
   rank --clients 1 --documents 100 --model r >target/half-reranker & e=$!
   echo "one client, questions of 16 tokens, beside a ranking of 100 passages: $(embed --clients 1 $questions --model m)"; wait $e
   echo "the ranking: $(cat target/half-reranker)"

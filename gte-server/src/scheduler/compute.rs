@@ -57,6 +57,7 @@ impl Shared {
             queue.running = None;
             queue.passed = result.is_ok().then_some(end);
             queue.busy.add(start, end);
+            queue.charge(pass.batch.model, seconds);
             let load = &mut queue.loads[pass.batch.model];
             match pass.warms {
                 true => load.speed = Speed::new(pass.batch.tokens as f64 / seconds.max(1e-6)),
@@ -161,6 +162,7 @@ impl Shared {
             let (result, elapsed) = self.run(&short, Some(pause), depth + 1, &AtomicU64::new(0));
             between.fetch_add(elapsed.as_nanos() as u64, Ordering::Relaxed);
             let mut queue = self.lock();
+            queue.charge(short.batch.model, elapsed.as_secs_f64());
             self.deliver(&mut queue, short.batch, result, Instant::now());
             self.publish(&queue);
         }

@@ -105,7 +105,7 @@ impl Scheduler {
         const GUESS: f64 = 1000.0;
         let mut queue = self.shared.lock();
         debug_assert_eq!(model.number, queue.loads.len(), "models come in the order of their numbers");
-        queue.loads.push(Load { model, speed: Speed::new(GUESS), texts: 0, tokens: 0 });
+        queue.loads.push(Load { model, speed: Speed::new(GUESS), texts: 0, tokens: 0, owed: 0.0 });
     }
 
     /// Computes `texts`, which are a full batch, behind everything that waits; its time is the model's speed from then

@@ -4,7 +4,7 @@
 //! and gives way between two layers to what has less: a query costs little more than its own time (shortest remaining
 //! processing time, Schrage 1968). Time, and not tokens, is compared: models differ in speed. In a crowd it is
 //! throughput that shortens the waiting for all: then texts go by deadline, as many as fit the token budget, also a
-//! part of a request's.
+//! part of a request's. A model whose requests were passed for long goes first for once: see `Queue::charge`.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use gte_core::Tokens;
 
-use super::queue::{Key, Queue};
+use super::queue::{Key, Queue, Request};
 
 /// Full batches that wait, from which on it is a crowd. A request counts as one at most: a single large one is none.
 const CROWD: usize = 6;
@@ -59,7 +59,11 @@ impl Queue {
         if within.is_some() && crowded {
             return None;
         }
-        let candidates = self.waiting.iter().filter(|(_, r)| within.is_none() || r.taken() == 0);
+        let owed = self.owed();
+        let may = |request: &Request| {
+            owed.is_none_or(|model| request.model == model) && (within.is_none() || request.taken() == 0)
+        };
+        let candidates = self.waiting.iter().filter(|(_, request)| may(request));
         let mut order: Vec<(Duration, Key)> = candidates
             .filter(|(_, request)| !request.waiting.is_empty())
             .map(|(&key, request)| {

@@ -39,7 +39,12 @@ pub(super) struct Load {
     pub(super) texts: usize,
     /// Tokens that are to be computed for them.
     pub(super) tokens: usize,
+    /// Compute time that others had while it waited, as far as it was its own by [`Queue::charge`], in seconds.
+    pub(super) owed: f64,
 }
+
+/// Seconds of compute time that a model may be owed before it goes first.
+const OWED: f64 = 0.1;
 
 /// A request's texts, of which a part may be computed.
 pub(super) struct Request {
@@ -114,6 +119,28 @@ impl Queue {
     /// How long `tokens` of a model will take.
     pub(super) fn time(&self, model: usize, tokens: usize) -> Duration {
         Duration::from_secs_f64(tokens as f64 / self.loads[model].speed.tokens_per_second.max(1e-3))
+    }
+
+    /// Counts `seconds` of compute time that a model had. Of N models that have work, each is owed half of an equal
+    /// share, 1 / 2N of the time: so a query passes a ranking as a rule, and however many queries there are, they do
+    /// not keep it waiting until its time is up.
+    pub(super) fn charge(&mut self, model: usize, seconds: f64) {
+        let with_work = self.loads.iter().enumerate().filter(|&(i, load)| i == model || load.texts > 0).count();
+        let share = 0.5 / with_work as f64;
+        for (i, load) in self.loads.iter_mut().enumerate() {
+            load.owed = match (i == model, load.texts > 0) {
+                (true, _) => (load.owed - seconds * (1.0 - share)).max(0.0),
+                (false, true) => load.owed + seconds * share,
+                (false, false) => 0.0,
+            };
+        }
+    }
+
+    /// The model that goes first, because the others had its time.
+    pub(super) fn owed(&self) -> Option<usize> {
+        let waits = |load: &&Load| load.texts > 0 && load.owed > OWED;
+        let first = self.loads.iter().filter(waits).max_by(|a, b| a.owed.total_cmp(&b.owed));
+        first.map(|load| load.model.number)
     }
 
     /// Adds a request.

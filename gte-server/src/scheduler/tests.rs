@@ -147,3 +147,34 @@ async fn the_same_text_of_several_requests_is_computed_once_in_a_batch() {
     let computed = model.metrics.texts.get() - before;
     assert!(computed < 40, "{computed} of 51 texts were computed, of which 2 differ");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_passed_by_another_models_requests_gets_his_share() {
+    let dirs = [model::tiny_model(), model::tiny_model()];
+    let models = dirs.iter().enumerate().map(|(i, dir)| format!("--model=m{i}={}", dir.path().display()));
+    let arguments = ["gte-server".to_owned(), "--threads=2".into()].into_iter().chain(models);
+    let service = crate::load(Config::try_parse_from(arguments).unwrap(), None).unwrap();
+    crate::load_others(&service).unwrap();
+    // Short texts for the one model without end; the other's request has always more to do.
+    let first = service.registry.named("m0").unwrap().clone();
+    let stop = Arc::new(AtomicBool::new(false));
+    let short: Vec<_> = (0..64)
+        .map(|i| {
+            let (service, stop) = (service.clone(), stop.clone());
+            let texts = fours(&first, 64)[i..=i].to_vec();
+            tokio::spawn(async move {
+                while !stop.load(Ordering::Relaxed) {
+                    service.scheduler.compute(0, Outputs::DENSE, texts.clone()).await.map(|_| ()).unwrap();
+                }
+            })
+        })
+        .collect();
+    let long = service.scheduler.compute(1, Outputs::DENSE, texts(&service.registry.named("m1").unwrap().clone(), 300));
+    // By its deadline alone it would be passed for half a minute.
+    let answered = tokio::time::timeout(Duration::from_secs(25), long).await;
+    stop.store(true, Ordering::Relaxed);
+    for short in short {
+        short.await.unwrap();
+    }
+    assert_eq!(answered.expect("it waited until its deadline was near").unwrap().made.len(), 300);
+}
