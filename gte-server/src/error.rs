@@ -1,13 +1,7 @@
-//! One `match`: error → status and body. Bodies are JSON, always.
+//! What a request may end in, and which status each ending has. How it is written is in `refusal.rs`.
 
-use axum::Json;
 use axum::extract::rejection::{PathRejection, QueryRejection};
-use axum::http::{HeaderValue, StatusCode, header};
-use axum::response::{IntoResponse, Response};
-
-use serde::Serialize;
-
-use crate::api::{ErrorBody, tei};
+use axum::http::StatusCode;
 
 /// What a request may end in.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -160,41 +154,5 @@ impl From<gte_core::Error> for Error {
             }
             e => Self::Engine(e.to_string()),
         }
-    }
-}
-
-impl IntoResponse for Error {
-    fn into_response(self) -> Response {
-        let body = ErrorBody::from(&self);
-        self.with_body(body)
-    }
-}
-
-impl Error {
-    fn with_body(self, body: impl Serialize) -> Response {
-        let (status, ..) = self.kind();
-        let mut response = (status, Json(body)).into_response();
-        let header = match &self {
-            Self::Overloaded { retry_after_s, .. } => Some((header::RETRY_AFTER, HeaderValue::from(*retry_after_s))),
-            Self::Loading(_) => Some((header::RETRY_AFTER, HeaderValue::from(5))),
-            Self::Unauthorized => Some((header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))),
-            Self::Encoding(_) => Some((header::ACCEPT_ENCODING, HeaderValue::from_static("gzip"))),
-            _ => None,
-        };
-        response.headers_mut().extend(header);
-        // For who has to write it in another way.
-        response.extensions_mut().insert(self);
-        response
-    }
-}
-
-/// An error as text-embeddings-inference's clients read it.
-pub(crate) async fn as_tei_writes(mut response: Response) -> Response {
-    match response.extensions_mut().remove::<Error>() {
-        Some(error) => {
-            let body = tei::ErrorBody::from(&error);
-            error.with_body(body)
-        }
-        None => response,
     }
 }

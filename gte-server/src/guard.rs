@@ -19,7 +19,7 @@ use tracing::Instrument;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
 use crate::error::Error;
-use crate::metrics::{RequestLabels, RouteLabels};
+use crate::metrics::{MODEL, RequestLabels, RouteLabels};
 use crate::service::{HEADERS, Service};
 
 /// The caller's name for its request, or ours.
@@ -55,17 +55,6 @@ pub(crate) fn guarded(router: Router<Arc<Service>>, service: &Arc<Service>) -> R
         )
         .max_age(std::time::Duration::from_secs(600));
     router.layer(cors)
-}
-
-tokio::task_local! {
-    /// The model of the request that this task answers, as far as it is known.
-    static MODEL: RefCell<String>;
-}
-
-/// Tells by which model a request is counted.
-pub(crate) fn note_model(name: &str) {
-    // There is none where a worker computes.
-    let _ = MODEL.try_with(|model| name.clone_into(&mut model.borrow_mut()));
 }
 
 /// Counts and times every request, gives it an id and a span, and logs it.

@@ -12,6 +12,8 @@ pub mod jobs;
 mod json;
 pub mod metrics;
 mod pages;
+mod reading;
+mod refusal;
 mod registry;
 pub mod routes;
 mod scheduler;

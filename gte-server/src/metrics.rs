@@ -1,6 +1,7 @@
 //! Every metric: name, help, buckets. Base units; the prefix `gte_` is the registry's. Those of the process have the names that every
 //! Prometheus client gives them.
 
+use std::cell::RefCell;
 use std::sync::atomic::AtomicU64;
 
 use prometheus_client::collector::Collector;
@@ -281,6 +282,17 @@ impl Default for Metrics {
     fn default() -> Self {
         Self::new()
     }
+}
+
+tokio::task_local! {
+    /// The model of the request that this task answers, as far as it is known.
+    pub(crate) static MODEL: RefCell<String>;
+}
+
+/// Tells by which model a request is counted.
+pub(crate) fn note_model(name: &str) {
+    // There is none where a worker computes.
+    let _ = MODEL.try_with(|model| name.clone_into(&mut model.borrow_mut()));
 }
 
 /// What the system says of this process, asked when the metrics are read.

@@ -7,7 +7,7 @@ use gte_core::{Budget, Builder, Embedder, Engine, HubOptions, ModelFiles, ModelT
 
 use crate::config::{Config, ModelSettings};
 use crate::error::Error;
-use crate::metrics::{Metrics, ModelInfo, ModelMetrics};
+use crate::metrics::{Metrics, ModelInfo, ModelMetrics, note_model};
 
 /// A model that is loaded.
 pub(crate) struct Model {
@@ -335,7 +335,7 @@ impl Registry {
         }
         let mut loaded = candidates.iter().filter_map(|slot| slot.model.get());
         if let Some(model) = loaded.clone().find(|model| need.is_met_by(model)) {
-            crate::guard::note_model(&model.name);
+            note_model(&model.name);
             return Ok(model);
         }
         match candidates.iter().find(|slot| slot.model.get().is_none()) {

@@ -6,7 +6,7 @@ use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
-use gte_core::{Embedder, Embeddings, Outputs, Prompt, TextOutput, Threads, TokenizeOptions, Tokens, TruncationSide};
+use gte_core::{Embedder, Embeddings, Outputs, Prompt, TextOutput, Threads, TokenizeOptions, Tokens};
 
 use crate::api::{Input, MAX_TEXTS, Text};
 use crate::cache::{Cache, Distinct};
@@ -14,6 +14,7 @@ use crate::config::Config;
 use crate::error::Error;
 use crate::jobs::Jobs;
 use crate::metrics::Metrics;
+use crate::reading::{PromptChoice, Reading};
 use crate::registry::{Model, Need, Registry};
 use crate::scheduler::{Answer, Scheduler};
 
@@ -51,50 +52,6 @@ pub(crate) fn promised_texts(config: &Config, max_length: usize, tokens_per_seco
     let texts = config.queue_tokens.min(in_time) / ORDINARY_TEXT.min(max_length);
     let texts = texts.min(config.queue_texts).clamp(1, MAX_TEXTS);
     1 << texts.ilog2()
-}
-
-/// What a request wants to stand before its texts.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) enum PromptChoice {
-    /// The model's own default prompt, if it has one.
-    #[default]
-    Default,
-    /// The model's prompt of this name.
-    Name(String),
-    /// The same, where the request calls it what its texts are.
-    NameOrKind(String),
-    /// This text.
-    Text(String),
-    /// The model's prompt for such texts; nothing where it has none.
-    For(InputKind),
-}
-
-/// What a text is, to a model that reads queries and documents differently.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum InputKind {
-    Query,
-    Document,
-}
-
-impl InputKind {
-    /// The names that models' files give to the prompt of such texts, the usual one first.
-    fn names(self) -> [&'static str; 3] {
-        match self {
-            Self::Query => ["query", "search_query", "retrieval.query"],
-            Self::Document => ["document", "passage", "search_document"],
-        }
-    }
-}
-
-/// How a request wants its texts read.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Reading {
-    /// What stands before each text.
-    pub(crate) prompt: PromptChoice,
-    /// Whether long texts are cut: they are, unless this is false.
-    pub(crate) truncate: Option<bool>,
-    /// Where.
-    pub(crate) side: Option<TruncationSide>,
 }
 
 /// A request's tokens.

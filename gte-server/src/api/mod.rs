@@ -19,7 +19,7 @@ use gte_core::TruncationSide;
 
 use crate::error::Error;
 use crate::json;
-use crate::service::{InputKind, PromptChoice};
+use crate::reading::{InputKind, PromptChoice};
 
 /// Texts in one request, at most.
 pub const MAX_TEXTS: usize = 2048;

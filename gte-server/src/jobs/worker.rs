@@ -17,8 +17,9 @@ use tokio::time::sleep;
 
 use super::{ACK_WAIT, Computed, Jobs, MODEL, Outcome, WORKERS, broker};
 use crate::error::Error;
+use crate::reading::Reading;
 use crate::registry::Need;
-use crate::service::{Reading, Service};
+use crate::service::Service;
 
 /// Pulls under way.
 const PULLS: usize = 2;

@@ -18,8 +18,9 @@ use crate::api::vectors::{OutputType, typed, written};
 use crate::api::{EncodingFormat, Refused, prompt_choice};
 use crate::body::Checked;
 use crate::error::Error;
+use crate::reading::{PromptChoice, Reading};
 use crate::registry::{Model, Need};
-use crate::service::{PromptChoice, Reading, Service};
+use crate::service::Service;
 
 pub(super) fn routes() -> OpenApiRouter<Arc<Service>> {
     OpenApiRouter::new().routes(routes!(embed)).routes(routes!(embed_v1))

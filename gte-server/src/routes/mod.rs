@@ -17,10 +17,11 @@ use utoipa::OpenApi;
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 use utoipa_axum::router::OpenApiRouter;
 
-use crate::error::{self, Error};
+use crate::error::Error;
 use crate::guard;
 use crate::jobs;
 use crate::pages;
+use crate::refusal;
 pub use crate::service::Service;
 
 pub use operation::metrics;
@@ -59,7 +60,7 @@ pub fn app(service: Arc<Service>) -> Router {
         .route_layer(authorize());
     // Outermost, so that a missing key too is told as these clients read it.
     let tei = tei::routes().merge(rerank::tei_routes()).route_layer(authorize()).merge(tei::open_routes());
-    let tei = tei.route_layer(map_response(error::as_tei_writes));
+    let tei = tei.route_layer(map_response(refusal::as_tei_writes));
     let all = OpenApiRouter::with_openapi(Document::openapi()).merge(keyed).merge(tei).merge(operation::routes());
     let (router, mut document) = all.split_for_parts();
     // OpenAPI has no sign for a parameter that may hold a slash.

@@ -16,8 +16,9 @@ use crate::api::openai::Usage;
 use crate::api::{Refused, prompt_choice};
 use crate::body::Checked;
 use crate::error::Error;
+use crate::reading::Reading;
 use crate::registry::{Model, Need};
-use crate::service::{Reading, Service};
+use crate::service::Service;
 
 pub(super) fn routes() -> OpenApiRouter<Arc<Service>> {
     OpenApiRouter::new().routes(routes!(embedding)).routes(routes!(similarity)).routes(routes!(outputs))

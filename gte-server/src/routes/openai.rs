@@ -18,8 +18,9 @@ use crate::api::vectors::{bytes, wants_bytes, written};
 use crate::api::{ErrorBody, Refused, prompt_choice};
 use crate::body::Checked;
 use crate::error::Error;
+use crate::reading::Reading;
 use crate::registry::Need;
-use crate::service::{Reading, Service};
+use crate::service::Service;
 
 pub(super) fn routes() -> OpenApiRouter<Arc<Service>> {
     OpenApiRouter::new()

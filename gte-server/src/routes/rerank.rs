@@ -18,10 +18,12 @@ use crate::api::openai::Usage;
 use crate::api::rerank::*;
 use crate::api::{Refused, RerankRefused, TeiRefused, Texts};
 use crate::body::{Checked, RawBody};
-use crate::error::{self, Error};
+use crate::error::Error;
 use crate::json;
+use crate::reading::Reading;
+use crate::refusal;
 use crate::registry::{Model, Need};
-use crate::service::{Computed, Reading, Service, check_repeated};
+use crate::service::{Computed, Service, check_repeated};
 
 /// Those whose errors are as Cohere's and OpenAI's clients read them.
 pub(super) fn routes() -> OpenApiRouter<Arc<Service>> {
@@ -44,12 +46,12 @@ pub(super) fn tei_routes() -> OpenApiRouter<Arc<Service>> {
 async fn rerank(State(service): Shared, RawBody(body): RawBody) -> Response {
     let request: RerankRequest = match json::parse(&body) {
         Ok(request) => request,
-        Err(e) if has_texts(&body) => return error::as_tei_writes(e.into_response()).await,
+        Err(e) if has_texts(&body) => return refusal::as_tei_writes(e.into_response()).await,
         Err(e) => return e.into_response(),
     };
     match (&request.documents, &request.texts) {
         (Some(_), None) => rerank_documents(service, request).await.into_response(),
-        (None, Some(_)) => error::as_tei_writes(rerank_texts(service, request).await.into_response()).await,
+        (None, Some(_)) => refusal::as_tei_writes(rerank_texts(service, request).await.into_response()).await,
         (None, None) => Error::field("documents", "the field is missing").into_response(),
         (Some(_), Some(_)) => {
             Error::field("texts", "it says what is ranked, as `documents` does: send one of them").into_response()

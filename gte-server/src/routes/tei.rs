@@ -19,8 +19,9 @@ use crate::api::{EncodingFormat, TeiRefused, Texts, prompt_choice};
 use crate::body::{Checked, RawBody};
 use crate::error::Error;
 use crate::json;
+use crate::reading::Reading;
 use crate::registry::{Model, Need};
-use crate::service::{Reading, Service};
+use crate::service::Service;
 
 /// Those that need a key where there are keys.
 pub(super) fn routes() -> OpenApiRouter<Arc<Service>> {

@@ -1,0 +1,43 @@
+//! An error as an answer: its status, its headers, and a body as an API's clients read it. Bodies are JSON, always.
+
+use axum::Json;
+use axum::http::{HeaderValue, header};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+
+use crate::api::{ErrorBody, tei};
+use crate::error::Error;
+
+impl IntoResponse for Error {
+    fn into_response(self) -> Response {
+        let body = ErrorBody::from(&self);
+        with_body(self, body)
+    }
+}
+
+fn with_body(error: Error, body: impl Serialize) -> Response {
+    let (status, ..) = error.kind();
+    let mut response = (status, Json(body)).into_response();
+    let header = match &error {
+        Error::Overloaded { retry_after_s, .. } => Some((header::RETRY_AFTER, HeaderValue::from(*retry_after_s))),
+        Error::Loading(_) => Some((header::RETRY_AFTER, HeaderValue::from(5))),
+        Error::Unauthorized => Some((header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))),
+        Error::Encoding(_) => Some((header::ACCEPT_ENCODING, HeaderValue::from_static("gzip"))),
+        _ => None,
+    };
+    response.headers_mut().extend(header);
+    // For who has to write it in another way.
+    response.extensions_mut().insert(error);
+    response
+}
+
+/// An error as text-embeddings-inference's clients read it.
+pub(crate) async fn as_tei_writes(mut response: Response) -> Response {
+    match response.extensions_mut().remove::<Error>() {
+        Some(error) => {
+            let body = tei::ErrorBody::from(&error);
+            with_body(error, body)
+        }
+        None => response,
+    }
+}
