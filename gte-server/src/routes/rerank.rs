@@ -238,8 +238,13 @@ fn pieces<'a>(
     let beside = whole.full_len.saturating_sub(tokens);
     // A piece read by itself may have a token or two more, at its ends.
     let room = model.engine().tokenizer().max_length().saturating_sub(beside + 2);
-    if room <= overlap || tokens <= room {
+    if room == 0 || tokens <= room {
         return Ok(Vec::new());
+    }
+    if overlap >= room {
+        let reason =
+            format_args!("{overlap}: beside this query a piece has room for {room} tokens, and must have more");
+        return Err(Error::field("overlap_tokens", reason));
     }
     let starts = (0..tokens).step_by(room - overlap).take(chunks);
     let mut pieces = Vec::new();
