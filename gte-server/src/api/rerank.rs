@@ -58,7 +58,7 @@ pub struct RerankRequest {
     #[serde(default)]
     #[schema(minimum = 1)]
     pub max_chunks_per_doc: Option<usize>,
-    /// Tokens that a piece has in common with the one before it. Default: 0.
+    /// Tokens that a piece has in common with the one before it, at most half of them. Default: 0.
     #[serde(default)]
     pub overlap_tokens: Option<usize>,
     /// The fields of documents that are objects: `["text"]`, which is what is read.
