@@ -234,12 +234,14 @@ def test_memory_stays(embedder):
         with open("/proc/self/statm") as f:
             return int(f.read().split()[1]) * 4096
 
-    for _ in range(300):
-        embedder.embed(["a b"])
-    before = resident()
-    for _ in range(10000):
-        embedder.embed(["a b"])
-    assert resident() - before < 8e6
+    # A leak shows in every round; memory that an allocator takes for good, in one of them.
+    grown = []
+    for _ in range(5):
+        before = resident()
+        for _ in range(2000):
+            embedder.embed(["a b"])
+        grown.append(resident() - before)
+    assert min(grown[1:]) < 0.2e6, grown
 
 
 def test_vectors_are_the_engines_buffer(embedder):
