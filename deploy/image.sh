@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The image built and run where no registry can be reached: buildah on a base made by debootstrap, which has the name that the Dockerfile uses.
 #     deploy/image.sh [TAG=gte-server:0.1.0]
-# The binary is target/release/gte-server of this checkout, the Dockerfile's own last stages. With FROM_SOURCE=1 it is compiled by the Dockerfile's first
+# The binary is this checkout's, built with gte-server's own features; the stages are the Dockerfile's own last ones. With FROM_SOURCE=1 it is compiled by the Dockerfile's first
 # stage too, with this machine's toolchain in place of the one in Rust's image (some ten minutes on two cores the first time). Then the image is run as
 # Kubernetes runs it (not as root, read-only, no capability) and asked. Needs root, and Debian's buildah, debootstrap and runc, which it installs.
 set -euo pipefail
@@ -40,7 +40,8 @@ if [ "${FROM_SOURCE:-}" = 1 ]; then
   # machine trusts, for where its way to the crates is a proxy.
   buildah bud "${build[@]}" --build-arg BINARY=build --volume "$(rustc --print sysroot):/opt/rust:ro" --volume /etc/ssl/certs:/etc/ssl/certs:ro .
 else
-  [ -x target/release/gte-server ] || cargo build --release -q -p gte-server
+  # As the Dockerfile builds it: a build of the whole workspace has candle in it, the tests' oracle.
+  cargo build --release -q -p gte-server
   mkdir -p target/image && strip -o target/image/gte-server target/release/gte-server
   deploy/sbom.sh target/image/gte-server.cdx.json
   buildah bud -q "${build[@]}" --build-arg BINARY=prebuilt . >/dev/null
