@@ -426,7 +426,12 @@ async fn prompts_per_request_on_every_route() {
         let found = ask(&service, "/v1/embeddings", json!({ "input": "退货", "input_type": kind })).await;
         assert_eq!(floats(&found["data"][0]["embedding"]), plain.as_slice(), "{kind}");
     }
+    for task in ["retrieval.query", "retrieval.passage"] {
+        let found = ask(&service, "/v1/embeddings", json!({ "input": "退货", "task": task })).await;
+        assert_eq!(floats(&found["data"][0]["embedding"]), plain.as_slice(), "{task}");
+    }
     for body in [
+        json!({ "input": "a", "task": "separation" }),
         json!({ "input": "a", "input_type": "poem" }),
         json!({ "input": "a", "prompt": "p", "prompt_name": "query" }),
         json!({ "input": "a", "prompt": "p", "input_type": "query" }),

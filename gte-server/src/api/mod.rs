@@ -208,8 +208,8 @@ pub(crate) fn prompt_choice(
         (Some(name), None, None) => Ok(PromptChoice::Name(name)),
         (None, Some(text), None) => Ok(PromptChoice::Text(text)),
         (None, None, Some(kind)) => Ok(match kind.to_ascii_lowercase().as_str() {
-            "query" | "search_query" => PromptChoice::For(InputKind::Query),
-            "document" | "passage" | "search_document" => PromptChoice::For(InputKind::Document),
+            "query" | "search_query" | "retrieval.query" => PromptChoice::For(InputKind::Query),
+            "document" | "passage" | "search_document" | "retrieval.passage" => PromptChoice::For(InputKind::Document),
             _ => PromptChoice::NameOrKind(kind),
         }),
         (Some(_), Some(_), _) => both("prompt_name", "prompt"),

@@ -38,8 +38,9 @@ pub struct EmbeddingsRequest {
     #[serde(default)]
     pub prompt: Option<String>,
     /// `query` or `document`, also as `passage`, `search_query` or `search_document`: the model's prompt for such
-    /// texts is put before them, if it has one; or the name of a prompt. Not OpenAI's.
-    #[serde(default)]
+    /// texts is put before them, if it has one; or the name of a prompt. Not OpenAI's. Jina's `task` is the same:
+    /// `retrieval.query`, `retrieval.passage`, or the name of a prompt.
+    #[serde(default, alias = "task")]
     pub input_type: Option<String>,
     /// Whether long texts are cut: they are, unless this is false. Not OpenAI's.
     #[serde(default)]
