@@ -98,8 +98,8 @@ async fn reassure(messages: &[Message]) -> ! {
 /// Computes the texts, stores what became of them, and acknowledges. Returns their tokens.
 async fn answer(service: &Arc<Service>, jobs: &Jobs, messages: &[Message]) -> usize {
     let mut computed = compute(service, messages).await;
-    // Other requests come first: a text that waits is not one that fails.
-    while matches!(computed, Err(Error::Overloaded { .. } | Error::Deadline(_)))
+    // Other requests come first, and a model may still be loading: a text that waits is not one that fails.
+    while matches!(computed, Err(Error::Overloaded { .. } | Error::Deadline(_) | Error::Loading(_)))
         && !service.draining.load(Ordering::Relaxed)
     {
         sleep(Duration::from_secs(1)).await;

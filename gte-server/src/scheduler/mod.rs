@@ -205,17 +205,19 @@ impl Shared {
         texts: Vec<Arc<Tokens>>,
         admission: Admission,
     ) -> Result<oneshot::Receiver<Result<Answer, Error>>, Error> {
+        // Several outputs are made of every token's hidden state. Compared before the queue is held: the compute thread
+        // asks for it between two layers.
+        let shared = match outputs.dense_alone() && admission == Admission::Request {
+            true => {
+                let model = self.lock().loads[model].model.clone();
+                model.engine().common_prefix(&texts)
+            }
+            false => 0,
+        };
         let mut queue = self.lock();
         if queue.closed {
             return Err(Error::Unavailable("shutting down"));
         }
-        let engine = queue.loads[model].model.clone();
-        // Several outputs are made of every token's hidden state.
-        let shared = if outputs.dense_alone() && admission == Admission::Request {
-            engine.engine().common_prefix(&texts)
-        } else {
-            0
-        };
         let now = Instant::now();
         let (reply, answer) = oneshot::channel();
         let request = Request {
