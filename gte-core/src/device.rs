@@ -4,33 +4,59 @@ use crate::env::Env;
 use crate::error::{Error, Result};
 use crate::kernels::{Format, Isa, Kernels};
 
-/// Where the forward pass runs.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// Where the forward pass runs. Every build knows every device by name; loading a model on one that
+/// the build lacks is an error, which names the feature that adds it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Device {
     /// Our own kernels.
     #[default]
     Cpu,
-    /// candle's CPU backend: slower, and an implementation that is not ours.
-    #[cfg(feature = "candle")]
+    /// candle's CPU backend (feature `candle`): slower, and an implementation that is not ours.
     CandleCpu,
-    /// An NVIDIA GPU, by number.
-    #[cfg(feature = "cuda")]
+    /// An NVIDIA GPU, by its ordinal from 0 (feature `cuda`).
     Cuda(usize),
-    /// An Apple GPU, by number.
-    #[cfg(feature = "metal")]
+    /// An Apple GPU, by its ordinal from 0 (feature `metal`).
     Metal(usize),
+}
+
+impl Device {
+    /// Refuses a device that this build has no backend for.
+    pub(crate) fn check_built(self) -> Result<()> {
+        let built = match self {
+            Self::Cpu => true,
+            Self::CandleCpu => cfg!(feature = "candle"),
+            Self::Cuda(_) => cfg!(feature = "cuda"),
+            Self::Metal(_) => cfg!(feature = "metal"),
+        };
+        if built { Ok(()) } else { Err(self.not_built()) }
+    }
+
+    /// The error of a device that this build has no backend for.
+    pub(crate) fn not_built(self) -> Error {
+        let feature = match self {
+            Self::Cpu | Self::CandleCpu => "candle",
+            Self::Cuda(_) => "cuda",
+            Self::Metal(_) => "metal",
+        };
+        let mut built = vec!["cpu"];
+        built.extend(cfg!(feature = "candle").then_some("candle-cpu"));
+        built.extend(cfg!(feature = "cuda").then_some("cuda:NUMBER"));
+        built.extend(cfg!(feature = "metal").then_some("metal:NUMBER"));
+        Error::InvalidOption {
+            option: "device",
+            value: self.to_string(),
+            expected: format!("what this build has: {}; the feature `{feature}` adds it", built.join(", ")),
+        }
+    }
 }
 
 impl std::fmt::Display for Device {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Cpu => f.write_str("cpu"),
-            #[cfg(feature = "candle")]
             Self::CandleCpu => f.write_str("candle-cpu"),
-            #[cfg(feature = "cuda")]
             Self::Cuda(number) => write!(f, "cuda:{number}"),
-            #[cfg(feature = "metal")]
             Self::Metal(number) => write!(f, "metal:{number}"),
         }
     }
@@ -39,29 +65,20 @@ impl std::fmt::Display for Device {
 impl std::str::FromStr for Device {
     type Err = Error;
 
-    /// `cpu`, `candle-cpu`, `cuda`, `cuda:1`, `metal` or `metal:1`, as far as this build has them.
+    /// `cpu`, `candle-cpu`, `cuda`, `cuda:1`, `metal` or `metal:1`, in every build.
     fn from_str(name: &str) -> Result<Self> {
         let (kind, number) = name.split_once(':').unwrap_or((name, "0"));
-        let numbered = number.parse::<usize>().ok();
-        match (kind, numbered) {
+        let number = number.parse::<usize>().ok();
+        match (kind, number) {
             ("cpu", _) if kind == name => Ok(Self::Cpu),
-            #[cfg(feature = "candle")]
             ("candle-cpu", _) if kind == name => Ok(Self::CandleCpu),
-            #[cfg(feature = "cuda")]
             ("cuda", Some(number)) => Ok(Self::Cuda(number)),
-            #[cfg(feature = "metal")]
             ("metal", Some(number)) => Ok(Self::Metal(number)),
-            _ => {
-                let all = ["cpu", "candle-cpu", "cuda:NUMBER", "metal:NUMBER"];
-                let built = [true, cfg!(feature = "candle"), cfg!(feature = "cuda"), cfg!(feature = "metal")];
-                let names: Vec<_> =
-                    all.into_iter().zip(built).filter(|(_, built)| *built).map(|(name, _)| name).collect();
-                Err(Error::InvalidOption {
-                    option: "device",
-                    value: name.to_owned(),
-                    expected: format!("what this build has: {}", names.join(", ")),
-                })
-            }
+            _ => Err(Error::InvalidOption {
+                option: "device",
+                value: name.to_owned(),
+                expected: "cpu, candle-cpu, cuda:NUMBER or metal:NUMBER".into(),
+            }),
         }
     }
 }
@@ -164,13 +181,34 @@ mod tests {
     use super::*;
 
     #[test]
-    fn devices_have_names() {
-        assert_eq!("cpu".parse::<Device>().ok(), Some(Device::Cpu));
-        for wrong in ["", "cpu:0", "gpu", "cuda:x", "CPU"] {
+    fn every_build_knows_every_device_by_name() {
+        for device in [Device::Cpu, Device::CandleCpu, Device::Cuda(0), Device::Cuda(3), Device::Metal(1)] {
+            assert_eq!(device.to_string().parse::<Device>().ok(), Some(device));
+        }
+        assert_eq!("cuda".parse::<Device>().ok(), Some(Device::Cuda(0)));
+        for wrong in ["", "cpu:0", "candle-cpu:1", "gpu", "cuda:x", "cuda:", "CPU"] {
             let error = wrong.parse::<Device>().expect_err("no device").to_string();
             assert!(error.contains("cpu") && error.contains("device"), "{error}");
         }
-        assert_eq!(Device::Cpu.to_string(), "cpu");
+    }
+
+    #[test]
+    fn a_device_that_the_build_lacks_is_refused_with_the_feature_that_adds_it() {
+        assert!(Device::Cpu.check_built().is_ok());
+        let lacking = [
+            (Device::CandleCpu, "`candle`", cfg!(feature = "candle")),
+            (Device::Cuda(0), "`cuda`", cfg!(feature = "cuda")),
+            (Device::Metal(2), "`metal`", cfg!(feature = "metal")),
+        ];
+        for (device, feature, built) in lacking {
+            match device.check_built() {
+                Ok(()) => assert!(built),
+                Err(error) => {
+                    let error = error.to_string();
+                    assert!(!built && error.contains(&device.to_string()) && error.contains(feature), "{error}");
+                }
+            }
+        }
     }
 
     #[test]

@@ -182,6 +182,7 @@ impl<D: Door> Builder<D> {
     }
 
     fn engine(self) -> Result<Engine> {
+        self.device.check_built()?;
         let threads = self.shared_threads.map_or_else(|| Threads::new(self.threads), Ok)?;
         let kernels = kernels(self.isa, &Env::process())?;
         let files = match self.model {
@@ -201,6 +202,8 @@ impl<D: Door> Builder<D> {
             }
             #[cfg(feature = "candle")]
             device => Pass::load(candle_device(device, precision)?, weights, &config.architecture),
+            #[cfg(not(feature = "candle"))]
+            device => Err(device.not_built()),
         };
         let loading = self.loading.as_ref().unwrap_or(&threads);
         let (tokenizer, weights, pass) = loading.run(|| -> Result<_> {
@@ -346,9 +349,8 @@ fn candle_device(device: Device, precision: Precision) -> Result<crate::backend:
     use candle_core::{DType, Device as Candle};
     let on = match device {
         Device::Cpu | Device::CandleCpu => Candle::Cpu,
-        #[cfg(feature = "cuda")]
+        // Without their features these are candle's own errors; `check_built` comes before them.
         Device::Cuda(number) => Candle::new_cuda(number)?,
-        #[cfg(feature = "metal")]
         Device::Metal(number) => Candle::new_metal(number)?,
     };
     let dtype = match precision {
