@@ -5,10 +5,13 @@
 
 mod pickle;
 mod safetensors;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use half::slice::HalfFloatSliceExt;
+use half::vec::HalfFloatVecExt;
 use half::{bf16, f16};
 
 use crate::config::{ModelConfig, ModelTask};
@@ -16,6 +19,9 @@ use crate::error::{Error, Result};
 use crate::files::{DataFile, ModelFiles};
 use crate::kernels::{int8_rows, to_bf16};
 use crate::models::{Names, Task, TensorSpec, canonical};
+
+/// Of a table that is read block after block.
+const BLOCK_BYTES: usize = 4 << 20;
 
 /// A checkpoint whose names and shapes fit its configuration.
 pub struct Weights {
@@ -88,6 +94,19 @@ pub enum Values {
         /// divided by.
         factors: Vec<f32>,
     },
+}
+
+impl Values {
+    /// The same, with room for `len` values in all.
+    fn with_capacity(mut self, len: usize) -> Self {
+        match &mut self {
+            Self::F32(values) => values.reserve_exact(len.saturating_sub(values.len())),
+            Self::F16(values) => values.reserve_exact(len.saturating_sub(values.len())),
+            Self::Bf16(values) => values.reserve_exact(len.saturating_sub(values.len())),
+            Self::Int8 { .. } => {}
+        }
+        self
+    }
 }
 
 impl Tensor {
@@ -427,6 +446,46 @@ impl Weights {
         Ok(Tensor { shape, values })
     }
 
+    /// Reads a matrix of which rows are gathered, as it is stored; values in f32 as f16 if `half`, unless one of them
+    /// is too large for that. It is read block after block: a model of many languages has a gigabyte of them, and
+    /// must not need twice its size while it loads.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub(crate) fn read_table(&self, name: &str, half: bool) -> Result<Tensor> {
+        let whole = |entry: &&Entry| {
+            entry.shape.len() == 2 && entry.strides.is_none() && !matches!(entry.dtype, Dtype::I8 | Dtype::Other(_))
+        };
+        let Some(entry) = self.tensors.get(name).filter(whole) else { return self.read(name) };
+        let (rows, columns, size) = (entry.shape[0], entry.shape[1], entry.dtype.size());
+        let rows_of_block = (BLOCK_BYTES / (columns * size).max(1)).max(1);
+        let mut table: Option<Values> = None;
+        for first in (0..rows).step_by(rows_of_block) {
+            let of_block = Entry {
+                offset: entry.offset + (first * columns * size) as u64,
+                shape: vec![rows_of_block.min(rows - first), columns],
+                ..entry.clone()
+            };
+            let mut block = self.read_entry(name, &of_block).map_err(|e| behind(e, first * columns))?.values;
+            if half && let Values::F32(values) = &block {
+                match halves(values) {
+                    Some(values) => block = Values::F16(values),
+                    None => return self.read_table(name, false),
+                }
+            }
+            match (&mut table, block) {
+                (Some(Values::F32(table)), Values::F32(block)) => table.extend(block),
+                (Some(Values::F16(table)), Values::F16(block)) => table.extend(block),
+                (Some(Values::Bf16(table)), Values::Bf16(block)) => table.extend(block),
+                (table, block) => *table = Some(block.with_capacity(rows * columns)),
+            }
+        }
+        match table {
+            Some(values) => Ok(Tensor { shape: entry.shape.clone(), values }),
+            None => self.read(name),
+        }
+    }
+
     /// Reads row `row` of a matrix by its canonical name, as f32, and nothing else of it.
     ///
     /// # Errors
@@ -487,6 +546,20 @@ fn in_order(bytes: &[u8], size: usize, shape: &[usize], strides: &[usize]) -> Ve
         }
     }
     out
+}
+
+/// The error of a part that begins `first` values behind the beginning of its tensor.
+fn behind(error: Error, first: usize) -> Error {
+    match error {
+        Error::NotFinite { file, name, index, value } => Error::NotFinite { file, name, index: first + index, value },
+        other => other,
+    }
+}
+
+/// Values as f16, unless one is too large to be one.
+fn halves(values: &[f32]) -> Option<Vec<f16>> {
+    let fits = values.iter().fold(true, |all, v| all & (v.abs() <= f16::MAX.to_f32()));
+    fits.then(|| Vec::from_f32_slice(values))
 }
 
 /// The position of the first value that is not `good`. Whole runs are checked first, without a branch a value.

@@ -1,51 +1,40 @@
-//! The tables of embeddings: words as the checkpoint stores them, positions and token types in f32.
+//! The tables of embeddings. Rows are gathered from them, so they stay as the checkpoint stores them: in f32 they
+//! would be the largest part of a small model. Where linear layers compute in low precision, a table in f32 is kept in
+//! f16, which loses less than any of the layers and is half of the memory of a model of many languages.
 
 use super::Norm;
 use crate::batch::Texts;
 use crate::error::Result;
-use crate::kernels::Kernels;
+use crate::kernels::{Aligned, Kernels};
 use crate::models::{Architecture, PositionRule};
 use crate::weights::{Tensor, Weights};
 
 /// The tables of embeddings with their norm.
 pub(crate) struct Embedding {
-    words: Tensor, // (vocab × hidden), as it is stored: in f32 it would be the largest part of a small model
-    // For each token type (positions × hidden), the type's row added; (1 × hidden) without positions; none without either.
-    added: Vec<Vec<f32>>,
+    words: Tensor,             // (vocab × hidden)
+    positions: Option<Tensor>, // (positions × hidden)
+    types: Vec<f32>,           // (token types × hidden), or empty
     rule: Option<PositionRule>,
     norm: Option<Norm>,
     width: usize,
 }
 
 impl Embedding {
-    pub(super) fn load(weights: &Weights, architecture: &Architecture) -> Result<Self> {
-        let (names, width) = (weights.spelling(), architecture.hidden);
-        let table = |name: &str| -> Result<Vec<f32>> { Ok(weights.read(&format!("{name}.weight"))?.into_f32()) };
-        let positions = architecture.positions.map(|_| table(names.positions)).transpose()?;
-        let types = if architecture.token_types > 0 { Some(table(names.types)?) } else { None };
-        let added = match (positions, types) {
-            (None, None) => Vec::new(),
-            (Some(positions), None) => vec![positions],
-            (None, Some(types)) => types.chunks_exact(width).map(<[f32]>::to_vec).collect(),
-            (Some(positions), Some(types)) => {
-                let with = |of_type: &[f32]| {
-                    let mut rows = positions.clone();
-                    for row in rows.chunks_exact_mut(width) {
-                        row.iter_mut().zip(of_type).for_each(|(p, t)| *p += t);
-                    }
-                    rows
-                };
-                types.chunks_exact(width).map(with).collect()
-            }
-        };
+    /// Reads the tables, those in f32 as f16 if `half`.
+    pub(super) fn load(weights: &Weights, architecture: &Architecture, half: bool) -> Result<Self> {
+        let names = weights.spelling();
+        let table = |name: &str| weights.read_table(&format!("{name}.weight"), half);
+        let types = architecture.token_types > 0;
+        let types = types.then(|| weights.read(&format!("{}.weight", names.types))).transpose()?;
         let (spec, name) = (&architecture.norm, names.embedding_norm);
         let norm = || Norm::load(weights, name, spec.kind, spec.eps, spec.bias);
         Ok(Self {
-            words: weights.read(&format!("{}.weight", names.words))?,
-            added,
+            words: table(names.words)?,
+            positions: architecture.positions.map(|_| table(names.positions)).transpose()?,
+            types: types.map(Tensor::into_f32).unwrap_or_default(),
             rule: architecture.positions.map(|(_, rule)| rule),
             norm: architecture.embedding_norm.then(norm).transpose()?,
-            width,
+            width: architecture.hidden,
         })
     }
 
@@ -53,14 +42,31 @@ impl Embedding {
         self.width
     }
 
-    /// Writes the embedding of token `token` of `texts` to `row`.
-    pub(super) fn row(&self, kernels: &Kernels, texts: Texts<'_>, token: usize, row: &mut [f32]) {
+    /// Writes the embedding of token `token` of `texts` to `row`: norm(word + (position + type)).
+    pub(super) fn row(
+        &self,
+        kernels: &Kernels,
+        texts: Texts<'_>,
+        token: usize,
+        row: &mut [f32],
+        scratch: &mut Aligned<f32>,
+    ) {
         self.words.row_into(texts.ids()[token] as usize, row);
-        let of_type = self.added.get(usize::from(texts.type_of(token))).or(self.added.first());
-        let added = of_type.map(|rows| {
-            let place = self.rule.map_or(0, |rule| texts.position(token, rule));
-            &rows[place * self.width..][..self.width]
-        });
+        let scratch = scratch.at_least(self.width);
+        let mut types = self.types.chunks_exact(self.width);
+        let first = types.clone().next();
+        let of_type = types.nth(usize::from(texts.type_of(token))).or(first);
+        let added = match (&self.positions, of_type) {
+            (Some(positions), of_type) => {
+                let place = self.rule.map_or(0, |rule| texts.position(token, rule));
+                positions.row_into(place, scratch);
+                if let Some(of_type) = of_type {
+                    scratch.iter_mut().zip(of_type).for_each(|(p, t)| *p += t);
+                }
+                Some(&*scratch)
+            }
+            (None, of_type) => of_type,
+        };
         match (&self.norm, added) {
             (Some(norm), added) => norm.apply(kernels, row, added, 0),
             (None, Some(added)) => row.iter_mut().zip(added).for_each(|(x, a)| *x += a),

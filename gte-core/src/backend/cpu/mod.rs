@@ -281,7 +281,7 @@ impl Backend for Cpu {
     type Attention = Attention;
 
     fn load_embedding(&self, weights: &Weights, architecture: &Architecture) -> Result<Embedding> {
-        Embedding::load(weights, architecture)
+        Embedding::load(weights, architecture, self.narrow.is_some())
     }
 
     fn load_linear(&self, weights: &Weights, names: &[String], bias: bool) -> Result<Linear> {
@@ -304,7 +304,11 @@ impl Backend for Cpu {
 
     fn embed(&self, texts: Texts<'_>, tables: &Embedding) -> Result<Matrix<f32>> {
         let mut x = self.take(texts.tokens(), tables.width());
-        self.clock.rest(|| x.for_each_row(|token, row| tables.row(self.kernels, texts, token, row)));
+        self.clock.rest(|| {
+            x.for_each_row(|token, row| {
+                tables.row(self.kernels, texts, token, row, &mut self.own_scratch().0);
+            });
+        });
         Ok(x)
     }
 
