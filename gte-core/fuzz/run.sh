@@ -6,11 +6,24 @@ tools=$PWD/../../target/tools
 [ -x "$tools/bin/cargo-fuzz" ] || cargo install -q cargo-fuzz@0.13.1 --locked --root "$tools"
 export RUSTC_BOOTSTRAP=1 CARGO_TARGET_DIR=$PWD/../../target/fuzz PATH=$tools/bin:$PATH
 seeds=$PWD/../tests/fixtures/torch
-for target in ${2:-config_json safetensors pytorch_bin tokenizer_json tokenizer_config vocab_txt wordpiece sentencepiece}; do
+for target in ${2:-config_json family safetensors pytorch_bin tokenizer_json tokenizer_config vocab_txt wordpiece sentencepiece}; do
   corpus=$CARGO_TARGET_DIR/corpus/$target
   mkdir -p "$corpus"
   case $target in
-    config_json) cp "$seeds/config.json" "$corpus" ;;
+    config_json)
+      cp "$seeds/config.json" "$corpus"
+      for family in "$PWD"/../tests/fixtures/families/*/; do
+        cp "$family/config.json" "$corpus/$(basename "$family").json"
+      done
+      ;;
+    family)
+      # A byte that chooses the family, then its config.json.
+      n=0
+      for family in "$PWD"/../tests/fixtures/families/*/; do
+        { printf "\\x$(printf %x $n)"; cat "$family/config.json"; } > "$corpus/$(basename "$family")"
+        n=$((n + 1))
+      done
+      ;;
     wordpiece | sentencepiece) cp "$PWD"/../../examples/data/help.zh.txt "$corpus" ;;
     vocab_txt) cp "$seeds/vocab.txt" "$corpus" ;;
     pytorch_bin) cp "$seeds"/*.bin "$corpus" ;;

@@ -11,10 +11,15 @@ const VOCAB: &[u8] = include_bytes!("../../tests/fixtures/torch/vocab.txt");
 
 thread_local! {
     static DIR: tempfile::TempDir = {
-        let memory = Path::new("/dev/shm");
-        let dir = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
-        dir.expect("a temporary directory")
+        temporary()
     };
+}
+
+/// A temporary directory, in memory where that is possible.
+pub fn temporary() -> tempfile::TempDir {
+    let memory = Path::new("/dev/shm");
+    let dir = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
+    dir.expect("a temporary directory")
 }
 
 /// Writes `data` as `file` beside a sound configuration and vocabulary, and opens the directory.
