@@ -1,5 +1,6 @@
-// The page: what the models of this server make of a query and some texts. It asks /v1/models and
-// /info for what there is, offers what those models can do, and loads nothing from elsewhere.
+// The page shows what the models of this server compute for a query and some texts. It reads the
+// list of models from /v1/models and /info, offers what they can do, and loads nothing from
+// elsewhere.
 "use strict";
 
 const TEXTS = {
@@ -19,31 +20,31 @@ const TEXTS = {
     sample: ["怎样退货？", "七天内可以无理由退货，请保留包装。", "今天天气真好，适合出去散步。", "退款一般在三个工作日内到账。", "How can I send an item back?"],
   },
   en: {
-    docs: "API", metrics: "Metrics", other: "中文", otherLang: "zh", models: "Models", access: "API key", key: "Key, if the server asks for one",
+    docs: "API", metrics: "Metrics", other: "中文", otherLang: "zh", models: "Models", access: "API key", key: "Key, if the server requires one",
     query: "Query", candidates: "Texts, one per line", go: "Compute",
     embed: "Embedding model", rerank: "Reranking model", classify: "Classification model", none: "none",
     embedder: "embedding", reranker: "reranking", classifier: "classification", loading: "loading…",
     dense: (n) => `${n} dimensions`, sparse: "term weights", colbert: "a vector per token", count: (n) => `${n} labels`, longest: (n) => `up to ${n} tokens`,
-    ranking: "Ranking", rankingNote: "Press the name of a column to sort by it.", place: "Place", text: "Text",
+    ranking: "Ranking", rankingNote: "Click a column name to sort by it.", place: "Rank", text: "Text",
     rerankScore: "Reranker", denseScore: "Cosine", sparseScore: "Terms", colbertScore: "ColBERT",
-    terms: "Terms", termsNote: "The tokens of each text with the largest weights. A thick border: the query has the token too.", shared: " (also in the query)", noTerms: "no terms",
-    labels: "Labels", heatmap: "Similarity", heatmapNote: "Cosine of each text's vector with each other's. Q is the query, a number the line of a text. At most 12 texts are shown.",
-    vectors: "Vectors", vectorsNote: "One cell per value: blue is positive, red is negative, deeper is larger. At most 12 texts are shown.", values: "the first values",
+    terms: "Terms", termsNote: "The tokens with the largest weights in each text. Tokens with a thick border also occur in the query.", shared: " (also in the query)", noTerms: "no terms",
+    labels: "Labels", heatmap: "Similarity", heatmapNote: "Cosine similarity between all pairs of texts. Q is the query, numbers are line numbers. At most 12 texts are shown.",
+    vectors: "Vectors", vectorsNote: "One cell per value: blue is positive, red is negative, and stronger colours are larger values. At most 12 texts are shown.", values: "first values:",
     busy: "Computing…", nothing: "Enter at least one text.",
-    done: (t) => `${t.texts} texts, ${t.tokens} tokens, ${t.total} ms in all: ${t.compute} ms computing, ${t.queue} ms queued`,
+    done: (t) => `${t.texts} texts, ${t.tokens} tokens, ${t.total} ms in total: ${t.compute} ms computing, ${t.queue} ms queued`,
     sample: ["How can I return an item?", "Items can be sent back within seven days; keep the box.", "The weather is lovely, let us take a walk.", "Refunds arrive within three working days.", "怎样退货？"],
   },
 };
-// What a table of texts shows at most.
+// The largest number of texts in a table.
 const SHOWN_TEXTS = 12;
 const SHOWN_TERMS = 12;
 const RETRY_MS = 2000;
 
 const $ = (id) => document.getElementById(id);
 let language = (navigator.language || "zh").startsWith("zh") ? "zh" : "en";
-let models = []; // what /info says of each; { served_model_name, loading: true } until it is loaded
-let outcome = null; // what was computed last
-let sortBy = null; // the name of a column of the ranking
+let models = []; // the response of /info for each; { served_model_name, loading: true } while it loads
+let outcome = null; // the last results
+let sortBy = null; // the name of a column in the ranking
 
 const say = (name) => TEXTS[language][name];
 
@@ -54,10 +55,10 @@ function make(tag, text, attributes = {}) {
   return element;
 }
 
-// Without a minus before zero.
+// No minus sign before zero.
 const number = (value, digits) => value.toFixed(digits).replace(/^-(?=0\.0*$)/, "");
 
-// The share of a colour or bar, from 0 to 1.
+// The strength of a colour or the length of a bar, from 0 to 1.
 function shaded(element, share) {
   element.style.setProperty("--share", Math.max(0, Math.min(1, share)).toFixed(3));
   return element;
@@ -75,7 +76,7 @@ async function ask(path, body) {
   return { answer, headers: response.headers };
 }
 
-// ---- what the server has
+// ---- models
 
 const kind = (model) => ["embedding", "reranker", "classifier"].find((name) => model.model_type && name in model.model_type);
 const TASKS = { embed: "embedding", rerank: "reranker", classify: "classifier" };
@@ -86,10 +87,10 @@ async function describe() {
   try {
     const [{ answer: listed }, { answer: first }] = await Promise.all([ask("v1/models"), ask("info")]);
     const loaded = new Set(listed.data.map(({ id }) => id));
-    // /v1/models has those that answer already, /info the names of all.
+    // /v1/models lists the loaded models, /info the names of all models.
     const describeOne = async (name) => (await ask(`info?model=${encodeURIComponent(name)}`)).answer;
     models = await Promise.all(first.models.map((name) => (loaded.has(name) ? describeOne(name) : { served_model_name: name, loading: true })));
-    // Later models may still be loading: look again.
+    // Some models may still be loading, so ask again.
     if (models.some((model) => model.loading)) setTimeout(describe, RETRY_MS);
   } catch (error) {
     models = [];
@@ -120,7 +121,7 @@ function showModels() {
   }));
 }
 
-// A select for each task that the server has a model for: which one, or none.
+// For each task that the server has a model for, a select with its models and "none".
 function showChoices() {
   const chosen = Object.fromEntries([...$("choices").querySelectorAll("select")].map((select) => [select.id, select.value]));
   const choices = Object.entries(TASKS).flatMap(([task, wanted]) => {
@@ -133,7 +134,7 @@ function showChoices() {
     choice.append(make("label", say(task), { for: task }), select);
     return [choice];
   });
-  // Nothing to choose where one model does one thing.
+  // With a single model there is nothing to choose.
   $("choices").hidden = models.length === 1;
   $("choices").replaceChildren(...choices);
   $("go").disabled = !choices.length;
@@ -141,17 +142,18 @@ function showChoices() {
 
 const choice = (task) => $(task)?.value || null;
 
-// ---- what it computes
+// ---- computation
 
 const dot = (a, b) => a.reduce((sum, value, i) => sum + value * b[i], 0);
 
-// The weights of the terms that both have, multiplied and summed.
+// The product of the weights of each term that both have, summed.
 function commonTerms(a, b) {
   const weights = new Map(a.indices.map((id, i) => [id, a.values[i]]));
   return b.indices.reduce((sum, id, i) => sum + (weights.get(id) ?? 0) * b.values[i], 0);
 }
 
-// For each token of the query the most similar one of the text; their mean.
+// For each token of the query the similarity of the most similar token of the text; the mean of
+// these.
 const lateInteraction = (query, text) =>
   query.length && text.length ? query.reduce((sum, token) => sum + Math.max(...text.map((other) => dot(token, other))), 0) / query.length : 0;
 
@@ -159,8 +161,8 @@ function largestTerms({ indices, values }) {
   return indices.map((id, i) => ({ id, weight: values[i] })).sort((a, b) => b.weight - a.weight).slice(0, SHOWN_TERMS);
 }
 
-// Vectors of the query and of the texts, each with the model's own prompt for it, and all other
-// outputs that the model has.
+// Vectors of the query and of the texts, each with the model's own prompt, and all other outputs
+// that the model has.
 async function embed(model, query, texts) {
   const [first, rest] = await Promise.all([
     ask("v1/outputs", { model, input: [query], input_type: "query" }),
@@ -217,7 +219,7 @@ async function compute(event) {
   showResults();
 }
 
-// ---- what is shown
+// ---- results
 
 function showStatus() {
   const { texts, failures, total, replies } = outcome;
@@ -243,8 +245,8 @@ function showResults() {
 function showRanking() {
   const { texts, scores } = outcome;
   const columns = ["rerank", "dense", "sparse", "colbert"].filter((name) => name in scores);
-  // On a narrow screen a row is a grid, and its cells would be no cells to a screen reader without
-  // these roles.
+  // On a small screen a row is displayed as a grid, and without these roles a screen reader would
+  // not recognize its cells.
   const head = make("tr", undefined, { role: "row" });
   const heading = { scope: "col", role: "columnheader" };
   head.append(make("th", "#", { ...heading, class: "place", "aria-label": say("place") }), make("th", say("text"), { ...heading, class: "text" }));
@@ -282,7 +284,7 @@ function showRanking() {
   $("ranking-note").hidden = columns.length === 1;
 }
 
-// A text beside a list of things with numbers.
+// A text beside a list of items with numbers.
 function listed(text, items) {
   const row = make("div", undefined, { class: "terms" });
   const list = make("ul", undefined, { "aria-label": text });
@@ -357,7 +359,7 @@ function showVectors() {
   }));
 }
 
-// ---- language, and what happens when
+// ---- language and events
 
 function speak() {
   document.documentElement.lang = language;
@@ -387,7 +389,7 @@ $("language").addEventListener("click", () => {
   const untouched = $("query").value === query && $("candidates").value === texts;
   language = language === "zh" ? "en" : "zh";
   speak();
-  // What somebody has typed stays.
+  // Text that the user has entered is kept.
   if (untouched) fill();
 });
 speak();

@@ -1,4 +1,4 @@
-//! A request's body, read within the limits of size and time, and taken apart.
+//! Reads the body of a request within the limits of size and time, and parses it.
 
 use std::io::Read;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use crate::error::Error;
 use crate::json;
 use crate::service::Service;
 
-/// A JSON body, with the path of the field that is wrong.
+/// A JSON body. An error contains the path of the wrong field.
 pub(crate) struct Checked<T>(pub(crate) T);
 
 impl<T: DeserializeOwned + PartialSchema> FromRequest<Arc<Service>> for Checked<T> {
@@ -26,7 +26,7 @@ impl<T: DeserializeOwned + PartialSchema> FromRequest<Arc<Service>> for Checked<
     }
 }
 
-/// A body, within the limits; unpacked where it came as gzip.
+/// The bytes of a body that is within the limits, decompressed if it was sent as gzip.
 pub(crate) struct RawBody(pub(crate) Bytes);
 
 impl FromRequest<Arc<Service>> for RawBody {
@@ -50,7 +50,7 @@ impl FromRequest<Arc<Service>> for RawBody {
     }
 }
 
-/// Whether a body is packed, in the one way that is read (RFC 9110, 8.4).
+/// Whether a body is compressed. Only gzip is supported (RFC 9110, 8.4).
 fn is_gzip(headers: &HeaderMap) -> Result<bool, Error> {
     let values = headers.get_all(header::CONTENT_ENCODING).iter().map(|value| value.to_str().unwrap_or("?"));
     let names = values.flat_map(|value| value.split(',')).map(|name| name.trim().to_ascii_lowercase());
@@ -62,11 +62,12 @@ fn is_gzip(headers: &HeaderMap) -> Result<bool, Error> {
     }
 }
 
-/// What was packed, at most `limit` bytes of it: a small body can hold a very large one.
+/// Decompresses a body to at most `limit` bytes, because a small body can unpack to a very large
+/// one.
 fn unpack(bytes: &[u8], limit: usize) -> Result<Bytes, Error> {
     let mut unpacked = Vec::new();
     let size = MultiGzDecoder::new(bytes).take(limit as u64 + 1).read_to_end(&mut unpacked);
-    match size.map_err(|e| Error::Syntax(format!("it is not gzip, as Content-Encoding says: {e}")))? {
+    match size.map_err(|e| Error::Syntax(format!("not valid gzip, though Content-Encoding says so: {e}")))? {
         size if size > limit => Err(Error::TooLarge { limit }),
         _ => Ok(unpacked.into()),
     }

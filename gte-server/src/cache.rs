@@ -1,6 +1,7 @@
-//! Texts that come again: the same text twice in a request is computed once, and what was computed before may be
-//! kept. An output depends on nothing but the model and the tokens, which is what it is found by: the prompt and
-//! the cut are among the tokens, dimensions and formats are made of it afterwards.
+//! Repeated texts: a text that occurs twice in a request is computed once, and earlier outputs may
+//! be kept. An output depends only on the model and the tokens, so these are its key. Prompt and
+//! truncation are already part of the tokens; dimensions and number formats are applied to the
+//! output afterwards.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use moka::sync::Cache as Moka;
 
 use crate::registry::Model;
 
-/// Bytes of an entry besides its numbers: allocations, and the cache's own records of it.
+/// Bytes of an entry besides its numbers: allocations, and the cache's own bookkeeping.
 const OVERHEAD: usize = 400;
 
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -20,14 +21,14 @@ struct Key {
     tokens: Arc<Tokens>,
 }
 
-/// Outputs by model and tokens, up to a number of bytes. Entries that are asked for often stay (TinyLFU: Einziger,
-/// Friedman, Manes 2017, <https://arxiv.org/abs/1512.00727>).
+/// Outputs by model and tokens, up to a number of bytes. Entries that are often requested stay
+/// (TinyLFU: Einziger, Friedman, Manes 2017, <https://arxiv.org/abs/1512.00727>).
 pub(crate) struct Cache {
     entries: Option<Moka<Key, Arc<TextOutput>>>,
 }
 
 impl Cache {
-    /// A cache of `megabytes`; of none: nothing is kept.
+    /// A cache of `megabytes`. With 0 it keeps nothing.
     pub(crate) fn new(megabytes: u64) -> Self {
         let weight = |key: &Key, made: &Arc<TextOutput>| {
             let tokens = 5 * key.tokens.ids.len();
@@ -52,7 +53,7 @@ impl Cache {
         }
     }
 
-    /// Bytes of what is kept.
+    /// Size of all entries in bytes.
     pub(crate) fn bytes(&self) -> u64 {
         self.entries.as_ref().map_or(0, |entries| {
             entries.run_pending_tasks();
@@ -61,41 +62,42 @@ impl Cache {
     }
 }
 
-/// A request's texts, of which some need not be computed.
+/// The distinct texts of a request, some of which need not be computed.
 pub(crate) struct Distinct {
     outputs: Outputs,
-    /// For each text of the request its place among those that differ.
-    places: Vec<usize>,
+    /// For each text of the request, its index among the distinct texts.
+    indices: Vec<usize>,
     texts: Vec<Arc<Tokens>>,
-    /// What is known of them.
+    /// The outputs that are already known.
     made: Vec<Option<Arc<TextOutput>>>,
 }
 
 impl Distinct {
-    /// The texts that differ, and what the cache has of them.
+    /// Finds the distinct texts, and their outputs in the cache.
     pub(crate) fn new(cache: &Cache, model: &Model, outputs: Outputs, texts: Vec<Tokens>) -> Self {
         let mut known: HashMap<Arc<Tokens>, usize> = HashMap::with_capacity(texts.len());
         let mut distinct = Vec::with_capacity(texts.len());
-        let mut places = Vec::with_capacity(texts.len());
+        let mut indices = Vec::with_capacity(texts.len());
         for tokens in texts {
             let next = distinct.len();
-            places.push(*known.entry(Arc::new(tokens)).or_insert_with_key(|tokens| {
+            indices.push(*known.entry(Arc::new(tokens)).or_insert_with_key(|tokens| {
                 distinct.push(tokens.clone());
                 next
             }));
         }
-        model.metrics.repeated_texts.inc_by((places.len() - distinct.len()) as u64);
+        model.metrics.repeated_texts.inc_by((indices.len() - distinct.len()) as u64);
         let made = distinct.iter().map(|tokens| cache.get(model, outputs, tokens)).collect();
-        Self { outputs, places, texts: distinct, made }
+        Self { outputs, indices, texts: distinct, made }
     }
 
-    /// What is to be computed.
+    /// The texts that must be computed.
     pub(crate) fn missing(&self) -> Vec<Arc<Tokens>> {
         let missing = self.texts.iter().zip(&self.made).filter(|(_, made)| made.is_none());
         missing.map(|(tokens, _)| tokens.clone()).collect()
     }
 
-    /// The outputs of all texts, with those that were missing; these are kept.
+    /// The outputs of all texts, completed by those that were missing, which are added to the
+    /// cache.
     pub(crate) fn complete(self, cache: &Cache, model: &Model, computed: Vec<Arc<TextOutput>>) -> Vec<Arc<TextOutput>> {
         let mut computed = computed.into_iter();
         let all: Vec<Arc<TextOutput>> = self
@@ -110,6 +112,6 @@ impl Distinct {
                 })
             })
             .collect();
-        self.places.into_iter().filter_map(|place| all.get(place).cloned()).collect()
+        self.indices.into_iter().filter_map(|index| all.get(index).cloned()).collect()
     }
 }

@@ -1,4 +1,4 @@
-//! Flags and environment, and the only place of defaults.
+//! Flags and environment variables. All defaults are set here.
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -10,58 +10,65 @@ use clap::{Parser, ValueEnum};
 use gte_core::{BUNDLED, Device, Pooling, Precision};
 use serde::{Deserialize, Deserializer};
 
-/// The port of the service.
+/// The default port of the service.
 const DEFAULT_PORT: u16 = 7860;
 
 /// HTTP service for GTE text embeddings
 ///
-/// Every option can also be given in the environment, by the name in brackets. There, a switch is
-/// 1, true, yes or on, or 0, false, no or off, and an empty variable is an unset one.
-/// RUST_LOG=debug says more, and HF_ENDPOINT, HF_TOKEN, HF_HOME and MODELSCOPE_ENDPOINT are those
-/// of the hubs.
+/// Every option can also be given by the environment variable in brackets. A switch is 1, true, yes
+/// or on, or 0, false, no or off, and an empty variable counts as unset. RUST_LOG=debug logs more.
+/// The hubs have the usual variables: HF_ENDPOINT, HF_TOKEN, HF_HOME and MODELSCOPE_ENDPOINT.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "gte-server", version, about)]
 pub struct Config {
-    /// Directory, `thenlper/gte-large-zh`, `modelscope:iic/nlp_gte_sentence-embedding_chinese-large`, or `bundled`: the small model
-    /// that this binary carries, for trying and testing. Several times, or separated by commas, for several models in one process;
-    /// `NAME=ID` gives one the name by which requests ask for it. Default: `bundled`
+    /// Directory, id on a hub such as `thenlper/gte-large-zh` or
+    /// `modelscope:iic/nlp_gte_sentence-embedding_chinese-large`, or `bundled`: the small model
+    /// that is part of this binary, for trials and tests. Given several times, or separated by
+    /// commas, for several models in one process; `NAME=ID` sets the name of a model in requests.
+    /// Default: `bundled`
     #[arg(long, env = "GTE_MODEL", value_parser = at_home, conflicts_with = "models")]
     pub model: Vec<String>,
-    /// TOML file of models, each a table `[[model]]` with `id`, and where wanted `name`, `revision`, `pooling`, `precision`,
-    /// `max_length`, `causal`
+    /// TOML file of models. Each is a table `[[model]]` with `id` and optionally `name`,
+    /// `revision`, `pooling`, `precision`, `max_length`, `causal`
     #[arg(long, env = "GTE_MODELS", value_parser = path)]
     pub models: Option<PathBuf>,
-    /// Commit, branch or tag on the hub, of a model alone; of several, in --models
+    /// Commit, branch or tag on the hub, if there is only one model. For several models, use
+    /// --models
     #[arg(long, env = "GTE_REVISION")]
     pub revision: Option<String>,
-    /// The hub of a model id that names none
+    /// The hub of model ids that do not name one
     #[arg(long, env = "GTE_HUB", value_enum, default_value_t = Hub::Huggingface)]
     pub hub: Hub,
-    /// Make no request to a hub: the model is a directory or in the cache
+    /// Never contact a hub: the model must be a directory or in the cache
     #[arg(long, env = "GTE_OFFLINE", value_parser = BoolishValueParser::new())]
     pub offline: bool,
-    /// Fetch the model, verify it, and exit: for an init container. Several at once wait for the one that downloads
+    /// Download the model, verify it and exit, as an init container does. If several processes do
+    /// this at once, one of them downloads and the others wait
     #[arg(long, env = "GTE_DOWNLOAD", value_parser = BoolishValueParser::new())]
     pub download: bool,
     /// Where the model runs: cpu, or cuda:0 … in a build with the feature `cuda`
     #[arg(long, env = "GTE_DEVICE", default_value_t)]
     pub device: Device,
-    /// Type of the matrix products: f32, bf16, int8, or auto: bf16 where the CPU computes it
-    /// natively, else f32
+    /// Number type of matrix multiplications: f32, bf16, int8, or auto. auto is bf16 if the CPU
+    /// computes it natively, and f32 otherwise
     #[arg(long, env = "GTE_PRECISION", default_value = "auto")]
     pub precision: Precision,
-    /// cls, mean or last-token, where the files of a model alone do not say; of several, in --models
+    /// cls, mean or last-token, if the files of a single model do not say which. For several
+    /// models, use --models
     #[arg(long, env = "GTE_POOLING")]
     pub pooling: Option<Pooling>,
-    /// Compute threads; what the process may use by its affinity and cgroup if left out
+    /// Number of compute threads. Default: as many as the CPU affinity and the cgroup of the
+    /// process allow
     #[arg(long, env = "GTE_THREADS")]
     pub threads: Option<usize>,
-    /// Tokens at which the texts of a model alone are cut; what the model says if left out. Of several models, in --models
+    /// Length in tokens at which the texts of a single model are truncated. Default: the model's
+    /// own limit. For several models, use --models
     #[arg(long, env = "GTE_MAX_LENGTH")]
     pub max_length: Option<usize>,
-    /// Tokens computed at once: it bounds memory, and how long a query waits behind a batch
-    #[arg(long, env = "GTE_BATCH_TOKENS", default_value_t = 256)]
-    pub batch_tokens: usize,
+    /// Maximum number of tokens computed together. It limits memory, and how long a query waits
+    /// behind a batch
+    #[arg(long, env = "GTE_MAX_BATCH_TOKENS", default_value_t = 256)]
+    pub max_batch_tokens: usize,
 
     /// Address to listen on
     #[arg(long, env = "GTE_HOST", default_value = "0.0.0.0")]
@@ -69,80 +76,83 @@ pub struct Config {
     /// Port to listen on
     #[arg(long, env = "GTE_PORT", default_value = "7860", value_parser = port)]
     pub port: Port,
-    /// Port for /metrics alone, besides the main one
+    /// Also serve /metrics, and nothing else, on this port
     #[arg(long, env = "GTE_METRICS_PORT", value_parser = port)]
     pub metrics_port: Option<Port>,
-    /// Origin whose pages may call the service, or `*`; several times or separated by commas
+    /// Origin whose web pages may call the service, or `*`. Given several times, or separated by
+    /// commas
     #[arg(long, env = "GTE_CORS_ORIGIN", value_delimiter = ',')]
     pub cors_origin: Vec<HeaderValue>,
-    /// Certificate chain in PEM: serve HTTPS; read again on SIGHUP
+    /// Certificate chain in PEM format, to serve HTTPS. Read again on SIGHUP
     #[arg(long, env = "GTE_TLS_CERT", value_parser = path, requires = "tls_key")]
     pub tls_cert: Option<PathBuf>,
-    /// Its private key in PEM
+    /// Private key of the certificate in PEM format
     #[arg(long, env = "GTE_TLS_KEY", value_parser = path, requires = "tls_cert")]
     pub tls_key: Option<PathBuf>,
-    /// Connections open at once; more are closed at once
+    /// Maximum number of open connections. Any further one is closed at once
     #[arg(long, env = "GTE_MAX_CONNECTIONS", default_value_t = 16384)]
     pub max_connections: usize,
-    /// Seconds in which a new connection must have sent the head of its first request
+    /// Seconds within which a new connection must have sent the head of its first request
     #[arg(long, env = "GTE_HEADER_TIMEOUT", default_value_t = 10)]
     pub header_timeout: u64,
-    /// Seconds after which a connection that asks nothing more is closed: more than the 60 of common proxies, so that it is they who
-    /// close, and no request meets a closing connection
+    /// Seconds after which a connection without a request is closed. More than the 60 s of common
+    /// proxies, so that the proxy closes first and no request meets a closing connection
     #[arg(long, env = "GTE_IDLE_TIMEOUT", default_value_t = 75)]
     pub idle_timeout: u64,
-    /// Seconds in which a request's body must arrive
+    /// Seconds within which the body of a request must arrive
     #[arg(long, env = "GTE_BODY_TIMEOUT", default_value_t = 30)]
     pub body_timeout: u64,
-    /// Largest body, in bytes, unpacked
+    /// Largest request body in bytes, after decompression
     #[arg(long, env = "GTE_BODY_LIMIT", default_value_t = 4 << 20)]
     pub body_limit: usize,
-    /// Requests that may wait
+    /// Maximum number of waiting requests
     #[arg(long, env = "GTE_QUEUE_REQUESTS", default_value_t = 512)]
     pub queue_requests: usize,
-    /// Texts that may wait
+    /// Maximum number of waiting texts
     #[arg(long, env = "GTE_QUEUE_TEXTS", default_value_t = 8192)]
     pub queue_texts: usize,
-    /// Tokens that may wait: more than a request of as many texts as it may have needs, so that it
-    /// is time that decides
+    /// Maximum number of waiting tokens. The default is more than the largest request needs, so
+    /// that time is the limit
     #[arg(long, env = "GTE_QUEUE_TOKENS", default_value_t = 1 << 20)]
     pub queue_tokens: usize,
-    /// Seconds after which a request is given up; one that would take longer, by the measured
+    /// Seconds after which a request fails. A request that would take longer, by the measured
     /// speed, is refused at once
     #[arg(long, env = "GTE_REQUEST_TIMEOUT", default_value_t = 60)]
     pub request_timeout: u64,
-    /// Seconds that a forward pass may take before /livez says that the server is stuck
+    /// Seconds that a forward pass may take before /livez reports that the server is stuck
     #[arg(long, env = "GTE_LIVE_TIMEOUT", default_value_t = 30)]
     pub live_timeout: u64,
-    /// Seconds for which the listener stays open after SIGTERM, until load balancers know
+    /// Seconds for which the listener stays open after SIGTERM, until load balancers have noticed
     #[arg(long, env = "GTE_DRAIN_DELAY", default_value_t = 5)]
     pub drain_delay: u64,
-    /// Seconds in which what was admitted must be done after that
+    /// Seconds after the drain delay within which admitted requests are finished
     #[arg(long, env = "GTE_DRAIN_TIMEOUT", default_value_t = 30)]
     pub drain_timeout: u64,
-    /// File of API keys, one a line; reloaded on SIGHUP. Keys may also be given in GTE_API_KEYS, separated by commas
+    /// File of API keys, one per line. Read again on SIGHUP. Keys may also be given in
+    /// GTE_API_KEYS, separated by commas
     #[arg(long, env = "GTE_API_KEY_FILE", value_parser = path)]
     pub api_key_file: Option<PathBuf>,
     /// API keys, separated by commas
     #[arg(skip)]
     pub api_keys: Vec<String>,
-    /// Megabytes of outputs that are kept for texts that come again, 0 for none: the vector of a text is found by the model
-    /// and by its tokens, prompt and cut included
+    /// Megabytes of outputs to keep for repeated texts; 0 keeps none. An output is found by the
+    /// model and the tokens of the text, including prompt and truncation
     #[arg(long, env = "GTE_CACHE_MB", default_value_t = 0)]
     pub cache_mb: u64,
-    /// Take lists of token ids for texts; they must be of this model's own vocabulary
+    /// Accept lists of token ids as texts. They must come from the model's own vocabulary
     #[arg(long, env = "GTE_TOKEN_IDS", value_parser = BoolishValueParser::new())]
     pub token_ids: bool,
-    /// NATS server, such as nats://user:password@broker:4222: takes jobs on /v1/jobs for workers to do
+    /// NATS server, such as nats://user:password@broker:4222. Accepts jobs at /v1/jobs, which
+    /// workers compute
     #[arg(long, env = "GTE_NATS", hide_env_values = true, conflicts_with = "worker")]
     pub nats: Option<String>,
-    /// NATS server: takes jobs, and works on those that wait there
+    /// NATS server. Accepts jobs as with --nats, and also computes waiting jobs
     #[arg(long, env = "GTE_WORKER", hide_env_values = true)]
     pub worker: Option<String>,
-    /// How logs are written
+    /// Format of the log
     #[arg(long, env = "GTE_LOG_FORMAT", value_enum, default_value_t = LogFormat::Human)]
     pub log_format: LogFormat,
-    /// OpenTelemetry collector that gets spans over HTTP, such as http://localhost:4318
+    /// OpenTelemetry collector that receives spans over HTTP, such as http://localhost:4318
     #[arg(long, env = "GTE_OTLP_ENDPOINT")]
     pub otlp_endpoint: Option<String>,
 }
@@ -151,7 +161,7 @@ pub struct Config {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ModelSettings {
-    /// Its name in requests; that of the model if there is none.
+    /// The model's name in requests. Default: the name of its files.
     pub name: Option<String>,
     /// Directory, id on a hub, or `bundled`.
     pub id: String,
@@ -160,23 +170,24 @@ pub struct ModelSettings {
     /// cls, mean or last-token.
     #[serde(default, deserialize_with = "parsed")]
     pub pooling: Option<Pooling>,
-    /// As `--precision`, which is for all.
+    /// Overrides `--precision` for this model.
     #[serde(default, deserialize_with = "parsed")]
     pub precision: Option<Precision>,
-    /// Tokens at which texts are cut.
+    /// Length in tokens at which texts are truncated.
     pub max_length: Option<usize>,
-    /// Whether a token of a decoder sees only those before it, where the files do not say.
+    /// Whether a token of a decoder attends only to the tokens before it, if the model's files do
+    /// not say so.
     pub causal: Option<bool>,
 }
 
-/// The file of `--models`.
+/// The contents of the file for `--models`.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ModelFile {
     model: Vec<ModelSettings>,
 }
 
-/// A word of a file, read as it is on the command line.
+/// Parses a word in the file as on the command line.
 fn parsed<'de, D: Deserializer<'de>, T: std::str::FromStr<Err: std::fmt::Display>>(
     d: D,
 ) -> Result<Option<T>, D::Error> {
@@ -185,19 +196,19 @@ fn parsed<'de, D: Deserializer<'de>, T: std::str::FromStr<Err: std::fmt::Display
 }
 
 impl ModelSettings {
-    /// How it is called before it is loaded.
+    /// The model's name before it is loaded.
     pub fn label(&self) -> &str {
         self.name.as_deref().unwrap_or(&self.id)
     }
 
-    /// What whoever uses the bundled model should know.
+    /// Advice to users of the bundled model.
     pub fn note(&self) -> Option<&'static str> {
         (self.id == BUNDLED).then_some(
-            "bundled model, 384 dimensions, for trying and testing; for production --model thenlper/gte-large-zh",
+            "the bundled model (384 dimensions) is meant for trials and tests; for production, use --model thenlper/gte-large-zh",
         )
     }
 
-    /// A value of `--model`: `ID`, or `NAME=ID`.
+    /// Parses a value of `--model`: `ID`, or `NAME=ID`.
     fn of(value: &str) -> Result<Self, String> {
         let named = value.split_once('=').filter(|_| !Path::new(value).exists());
         let (name, id) = named.map_or((None, value), |(name, id)| (Some(name.trim().to_owned()), id));
@@ -217,7 +228,7 @@ pub enum Hub {
     Modelscope,
 }
 
-/// A port; none where Kubernetes has put the address of a Service.
+/// A port, or `None` if Kubernetes has set the variable to the address of a Service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Port(Option<u16>);
 
@@ -228,8 +239,8 @@ impl Port {
     }
 }
 
-/// A number, or `tcp://10.0.0.1:80`: what Kubernetes puts into GTE_PORT of every pod beside a Service that is named `gte`. Nobody
-/// means a port to listen on by it.
+/// Parses a number, or `tcp://10.0.0.1:80`: Kubernetes sets GTE_PORT to such a value in every pod
+/// if there is a Service named `gte`. It is never meant as the port to listen on.
 fn port(text: &str) -> Result<Port, String> {
     if ["tcp://", "udp://", "sctp://"].iter().any(|scheme| text.starts_with(scheme)) {
         return Ok(Port(None));
@@ -237,8 +248,8 @@ fn port(text: &str) -> Result<Port, String> {
     text.parse().map(|number| Port(Some(number))).map_err(|_| "expected a port from 0 to 65535".to_owned())
 }
 
-/// A path in which `~` is the home directory: the shell has not read what comes from the
-/// environment, nor what stands behind `=`.
+/// Replaces `~` by the home directory, because the shell does not do so for environment variables
+/// nor after `=`.
 fn at_home(path: &str) -> Result<String, std::convert::Infallible> {
     let rest = match path.strip_prefix('~') {
         Some(rest) if rest.is_empty() || rest.starts_with('/') => rest,
@@ -252,12 +263,12 @@ fn path(text: &str) -> Result<PathBuf, std::convert::Infallible> {
     at_home(text).map(PathBuf::from)
 }
 
-/// How logs are written.
+/// Format of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
     /// For people.
     Human,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
@@ -268,7 +279,7 @@ impl Config {
     /// One line that names the flags.
     pub fn check(&self) -> Result<(), String> {
         let positive = [
-            ("--batch-tokens", self.batch_tokens),
+            ("--max-batch-tokens", self.max_batch_tokens),
             ("--body-limit", self.body_limit),
             ("--queue-requests", self.queue_requests),
             ("--queue-texts", self.queue_texts),
@@ -288,7 +299,7 @@ impl Config {
         }
         if let Some(max_length) = self.max_length.filter(|&n| n > self.queue_tokens) {
             return Err(format!(
-                "--max-length {max_length} is more than --queue-tokens {}: no such text would be admitted",
+                "--max-length {max_length} exceeds --queue-tokens {}: such a text could never be admitted",
                 self.queue_tokens
             ));
         }
@@ -300,12 +311,12 @@ impl Config {
         self.port.or(DEFAULT_PORT)
     }
 
-    /// The port of metrics alone.
+    /// The port of the metrics.
     pub fn metrics_port(&self) -> Option<u16> {
         self.metrics_port.and_then(|port| port.0)
     }
 
-    /// The models to serve, each as the engine names it.
+    /// The models to serve, under the names that the engine uses.
     ///
     /// # Errors
     /// One line that names the flag, or the file and its line.
@@ -327,7 +338,7 @@ impl Config {
         };
         if models.is_empty() {
             if let Some(path) = &self.models {
-                return Err(format!("--models {}: no [[model]] in it", path.display()));
+                return Err(format!("--models {}: the file has no [[model]]", path.display()));
             }
             models.push(ModelSettings { id: BUNDLED.to_owned(), ..ModelSettings::default() });
         }
@@ -354,16 +365,21 @@ impl Config {
             ("--max-length", self.max_length.is_some()),
         ];
         if let Some((flag, _)) = of_one.into_iter().find(|&(_, given)| given) {
-            return Err(format!("{flag} is for a model alone: of several models, say it in the file of --models"));
+            return Err(format!(
+                "{flag} is for a single model: for several models, set it per model in the file given by --models"
+            ));
         }
         let twice = models.iter().enumerate().find(|(i, m)| models[..*i].iter().any(|n| n.label() == m.label()));
         match twice {
-            Some((_, model)) => Err(format!("--model: two models have the name {0}, name one NAME={0}", model.label())),
+            Some((_, model)) => Err(format!(
+                "--model: two models have the name {0}: give one of them another name, NAME={0}",
+                model.label()
+            )),
             None => Ok(()),
         }
     }
 
-    /// How long a body may take to arrive.
+    /// How long the body of a request may take to arrive.
     pub fn body_timeout(&self) -> Duration {
         Duration::from_secs(self.body_timeout)
     }
@@ -378,10 +394,12 @@ impl Config {
         Duration::from_secs(self.request_timeout)
     }
 
-    /// The keys of `--api-key-file` and of the environment; none: no key is asked for.
+    /// The API keys of `--api-key-file` and of the environment. If there are none, no key is
+    /// required.
     ///
     /// # Errors
-    /// A file that cannot be read, or holds no key: better no start than a door that is open by mistake.
+    /// A file that cannot be read or contains no key: an empty file must not start a server that is
+    /// open to everybody.
     pub fn keys(&self) -> Result<Vec<String>, String> {
         let mut keys = self.api_keys.clone();
         if let Some(path) = &self.api_key_file {
@@ -389,7 +407,7 @@ impl Config {
                 std::fs::read_to_string(path).map_err(|e| format!("--api-key-file {}: {e}", path.display()))?;
             keys.extend(content.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned));
             if keys.is_empty() {
-                return Err(format!("--api-key-file {} holds no key", path.display()));
+                return Err(format!("--api-key-file {} contains no key", path.display()));
             }
         }
         Ok(keys)
@@ -406,15 +424,15 @@ mod tests {
     }
 
     #[test]
-    fn what_kubernetes_puts_into_the_environment_is_no_port() {
+    fn the_address_that_kubernetes_sets_is_not_a_port() {
         let config =
             Config::try_parse_from(["gte-server", "--port", "tcp://10.0.0.1:80", "--metrics-port", "tcp://10.0.0.1:9"]);
-        let config = config.expect("it must not break the start");
+        let config = config.expect("Kubernetes must not prevent the start");
         assert_eq!((config.port(), config.metrics_port()), (7860, None));
     }
 
     #[test]
-    fn the_hub_of_an_id_that_names_none() {
+    fn the_hub_of_an_id_without_one() {
         let model = |arguments: &[&str]| {
             let all = ["gte-server"].iter().chain(arguments);
             let models = Config::try_parse_from(all).expect("valid").models().expect("valid");
@@ -480,7 +498,7 @@ mod tests {
         assert_eq!(parse(&[]), Ok(()));
         for (arguments, expected) in [
             (&["--port", "7", "--metrics-port", "7"][..], "--metrics-port"),
-            (&["--batch-tokens", "0"], "--batch-tokens"),
+            (&["--max-batch-tokens", "0"], "--max-batch-tokens"),
             (&["--max-length", "512", "--queue-tokens", "100"], "--queue-tokens"),
             (&["--port", "http"], "--port"),
             (&["--tls-cert", "c.pem"], "--tls-key"),

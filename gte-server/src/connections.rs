@@ -1,4 +1,5 @@
-//! How many connections may be open: one more is closed at once, before a byte of it is read.
+//! Limits the number of open connections. One more is closed at once, before any byte of it is
+//! read.
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -9,60 +10,60 @@ use tower::Service;
 
 use crate::metrics::Metrics;
 
-/// Room for connections.
+/// The connections that may still be opened.
 #[derive(Clone)]
 pub(crate) struct Room {
-    places: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
     metrics: Arc<Metrics>,
 }
 
 impl Room {
     pub(crate) fn new(connections: usize, metrics: Arc<Metrics>) -> Self {
-        Self { places: Arc::new(Semaphore::new(connections.min(Semaphore::MAX_PERMITS))), metrics }
+        Self { permits: Arc::new(Semaphore::new(connections.min(Semaphore::MAX_PERMITS))), metrics }
     }
 }
 
 impl<I, S> Accept<I, S> for Room {
     type Stream = I;
-    type Service = Placed<S>;
-    type Future = std::future::Ready<std::io::Result<(I, Placed<S>)>>;
+    type Service = CountedService<S>;
+    type Future = std::future::Ready<std::io::Result<(I, CountedService<S>)>>;
 
     fn accept(&self, stream: I, service: S) -> Self::Future {
-        let result = match self.places.clone().try_acquire_owned() {
+        let result = match self.permits.clone().try_acquire_owned() {
             Ok(permit) => {
-                let place = Place { _permit: permit, metrics: self.metrics.clone() };
+                let permit = ConnectionPermit { _permit: permit, metrics: self.metrics.clone() };
                 self.metrics.connections.inc();
-                Ok((stream, Placed { service, _place: Arc::new(place) }))
+                Ok((stream, CountedService { service, _permit: Arc::new(permit) }))
             }
             Err(_) => {
                 self.metrics.refused_connections.inc();
-                Err(std::io::Error::other("--max-connections are open"))
+                Err(std::io::Error::other("the limit of --max-connections is reached"))
             }
         };
         std::future::ready(result)
     }
 }
 
-/// A connection's place, free again when its service is dropped.
-struct Place {
+/// One connection's share of the limit, returned when its service is dropped.
+struct ConnectionPermit {
     _permit: OwnedSemaphorePermit,
     metrics: Arc<Metrics>,
 }
 
-impl Drop for Place {
+impl Drop for ConnectionPermit {
     fn drop(&mut self) {
         self.metrics.connections.dec();
     }
 }
 
-/// The service of one connection, which lives as long as that does.
+/// The service of one connection, which lives as long as the connection.
 #[derive(Clone)]
-pub(crate) struct Placed<S> {
+pub(crate) struct CountedService<S> {
     service: S,
-    _place: Arc<Place>,
+    _permit: Arc<ConnectionPermit>,
 }
 
-impl<R, S: Service<R>> Service<R> for Placed<S> {
+impl<R, S: Service<R>> Service<R> for CountedService<S> {
     type Response = S::Response;
     type Error = S::Error;
     type Future = S::Future;

@@ -1,8 +1,8 @@
-//! The environment as containers set it: its variables are arguments that stand before those of the
-//! command line.
+//! Reads the environment as containers set it: each variable becomes an argument before those of
+//! the command line.
 //!
-//! A variable that is empty is an unset one, as `KEY=` in a file for compose means it; white space
-//! around a value, such as the newline behind a secret, is not part of it.
+//! An empty variable counts as unset, as `KEY=` in a compose file is meant. White space around a
+//! value is ignored, such as the newline at the end of a secret.
 
 use std::ffi::{OsStr, OsString};
 
@@ -13,11 +13,12 @@ use clap::{Arg, ArgAction, Command, CommandFactory, FromArgMatches};
 
 use crate::config::Config;
 
-/// API keys, separated by commas: not an option, for other users of the machine can read those.
+/// API keys, separated by commas. There is no such option, because other users of the machine can
+/// read the options of a process.
 const API_KEYS: &str = "GTE_API_KEYS";
 
-/// The settings of `arguments`, the first of which is the program's name, and of the environment.
-/// Where both speak, the arguments are right. Ends the process for `--help`, `--version` and wrong
+/// The settings given by `arguments` (the first is the program's name) and by the environment. If
+/// both give a value, the argument wins. Ends the process for `--help`, `--version` and wrong
 /// arguments, as clap does.
 ///
 /// # Errors
@@ -35,9 +36,9 @@ pub fn config(
 /// Why there are no settings.
 #[derive(Debug)]
 enum Refusal {
-    /// A variable: one line.
+    /// A wrong variable, in one line.
     Variable(String),
-    /// The arguments, or that they ask for help.
+    /// Wrong arguments, or a request for help.
     Arguments(clap::Error),
 }
 
@@ -48,14 +49,14 @@ impl From<clap::Error> for Refusal {
 }
 
 fn read(given: Vec<OsString>, variable: impl Fn(&str) -> Option<OsString>) -> Result<Config, Refusal> {
-    // Help names the variables, which `plain` does not know.
+    // The help text names the variables, which `plain` does not know.
     let help = |e: clap::Error| Config::command().try_get_matches_from(&given).err().unwrap_or(e);
     let on_command_line = plain().ignore_errors(true).try_get_matches_from(&given).map_err(help)?;
     let mut all = given.clone();
     for option in Config::command().get_arguments() {
         let Some(name) = option.get_env().and_then(OsStr::to_str) else { continue };
         let Some(value) = variable(name) else { continue };
-        // What the command line says is not asked of the environment.
+        // An option on the command line overrides its variable.
         if on_command_line.value_source(option.get_id().as_str()) == Some(ValueSource::CommandLine) {
             continue;
         }
@@ -68,14 +69,14 @@ fn read(given: Vec<OsString>, variable: impl Fn(&str) -> Option<OsString>) -> Re
         let keys = keys.into_string().map_err(|_| Refusal::Variable(format!("{API_KEYS} is not UTF-8")))?;
         config.api_keys = keys.split(',').map(str::trim).filter(|key| !key.is_empty()).map(str::to_owned).collect();
         if config.api_keys.is_empty() {
-            // Better no start than a door that is open by mistake.
-            return Err(Refusal::Variable(format!("{API_KEYS} is set and holds no key")));
+            // An empty list of keys must not start a server that is open to everybody.
+            return Err(Refusal::Variable(format!("{API_KEYS} is set but contains no key")));
         }
     }
     Ok(config)
 }
 
-/// A variable as the argument that it stands for; none where it says nothing.
+/// A variable as the argument it stands for, or `None` if it has no effect.
 fn argument(option: &Arg, name: &str, value: OsString) -> Result<Option<String>, Refusal> {
     let refused = |reason: &str| Err(Refusal::Variable(format!("{name}: {reason}")));
     let Ok(value) = value.into_string() else { return refused("not UTF-8") };
@@ -91,7 +92,7 @@ fn argument(option: &Arg, name: &str, value: OsString) -> Result<Option<String>,
         };
     }
     let argument = format!("--{flag}={value}");
-    // Alone first: clap's own words would name the flag, which nobody wrote.
+    // Checked alone first: the message of clap would name the flag, which the user did not write.
     match plain().try_get_matches_from(["gte-server", &argument]) {
         Err(e) if matches!(e.kind(), ErrorKind::InvalidValue | ErrorKind::ValueValidation) => {
             let text = e.to_string();
@@ -101,7 +102,7 @@ fn argument(option: &Arg, name: &str, value: OsString) -> Result<Option<String>,
     }
 }
 
-/// The command without its environment.
+/// The command without its environment variables.
 fn plain() -> Command {
     Config::command().mut_args(|argument| argument.env(Resettable::Reset))
 }
@@ -110,7 +111,7 @@ fn plain() -> Command {
 mod tests {
     use super::*;
 
-    /// A value of each variable that is not its default.
+    /// A value other than the default for each variable.
     const VALUES: [(&str, &str); 34] = [
         ("GTE_MODEL", "thenlper/gte-large-zh"),
         ("GTE_REVISION", "main"),
@@ -122,7 +123,7 @@ mod tests {
         ("GTE_POOLING", "mean"),
         ("GTE_THREADS", "3"),
         ("GTE_MAX_LENGTH", "77"),
-        ("GTE_BATCH_TOKENS", "77"),
+        ("GTE_MAX_BATCH_TOKENS", "77"),
         ("GTE_HOST", "127.0.0.1"),
         ("GTE_PORT", "77"),
         ("GTE_METRICS_PORT", "77"),
@@ -147,7 +148,7 @@ mod tests {
         ("GTE_LOG_FORMAT", "json"),
         ("GTE_OTLP_ENDPOINT", "http://localhost:4318"),
     ];
-    /// Those that exclude each other.
+    /// Variables that exclude each other.
     const EXCLUSIVE: [(&str, &str); 3] =
         [("GTE_MODELS", "models.toml"), ("GTE_NATS", "nats://localhost"), ("GTE_WORKER", "nats://localhost")];
 
@@ -170,7 +171,7 @@ mod tests {
         format!("{:?}", with(arguments, variables).unwrap_or_else(|e| panic!("{variables:?}: {e}")))
     }
 
-    /// A variable with what it needs beside it.
+    /// A variable together with the variables that it needs.
     fn alone<'a>(name: &'a str, value: &'a str) -> Vec<(&'a str, &'a str)> {
         let other = match name {
             "GTE_TLS_CERT" => Some(("GTE_TLS_KEY", "key.pem")),
@@ -187,15 +188,15 @@ mod tests {
         let mut all = names();
         known.sort();
         all.sort();
-        assert_eq!(all, known, "each variable has a value in this test");
+        assert_eq!(all, known, "this test needs a value for each variable");
         let default = shown(&[], &[]);
         for (name, value) in values {
             for empty in ["", " ", "\n"] {
                 assert_eq!(shown(&[], &[(name, empty)]), default, "{name}={empty:?} is unset");
             }
             let set = shown(&[], &alone(name, value));
-            assert_ne!(set, default, "{name}={value} is not obeyed");
-            assert_eq!(shown(&[], &alone(name, &format!("{value} \n"))), set, "{name}: white space behind the value");
+            assert_ne!(set, default, "{name}={value} has no effect");
+            assert_eq!(shown(&[], &alone(name, &format!("{value} \n"))), set, "{name}: white space after the value");
         }
     }
 
@@ -230,7 +231,7 @@ mod tests {
         }
         let model = |value| with(&[], &[("GTE_MODEL", value)]).map(|config| config.model.join(" "));
         assert_eq!(model("~"), Ok(home));
-        assert_eq!(model("~other/x"), Ok("~other/x".to_owned()), "another's home is not known");
+        assert_eq!(model("~other/x"), Ok("~other/x".to_owned()), "the home of another user is not known");
         assert_eq!(model("a/~"), Ok("a/~".to_owned()));
     }
 
@@ -242,7 +243,11 @@ mod tests {
         assert_eq!(port(&[], "77"), Ok(77));
         let origins =
             |arguments: &[&str]| with(arguments, &[("GTE_CORS_ORIGIN", "a")]).map(|config| config.cors_origin.len());
-        assert_eq!((origins(&[]), origins(&["--cors-origin", "b"])), (Ok(1), Ok(1)), "not both");
+        assert_eq!(
+            (origins(&[]), origins(&["--cors-origin", "b"])),
+            (Ok(1), Ok(1)),
+            "the argument replaces the variable"
+        );
         for (name, value) in [("GTE_PORT", "http"), ("GTE_PRECISION", "int3"), ("GTE_HOST", "x"), ("GTE_HUB", "x")] {
             let error = with(&[], &[(name, value)]).expect_err("wrong");
             assert!(error.contains(name) && error.lines().count() == 1, "{error}");

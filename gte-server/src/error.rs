@@ -1,9 +1,10 @@
-//! What a request may end in, and which status each ending has. How it is written is in `refusal.rs`.
+//! The ways in which a request can fail, and the HTTP status for each. `refusal.rs` writes the
+//! response.
 
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::http::StatusCode;
 
-/// What a request may end in.
+/// The ways in which a request can fail.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
     /// The body is not JSON.
@@ -17,67 +18,67 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
-    /// No texts, or one of no tokens.
-    #[error("{0}: it is empty, expected at least one text")]
+    /// No texts, or a text without tokens.
+    #[error("{0} is empty, expected at least one text")]
     Empty(String),
-    /// More than a limit ever admits: asking again is in vain.
-    #[error("{found} in one request are more than {limit}")]
+    /// The request exceeds a fixed limit: repeating it is useless.
+    #[error("{found} in one request exceed the limit: {limit}")]
     TooMuch {
-        /// How much it is.
+        /// The amount in the request.
         found: String,
-        /// The limit, by its name.
+        /// The limit, with its name.
         limit: String,
     },
-    /// The body is packed in a way that is not read.
-    #[error("Content-Encoding: {0} is not read, expected gzip or none")]
+    /// The body is compressed by an unsupported method.
+    #[error("Content-Encoding {0} is not supported, expected gzip or none")]
     Encoding(String),
-    /// The model is one for something else.
-    #[error("{model} is {}: it does not {not}", with_article(.is))]
+    /// The model cannot do what the request asks for.
+    #[error("{model} is {}: it cannot {not}", with_article(.is))]
     Task {
         /// The model's name.
         model: String,
-        /// What it is.
+        /// What kind of model it is.
         is: &'static str,
-        /// What is asked of it.
+        /// What the request asked for.
         not: &'static str,
     },
-    /// The model is not ready yet.
-    #[error("the model {0} is being loaded: try again")]
+    /// The model is not loaded yet.
+    #[error("the model {0} is still loading, try again later")]
     Loading(String),
-    /// The body is larger than allowed.
+    /// The body is larger than the limit.
     #[error("the body is larger than {limit} bytes, the limit of --body-limit")]
     TooLarge {
-        /// The limit.
+        /// The limit in bytes.
         limit: usize,
     },
     /// The body did not arrive in time.
     #[error("the body did not arrive within {0} s, the limit of --body-timeout")]
     SlowBody(u64),
-    /// No valid key.
-    #[error("a valid API key is needed: Authorization: Bearer …")]
+    /// No valid API key.
+    #[error("a valid API key is required: send the header Authorization: Bearer <key>")]
     Unauthorized,
-    /// No such route, model or job.
+    /// There is no such route, model or job.
     #[error("{0}")]
     NotFound(String),
-    /// The route exists for other methods.
-    #[error("this route does not take {0}")]
+    /// The route exists, but not for this method.
+    #[error("this route does not support {0}")]
     Method(String),
     /// The queue is full.
     #[error("the queue is full ({what}): try again in {retry_after_s} s")]
     Overloaded {
-        /// Which limit.
+        /// The limit that was reached.
         what: &'static str,
-        /// By measured speed, when there will be room.
+        /// When there will be room, estimated from the measured speed.
         retry_after_s: u64,
     },
-    /// The request waited longer than its deadline; it was not computed.
+    /// The request waited until its deadline and was not computed.
     #[error("not computed within {0} s, the limit of --request-timeout")]
     Deadline(u64),
     /// The server is shutting down or not ready.
     #[error("the server is {0}")]
     Unavailable(&'static str),
     /// The broker of jobs cannot be reached, or refuses.
-    #[error("the broker does not answer: try again")]
+    #[error("the broker does not answer, try again later")]
     Broker,
     /// The engine failed.
     #[error("the engine failed: {0}")]
@@ -89,7 +90,7 @@ fn with_article(noun: &str) -> String {
 }
 
 impl Error {
-    /// Status, OpenAI's type, text-embeddings-inference's type.
+    /// The HTTP status, the error type of OpenAI, and that of text-embeddings-inference.
     pub(crate) fn kind(&self) -> (StatusCode, &'static str, &'static str) {
         match self {
             Self::Syntax(_) => (StatusCode::BAD_REQUEST, "invalid_request_error", "Validation"),
@@ -113,7 +114,7 @@ impl Error {
         }
     }
 
-    /// Path of the field that is wrong, where it is one.
+    /// Path of the wrong field, if the error is about a field.
     pub(crate) fn param(&self) -> Option<String> {
         match self {
             Self::Field { field, .. } | Self::Empty(field) => Some(field.clone()),
@@ -121,12 +122,12 @@ impl Error {
         }
     }
 
-    /// More than `limit`, which is that of `what`.
+    /// The request has more than `limit`, and `what` names the limit.
     pub(crate) fn too_much(found: impl ToString, what: &str, limit: impl std::fmt::Display) -> Self {
         Self::TooMuch { found: found.to_string(), limit: format!("{limit}, the limit of {what}") }
     }
 
-    /// A field that is wrong.
+    /// A wrong field.
     pub fn field(field: impl Into<String>, reason: impl ToString) -> Self {
         Self::Field { field: field.into(), reason: reason.to_string() }
     }

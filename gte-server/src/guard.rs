@@ -1,5 +1,5 @@
-//! What every request passes on its way to a handler, and its answer on the way back: the request's id, span, count and time; keys;
-//! CORS; security headers.
+//! What happens to every request on the way to its handler, and to every response on the way back:
+//! request id, span, counts and time, API keys, CORS, security headers.
 
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -22,12 +22,12 @@ use crate::error::Error;
 use crate::metrics::{MODEL, RequestLabels, RouteLabels};
 use crate::service::{HEADERS, Service};
 
-/// The caller's name for its request, or ours.
+/// The request's id, given by the client or else by the server.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// `router` behind all of it.
+/// Wraps `router` in all of these layers.
 pub(crate) fn guarded(router: Router<Arc<Service>>, service: &Arc<Service>) -> Router<Arc<Service>> {
-    // If one is not set by the handler.
+    // Sets a header unless the handler has set it.
     let set = |name: HeaderName, value: &'static str| {
         SetResponseHeaderLayer::if_not_present(name, HeaderValue::from_static(value))
     };
@@ -40,15 +40,16 @@ pub(crate) fn guarded(router: Router<Arc<Service>>, service: &Arc<Service>) -> R
     if service.config.cors_origin.is_empty() {
         return router;
     }
-    // Outermost: a preflight request is answered here, and a refusal of the service is readable for the page that asked.
+    // CORS is the outermost layer: it answers preflight requests, and lets the calling page read
+    // error responses.
     let cors = CorsLayer::new()
         .allow_origin(match service.config.cors_origin.iter().any(|origin| origin == "*") {
             true => AllowOrigin::any(),
             false => AllowOrigin::list(service.config.cors_origin.iter().cloned()),
         })
         .allow_methods([Method::GET, Method::POST, Method::DELETE])
-        // Whatever the client sends: OpenAI's has ten of its own, tracing adds others, and `*`
-        // leaves out `authorization`.
+        // Any header is allowed: OpenAI's client sends ten of its own, tracing adds others, and `*`
+        // does not cover `authorization`.
         .allow_headers(AllowHeaders::mirror_request())
         .expose_headers(
             [REQUEST_ID, header::RETRY_AFTER, header::LOCATION].into_iter().chain(HEADERS).collect::<Vec<_>>(),
@@ -57,16 +58,17 @@ pub(crate) fn guarded(router: Router<Arc<Service>>, service: &Arc<Service>) -> R
     router.layer(cors)
 }
 
-/// Counts and times every request, gives it an id and a span, and logs it.
+/// Counts, times and logs every request, and gives it an id and a span.
 async fn observe(State(service): State<Arc<Service>>, request: Request, next: Next) -> Response {
     static COUNT: AtomicU64 = AtomicU64::new(1);
     let start = Instant::now();
-    // The caller's id if it is a sane one, so that its logs and ours meet.
+    // A client's id is used if it has a sensible length, so that logs of client and server can be
+    // matched.
     let id = request.headers().get(&REQUEST_ID).filter(|id| id.len() <= 128).cloned().unwrap_or_else(|| {
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         HeaderValue::from_str(&format!("{:x}-{number:x}", std::process::id())).unwrap_or(HeaderValue::from_static("-"))
     });
-    // The route's pattern, of which there are as many as routes; never the path that was asked for.
+    // The route's pattern, of which there is a fixed number; never the requested path.
     let matched = request.extensions().get::<MatchedPath>().cloned();
     let route = matched.as_ref().map_or("none", MatchedPath::as_str);
     let span = tracing::info_span!(
@@ -74,7 +76,7 @@ async fn observe(State(service): State<Arc<Service>>, request: Request, next: Ne
         http.request.method = %request.method(), http.response.status_code = tracing::field::Empty,
     );
     let parent = opentelemetry::global::get_text_map_propagator(|p| p.extract(&HeaderExtractor(request.headers())));
-    // Without tracing there is nothing to be a child of.
+    // Without tracing there is no parent span.
     let _ = span.set_parent(parent);
 
     service.metrics.in_flight.inc();
@@ -90,35 +92,38 @@ async fn observe(State(service): State<Arc<Service>>, request: Request, next: Ne
     span.record("http.response.status_code", status.as_u16());
     let ms = seconds * 1e3;
     span.in_scope(|| match route {
-        // What a load balancer asks every second.
+        // Load balancers request these every second.
         "/livez" | "/readyz" | "/health" | "/ping" | "/metrics" => {
             tracing::debug!(status = status.as_u16(), ms, "answered")
         }
         _ if status.is_server_error() => tracing::warn!(status = status.as_u16(), ms, "failed"),
         _ if status.is_success() => tracing::info!(status = status.as_u16(), ms, "answered"),
-        // A storm of these would fill the disk; they are counted.
+        // Refused requests are counted but not logged at `info`: a flood of them would fill the
+        // disk.
         _ => tracing::debug!(status = status.as_u16(), ms, "refused"),
     });
     response.headers_mut().insert(REQUEST_ID, id);
     response
 }
 
-/// Lets those pass who have a key, where there are keys.
+/// Lets a request pass if it has a valid key, or if no keys are configured.
 pub(crate) async fn authorize(State(service): State<Arc<Service>>, request: Request, next: Next) -> Response {
     let given =
         request.headers().get(header::AUTHORIZATION).and_then(|v| v.to_str().ok()).and_then(bearer).unwrap_or("");
     let allowed = {
-        // A lock that a panic has poisoned still guards the keys: the door must not open by it.
+        // A lock that was poisoned by a panic still guards the keys: a panic must not open the
+        // service.
         let keys = service.keys.read().unwrap_or_else(PoisonError::into_inner);
-        // Every key is compared, each in constant time: the answer's time tells neither how many match nor how far.
+        // Every key is compared, each in constant time, so that the response time reveals neither
+        // which key matches nor how much of it.
         let known = keys.iter().fold(Choice::from(0), |known, key| known | key.as_bytes().ct_eq(given.as_bytes()));
         keys.is_empty() || bool::from(known)
     };
     if allowed { next.run(request).await } else { Error::Unauthorized.into_response() }
 }
 
-/// The key in `Bearer KEY`: the scheme in any case, one space or more behind it (RFC 9110, 11.1 and
-/// 11.4).
+/// The key in `Bearer KEY`: the scheme in upper or lower case, then one space or more (RFC 9110,
+/// 11.1 and 11.4).
 fn bearer(credentials: &str) -> Option<&str> {
     let (scheme, key) = credentials.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then(|| key.trim_matches(' '))

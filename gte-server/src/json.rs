@@ -1,5 +1,4 @@
-//! JSON from outside, taken apart: each error names the field that is wrong, and says what is true
-//! of it.
+//! Parses JSON from clients. Each error names the wrong field and says what is wrong with it.
 
 use std::marker::PhantomData;
 
@@ -11,10 +10,10 @@ use utoipa::openapi::{RefOr, Schema};
 
 use crate::error::Error;
 
-/// A request's body: an object, and nothing behind it.
+/// Parses a request's body: one object, with nothing after it.
 ///
 /// # Errors
-/// [`Error::Syntax`] for what is not JSON, [`Error::Field`] for what does not fit.
+/// [`Error::Syntax`] for invalid JSON, [`Error::Field`] for a wrong value.
 pub(crate) fn parse<T: DeserializeOwned + PartialSchema>(bytes: &[u8]) -> Result<T, Error> {
     parse_any(bytes).map(|Object(value)| value).map_err(|e| match e {
         Error::Field { field, reason } if field == WHOLE => match missing::<T>(bytes) {
@@ -25,10 +24,10 @@ pub(crate) fn parse<T: DeserializeOwned + PartialSchema>(bytes: &[u8]) -> Result
     })
 }
 
-/// How an error names all of a body.
+/// How an error refers to the whole body.
 const WHOLE: &str = "the body";
 
-/// A value of any kind.
+/// Parses a value of any kind.
 ///
 /// # Errors
 /// As [`parse`].
@@ -45,8 +44,8 @@ pub(crate) fn parse_any<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
     Ok(value)
 }
 
-/// What is wrong. serde_json calls some values of a wrong type a syntax error, so it is asked only
-/// how far it came.
+/// Finds out what is wrong. serde_json reports some values of a wrong type as a syntax error, so
+/// only its position is used.
 fn why(bytes: &[u8], field: String, e: &serde_json::Error) -> Error {
     if e.is_data() {
         return Error::field(field, e);
@@ -62,14 +61,14 @@ fn why(bytes: &[u8], field: String, e: &serde_json::Error) -> Error {
         return Error::field(field, reason);
     }
     match serde_json::from_slice::<IgnoredAny>(bytes) {
-        Ok(_) => Error::field(field, format_args!("a value of another type is expected ({e})")),
+        Ok(_) => Error::field(field, format_args!("expected a value of another type ({e})")),
         Err(_) => Error::Syntax(e.to_string()),
     }
 }
 
-/// The first escape of a surrogate without its other half, and where it is.
+/// The first escape of a surrogate without its other half, and its position.
 fn lone_surrogate(bytes: &[u8]) -> Option<(usize, String)> {
-    // Only in strings are there backslashes.
+    // Backslashes occur only in strings.
     let unit = |at: usize| {
         let digits = bytes.get(at..at + 6)?.strip_prefix(b"\\u")?;
         u16::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
@@ -88,14 +87,15 @@ fn lone_surrogate(bytes: &[u8]) -> Option<(usize, String)> {
     None
 }
 
-/// The first field that `T` needs and an object does not have.
+/// The first field that `T` requires and the object does not have.
 fn missing<T: PartialSchema>(bytes: &[u8]) -> Option<String> {
     let RefOr::T(Schema::Object(schema)) = T::schema() else { return None };
     let given: std::collections::HashMap<String, IgnoredAny> = serde_json::from_slice(bytes).ok()?;
     schema.required.into_iter().find(|name| !given.contains_key(name))
 }
 
-/// A JSON object. A struct alone would also be read from a list, by the order of its fields.
+/// A JSON object. Without this, serde would also read a struct from a list, by the order of its
+/// fields.
 #[derive(Debug, Serialize)]
 pub(crate) struct Object<T>(pub(crate) T);
 
@@ -131,8 +131,8 @@ pub(crate) fn maybe_object<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
     Option::deserialize(deserializer).map(|value| value.map(|Object(value)| value))
 }
 
-/// For `deserialize_with`: true, false or null, also as a string or a number, as clients write it whose settings are
-/// strings.
+/// For `deserialize_with`: true, false or null. Strings and numbers are accepted too, because some
+/// clients keep their settings as strings.
 pub(crate) fn lenient_bool<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<bool>, D::Error> {
     #[derive(Deserialize)]
     #[serde(untagged, expecting = "expected true or false")]
@@ -154,7 +154,7 @@ pub(crate) fn lenient_bool<'de, D: Deserializer<'de>>(deserializer: D) -> Result
     }
 }
 
-/// One of some words, or null.
+/// One of the known words, or null.
 pub(crate) fn word<'de, D: Deserializer<'de>, T: Copy>(
     deserializer: D,
     words: &[(&str, T)],

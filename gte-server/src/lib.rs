@@ -39,7 +39,7 @@ use crate::registry::{Model, Registry};
 use crate::scheduler::{Limits, Scheduler};
 use crate::service::{Service, promised_texts};
 
-/// Fetches the files of the models where they are missing, and verifies them.
+/// Downloads the files of the models that are missing, and verifies them.
 ///
 /// # Errors
 /// One line that says what is wrong.
@@ -47,15 +47,15 @@ pub fn download(config: &Config) -> Result<(), String> {
     for settings in config.models()? {
         let options = registry::hub(&settings, config).map_err(|e| e.to_string())?;
         let files = ModelFiles::open(&settings.id, &options).map_err(|e| e.to_string())?;
-        // What cannot be read as a model is found here, not when a pod starts.
+        // Files that cannot be read as a model are found here rather than when a pod starts.
         ModelTask::of(&files, settings.pooling).map_err(|e| e.to_string())?;
-        tracing::info!(model = files.name(), "the model is complete");
+        tracing::info!(model = files.name(), "model files complete");
     }
     Ok(())
 }
 
-/// Loads the first model and starts the queue; `jobs` is the broker of `--nats` or `--worker`, if there is one. The
-/// others are loaded by [`load_others`].
+/// Loads the first model and starts the queue. `jobs` is the broker given by `--nats` or
+/// `--worker`, if any. The other models are loaded by [`load_others`].
 ///
 /// # Errors
 /// One line that says what is wrong.
@@ -69,7 +69,8 @@ pub fn load(config: Config, jobs: Option<Jobs>) -> Result<Arc<Service>, String> 
         tokens: config.queue_tokens,
         timeout: config.timeout(),
     };
-    let scheduler = Scheduler::start(metrics.clone(), limits).map_err(|e| format!("no compute thread: {e}"))?;
+    let scheduler =
+        Scheduler::start(metrics.clone(), limits).map_err(|e| format!("cannot start the compute thread: {e}"))?;
     let service = Arc::new(Service {
         jobs,
         registry: Registry::new(config.models()?),
@@ -87,7 +88,8 @@ pub fn load(config: Config, jobs: Option<Jobs>) -> Result<Arc<Service>, String> 
     Ok(service)
 }
 
-/// Loads the models behind the first one, while that one serves: on a thread that gives way to all others.
+/// Loads the other models while the first one serves requests, on a thread with the lowest
+/// priority.
 ///
 /// # Errors
 /// One line that says what is wrong.
@@ -99,7 +101,7 @@ pub fn load_others(service: &Service) -> Result<(), String> {
     Ok(())
 }
 
-/// Loads a model, warms it, and takes requests for it.
+/// Loads a model, warms it up, and accepts requests for it.
 fn add(service: &Service, number: usize, settings: &ModelSettings, loading: Option<&Threads>) -> Result<(), String> {
     let (config, threads) = (&service.config, &service.threads);
     let model = Model::load(number, settings, config, &service.metrics, threads, loading)?;
@@ -116,15 +118,16 @@ fn add(service: &Service, number: usize, settings: &ModelSettings, loading: Opti
     service.registry.insert(model)
 }
 
-/// Tokens of a text that a model is warmed with, at most: its longest may take half a minute.
+/// Maximum length of the warm-up texts, in tokens. The longest text of a model may take half a
+/// minute.
 const WARM: usize = 512;
 
-/// Computes full batches, so that memory does not grow with the first requests. Returns the speed of the second, in
-/// tokens per second, by which requests are refused that take too long. Where another model serves already, they wait
-/// for their turn among its requests.
+/// Computes two full batches, so that memory does not grow with the first requests. Returns the
+/// speed of the second one in tokens per second, by which requests that would take too long are
+/// refused. If another model already serves requests, the batches wait for their turn among them.
 fn warm(service: &Service, model: &Arc<Model>) -> Result<f64, Error> {
     let longest = model.engine().tokenizer().max_length().min(WARM);
-    let tokens = model.budget().max(longest);
+    let tokens = model.max_batch_tokens().max(longest);
     let text = |first: usize| Arc::new(Tokens::from_ids(vec![0; longest.min(tokens - first)], longest));
     let batch: Vec<_> = (0..tokens).step_by(longest).map(text).collect();
     service.scheduler.add(model.clone());
@@ -132,11 +135,11 @@ fn warm(service: &Service, model: &Arc<Model>) -> Result<f64, Error> {
     service.scheduler.warm(model.number, &batch)
 }
 
-/// Answers requests on `listener` until `shutdown`. Then `/readyz` says so, the listener stays open for `--drain-delay`, and what
-/// was admitted is finished within `--drain-timeout`.
+/// Answers requests on `listener` until `shutdown`. Then `/readyz` fails, the listener stays open
+/// for `--drain-delay`, and the admitted requests are finished within `--drain-timeout`.
 ///
 /// # Errors
-/// A certificate that is none; where the listener fails.
+/// An invalid certificate; a failure of the listener.
 pub async fn serve(
     listener: std::net::TcpListener,
     service: Arc<Service>,
@@ -150,7 +153,7 @@ pub async fn serve(
     tokio::spawn(async move {
         shutdown.await;
         draining.draining.store(true, Ordering::Relaxed);
-        tracing::info!(delay_s = delay.as_secs(), "draining: not ready any more");
+        tracing::info!(delay_s = delay.as_secs(), "draining: no longer ready");
         tokio::time::sleep(delay).await;
         stopping.graceful_shutdown(Some(timeout));
     });
@@ -163,14 +166,16 @@ pub async fn serve(
     let mut server = axum_server::from_tcp(listener)?
         .handle(handle)
         .first_request_timeout(Duration::from_secs(config.header_timeout));
-    // hyper's one timer for the head of a request runs from the end of the request before: it bounds idleness too.
+    // hyper has one timer for the head of a request, and it starts at the end of the previous
+    // request. It therefore bounds idle time too.
     server.http_builder().http1().header_read_timeout(Duration::from_secs(config.idle_timeout));
     match tls {
         None => server.acceptor(room).serve(app).await?,
         Some(tls) => server.acceptor(RustlsAcceptor::new(tls).acceptor(room)).serve(app).await?,
     }
     if let Some(worker) = worker {
-        // What it has pulled is finished, as long as other requests are given.
+        // The worker may finish the job that it has fetched, within the time that other requests
+        // have.
         let _ = tokio::time::timeout(timeout, worker).await;
     }
     let closing = service.clone();
@@ -178,10 +183,11 @@ pub async fn serve(
     Ok(())
 }
 
-/// The broker of `--nats` or `--worker`, if one is given; it need not be there yet.
+/// Connects to the broker given by `--nats` or `--worker`, if any. The broker may start later than
+/// the server.
 ///
 /// # Errors
-/// An address that is none.
+/// An invalid address.
 pub async fn jobs(config: &Config) -> Result<Option<Jobs>, String> {
     match config.nats.as_ref().or(config.worker.as_ref()) {
         Some(address) => Jobs::connect(address).await.map(Some),
@@ -189,10 +195,10 @@ pub async fn jobs(config: &Config) -> Result<Option<Jobs>, String> {
     }
 }
 
-/// The certificate and key of `--tls-cert` and `--tls-key`, if they are given.
+/// Reads the certificate and the key given by `--tls-cert` and `--tls-key`, if any.
 ///
 /// # Errors
-/// Files that cannot be read or do not hold what they should.
+/// Files that cannot be read or have the wrong content.
 pub async fn tls(config: &Config) -> Result<Option<RustlsConfig>, String> {
     let (Some(cert), Some(key)) = (&config.tls_cert, &config.tls_key) else { return Ok(None) };
     let read = RustlsConfig::from_pem_file(cert, key).await;

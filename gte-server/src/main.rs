@@ -1,4 +1,4 @@
-//! Parse → trace → bind → serve.
+//! Parse the configuration → start tracing → bind the port → serve.
 
 use std::io::Write;
 use std::net::SocketAddr;
@@ -28,9 +28,11 @@ fn start() -> Result<(), String> {
 }
 
 fn run(config: Config) -> Result<(), String> {
-    // A connection is an open file; where the system allows fewer than we are asked for, accepting waits for one to close.
+    // Each connection is an open file. If the system allows fewer than `--max-connections`, new
+    // connections wait until one is closed.
     let _ = rlimit::increase_nofile_limit(config.max_connections as u64 + 256);
-    // The port first: a second server on it must not load a model to find out.
+    // The port is bound first, so that a second server on the same port fails before it loads a
+    // model.
     let bind = |port| {
         let address = SocketAddr::new(config.host, port);
         let listener = std::net::TcpListener::bind(address).map_err(|e| format!("{address}: {e}"))?;
@@ -64,7 +66,7 @@ fn run(config: Config) -> Result<(), String> {
         std::thread::Builder::new()
             .name("gte-load".into())
             .spawn(move || loaded.send(gte_server::load_others(&loading)))
-            .map_err(|e| format!("no thread to load models: {e}"))?;
+            .map_err(|e| format!("cannot start a thread to load models: {e}"))?;
         let refused = Arc::new(OnceLock::new());
         let mut terminate = signal(SignalKind::terminate()).map_err(|e| e.to_string())?;
         let reason = refused.clone();
@@ -72,7 +74,7 @@ fn run(config: Config) -> Result<(), String> {
             tokio::select! {
                 _ = terminate.recv() => {}
                 _ = tokio::signal::ctrl_c() => {}
-                // A server without one of its models is none to keep.
+                // A server that cannot load all of its models ends.
                 Ok(Err(e)) = others => drop(reason.set(e)),
             }
         };
@@ -81,19 +83,20 @@ fn run(config: Config) -> Result<(), String> {
     })
 }
 
-/// Reads the API keys and the certificate again; what cannot be read stays as it is.
+/// Reads the API keys and the certificate again. If one of them cannot be read, the old one stays
+/// in use.
 async fn reload(service: &Arc<Service>, tls: Option<&RustlsConfig>) {
     match service.config.keys() {
         Ok(keys) => {
             tracing::info!(keys = keys.len(), "API keys reloaded");
             *service.keys.write().unwrap_or_else(PoisonError::into_inner) = keys;
         }
-        Err(e) => tracing::error!("the old API keys stay: {e}"),
+        Err(e) => tracing::error!("API keys not reloaded, the old ones stay in use: {e}"),
     }
     if let (Some(tls), Some(cert), Some(key)) = (tls, &service.config.tls_cert, &service.config.tls_key) {
         match tls.reload_from_pem_file(cert, key).await {
             Ok(()) => tracing::info!("certificate reloaded"),
-            Err(e) => tracing::error!("the old certificate stays: {e}"),
+            Err(e) => tracing::error!("certificate not reloaded, the old one stays in use: {e}"),
         }
     }
 }

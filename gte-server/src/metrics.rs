@@ -1,5 +1,5 @@
-//! Every metric: name, help, buckets. Base units; the prefix `gte_` is the registry's. Those of the process have the names that every
-//! Prometheus client gives them.
+//! Every metric with its name, help text and buckets. Units are base units, and the registry adds
+//! the prefix `gte_`. Metrics of the process have the same names as in every Prometheus client.
 
 use std::cell::RefCell;
 use std::sync::atomic::AtomicU64;
@@ -13,17 +13,17 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
-/// A gauge of fractions and seconds.
+/// A gauge with fractional values.
 type FloatGauge = Gauge<f64, AtomicU64>;
 
 /// Labels of a request.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub struct RequestLabels {
-    /// The route's pattern, never the path that was asked for.
+    /// The route's pattern, never the requested path.
     pub route: String,
     /// HTTP status.
     pub status: u16,
-    /// The model that answered; empty where none was asked.
+    /// The model that answered; empty for a request without a model.
     pub model: String,
 }
 
@@ -32,17 +32,17 @@ pub struct RequestLabels {
 pub struct RouteLabels {
     /// The route's pattern.
     pub route: String,
-    /// The model that answered; empty where none was asked.
+    /// The model that answered; empty for a request without a model.
     pub model: String,
 }
 
-/// The label of what is counted by model.
+/// The label of metrics that exist for each model.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct ModelLabel {
     model: String,
 }
 
-/// What a model is, as labels.
+/// A model's properties, as labels.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub struct ModelInfo {
     /// Its name in requests.
@@ -65,12 +65,12 @@ pub struct ModelMetrics {
     pub tokenize_seconds: Histogram,
     /// Waiting for the compute thread, per request.
     pub queue_seconds: Histogram,
-    /// Forward passes.
+    /// Duration of a forward pass.
     pub compute_seconds: Histogram,
     /// Tokens in a batch.
-    pub batch_tokens: Histogram,
+    pub tokens_per_batch: Histogram,
     /// Texts in a batch.
-    pub batch_texts: Histogram,
+    pub texts_per_batch: Histogram,
     /// Requests that wait.
     pub queued_requests: Gauge,
     /// Texts that wait.
@@ -83,15 +83,15 @@ pub struct ModelMetrics {
     pub texts: Counter,
     /// Texts that were cut.
     pub truncated_texts: Counter,
-    /// Texts that another text of the same request is equal to.
+    /// Texts that equal another text of the same request.
     pub repeated_texts: Counter,
     /// Texts whose outputs were in the cache.
     pub cache_hits: Counter,
-    /// Texts whose outputs were not.
+    /// Texts whose outputs were not in the cache.
     pub cache_misses: Counter,
     /// Texts of jobs whose vectors were stored.
     pub job_texts: Counter,
-    /// Texts of jobs that were given up.
+    /// Texts of jobs that failed.
     pub failed_job_texts: Counter,
     /// Speed of the forward pass, without padding.
     pub tokens_per_second: FloatGauge,
@@ -108,13 +108,13 @@ pub struct Metrics {
     pub requests: Family<RequestLabels, Counter>,
     /// Whole requests, from the first byte to the last, by route and model.
     pub request_seconds: Family<RouteLabels, Histogram>,
-    /// Requests that are being answered.
+    /// Requests that are being processed.
     pub in_flight: Gauge,
-    /// Connections that are open.
+    /// Open connections.
     pub connections: Gauge,
-    /// Connections that were closed for want of room.
+    /// Connections closed because `--max-connections` was reached.
     pub refused_connections: Counter,
-    /// Share of the last window in which the compute thread was busy.
+    /// Share of the last ten seconds in which the compute thread was busy.
     pub utilization: FloatGauge,
     /// How long a request that arrives now will wait.
     pub queue_delay: FloatGauge,
@@ -124,8 +124,8 @@ pub struct Metrics {
     tokenize_seconds: ByModel<Histogram>,
     queue_seconds: ByModel<Histogram>,
     compute_seconds: ByModel<Histogram>,
-    batch_tokens: ByModel<Histogram>,
-    batch_texts: ByModel<Histogram>,
+    tokens_per_batch: ByModel<Histogram>,
+    texts_per_batch: ByModel<Histogram>,
     queued_requests: ByModel<Gauge>,
     queued_texts: ByModel<Gauge>,
     queued_tokens: ByModel<Gauge>,
@@ -141,17 +141,17 @@ pub struct Metrics {
     model_load: ByModel<FloatGauge>,
 }
 
-/// 1 ms to 79 s
+/// Buckets from 1 ms to 79 s.
 fn seconds() -> Histogram {
     Histogram::new(exponential_buckets(0.001, 1.6, 25))
 }
 
-/// 10 µs to 5 s
+/// Buckets from 10 µs to 5 s.
 fn short_seconds() -> Histogram {
     Histogram::new(exponential_buckets(0.000_01, 2.0, 20))
 }
 
-/// 1 to 16384
+/// Buckets from 1 to 16384.
 fn counts() -> Histogram {
     Histogram::new(exponential_buckets(1.0, 2.0, 15))
 }
@@ -161,7 +161,7 @@ fn by_model<M>(new: fn() -> M) -> ByModel<M> {
 }
 
 impl Metrics {
-    /// Registers all of them.
+    /// Creates and registers all metrics.
     pub fn new() -> Self {
         let mut metrics = Self {
             registry: Registry::default(),
@@ -177,8 +177,8 @@ impl Metrics {
             tokenize_seconds: by_model(short_seconds),
             queue_seconds: by_model(seconds),
             compute_seconds: by_model(seconds),
-            batch_tokens: by_model(counts),
-            batch_texts: by_model(counts),
+            tokens_per_batch: by_model(counts),
+            texts_per_batch: by_model(counts),
             queued_requests: by_model(Gauge::default),
             queued_texts: by_model(Gauge::default),
             queued_tokens: by_model(Gauge::default),
@@ -206,44 +206,44 @@ impl Metrics {
             r.register_with_unit(name, help, Unit::Seconds, metric.clone());
         };
         time("tokenize", "Time to tokenize a request's texts", &self.tokenize_seconds);
-        time("queue", "Time that a request waited for the compute thread", &self.queue_seconds);
+        time("queue", "Time a request waited for the compute thread", &self.queue_seconds);
         time("compute", "Time of a forward pass", &self.compute_seconds);
         let request = "Time from a request's arrival to its answer, by route and model";
         r.register_with_unit("request", request, Unit::Seconds, self.request_seconds.clone());
-        r.register("batch_tokens", "Tokens computed together", self.batch_tokens.clone());
-        r.register("batch_texts", "Texts computed together", self.batch_texts.clone());
-        r.register("queued_requests", "Requests that wait", self.queued_requests.clone());
-        r.register("queued_texts", "Texts that wait", self.queued_texts.clone());
-        r.register("queued_tokens", "Tokens that wait", self.queued_tokens.clone());
-        r.register("in_flight_requests", "Requests that are being answered", self.in_flight.clone());
-        r.register("connections", "Connections that are open", self.connections.clone());
-        let refused = "Connections closed because --max-connections were open";
+        r.register("batch_tokens", "Tokens computed together", self.tokens_per_batch.clone());
+        r.register("batch_texts", "Texts computed together", self.texts_per_batch.clone());
+        r.register("queued_requests", "Waiting requests", self.queued_requests.clone());
+        r.register("queued_texts", "Waiting texts", self.queued_texts.clone());
+        r.register("queued_tokens", "Waiting tokens", self.queued_tokens.clone());
+        r.register("in_flight_requests", "Requests being processed", self.in_flight.clone());
+        r.register("connections", "Open connections", self.connections.clone());
+        let refused = "Connections closed because --max-connections was reached";
         r.register("refused_connections", refused, self.refused_connections.clone());
         r.register("tokens", "Tokens computed", self.tokens.clone());
         r.register("texts", "Texts computed", self.texts.clone());
         let truncated = "Texts that were longer than the limit and were cut";
         r.register("truncated_texts", truncated, self.truncated_texts.clone());
-        let repeated = "Texts that are equal to another text of their request, and are computed with it";
+        let repeated = "Texts equal to another text of the same request, which are computed once";
         r.register("repeated_texts", repeated, self.repeated_texts.clone());
         r.register("cache_hits", "Texts whose outputs were in the cache", self.cache_hits.clone());
         r.register("cache_misses", "Texts whose outputs were not in the cache", self.cache_misses.clone());
         r.register_with_unit("cache", "Memory of the cache's entries", Unit::Bytes, self.cache_bytes.clone());
         r.register("job_texts", "Texts of jobs whose vectors were stored", self.job_texts.clone());
-        r.register("failed_job_texts", "Texts of jobs that were given up", self.failed_job_texts.clone());
-        let utilization = "Share of the last window in which the compute thread was busy";
+        r.register("failed_job_texts", "Texts of jobs that failed", self.failed_job_texts.clone());
+        let utilization = "Share of the last ten seconds in which the compute thread was busy";
         r.register("utilization_ratio", utilization, self.utilization.clone());
         let delay = "Predicted wait of a request that arrives now";
         r.register_with_unit("queue_delay", delay, Unit::Seconds, self.queue_delay.clone());
-        let speed = "Measured speed of the forward pass; nothing is padded";
+        let speed = "Measured speed of forward passes, which have no padding";
         r.register("tokens_per_second", speed, self.tokens_per_second.clone());
-        let load = "Time that it took to load the model";
+        let load = "Time taken to load the model";
         r.register_with_unit("model_load", load, Unit::Seconds, self.model_load.clone());
-        r.register("model_info", "The models that are served; always 1", self.info.clone());
+        r.register("model_info", "Properties of each model; the value is always 1", self.info.clone());
         r.register("build", "The server's build", Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]));
         registry
     }
 
-    /// The metrics of a model, which exist from now on.
+    /// Creates the metrics of a model, which are exported from now on.
     pub fn of_model(&self, info: ModelInfo) -> ModelMetrics {
         let label = ModelLabel { model: info.model.clone() };
         self.info.get_or_create(&info).set(1);
@@ -251,8 +251,8 @@ impl Metrics {
             tokenize_seconds: self.tokenize_seconds.get_or_create_owned(&label),
             queue_seconds: self.queue_seconds.get_or_create_owned(&label),
             compute_seconds: self.compute_seconds.get_or_create_owned(&label),
-            batch_tokens: self.batch_tokens.get_or_create_owned(&label),
-            batch_texts: self.batch_texts.get_or_create_owned(&label),
+            tokens_per_batch: self.tokens_per_batch.get_or_create_owned(&label),
+            texts_per_batch: self.texts_per_batch.get_or_create_owned(&label),
             queued_requests: self.queued_requests.get_or_create_owned(&label),
             queued_texts: self.queued_texts.get_or_create_owned(&label),
             queued_tokens: self.queued_tokens.get_or_create_owned(&label),
@@ -272,7 +272,7 @@ impl Metrics {
     /// All metrics in the text format of Prometheus.
     pub fn text(&self) -> String {
         let mut text = String::new();
-        // Writing to a string does not fail.
+        // Writing to a string cannot fail.
         let _ = prometheus_client::encoding::text::encode(&mut text, &self.registry);
         text
     }
@@ -285,23 +285,23 @@ impl Default for Metrics {
 }
 
 tokio::task_local! {
-    /// The model of the request that this task answers, as far as it is known.
+    /// The model of the request that this task answers, once it is known.
     pub(crate) static MODEL: RefCell<String>;
 }
 
-/// Tells by which model a request is counted.
+/// Sets the model by which the current request is counted.
 pub(crate) fn note_model(name: &str) {
-    // There is none where a worker computes.
+    // There is no request when a worker computes a job.
     let _ = MODEL.try_with(|model| name.clone_into(&mut model.borrow_mut()));
 }
 
-/// What the system says of this process, asked when the metrics are read.
+/// Metrics of the process, read from the system whenever the metrics are requested.
 #[derive(Debug)]
 struct Process;
 
 impl Collector for Process {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-        // Where there is no /proc there are no such metrics.
+        // Without /proc these metrics do not exist.
         let Ok(stat) =
             procfs::process::Process::myself().and_then(|process| process.stat().map(|stat| (process, stat)))
         else {
@@ -332,7 +332,7 @@ impl Collector for Process {
         gauge("process_threads", "Threads", None, stat.num_threads as f64)?;
         if let Ok(boot) = procfs::boot_time_secs() {
             let start = boot as f64 + stat.starttime as f64 / ticks;
-            gauge("process_start_time", "Start, in seconds since 1970", Some(&Unit::Seconds), start)?;
+            gauge("process_start_time", "Start time in seconds since 1970", Some(&Unit::Seconds), start)?;
         }
         Ok(())
     }

@@ -1,4 +1,5 @@
-//! What people look at in a browser: the page at `/`, and the API's documentation. All of it is in the binary.
+//! What people see in a browser: the page at `/` and the API documentation. All of it is embedded
+//! in the binary.
 
 use std::sync::Arc;
 
@@ -11,7 +12,7 @@ use utoipa_swagger_ui::SwaggerUi;
 
 use crate::service::Service;
 
-/// The page loads nothing but itself, and no other page can frame it.
+/// The page loads nothing from elsewhere, and no other page can embed it in a frame.
 const POLICY: (HeaderName, &str) = (
     header::CONTENT_SECURITY_POLICY,
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src data:; connect-src 'self'; \

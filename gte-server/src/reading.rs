@@ -1,8 +1,9 @@
-//! How a request wants its texts read: what stands before them, and where they are cut.
+//! How a request wants its texts to be read: which prompt comes before them, and where long texts
+//! are truncated.
 
 use gte_core::TruncationSide;
 
-/// What a request wants to stand before its texts.
+/// The prompt that a request wants before its texts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) enum PromptChoice {
     /// The model's own default prompt, if it has one.
@@ -10,15 +11,15 @@ pub(crate) enum PromptChoice {
     Default,
     /// The model's prompt of this name.
     Name(String),
-    /// The same, where the request calls it what its texts are.
+    /// The model's prompt of this name, where the name may also be the kind of input.
     NameOrKind(String),
     /// This text.
     Text(String),
-    /// The model's prompt for such texts; nothing where it has none.
+    /// The model's prompt for this kind of input, or none if the model has no such prompt.
     For(InputKind),
 }
 
-/// What a text is, to a model that reads queries and documents differently.
+/// The kind of input, for models that read queries and documents differently.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum InputKind {
     Query,
@@ -26,7 +27,8 @@ pub(crate) enum InputKind {
 }
 
 impl InputKind {
-    /// The names that models' files give to the prompt of such texts, the usual one first.
+    /// The names that model files give to the prompt for this kind of input, the most common one
+    /// first.
     pub(crate) fn names(self) -> [&'static str; 3] {
         match self {
             Self::Query => ["query", "search_query", "retrieval.query"],
@@ -35,13 +37,13 @@ impl InputKind {
     }
 }
 
-/// How a request wants its texts read.
+/// How a request wants its texts to be read.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Reading {
-    /// What stands before each text.
+    /// The prompt before each text.
     pub(crate) prompt: PromptChoice,
-    /// Whether long texts are cut: they are, unless this is false.
+    /// Whether long texts are truncated. Default: true.
     pub(crate) truncate: Option<bool>,
-    /// Where.
+    /// The side on which they are truncated.
     pub(crate) side: Option<TruncationSide>,
 }

@@ -1,4 +1,5 @@
-//! An error as an answer: its status, its headers, and a body as an API's clients read it. Bodies are JSON, always.
+//! Turns an error into a response: the status, the headers, and a body in the form that the API's
+//! clients expect. Bodies are always JSON.
 
 use axum::Json;
 use axum::http::{HeaderValue, header};
@@ -26,12 +27,12 @@ fn with_body(error: Error, body: impl Serialize) -> Response {
         _ => None,
     };
     response.headers_mut().extend(header);
-    // For who has to write it in another way.
+    // For routes that write the error in another form.
     response.extensions_mut().insert(error);
     response
 }
 
-/// An error as text-embeddings-inference's clients read it.
+/// Rewrites an error as clients of text-embeddings-inference expect it.
 pub(crate) async fn as_tei_writes(mut response: Response) -> Response {
     match response.extensions_mut().remove::<Error>() {
         Some(error) => {

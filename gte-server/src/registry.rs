@@ -1,4 +1,4 @@
-//! The models of this process: how they are loaded, and which of them a request means.
+//! The models of this process: how they are loaded, and which of them a request gets.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
@@ -9,29 +9,30 @@ use crate::config::{Config, ModelSettings};
 use crate::error::Error;
 use crate::metrics::{Metrics, ModelInfo, ModelMetrics, note_model};
 
-/// A model that is loaded.
+/// A loaded model.
 pub(crate) struct Model {
-    /// By which the scheduler knows it: its place among the models.
+    /// The model's index, by which the scheduler knows it.
     pub(crate) number: usize,
-    /// Its name in requests.
+    /// The model's name in requests.
     pub(crate) name: String,
-    door: Door,
-    /// Its numbers.
+    loaded_model: LoadedModel,
+    /// The model's metrics.
     pub(crate) metrics: ModelMetrics,
-    /// What whoever uses it should know.
+    /// Advice to users of the model.
     pub(crate) note: Option<&'static str>,
-    /// Texts of ordinary length that a request may have: what `/info` promises.
+    /// How many texts of ordinary length a request may have, as `/info` reports.
     pub(crate) promised_texts: OnceLock<usize>,
 }
 
-/// What it is used by.
-enum Door {
+/// A model by what it does.
+enum LoadedModel {
     Embedder(Box<Embedder>),
     Reranker(Box<Reranker>),
 }
 
 impl Model {
-    /// Loads a model, to compute on `threads`; `loading` is where it is loaded, if that is elsewhere.
+    /// Loads a model that will compute on `threads`. It is loaded on the threads `loading`, if they
+    /// are given.
     ///
     /// # Errors
     /// One line that says what is wrong.
@@ -44,75 +45,75 @@ impl Model {
         loading: Option<&Threads>,
     ) -> Result<Self, String> {
         let start = Instant::now();
-        let door = open(settings, config, threads, loading).map_err(|e| e.to_string())?;
-        let engine = door.engine();
+        let loaded_model = open(settings, config, threads, loading).map_err(|e| e.to_string())?;
+        let engine = loaded_model.engine();
         let name = settings.name.clone().unwrap_or_else(|| engine.name().to_owned());
         let metrics = metrics.of_model(ModelInfo {
             model: name.clone(),
             name: engine.name().to_owned(),
             task: engine.config().task.name().to_owned(),
-            dimensions: door.dimensions(),
+            dimensions: loaded_model.dimensions(),
             precision: engine.precision().to_string(),
             isa: engine.isa().to_string(),
         });
         metrics.model_load.set(start.elapsed().as_secs_f64());
-        Ok(Self { number, name, door, metrics, note: settings.note(), promised_texts: OnceLock::new() })
+        Ok(Self { number, name, loaded_model, metrics, note: settings.note(), promised_texts: OnceLock::new() })
     }
 
     /// The loaded model.
     pub(crate) fn engine(&self) -> &Engine {
-        self.door.engine()
+        self.loaded_model.engine()
     }
 
-    /// The hub id, or the directory's name.
+    /// The model's id on a hub, or its directory's name.
     pub(crate) fn id(&self) -> &str {
         self.engine().name()
     }
 
-    /// Values per vector; labels of a reranker or classifier.
+    /// Number of values per vector, or number of labels of a reranker or classifier.
     pub(crate) fn dimensions(&self) -> usize {
-        self.door.dimensions()
+        self.loaded_model.dimensions()
     }
 
-    /// What it makes of texts.
+    /// The model's task.
     pub(crate) fn task(&self) -> ModelTask {
         self.engine().config().task
     }
 
-    /// Tokens that are computed at once.
-    pub(crate) fn budget(&self) -> usize {
+    /// Maximum number of tokens computed together.
+    pub(crate) fn max_batch_tokens(&self) -> usize {
         self.engine().budget().tokens()
     }
 
     /// The model as an embedder.
     ///
     /// # Errors
-    /// [`Error::Task`] for another one.
+    /// [`Error::Task`] if it is not one.
     pub(crate) fn embedder(&self) -> Result<&Embedder, Error> {
-        match &self.door {
-            Door::Embedder(embedder) => Ok(embedder),
-            Door::Reranker(_) => Err(self.not("make vectors")),
+        match &self.loaded_model {
+            LoadedModel::Embedder(embedder) => Ok(embedder),
+            LoadedModel::Reranker(_) => Err(self.not("make vectors")),
         }
     }
 
     /// The model as a reranker or classifier.
     ///
     /// # Errors
-    /// [`Error::Task`] for another one.
+    /// [`Error::Task`] if it is not one.
     pub(crate) fn reranker(&self) -> Result<&Reranker, Error> {
-        match &self.door {
-            Door::Reranker(reranker) => Ok(reranker),
-            Door::Embedder(_) => Err(self.not("rerank")),
+        match &self.loaded_model {
+            LoadedModel::Reranker(reranker) => Ok(reranker),
+            LoadedModel::Embedder(_) => Err(self.not("rerank")),
         }
     }
 
-    /// That it does not do something.
+    /// An error that says that the model cannot do something.
     pub(crate) fn not(&self, what: &'static str) -> Error {
         Error::Task { model: self.name.clone(), is: self.task().name(), not: what }
     }
 }
 
-impl Door {
+impl LoadedModel {
     fn engine(&self) -> &Engine {
         match self {
             Self::Embedder(embedder) => embedder.engine(),
@@ -128,18 +129,18 @@ impl Door {
     }
 }
 
-/// Opens a model by the door that its files ask for.
+/// Opens a model for the task that its files describe.
 fn open(
     settings: &ModelSettings,
     config: &Config,
     threads: &Threads,
     loading: Option<&Threads>,
-) -> gte_core::Result<Door> {
+) -> gte_core::Result<LoadedModel> {
     let files = ModelFiles::open(&settings.id, &hub(settings, config)?)?;
     match ModelTask::of(&files, settings.pooling)? {
         ModelTask::Embed => {
             let builder = with_settings(Embedder::from_files(files), settings, config, threads, loading)?;
-            builder.build().map(Box::new).map(Door::Embedder)
+            builder.build().map(Box::new).map(LoadedModel::Embedder)
         }
         _ => {
             if let Some(pooling) = settings.pooling {
@@ -147,18 +148,18 @@ fn open(
                     option: "pooling",
                     value: pooling.name().to_owned(),
                     expected: format!(
-                        "none: {} is a reranker or classifier, which pools as its files say",
+                        "no pooling: {} is a reranker or classifier, whose files determine its pooling",
                         files.name()
                     ),
                 });
             }
             let builder = with_settings(Reranker::from_files(files), settings, config, threads, loading)?;
-            builder.build().map(Box::new).map(Door::Reranker)
+            builder.build().map(Box::new).map(LoadedModel::Reranker)
         }
     }
 }
 
-/// How the hub of a model is asked.
+/// How files of a model are requested from its hub.
 pub(crate) fn hub(settings: &ModelSettings, config: &Config) -> gte_core::Result<HubOptions> {
     let mut options = HubOptions::from_env()?;
     options.revision = settings.revision.clone().or(options.revision);
@@ -177,7 +178,7 @@ fn with_settings<D: gte_core::Door>(
         .device(config.device)
         .precision(settings.precision.unwrap_or(config.precision))
         .share_threads(threads)
-        .budget(Budget::new(config.batch_tokens)?);
+        .budget(Budget::new(config.max_batch_tokens)?);
     if let Some(loading) = loading {
         builder = builder.load_on(loading);
     }
@@ -193,10 +194,10 @@ fn with_settings<D: gte_core::Door>(
     Ok(builder)
 }
 
-/// What infinity's client sends where its caller names no model.
+/// The name that infinity's client sends if its caller names no model.
 const UNNAMED: &str = "default/not-specified";
 
-/// The models by their names; some may still be loading.
+/// The models by name. Some may still be loading.
 pub(crate) struct Registry {
     slots: Vec<Slot>,
 }
@@ -212,13 +213,13 @@ impl Slot {
         self.model.get().map_or_else(|| self.settings.label(), |model| &model.name)
     }
 
-    /// Whether a request may call it so.
+    /// Whether a request may use `name` for this model.
     fn is(&self, name: &str) -> bool {
         self.name() == name || self.settings.id == name || self.model.get().is_some_and(|model| model.id() == name)
     }
 }
 
-/// What a request needs of its model.
+/// The ability that a request needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Need {
     /// Vectors.
@@ -233,7 +234,7 @@ pub(crate) enum Need {
     Labels,
     /// Scores, of a reranker or by the cosine of vectors.
     Scores,
-    /// Nothing in particular.
+    /// No particular ability.
     Anything,
 }
 
@@ -264,31 +265,34 @@ impl Need {
 }
 
 impl Registry {
-    /// Places for models, which are loaded in this order.
+    /// Reserves slots for models, which are loaded in this order.
     pub(crate) fn new(settings: Vec<ModelSettings>) -> Self {
         let slots = settings.into_iter().map(|settings| Slot { settings, model: OnceLock::new() });
         Self { slots: slots.collect() }
     }
 
-    /// What is to be loaded, in order.
+    /// The settings of the models, in order.
     pub(crate) fn settings(&self) -> impl Iterator<Item = &ModelSettings> {
         self.slots.iter().map(|slot| &slot.settings)
     }
 
-    /// Gives a loaded model its place.
+    /// Stores a loaded model in its slot.
     ///
     /// # Errors
-    /// One line, where another one has its name.
+    /// One line, if another model has the same name.
     pub(crate) fn insert(&self, model: Arc<Model>) -> Result<(), String> {
         let number = model.number;
         if self.loaded().any(|other| other.name == model.name) {
-            return Err(format!("two models have the name {0}: name one of them, --model NAME={0}", model.name));
+            return Err(format!(
+                "two models have the name {0}: give one of them another name, with --model NAME={0}",
+                model.name
+            ));
         }
         let _ = self.slots[number].model.set(model);
         Ok(())
     }
 
-    /// The models that are loaded.
+    /// The loaded models.
     pub(crate) fn loaded(&self) -> impl Iterator<Item = &Arc<Model>> {
         self.slots.iter().filter_map(|slot| slot.model.get())
     }
@@ -298,15 +302,15 @@ impl Registry {
         self.slots.iter().map(|slot| slot.name().to_owned()).collect()
     }
 
-    /// The names of models that are still loading.
+    /// The names of the models that are still loading.
     pub(crate) fn loading(&self) -> Vec<&str> {
         self.slots.iter().filter(|slot| slot.model.get().is_none()).map(Slot::name).collect()
     }
 
-    /// The loaded model of a name, or id.
+    /// The loaded model with this name or id.
     ///
     /// # Errors
-    /// [`Error::NotFound`], with the names that there are; [`Error::Loading`].
+    /// [`Error::NotFound`] with the names of all models; [`Error::Loading`].
     pub(crate) fn named(&self, name: &str) -> Result<&Arc<Model>, Error> {
         match self.slots.iter().find(|slot| slot.is(name)) {
             None => Err(self.no_such(name)),
@@ -319,11 +323,12 @@ impl Registry {
         Error::NotFound(format!("no such model: {name}; this server has {}", names.join(", ")))
     }
 
-    /// The model that a request means: by its name or id; where it names none, or where there is one model alone, the
-    /// first that can do it.
+    /// The model for a request: the one with the given name or id. If the request names none, or if
+    /// there is only one model, it is the first that has the required ability.
     ///
     /// # Errors
-    /// [`Error::NotFound`] for a name that no model has, [`Error::Loading`], [`Error::Task`] for a model that cannot.
+    /// [`Error::NotFound`] if no model has the name, [`Error::Loading`], [`Error::Task`] if the
+    /// model lacks the ability.
     pub(crate) fn pick(&self, name: Option<&str>, need: Need) -> Result<&Arc<Model>, Error> {
         let named = name.filter(|&name| !name.is_empty() && name != UNNAMED && self.slots.len() > 1);
         let candidates: Vec<&Slot> = match named {

@@ -1,5 +1,5 @@
-//! What the handlers share, and the one way from a request's texts to what is made of them: read → find
-//! what is known → admit → compute.
+//! What the handlers share, and the one path from a request's texts to their outputs: tokenize →
+//! look up known outputs → admit → compute.
 
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, RwLock};
@@ -18,35 +18,35 @@ use crate::reading::{PromptChoice, Reading};
 use crate::registry::{Model, Need, Registry};
 use crate::scheduler::{Answer, Scheduler};
 
-/// What the handlers share.
+/// The state that the handlers share.
 pub struct Service {
     /// The models.
     pub(crate) registry: Registry,
-    /// Their queue.
+    /// The queue of all models.
     pub(crate) scheduler: Scheduler,
-    /// What was computed before.
+    /// Outputs that were computed before.
     pub(crate) cache: Cache,
-    /// Numbers.
+    /// The metrics.
     pub metrics: Arc<Metrics>,
-    /// Settings.
+    /// The configuration.
     pub config: Config,
-    /// Keys that open the service; none: it is open.
+    /// Valid API keys. If there are none, no key is required.
     pub keys: RwLock<Vec<String>>,
     /// The broker of jobs, if there is one.
     pub(crate) jobs: Option<Jobs>,
     /// Set when shutdown begins.
     pub draining: AtomicBool,
-    /// The pool that all models compute on.
+    /// The thread pool on which all models compute.
     pub(crate) threads: Threads,
 }
 
-/// Tokens that a text of ordinary length has: some sentences, and more than most passages of a
+/// Number of tokens in a text of ordinary length: some sentences, and more than most passages of a
 /// knowledge base.
 const ORDINARY_TEXT: usize = 256;
 
-/// How many texts of ordinary length a request may have: as the limits allow, and such that they
-/// are computed in half of a request's time at the speed that was measured. A power of two, so that
-/// replicas say the same.
+/// How many texts of ordinary length a request may have: as many as the limits allow and as are
+/// computed in half of the request timeout, at the measured speed. It is rounded down to a power of
+/// two, so that all replicas return the same number.
 pub(crate) fn promised_texts(config: &Config, max_length: usize, tokens_per_second: f64) -> usize {
     let in_time = (config.timeout().as_secs_f64() / 2.0 * tokens_per_second) as usize;
     let texts = config.queue_tokens.min(in_time) / ORDINARY_TEXT.min(max_length);
@@ -57,15 +57,17 @@ pub(crate) fn promised_texts(config: &Config, max_length: usize, tokens_per_seco
 /// A request's tokens.
 pub(crate) struct Read {
     pub(crate) tokens: Vec<Tokens>,
-    /// How long tokenizing took.
+    /// Time spent on tokenizing.
     took: Duration,
 }
 
-/// Token vectors in one answer, at most: a hundred megabytes of JSON at 1024 dimensions.
+/// Maximum number of token vectors in one response: at 1024 dimensions, about a hundred megabytes
+/// of JSON.
 const MAX_STATES: usize = 8192;
 
 impl Read {
-    /// Refuses more tokens than an answer has room for, where it has a vector per token.
+    /// Refuses a request with more tokens than a response may have vectors, if every token gets a
+    /// vector.
     pub(crate) fn check_states(&self) -> Result<(), Error> {
         let count: usize = self.tokens.iter().map(Tokens::len).sum();
         match count > MAX_STATES {
@@ -75,12 +77,12 @@ impl Read {
     }
 }
 
-/// Bytes that stand before each text of a request, times the texts: a core tokenizes them in some
-/// seconds.
+/// Maximum number of bytes before each text of a request, times the number of texts. One core
+/// tokenizes them in a few seconds.
 const MAX_REPEATED: usize = 16 << 20;
 
-/// Refuses a long query, prompt or instruction before many texts: it is tokenized with each of them,
-/// so a small request would take minutes.
+/// Refuses a long query, prompt or instruction before many texts: it is tokenized with each of
+/// them, so a small request would take minutes.
 pub(crate) fn check_repeated(bytes: usize, texts: usize) -> Result<(), Error> {
     match bytes.saturating_mul(texts) > MAX_REPEATED {
         true => {
@@ -91,15 +93,15 @@ pub(crate) fn check_repeated(bytes: usize, texts: usize) -> Result<(), Error> {
     }
 }
 
-/// What was made of a request's texts, and what there is to tell of it.
+/// The outputs of a request's texts, and what the response reports about them.
 pub(crate) struct Computed {
-    /// One of each text, in order.
+    /// One output per text, in order.
     pub(crate) made: Vec<Arc<TextOutput>>,
-    /// Tokens of the request.
+    /// Number of tokens in the request.
     pub(crate) tokens: usize,
-    /// Texts that were cut.
+    /// Number of texts that were truncated.
     pub(crate) truncated: usize,
-    /// The same and the times in milliseconds, in the headers of text-embeddings-inference.
+    /// The same numbers, and times in milliseconds, as headers of text-embeddings-inference.
     pub(crate) headers: HeaderMap,
 }
 
@@ -109,12 +111,12 @@ impl Service {
         self.registry.loaded().next().and_then(|model| model.embedder().ok())
     }
 
-    /// The model of a request: see [`Registry::pick`].
+    /// The model for a request: see [`Registry::pick`].
     pub(crate) fn pick(&self, name: Option<&str>, need: Need) -> Result<Arc<Model>, Error> {
         self.registry.pick(name, need).cloned()
     }
 
-    /// `outputs` of the texts in `field` of a request.
+    /// Computes `outputs` of the texts in `field` of a request.
     pub(crate) async fn embed(
         self: &Arc<Self>,
         model: &Arc<Model>,
@@ -127,7 +129,7 @@ impl Service {
         self.compute(model, read, outputs).await
     }
 
-    /// The vectors of pairs of texts in `field` of a request, first all the one side, then all the other.
+    /// Embeds pairs of texts in `field` of a request: first all left texts, then all right ones.
     pub(crate) async fn embed_pairs(
         self: &Arc<Self>,
         model: &Arc<Model>,
@@ -140,8 +142,8 @@ impl Service {
         self.compute(model, read, Outputs::DENSE).await
     }
 
-    /// `outputs` of texts that are read. What another text of the request is equal to, and what the cache has, is not
-    /// computed.
+    /// Computes `outputs` of tokenized texts. Repeated texts of the request and cached outputs are
+    /// not computed again.
     pub(crate) async fn compute(&self, model: &Arc<Model>, read: Read, outputs: Outputs) -> Result<Computed, Error> {
         let Read { tokens, took } = read;
         let count = tokens.iter().map(Tokens::len).sum();
@@ -157,7 +159,7 @@ impl Service {
         Ok(Computed { made, tokens: count, truncated, headers })
     }
 
-    /// The tokens of the texts in `field` of a request.
+    /// Tokenizes the texts in `field` of a request.
     pub(crate) async fn read(
         self: &Arc<Self>,
         model: &Arc<Model>,
@@ -170,7 +172,7 @@ impl Service {
         self.read_any(model, texts, reading, field).await
     }
 
-    /// As [`read`](Self::read), however many texts there are.
+    /// As [`read`](Self::read), without a limit on the number of texts.
     async fn read_any(
         self: &Arc<Self>,
         model: &Arc<Model>,
@@ -198,8 +200,9 @@ impl Service {
         self.tokenize(model, truncate, field, work).await
     }
 
-    /// Tokenizes by `work`, on a thread for blocking work: neither the compute thread nor the reactor waits
-    /// for it, nor it for them. With `truncate` false a text that was cut is refused, as one of `field`.
+    /// Runs `work`, which tokenizes, on a thread for blocking work, so that neither the compute
+    /// thread nor the async runtime waits for it. If `truncate` is false, a text that would be
+    /// truncated is refused, with an error about `field`.
     pub(crate) async fn tokenize(
         &self,
         model: &Arc<Model>,
@@ -229,7 +232,7 @@ impl Service {
         }
     }
 
-    /// Refuses no texts, and more than a request may have.
+    /// Refuses a request without texts or with too many.
     pub(crate) fn check_count(&self, texts: usize, field: &str) -> Result<(), Error> {
         let limits = [("texts per request", MAX_TEXTS), ("--queue-texts", self.config.queue_texts)];
         match limits.into_iter().find(|&(_, limit)| texts > limit) {
@@ -241,7 +244,7 @@ impl Service {
 }
 
 impl Model {
-    /// The prompt that a request means.
+    /// The prompt that a request asks for.
     pub(crate) fn prompt<'a>(&self, choice: &'a PromptChoice) -> Result<Prompt<'a>, Error> {
         let prompts = &self.engine().config().prompts;
         let (name, field) = match choice {
@@ -259,13 +262,13 @@ impl Model {
         }
         let known: Vec<_> = prompts.names().collect();
         let reason = match known.is_empty() {
-            true => format!("{name:?} is not known: this model has no prompts"),
-            false => format!("{name:?} is not known: this model has the prompts {}", known.join(", ")),
+            true => format!("unknown prompt {name:?}: this model has no prompts"),
+            false => format!("unknown prompt {name:?}: this model has the prompts {}", known.join(", ")),
         };
         Err(Error::field(field, reason))
     }
 
-    /// Refuses ids that the model does not have.
+    /// Refuses token ids that are not in the model's vocabulary.
     pub(crate) fn check_ids(&self, ids: &[u32], field: &str) -> Result<(), Error> {
         let vocab = self.engine().config().vocab;
         match ids.iter().find(|&&id| id as usize >= vocab) {
@@ -277,10 +280,10 @@ impl Model {
     }
 }
 
-/// Token ids that the caller made: checked and cut as a text's would be.
+/// Tokens from the ids of a request, checked and truncated like a text.
 fn given(model: &Model, ids: Vec<u32>, options: &TokenizeOptions<'_>, field: &'static str) -> Result<Tokens, Error> {
     if options.prompt != Prompt::Default {
-        let reason = "no prompt can be put before token ids: they are taken as they are";
+        let reason = "a prompt cannot be put before token ids, which are used as they are";
         return Err(Error::field("prompt_name", reason));
     }
     if ids.is_empty() {
@@ -292,14 +295,14 @@ fn given(model: &Model, ids: Vec<u32>, options: &TokenizeOptions<'_>, field: &'s
     Ok(Tokens::cut(ids, tokenizer.max_length(), side))
 }
 
-/// langchain-openai sends ids of another vocabulary unless it is told otherwise: most of them are
-/// valid here, and mean other words.
-const NO_TOKEN_IDS: &str = "token ids are not taken, send text: ids of another vocabulary, such as tiktoken's, would give \
+/// Without configuration, langchain-openai sends ids of another vocabulary. Most of these are valid
+/// ids here, but stand for other words.
+const NO_TOKEN_IDS: &str = "token ids are not accepted, send text: ids of another vocabulary, such as tiktoken's, would give \
      wrong vectors. In LangChain: OpenAIEmbeddings(…, check_embedding_ctx_length=False). For ids of this model's own \
      vocabulary, start the server with --token-ids";
 
 impl Computed {
-    /// Unit vectors, or their first `dimensions` values, of unit length again.
+    /// Unit vectors, or their first `dimensions` values, scaled to unit length again.
     pub(crate) fn vectors(&self, model: &Model, dimensions: Option<usize>) -> Result<Embeddings, Error> {
         let pooled = self.made.iter().flat_map(|text| &text.dense).copied().collect();
         let embeddings = model.embedder()?.normalize(pooled)?;
@@ -309,7 +312,7 @@ impl Computed {
         }
     }
 
-    /// Vectors as the model gives them, or their first `dimensions` values.
+    /// Vectors as the model computed them, or their first `dimensions` values.
     pub(crate) fn raw(&self, model: &Model, dimensions: Option<usize>) -> Result<Vec<&[f32]>, Error> {
         let dim = model.embedder()?.dim();
         let shorter = dimensions.unwrap_or(dim);
@@ -319,7 +322,7 @@ impl Computed {
         Ok(self.made.iter().map(|text| &text.dense[..shorter]).collect())
     }
 
-    /// Logits, text after text.
+    /// The logits of all texts, in order.
     pub(crate) fn logits(&self) -> Vec<f32> {
         self.made.iter().flat_map(|text| &text.dense).copied().collect()
     }
@@ -349,6 +352,6 @@ const TOKENIZATION_TIME: HeaderName = HeaderName::from_static("x-tokenization-ti
 const QUEUE_TIME: HeaderName = HeaderName::from_static("x-queue-time");
 const INFERENCE_TIME: HeaderName = HeaderName::from_static("x-inference-time");
 
-/// What an answer tells in its headers.
+/// The headers that a response may have.
 pub(crate) const HEADERS: [HeaderName; 6] =
     [TOKENS, TRUNCATED, TOTAL_TIME, TOKENIZATION_TIME, QUEUE_TIME, INFERENCE_TIME];

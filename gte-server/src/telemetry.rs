@@ -1,4 +1,4 @@
-//! Logs to standard error, spans to an OTLP collector if there is one.
+//! Logs go to standard error, and spans to an OTLP collector if one is given.
 
 use std::io::IsTerminal;
 
@@ -15,16 +15,17 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::config::{Config, LogFormat};
 
-/// Sends what spans are left when it is dropped.
+/// Sends the remaining spans when it is dropped.
 pub struct Telemetry(Option<SdkTracerProvider>);
 
-/// Starts logs, at the level of `RUST_LOG` or `info`, and spans if `--otlp-endpoint` is set. Not to be called on a thread of
-/// the async runtime: the exporter has a blocking client.
+/// Starts logging at the level of `RUST_LOG` or `info`, and tracing if `--otlp-endpoint` is set. It
+/// must not be called on a thread of the async runtime, because the exporter has a blocking client.
 ///
 /// # Errors
-/// An endpoint that is no address; a `RUST_LOG` that names no level.
+/// An endpoint that is not an address; a `RUST_LOG` with an unknown level.
 pub fn start(config: &Config) -> Result<Telemetry, String> {
-    // What the libraries below say of each connection is theirs, unless they are named.
+    // Libraries log each connection at `info`; they are limited to warnings unless `RUST_LOG` names
+    // them.
     let own = |level| {
         Targets::new().with_targets([("gte_server", level), ("gte_core", level)]).with_default(LevelFilter::WARN)
     };
@@ -63,7 +64,7 @@ pub fn start(config: &Config) -> Result<Telemetry, String> {
     Ok(Telemetry(provider))
 }
 
-/// `gte_server=debug,warn`: what is no level names a target.
+/// Parses `gte_server=debug,warn`. A word that is not a level is a target.
 fn directives(text: &str) -> Result<Targets, String> {
     let known = text.split(',').all(|part| part.contains('=') || part.trim().parse::<LevelFilter>().is_ok());
     let parsed = text.parse().ok().filter(|_| known);
@@ -72,7 +73,8 @@ fn directives(text: &str) -> Result<Targets, String> {
     })
 }
 
-/// Where OTLP over HTTP takes traces, below the collector's base address (OTLP specification 1.5, "OTLP/HTTP Request").
+/// Where OTLP over HTTP accepts traces, below the collector's base address (OTLP specification 1.5,
+/// "OTLP/HTTP Request").
 fn traces_address(base: &str) -> String {
     match base.trim_end_matches('/') {
         full if full.ends_with("/v1/traces") => full.to_owned(),

@@ -1,5 +1,5 @@
-//! text-embeddings-inference's published OpenAPI file, walked field by field; the routes and the
-//! shapes of errors that its clients, Hugging Face's and OpenAI's rely on.
+//! Checks every field of text-embeddings-inference's published OpenAPI document, and the routes and
+//! error formats on which its clients and those of Hugging Face and OpenAI rely.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 #[path = "../../gte-core/tests/model/mod.rs"]
@@ -16,7 +16,7 @@ use http_body_util::BodyExt;
 use serde_json::{Value, json};
 use tower::ServiceExt;
 
-/// A model with prompts, no default among them unless it is named.
+/// A model with prompts, none of which is the default unless `default_prompt` names it.
 fn service(arguments: &[&str], default_prompt: Option<&str>) -> (Arc<Service>, tempfile::TempDir) {
     let dir = model::tiny_model();
     let prompts = json!({ "prompts": { "query": "今 ", "passage": "天 " }, "default_prompt_name": default_prompt });
@@ -48,8 +48,8 @@ async fn get(service: &Arc<Service>, path: &str) -> (u16, Value) {
     answer(service, Request::get(path).body(Body::empty()).unwrap()).await
 }
 
-/// Each request of text-embeddings-inference 1.9.3 (docs/openapi.json), with all of its fields but
-/// the texts: a value that changes the answer, and one of a wrong type or out of range.
+/// For each request of text-embeddings-inference 1.9.3 (docs/openapi.json), all fields except the
+/// texts, each with a value that changes the response and a value of a wrong type or out of range.
 fn fields(path: &str) -> Vec<(&'static str, Value, Value)> {
     let truncate = ("truncate", json!(false), json!("no"));
     let direction = ("truncation_direction", json!("left"), json!("sideways"));
@@ -69,7 +69,7 @@ fn fields(path: &str) -> Vec<(&'static str, Value, Value)> {
         "/v1/embeddings" | "/embeddings" => vec![
             ("dimensions", json!(7), json!(0)),
             ("encoding_format", json!("base64"), json!("md5")),
-            // Answers do not depend on these two, which is documented.
+            // These two have no effect on the response, as documented.
             ("model", Value::Null, json!(1)),
             ("user", Value::Null, json!(1)),
         ],
@@ -77,7 +77,7 @@ fn fields(path: &str) -> Vec<(&'static str, Value, Value)> {
     }
 }
 
-/// A request without its options. The text is longer than the model takes.
+/// A request without options. Its text is longer than the model's limit.
 fn plain(path: &str) -> Value {
     let long = format!("a {} c", "b ".repeat(300));
     match path {
@@ -122,14 +122,14 @@ async fn every_field_of_teis_openapi_is_obeyed_or_refused_by_name() {
                     assert_eq!(ask(&service, path, with(path, field, &json!(true))).await, before, "the default");
                 }
                 "model" | "user" => assert_eq!((status, &found), (200, &before), "{path} {field}"),
-                _ => assert!(status == 200 && found != before, "{path}: {field} is ignored: {status}"),
+                _ => assert!(status == 200 && found != before, "{path}: {field} has no effect: {status}"),
             }
             assert_eq!(ask(&service, path, with(path, field, &Value::Null)).await, before, "{path}: {field} null");
             let (status, found) = post(&service, path, &with(path, field, &wrong)).await;
             let message = found["error"].as_str().or(found["error"]["message"].as_str()).unwrap_or_default();
             assert!(status == 422 && message.contains(field), "{path}: {field} {wrong}: {status} {found}");
         }
-        // And the document says so.
+        // The server's own OpenAPI document must contain the field too.
         if let Some(operation) = document["paths"][path]["post"].as_object().filter(|_| path != "/") {
             let schema = &operation["requestBody"]["content"]["application/json"]["schema"]["$ref"];
             let schema = document.pointer(schema.as_str().unwrap().trim_start_matches('#')).unwrap();
@@ -318,7 +318,7 @@ async fn info_has_what_teis_clients_look_for_and_the_precision_that_it_became() 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_tokens_vector_comes_for_more_than_a_batch_and_within_a_limit() {
-    let (service, _dir) = service(&["--batch-tokens", "64"], None);
+    let (service, _dir) = service(&["--max-batch-tokens", "64"], None);
     let texts: Vec<_> = (1..40).map(|n| "a b c ".repeat(n % 9 + 1)).collect();
     let all = ask(&service, "/embed_all", json!({ "inputs": texts })).await;
     for (text, states) in texts.iter().zip(all.as_array().unwrap()) {

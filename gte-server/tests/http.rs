@@ -1,4 +1,5 @@
-//! Every route, in its clients' own shapes; every refusal in JSON that names what is wrong; the queue's limits; the drain.
+//! Tests of every route in its clients' own format, of every refusal as JSON that names what is
+//! wrong, of the queue's limits, and of the drain.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 #[path = "../../gte-core/tests/model/mod.rs"]
@@ -95,7 +96,7 @@ async fn text_embeddings_inferences_routes() {
     let (service, _dir) = service(&[]);
     let expected = service.embedder().unwrap().embed(&["a"]).unwrap();
     assert_eq!(vector(&ask(&service, "/embed", json!({ "inputs": "a" })).await[0]), expected.get(0).unwrap());
-    // Not of unit length if so asked, and in the same direction.
+    // Without normalization the vector has another length and the same direction.
     let raw = vector(&ask(&service, "/embed", json!({ "inputs": "a", "normalize": false })).await[0]);
     assert_eq!(service.embedder().unwrap().normalize(raw.clone()).unwrap().as_slice(), expected.as_slice());
     assert!((raw.iter().map(|v| v * v).sum::<f32>() - 1.0).abs() > 1e-3);
@@ -147,8 +148,8 @@ async fn what_is_wrong_is_named_in_json() {
         ("/v1/embeddings", b"{\"input\": [5.5]}", 422, "input[0]: "),
         ("/v1/embeddings", b"{\"input\": [5000000000]}", 422, "input[0]: "),
         ("/v1/embeddings", b"{\"input\": [[1, \"a\"]]}", 422, "input[0][1]: "),
-        ("/v1/embeddings", b"{\"input\": []}", 422, "input: it is empty"),
-        ("/v1/embeddings", b"{\"input\": [[]]}", 422, "input: it is empty"),
+        ("/v1/embeddings", b"{\"input\": []}", 422, "input is empty"),
+        ("/v1/embeddings", b"{\"input\": [[]]}", 422, "input is empty"),
         ("/v1/embeddings", b"{\"input\": [99999]}", 422, "vocabulary"),
         ("/v1/embeddings", b"{\"input\": \"a\", \"dimensions\": 49}", 422, "dimensions: 49, expected"),
         ("/v1/embeddings", b"{\"input\": \"a\", \"dimensions\": 0}", 422, "dimensions: 0, expected"),
@@ -248,7 +249,7 @@ async fn a_full_queue_refuses_whole_requests_and_computes_what_it_took() {
         }
     }
     assert!(done >= 1 && done + refused == 24, "{done} done, {refused} refused");
-    // More than the queue ever holds is no matter of trying again.
+    // A request that the queue can never hold gets another status: repeating it is useless.
     let many = json!({ "input": vec!["a"; 41] }).to_string();
     let (status, body, _) = send(&service, post("/v1/embeddings", many)).await;
     assert_eq!(status, StatusCode::PAYLOAD_TOO_LARGE);
@@ -269,7 +270,7 @@ async fn a_full_queue_refuses_whole_requests_and_computes_what_it_took() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn answers_do_not_depend_on_who_else_asks() {
-    let (service, _dir) = service(&["--batch-tokens", "64"]);
+    let (service, _dir) = service(&["--max-batch-tokens", "64"]);
     let texts: Vec<String> = (0..60).map(|i| ["a", "今", "b c", "天"][i % 4].repeat(1 + i % 7)).collect();
     let expected: Vec<_> = texts.iter().map(|t| service.embedder().unwrap().embed(&[t]).unwrap().into_vec()).collect();
     let asked: Vec<_> = texts
@@ -284,11 +285,12 @@ async fn answers_do_not_depend_on_who_else_asks() {
     }
 }
 
-/// Long and short texts, many in one request, several requests at once, and a batch of a few texts: parts of requests give way to each
-/// other between layers, and every vector comes out in its place.
+/// Long and short texts, many per request, several requests at once, and batches of only a few
+/// texts: parts of requests preempt each other between layers, and every vector still ends up in
+/// its place.
 #[tokio::test(flavor = "multi_thread")]
 async fn texts_of_a_request_come_back_in_their_order() {
-    let (service, _dir) = service(&["--batch-tokens", "160"]);
+    let (service, _dir) = service(&["--max-batch-tokens", "160"]);
     let mut tasks = tokio::task::JoinSet::new();
     for i in 0..200usize {
         let texts: Vec<String> = (0..1 + i % 7).map(|j| "今天 a b c ".repeat(1 + (i * 13 + j * 29) % 30)).collect();
@@ -338,7 +340,7 @@ async fn a_drain_answers_what_came_and_ends() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn liveness_is_answered_at_once_while_the_queue_is_long() {
-    let (service, _dir) = service(&["--batch-tokens", "100"]);
+    let (service, _dir) = service(&["--max-batch-tokens", "100"]);
     let long: Vec<String> = (0..400).map(|i| format!("a b {} ", i % 7).repeat(30)).collect();
     let busy = {
         let service = service.clone();
@@ -349,7 +351,7 @@ async fn liveness_is_answered_at_once_while_the_queue_is_long() {
         let start = std::time::Instant::now();
         let (status, body, _) = send(&service, Request::get("/livez").body(Body::empty()).unwrap()).await;
         assert_eq!((status, body), (StatusCode::OK, json!("ok")));
-        assert!(start.elapsed() < std::time::Duration::from_secs(5), "it waited for the whole queue");
+        assert!(start.elapsed() < std::time::Duration::from_secs(5), "the probe waited for the whole queue");
         seen_busy += 1;
         tokio::time::sleep(std::time::Duration::from_millis(1)).await;
     }
@@ -425,8 +427,8 @@ async fn pages_and_the_document_of_the_api_are_in_the_binary() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn as_many_texts_as_info_promises_are_taken() {
-    // Default limits: as many texts of ordinary length as are promised, and of short ones as many
-    // as a request may have.
+    // With default limits the server accepts as many texts of ordinary length as it promises, and
+    // as many short texts as a request may have.
     let (service, _dir) = service(&[]);
     let (_, info, _) = send(&service, Request::get("/info").body(Body::empty()).unwrap()).await;
     let promised = info["max_client_batch_size"].as_u64().unwrap() as usize;

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What `cargo test` of the server runs beside it: the broker of jobs, from Debian.
+# Installs what the server's `cargo test` needs: the broker of jobs, from Debian.
 set -euo pipefail
 command -v nats-server >/dev/null && exit 0
 [ "$(id -u)" = 0 ] || { echo "install the Debian package nats-server first" >&2; exit 1; }

@@ -1,4 +1,4 @@
-//! Jobs on a real NATS server, with workers that are killed, and a broker that is.
+//! Jobs on a real NATS server, while workers and the broker are killed.
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test")]
 
 use std::collections::HashSet;
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-/// A process that is killed when dropped.
+/// A process that is killed when this is dropped.
 struct Process(Child);
 
 impl Drop for Process {
@@ -90,7 +90,7 @@ fn texts(count: usize) -> Vec<String> {
     (0..count).map(|i| format!("第{i}号订单：我想退货，请问怎么办理？运费由谁来承担？")).collect()
 }
 
-/// Waits until `what` is so.
+/// Waits until `is_so` returns true.
 fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     let end = Instant::now() + Duration::from_secs(120);
     while !is_so() {
@@ -116,7 +116,7 @@ fn nothing_is_lost_or_seen_twice_when_workers_and_broker_are_killed() {
     let path = format!("/v1/jobs/{id}");
     let done = || get(gateway, &path).1["done"].as_u64().unwrap_or(0);
 
-    // A client that did not get its answer asks again.
+    // A client that got no response repeats its request.
     assert_eq!(submit(gateway, &body, "application/json", Some("today's")).1["id"], id.as_str());
     until("the workers work", || done() > 200);
     drop(first); // SIGKILL
@@ -137,7 +137,7 @@ fn nothing_is_lost_or_seen_twice_when_workers_and_broker_are_killed() {
     let status = get(gateway, &path).1;
     assert_eq!((status["done"].as_u64(), status["status"].as_str()), (Some(6000), Some("done")));
 
-    // The same as without a broker, to the bit.
+    // The vectors equal those of a server without a broker, bit for bit.
     for result in results.iter().step_by(500) {
         let text = &texts[result["index"].as_u64().unwrap() as usize];
         let body = json!({ "inputs": text }).to_string();
@@ -148,7 +148,7 @@ fn nothing_is_lost_or_seen_twice_when_workers_and_broker_are_killed() {
         assert_eq!(result["truncated"], false);
     }
 
-    // Asked for once more, it is there already: nothing is computed.
+    // A repeated request finds the results: nothing is computed.
     assert_eq!(submit(gateway, &body, "application/json", Some("today's")).1["id"], id.as_str());
     assert_eq!(get(gateway, &path).1["status"], "done");
     let gone = agent().delete(format!("http://{gateway}{path}")).call().unwrap();
@@ -195,12 +195,12 @@ fn a_broker_that_comes_late_and_requests_that_are_wrong() {
     for path in ["/v1/jobs/nothing", "/v1/jobs/0123456789abcdef0123456789abcdef", "/v1/jobs/%3E/results"] {
         assert_eq!(get(address, path).0, 404, "{path}");
     }
-    // Without a broker there is no such route.
+    // Without a broker these routes do not exist.
     let (_plain, plain) = server(&[]);
     assert_eq!(submit(plain, "{}", "application/json", None).0, 404);
 }
 
-/// The broker tells both by the same code and other words, which are its own to change.
+/// The broker reports both with the same code. Only its wording differs, and that may change.
 #[tokio::test]
 async fn a_full_queue_is_told_from_a_result_that_is_there() {
     use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy};
@@ -223,8 +223,8 @@ async fn a_full_queue_is_told_from_a_result_that_is_there() {
     let (status, error) = submit(gateway, r#"{"texts": ["三"]}"#, "application/json", None);
     assert!(status == 429 && error["message"].as_str().unwrap().contains("GTE_WORK"), "{status} {error}");
 
-    // Another worker has stored one of the results, in a way of its own, and was killed before it
-    // took the text out of the queue.
+    // Another worker has stored a different result for one of the texts, and was killed before it
+    // removed the text from the queue.
     let path = format!("/v1/jobs/{}", job["id"].as_str().unwrap());
     let subject = format!("gte.job.{}.text.1", job["id"].as_str().unwrap());
     context.publish(subject, 1f32.to_le_bytes().to_vec().into()).await.unwrap().await.unwrap();

@@ -1,4 +1,5 @@
-//! Imports go down: each file uses those above it in this list, so that there is no circle, and names them.
+//! Imports go down: each file uses only files above it in this list, so there are no cycles, and
+//! names them directly.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::path::Path;
@@ -43,7 +44,7 @@ fn files(dir: &Path, found: &mut Vec<std::path::PathBuf>) {
     }
 }
 
-/// The place of a file, or of what an import names: `jobs/routes` before `jobs`.
+/// The position of a file, or of an imported module; `jobs/routes` is found before `jobs`.
 fn place(name: &str) -> Option<usize> {
     ORDER.iter().position(|&layer| layer == name).or_else(|| {
         let (folder, _) = name.rsplit_once('/')?;
@@ -75,7 +76,11 @@ fn imports_go_down() {
                     layer.truncate(layer.rfind('/').unwrap());
                 }
                 if let Some(other) = place(&layer) {
-                    assert!(other <= own, "{name}.rs:{}: it uses {import}, which is above it", number + 1);
+                    assert!(
+                        other <= own,
+                        "{name}.rs:{}: it uses {import}, which belongs to a higher layer",
+                        number + 1
+                    );
                 }
             }
         }

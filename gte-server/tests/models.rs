@@ -1,5 +1,5 @@
-//! Several models in one process: which of them a request means, what each route makes with a model of each kind, the
-//! same bits as the engine's own, and texts that come again.
+//! Several models in one process: which of them a request gets, what each route returns for each
+//! kind of model, whether the results equal the engine's own bit for bit, and repeated texts.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::path::Path;
@@ -78,7 +78,7 @@ async fn a_request_names_its_model() {
         assert_eq!((status, floats(&found["data"][0]["embedding"])), (200, expected.as_slice().to_vec()), "{family}");
         assert_eq!(found["model"], family);
     }
-    // The first that can: none is named.
+    // A request without a name gets the first model that can handle it.
     assert_eq!(answer(Value::Null).await.1["model"], "bge-m3");
     let by_id = answer(json!(dir("gte"))).await;
     assert_eq!(by_id.1["model"], "gte", "by its id");
@@ -145,7 +145,7 @@ async fn every_reranker_ranks_in_both_dialects() {
         assert_eq!(found["results"][0]["document"]["text"], DOCUMENTS[order[0]]);
         let logits = own.logits(&own.tokenize("怎么退货？", &DOCUMENTS, None).unwrap()).unwrap();
         assert_eq!(found["results"][0]["relevance_score"].as_f64().unwrap() as f32, logits[order[0]]);
-        // What a language model is told, a cross-encoder is not.
+        // A language model uses the instruction; a cross-encoder refuses it.
         let body = json!({ "query": "q", "documents": ["d"], "instruction": "Is it about tea?" });
         let status = post(&service, "/rerank", &body).await.0;
         assert_eq!(status, if own.takes_instruction() { 200 } else { 422 }, "{family}");
@@ -176,7 +176,7 @@ async fn what_is_wrong_with_a_ranking_is_named() {
     ] {
         let (found, answer) = post(&service, "/v1/rerank", &body).await;
         assert_eq!(found, status, "{answer}");
-        // Of a field that is wrong, a list as FastAPI has it: infinity's client reads no other.
+        // For a wrong field, a list as FastAPI sends it: infinity's client reads no other form.
         let detail = if status == 422 { &answer["detail"][0]["msg"] } else { &answer["detail"] };
         for message in [&answer["error"]["message"], &answer["message"], detail] {
             assert!(message.as_str().unwrap().contains(word), "{word}: {answer}");
@@ -190,7 +190,7 @@ async fn what_is_wrong_with_a_ranking_is_named() {
         let (status, answer) = post(&service, "/rerank", &body).await;
         assert_eq!((status, &answer["error_type"]), (422, &json!(kind)), "as text-embeddings-inference writes errors");
     }
-    // A small request that would take much time or memory.
+    // Small requests that would take much time or memory.
     let long = "长".repeat(300_000);
     for (path, body) in [
         ("/rerank", json!({ "query": long, "documents": vec!["d"; 1000] })),
@@ -287,7 +287,7 @@ async fn labels_are_predicted() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn all_outputs_of_one_pass() {
-    // In the tiny vocabulary, with weights above 0 among them.
+    // Some weights of these texts are above 0 in the tiny vocabulary.
     const TEXTS: [&str; 3] = [
         "董事会 board of directors",
         "这家火锅店服务特别周到，连手机套都给你准备好。 The service at this hot pot restaurant is thoughtful.",
@@ -397,7 +397,8 @@ async fn texts_that_come_again_are_not_computed_again() {
         assert_eq!(metric(&service, r#"gte_tokens_total{model="gte"}"#).await, tokens * (1.0 + again));
         assert_eq!(metric(&service, r#"gte_cache_hits_total{model="gte"}"#).await, 4.0 * (1.0 - again));
         assert_eq!(metric(&service, "gte_cache_bytes").await > 0.0, again == 0.0);
-        // Dimensions and formats are made of what is kept; another model, prompt or cut is another text.
+        // Dimensions and formats are derived from the cached output. Another model, prompt or
+        // truncation makes another text.
         let own = embedder("gte").embed(&DOCUMENTS[..1]).unwrap();
         let short = ask(&service, "/v1/embeddings", json!({ "input": DOCUMENTS[0], "dimensions": 8 })).await;
         assert_eq!(floats(&short["data"][0]["embedding"]), own.truncate(8).unwrap().as_slice());
@@ -420,7 +421,8 @@ async fn prompts_per_request_on_every_route() {
     let expected = own.embed(&["问：退货"]).unwrap();
     let openai = ask(&service, "/v1/embeddings", json!({ "input": "退货", "prompt": "问：" })).await;
     assert_eq!(floats(&openai["data"][0]["embedding"]), expected.as_slice());
-    // A model without prompts has none for queries and documents; other names are refused.
+    // A model without prompts ignores the input types query and document, and refuses names of
+    // prompts.
     let plain = own.embed(&["退货"]).unwrap();
     for kind in ["query", "document", "passage", "search_query"] {
         let found = ask(&service, "/v1/embeddings", json!({ "input": "退货", "input_type": kind })).await;
@@ -442,7 +444,7 @@ async fn prompts_per_request_on_every_route() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_query_passes_a_ranking_of_another_model() {
-    let service = service(&["xlmr-reranker", "gte"], &["--batch-tokens", "64"]);
+    let service = service(&["xlmr-reranker", "gte"], &["--max-batch-tokens", "64"]);
     let documents: Vec<String> = (0..1500).map(|i| format!("{} {i}", "水壶坏了可以换。".repeat(3))).collect();
     let ranking = {
         let service = service.clone();

@@ -1,4 +1,5 @@
-//! The binary as it runs: HTTPS, signals, slow and many connections, spans, options that make no sense.
+//! The binary as it runs: HTTPS, signals, slow clients, many connections, spans, and contradictory
+//! options.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 #[path = "../../gte-core/tests/model/mod.rs"]
@@ -16,7 +17,7 @@ use prost::Message;
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// A running server with a tiny model; killed when dropped.
+/// A running server with a tiny model. It is killed when this is dropped.
 struct Server {
     child: Child,
     address: SocketAddr,
@@ -73,7 +74,7 @@ impl Server {
             }
             std::thread::sleep(Duration::from_millis(20));
         }
-        panic!("it does not end");
+        panic!("the server does not end");
     }
 }
 
@@ -90,7 +91,7 @@ fn command(arguments: &[&str], environment: &[(&str, &str)]) -> Command {
     command
 }
 
-/// What the server sends until it closes the connection; a reset is a close.
+/// Everything that the server sends until it closes the connection. A reset counts as a close.
 fn rest(mut stream: TcpStream) -> String {
     let mut bytes = Vec::new();
     match stream.read_to_end(&mut bytes) {
@@ -106,7 +107,7 @@ const GET: &str = "GET /readyz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
 #[test]
 fn options_that_make_no_sense_stop_the_start_with_one_line() {
     for (arguments, environment, named) in [
-        (&["--batch-tokens", "0"][..], &[][..], "--batch-tokens"),
+        (&["--max-batch-tokens", "0"][..], &[][..], "--max-batch-tokens"),
         (&["--model", "/nowhere"], &[], "/nowhere"),
         (&[], &[("GTE_API_KEYS", " , ")], "GTE_API_KEYS"),
         (&[], &[("GTE_OFFLINE", "maybe")], "GTE_OFFLINE"),
@@ -189,7 +190,7 @@ fn https_with_a_certificate_that_is_replaced() {
 
     std::fs::write(path("cert.pem"), "rubbish").unwrap();
     server.signal("-HUP");
-    while !server.log("message")["message"].as_str().unwrap().starts_with("the old certificate stays") {}
+    while !server.log("message")["message"].as_str().unwrap().starts_with("certificate not reloaded") {}
     assert_eq!(second.get(&url).call().unwrap().status(), 200);
 }
 
@@ -212,14 +213,14 @@ fn keys_are_reloaded_on_hangup() {
     assert!(ask("old").starts_with("HTTP/1.1 401") && ask("new").starts_with("HTTP/1.1 200"));
     std::fs::write(&file, "").unwrap();
     server.signal("-HUP");
-    while !server.log("message")["message"].as_str().unwrap().starts_with("the old API keys stay") {}
-    assert!(ask("wrong").starts_with("HTTP/1.1 401"), "an empty file does not open the door");
+    while !server.log("message")["message"].as_str().unwrap().starts_with("API keys not reloaded") {}
+    assert!(ask("wrong").starts_with("HTTP/1.1 401"), "an empty file must not open the service");
 }
 
 #[test]
 fn slow_clients_are_let_go() {
     let server = Server::start(&["--header-timeout", "1", "--body-timeout", "1", "--idle-timeout", "2"], &[]);
-    // Slowloris: a head that drips and never ends.
+    // Slowloris: a head that arrives byte by byte and never ends.
     let mut dripping = server.connect();
     dripping.write_all(b"GET /readyz HTTP/1.1\r\n").unwrap();
     let start = Instant::now();
@@ -227,16 +228,16 @@ fn slow_clients_are_let_go() {
         std::thread::sleep(Duration::from_millis(100));
     }
     assert!(start.elapsed() < Duration::from_secs(15), "a head that never ends holds its connection");
-    // Nothing at all.
+    // A client that sends nothing.
     assert_eq!(rest(server.connect()), "");
-    // A body that does not come.
+    // A body that never arrives.
     let mut stream = server.connect();
     let head =
         "POST /v1/embedding HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{\"te";
     stream.write_all(head.as_bytes()).unwrap();
     let answer = rest(stream);
     assert!(answer.starts_with("HTTP/1.1 408") && answer.contains("--body-timeout"), "{answer}");
-    // A second request that does not come.
+    // A second request that never arrives.
     let mut stream = server.connect();
     stream.write_all(b"GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
     assert!(rest(stream).starts_with("HTTP/1.1 200"));
@@ -255,7 +256,7 @@ fn one_connection_too_many_is_closed_and_the_others_go_on() {
     assert_eq!(rest(server.connect()), "", "the fourth");
     drop(open.pop());
     std::thread::sleep(Duration::from_millis(200));
-    assert!(ask(&mut server.connect()), "there is room again");
+    assert!(ask(&mut server.connect()), "a connection is accepted again");
     let mut stream = open.pop().unwrap();
     stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
     let metrics = rest(stream);
@@ -269,7 +270,7 @@ fn one_connection_too_many_is_closed_and_the_others_go_on() {
 
 #[test]
 fn spans_reach_a_collector_as_children_of_the_callers_trace() {
-    // A collector that keeps what it is sent.
+    // A collector that keeps what it receives.
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let endpoint = format!("http://{}", listener.local_addr().unwrap());
     let (sender, received) = mpsc::channel();

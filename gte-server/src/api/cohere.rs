@@ -1,4 +1,4 @@
-//! Cohere's `POST /v2/embed` and `/v1/embed`, as its API reference has them.
+//! Cohere's `POST /v2/embed` and `/v1/embed`, as in its API reference.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -10,30 +10,31 @@ use super::vectors::Vector;
 #[derive(Debug, Deserialize, ToSchema)]
 #[schema(as = CohereEmbedRequest)]
 pub struct EmbedRequest {
-    /// The model's name or id; any, where the server has one model alone.
+    /// The model's name or id. Any name is accepted if the server has only one model.
     #[serde(default)]
     pub model: Option<String>,
-    /// What is embedded.
+    /// The texts to embed.
     #[serde(default)]
     #[schema(min_items = 1, max_items = 2048)]
     pub texts: Option<Vec<String>>,
-    /// The same as content: text alone is read, images are refused.
+    /// The texts to embed, as content objects. Only text is supported; images are refused.
     #[serde(default)]
     pub inputs: Option<Vec<EmbedInput>>,
-    /// Images: refused, for these models read text.
+    /// Refused: these models read text, not images.
     #[serde(default)]
     pub images: Option<Vec<String>>,
-    /// `search_query`, `search_document`, `query` or `document`: the model's prompt for such texts is put before them,
-    /// if it has one. `classification` and `clustering`: the model's prompt of that name, if it has one, else its own
-    /// default.
+    /// `search_query`, `search_document`, `query` or `document`: the model's prompt for this kind
+    /// of text is put before each text, if it has one. `classification` and `clustering`: the
+    /// model's prompt of that name, or else its default prompt.
     #[serde(default)]
     pub input_type: Option<String>,
-    /// How vectors are written: `float`, `int8`, `uint8`, `binary`, `ubinary`, `base64`, one or several. Default:
-    /// `float`.
+    /// The formats of the vectors, one or several of `float`, `int8`, `uint8`, `binary`, `ubinary`,
+    /// `base64`. Default: `float`.
     #[serde(default)]
     #[schema(value_type = Option<Vec<EmbeddingType>>, min_items = 1)]
     pub embedding_types: Option<Vec<String>>,
-    /// `END` or `START`: where a long text is cut; `NONE`: it is refused. Default: `END`.
+    /// `END` or `START`: the side on which a long text is truncated. `NONE`: a long text is
+    /// refused. Default: `END`.
     #[serde(default)]
     #[schema(value_type = Option<Truncate>)]
     pub truncate: Option<String>,
@@ -41,12 +42,13 @@ pub struct EmbedRequest {
     #[serde(default)]
     #[schema(minimum = 1)]
     pub output_dimension: Option<usize>,
-    /// Tokens at which texts are cut: no more than the model takes anyway, so it is refused where it is less.
+    /// Length in tokens at which texts are truncated. Only the model's own length is supported, so
+    /// a smaller value is refused.
     #[serde(default)]
     pub max_tokens: Option<usize>,
 }
 
-/// How a vector is written.
+/// The format of a vector.
 #[derive(ToSchema)]
 #[schema(as = CohereEmbeddingType, rename_all = "lowercase")]
 #[allow(dead_code, reason = "read by the macro, for the OpenAPI document")]
@@ -59,7 +61,7 @@ pub(crate) enum EmbeddingType {
     Base64,
 }
 
-/// Where a long text is cut.
+/// The side on which a long text is truncated.
 #[derive(ToSchema)]
 #[schema(as = CohereTruncate, rename_all = "UPPERCASE")]
 #[allow(dead_code, reason = "read by the macro, for the OpenAPI document")]
@@ -77,11 +79,11 @@ pub struct EmbedInput {
     pub content: Vec<EmbedPart>,
 }
 
-/// A part of content.
+/// A part of the content.
 #[derive(Debug, Deserialize, ToSchema)]
 #[schema(as = CohereEmbedPart)]
 pub struct EmbedPart {
-    /// `text`; anything else is refused.
+    /// `text`. Anything else is refused.
     #[serde(rename = "type")]
     pub kind: String,
     /// The text.
@@ -89,27 +91,27 @@ pub struct EmbedPart {
     pub text: Option<String>,
 }
 
-/// The answer to `POST /v2/embed`.
+/// The response of `POST /v2/embed`.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = CohereEmbedResponse)]
 pub struct EmbedResponse {
-    /// Its id.
+    /// The response's id.
     pub id: String,
     /// `embeddings_by_type`
     pub response_type: &'static str,
-    /// The vectors of the texts, in order, by the types that were asked for.
+    /// The vectors of the texts, in order, in each of the requested formats.
     pub embeddings: ByType,
     /// The texts.
     pub texts: Vec<String>,
-    /// What Cohere tells besides.
+    /// Further information, as in Cohere's API.
     pub meta: EmbedMeta,
 }
 
-/// The answer to `POST /v1/embed` where no types were asked for.
+/// The response of `POST /v1/embed` if no formats were requested.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = CohereEmbedFloatsResponse)]
 pub struct EmbedFloatsResponse {
-    /// Its id.
+    /// The response's id.
     pub id: String,
     /// `embeddings_floats`
     pub response_type: &'static str,
@@ -117,11 +119,11 @@ pub struct EmbedFloatsResponse {
     pub embeddings: Vec<Vector>,
     /// The texts.
     pub texts: Vec<String>,
-    /// What Cohere tells besides.
+    /// Further information, as in Cohere's API.
     pub meta: EmbedMeta,
 }
 
-/// What `/v1/embed` answers.
+/// The response of `/v1/embed`.
 #[derive(Serialize, ToSchema)]
 #[schema(as = CohereAnyEmbedResponse)]
 #[serde(untagged)]
@@ -131,7 +133,7 @@ pub(crate) enum AnyEmbedResponse {
     Floats(EmbedFloatsResponse),
 }
 
-/// Vectors by type.
+/// Vectors in each of the requested formats.
 #[derive(Debug, Default, Serialize, ToSchema)]
 pub struct ByType {
     /// f32
@@ -143,10 +145,10 @@ pub struct ByType {
     /// Integers from 1 to 255.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub uint8: Option<Vec<Vector>>,
-    /// A bit per value, eight to a number from −128 to 127.
+    /// One bit per value; eight of them form a number from −128 to 127.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub binary: Option<Vec<Vector>>,
-    /// A bit per value, eight to a number from 0 to 255.
+    /// One bit per value; eight of them form a number from 0 to 255.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ubinary: Option<Vec<Vector>>,
     /// f32, little-endian, in base64.
@@ -154,11 +156,11 @@ pub struct ByType {
     pub base64: Option<Vec<Vector>>,
 }
 
-/// What Cohere tells besides vectors.
+/// Further information, as in Cohere's API.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = CohereEmbedMeta)]
 pub struct EmbedMeta {
-    /// The version of the API, and warnings.
+    /// The API's version and warnings.
     #[serde(flatten)]
     pub meta: Meta,
     /// What Cohere would bill.

@@ -1,6 +1,6 @@
-//! Every JSON type on the wire, with its limits, by API: OpenAI's as in its API reference, the
-//! native ones of text-embeddings-inference as in its OpenAPI file, and our own. Here is what
-//! several of them share.
+//! Every JSON type of the HTTP API with its limits, by API: those of OpenAI as in its API
+//! reference, those of text-embeddings-inference as in its OpenAPI document, and our own. This file
+//! contains the types that several APIs share.
 
 pub mod cohere;
 pub mod native;
@@ -21,19 +21,19 @@ use crate::error::Error;
 use crate::json;
 use crate::reading::{InputKind, PromptChoice};
 
-/// Texts in one request, at most.
+/// Maximum number of texts in one request.
 pub const MAX_TEXTS: usize = 2048;
 
-/// One text or many, each as text or as token ids.
+/// One text or many, each as a string or as token ids.
 #[derive(Debug)]
 pub enum Input {
     /// A string or a list of token ids.
     One(Text),
-    /// A list of them.
+    /// A list of texts.
     Many(Vec<Text>),
 }
 
-/// A text, or the token ids that it is.
+/// A text, as a string or as its token ids.
 #[derive(Debug)]
 pub enum Text {
     /// Text.
@@ -64,7 +64,7 @@ impl From<Vec<String>> for Input {
     }
 }
 
-// By hand and not `untagged`, so that an error tells which of the texts is wrong.
+// Written by hand rather than with `untagged`, so that an error names the wrong text.
 impl<'de> Deserialize<'de> for Input {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Any;
@@ -93,7 +93,7 @@ impl<'de> Deserialize<'de> for Input {
                     }
                     if !texts.is_empty() && !ids.is_empty() {
                         return Err(A::Error::custom(
-                            "a list of texts and single token ids, expected one or the other",
+                            "a list that mixes texts and single token ids, expected only one of them",
                         ));
                     }
                 }
@@ -105,7 +105,7 @@ impl<'de> Deserialize<'de> for Input {
     }
 }
 
-/// What an input's list holds.
+/// An element of the input's list.
 enum Element {
     Id(u32),
     Text(Text),
@@ -131,7 +131,7 @@ impl<'de> Deserialize<'de> for Element {
             }
 
             fn visit_u64<E: serde::de::Error>(self, id: u64) -> Result<Element, E> {
-                let id = u32::try_from(id).map_err(|_| E::custom(format_args!("{id} is no token id")))?;
+                let id = u32::try_from(id).map_err(|_| E::custom(format_args!("{id} is not a token id")))?;
                 Ok(Element::Id(id))
             }
 
@@ -159,7 +159,7 @@ impl PartialSchema for Input {
         };
         let ids = || ArrayBuilder::new().items(id());
         let one_of = OneOfBuilder::new()
-            .description(Some("Text, one or many; where the server was started with --token-ids, also token ids"))
+            .description(Some("One text or many; also token ids if the server was started with --token-ids"))
             .item(text())
             .item(ArrayBuilder::new().items(text()).min_items(Some(1)).max_items(Some(MAX_TEXTS)))
             .item(ids())
@@ -180,7 +180,7 @@ pub enum Texts {
     Many(Vec<String>),
 }
 
-/// How a vector is written.
+/// The format of a vector.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ToSchema)]
 #[schema(rename_all = "lowercase")]
 pub enum EncodingFormat {
@@ -196,13 +196,14 @@ pub(crate) fn encoding_format<'de, D: Deserializer<'de>>(d: D) -> Result<Option<
     json::word(d, &[("float", EncodingFormat::Float), ("base64", EncodingFormat::Base64)])
 }
 
-/// What a request may say of the prompt before its texts: at most one of the three.
+/// The prompt that a request asks for. A request may use at most one of the three fields.
 pub(crate) fn prompt_choice(
     name: Option<String>,
     text: Option<String>,
     input_type: Option<String>,
 ) -> Result<PromptChoice, Error> {
-    let both = |a: &str, b| Err(Error::field(b, format_args!("it says what stands before the texts, as `{a}` does")));
+    let both =
+        |a: &str, b| Err(Error::field(b, format_args!("it sets the prompt, and so does `{a}`: send only one of them")));
     match (name, text, input_type) {
         (None, None, None) => Ok(PromptChoice::Default),
         (Some(name), None, None) => Ok(PromptChoice::Name(name)),
@@ -218,8 +219,7 @@ pub(crate) fn prompt_choice(
     }
 }
 
-/// The side that a long text loses, `right` unless it is said, as text-embeddings-inference spells
-/// it.
+/// The side on which a long text is truncated, as in text-embeddings-inference. Default: `right`.
 #[derive(ToSchema)]
 #[schema(rename_all = "lowercase")]
 #[allow(dead_code, reason = "read by the macro, for the OpenAPI document")]
@@ -233,29 +233,29 @@ pub(crate) fn truncation_direction<'de, D: Deserializer<'de>>(d: D) -> Result<Op
     json::word(d, &[("right", TruncationSide::Right), ("left", TruncationSide::Left)])
 }
 
-/// What is sent in place of an answer, as OpenAI's clients read it.
+/// The response when a request fails, in the form of OpenAI's errors.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ErrorBody {
-    /// As OpenAI nests it.
+    /// The error as OpenAI's clients expect it.
     pub error: ErrorDetail,
     /// The same message, for Cohere's clients.
     pub message: String,
-    /// The same message, for clients of servers that are written with FastAPI.
+    /// The same message, for clients of servers written with FastAPI.
     pub detail: Detail,
 }
 
-/// The message as FastAPI writes it: clients of servers that are written with it, such as infinity's,
-/// fail on another shape.
+/// The message as FastAPI writes it. Clients of such servers, infinity for example, fail on any
+/// other form.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(untagged)]
 pub enum Detail {
     /// Of every other status.
     Message(String),
-    /// Of status 422.
+    /// For status 422.
     Fields(Vec<FieldDetail>),
 }
 
-/// A field that is wrong, as FastAPI tells it.
+/// A wrong field, as FastAPI reports it.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct FieldDetail {
     /// `body`, then the path of the field.
@@ -272,10 +272,10 @@ pub struct FieldDetail {
 pub struct ErrorDetail {
     /// What is wrong and what to do.
     pub message: String,
-    /// OpenAI's kind of error.
+    /// OpenAI's type of error.
     #[serde(rename = "type")]
     pub kind: &'static str,
-    /// Path of the field that is wrong, where it is one.
+    /// Path of the wrong field, if the error is about a field.
     pub param: Option<String>,
     /// HTTP status.
     pub code: u16,
@@ -297,46 +297,47 @@ impl From<&Error> for ErrorBody {
     }
 }
 
-/// How a request may be refused, with a body as an API's clients read it.
+/// The responses with which a request may be refused, with the API's own type of body.
 macro_rules! refusals {
     ($name:ident, $body:ty) => {
         #[derive(IntoResponses)]
         #[allow(dead_code, reason = "read by the macro, for the OpenAPI document")]
         pub(crate) enum $name {
-            /// The body is not JSON
+            /// The body is not valid JSON.
             #[response(status = 400)]
             Syntax(#[to_schema] $body),
-            /// A valid key is needed
+            /// A valid API key is required.
             #[response(status = 401)]
             Unauthorized(#[to_schema] $body),
-            /// No such model
+            /// There is no such model.
             #[response(status = 404)]
             NotFound(#[to_schema] $body),
-            /// The body did not arrive in time
+            /// The body did not arrive in time.
             #[response(status = 408)]
             SlowBody(#[to_schema] $body),
-            /// The body, or what it asks for, is larger than a limit; asking again is in vain
+            /// The body, or the work it asks for, exceeds a limit. Repeating the request is
+            /// useless.
             #[response(status = 413)]
             TooLarge(#[to_schema] $body),
-            /// The body has a content encoding other than gzip
+            /// The body has a content encoding other than gzip.
             #[response(status = 415)]
             Encoding(#[to_schema] $body),
-            /// A field is missing, of the wrong type or out of range
+            /// A field is missing, has the wrong type, or is out of range.
             #[response(status = 422)]
             Field(#[to_schema] $body),
-            /// The model is one for something else
+            /// The model cannot do what the request asks for.
             #[response(status = 424)]
             Task(#[to_schema] $body),
-            /// The queue is full; `Retry-After` says when there will be room
+            /// The queue is full. The header `Retry-After` says when there will be room.
             #[response(status = 429)]
             Overloaded(#[to_schema] $body),
-            /// The engine failed
+            /// The engine failed.
             #[response(status = 500)]
             Engine(#[to_schema] $body),
-            /// Shutting down, or the model is still being loaded
+            /// The server is shutting down, or the model is still loading.
             #[response(status = 503)]
             Unavailable(#[to_schema] $body),
-            /// Not computed before the deadline
+            /// The request was not computed before its deadline.
             #[response(status = 504)]
             Deadline(#[to_schema] $body),
         }
@@ -347,8 +348,8 @@ refusals!(Refused, ErrorBody);
 refusals!(TeiRefused, tei::ErrorBody);
 refusals!(RerankRefused, AnyErrorBody);
 
-/// What is sent in place of a ranking: to `documents` as OpenAI's clients read it, to `texts` as
-/// text-embeddings-inference's do.
+/// The response when a ranking fails: in OpenAI's form for a request with `documents`, in the form
+/// of text-embeddings-inference for a request with `texts`.
 #[derive(Serialize, ToSchema)]
 #[serde(untagged)]
 #[allow(dead_code, reason = "read by the macro, for the OpenAPI document")]

@@ -1,4 +1,4 @@
-//! Our own two routes.
+//! The routes of this server's own API.
 
 use gte_core::TruncationSide;
 use serde::{Deserialize, Serialize};
@@ -12,58 +12,58 @@ use super::{Input, TruncationDirection};
 pub struct EmbeddingRequest {
     /// The text.
     pub text: String,
-    /// The model's name or id, where the server has several.
+    /// The model's name or id, if the server has several models.
     #[serde(default)]
     pub model: Option<String>,
 }
 
-/// The answer to `POST /v1/embedding`.
+/// The response of `POST /v1/embedding`.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct EmbeddingResponse<'a> {
     /// The unit vector.
     pub embedding: &'a [f32],
-    /// Its length.
+    /// The number of values in the vector.
     pub dimension: usize,
-    /// The model that made it.
+    /// The model that computed it.
     pub model: &'a str,
-    /// Tokens that were computed.
+    /// Number of tokens computed.
     pub tokens: usize,
-    /// Whether the text was longer than the model's limit.
+    /// Whether the text was truncated because it was longer than the model's limit.
     pub truncated: bool,
 }
 
 /// `POST /v1/similarity`
 #[derive(Debug, Deserialize, ToSchema)]
 pub struct SimilarityRequest {
-    /// What is compared.
+    /// The text that is compared with the candidates.
     pub source_text: String,
-    /// With what.
+    /// The candidates.
     #[schema(min_items = 1, max_items = 2047)]
     pub candidate_texts: Vec<String>,
-    /// How many indices `ranking` has; all if left out.
+    /// Number of indices in `ranking`. Default: all.
     #[serde(default)]
     pub top_k: Option<usize>,
-    /// The model's name or id, where the server has several.
+    /// The model's name or id, if the server has several models.
     #[serde(default)]
     pub model: Option<String>,
 }
 
-/// The answer to `POST /v1/similarity`.
+/// The response of `POST /v1/similarity`.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct SimilarityResponse {
-    /// Cosine of the source with each candidate, in their order.
+    /// The cosine of the source and each candidate, in the order of the candidates.
     pub scores: Vec<f32>,
-    /// Candidates by falling score, equal ones in their order.
+    /// Indices of the candidates by descending score; equal scores keep their order.
     pub ranking: Vec<usize>,
 }
 
 /// `POST /v1/outputs`
 #[derive(Debug, Deserialize, ToSchema)]
 pub struct OutputsRequest {
-    /// The model's name or id, where the server has several.
+    /// The model's name or id, if the server has several models.
     #[serde(default)]
     pub model: Option<String>,
-    /// What is embedded.
+    /// The texts to embed.
     pub input: Input,
     /// Which outputs: `dense`, `sparse`, `colbert`. Default: all that the model has.
     #[serde(default)]
@@ -72,19 +72,20 @@ pub struct OutputsRequest {
     #[serde(default)]
     #[schema(minimum = 1)]
     pub dimensions: Option<usize>,
-    /// The prompt to put before each text, by its name; the model's default if left out.
+    /// The name of the prompt to put before each text. Default: the model's default prompt.
     #[serde(default)]
     pub prompt_name: Option<String>,
-    /// What to put before each text, letter for letter, in place of a prompt of the model.
+    /// A text to put before each text exactly as it is, instead of a prompt of the model.
     #[serde(default)]
     pub prompt: Option<String>,
-    /// `query` or `document`: the model's prompt for such texts is put before them, if it has one.
+    /// `query` or `document`: the model's prompt for this kind of text is put before each text, if
+    /// it has one.
     #[serde(default)]
     pub input_type: Option<String>,
-    /// Whether long texts are cut: they are, unless this is false.
+    /// Whether long texts are truncated. Default: true.
     #[serde(default)]
     pub truncate: Option<bool>,
-    /// The side that a long text loses.
+    /// The side on which long texts are truncated. Default: `right`.
     #[serde(default, deserialize_with = "super::truncation_direction")]
     #[schema(value_type = Option<TruncationDirection>)]
     pub truncation_direction: Option<TruncationSide>,
@@ -98,25 +99,25 @@ pub enum Output {
     Dense,
     /// Weights of token ids.
     Sparse,
-    /// A unit vector per token but the first.
+    /// A unit vector per token, except the first token.
     Colbert,
 }
 
-/// The answer to `POST /v1/outputs`.
+/// The response of `POST /v1/outputs`.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct OutputsResponse<'a> {
-    /// The model that made them.
+    /// The model that computed them.
     pub model: &'a str,
     /// One per text, in order.
     pub data: Vec<TextOutputs>,
-    /// Tokens computed.
+    /// Number of tokens computed.
     pub usage: Usage,
 }
 
-/// The outputs of one text; what was not asked for is absent.
+/// The outputs of one text. Outputs that were not requested are absent.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct TextOutputs {
-    /// The text's place in the request.
+    /// The text's index in the request.
     pub index: usize,
     /// The unit vector.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -124,16 +125,16 @@ pub struct TextOutputs {
     /// Weights of token ids.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sparse: Option<SparseVector>,
-    /// A unit vector per token but the first.
+    /// A unit vector per token, except the first token.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub colbert: Option<Vec<Vec<f32>>>,
 }
 
-/// A sparse vector, as Qdrant, Milvus and Pinecone take it.
+/// A sparse vector in the form that Qdrant, Milvus and Pinecone accept.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct SparseVector {
-    /// Token ids in rising order.
+    /// Token ids in ascending order.
     pub indices: Vec<u32>,
-    /// As many weights, each above 0.
+    /// One weight per token id, each above 0.
     pub values: Vec<f32>,
 }

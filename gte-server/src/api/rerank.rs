@@ -1,5 +1,5 @@
-//! Reranking: Cohere's and Jina's shape, which vLLM, infinity and the gateways of Chinese clouds have too;
-//! text-embeddings-inference's; and vLLM's scores.
+//! Reranking in three forms: that of Cohere and Jina, which vLLM, infinity and the gateways of
+//! Chinese clouds use too; that of text-embeddings-inference; and vLLM's scores.
 
 use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
@@ -9,59 +9,63 @@ use gte_core::TruncationSide;
 use super::{Texts, TruncationDirection};
 use crate::json;
 
-/// `POST /rerank`, `/v1/rerank` and `/v2/rerank`. With `documents` the answer is Cohere's, with `texts` it is
-/// text-embeddings-inference's.
+/// `POST /rerank`, `/v1/rerank` and `/v2/rerank`. With `documents` the response has Cohere's form,
+/// with `texts` that of text-embeddings-inference.
 #[derive(Debug, Deserialize, ToSchema)]
 pub struct RerankRequest {
-    /// The model's name or id, where the server has several.
+    /// The model's name or id, if the server has several models.
     #[serde(default)]
     pub model: Option<String>,
-    /// What the documents should answer.
+    /// The query that the documents should answer.
     pub query: String,
-    /// What is ranked: strings, or objects with `text`.
+    /// The documents to rank: strings, or objects with `text`.
     #[serde(default)]
     #[schema(min_items = 1, max_items = 2048)]
     pub documents: Option<Vec<Document>>,
-    /// The same, as text-embeddings-inference names them.
+    /// The same, under the name that text-embeddings-inference uses.
     #[serde(default)]
     #[schema(min_items = 1, max_items = 2048)]
     pub texts: Option<Vec<String>>,
-    /// How many of the best are in the answer; all if left out, null, 0 or less. With `texts`, all always.
+    /// The response contains this many of the best documents. Default: all, as for null, 0 and
+    /// negative numbers. With `texts` the response always contains all of them.
     #[serde(default)]
     pub top_n: Option<i64>,
-    /// Whether each result has its document as `{"text": …}`: it has not, unless this is true. With `texts`:
-    /// `return_text`.
+    /// Whether each result contains its document as `{"text": …}`. Default: false. With `texts`,
+    /// use `return_text` instead.
     #[serde(default, deserialize_with = "json::lenient_bool")]
     pub return_documents: Option<bool>,
-    /// Whether each result has its text: it has not, unless this is true.
+    /// Whether each result contains its text. Default: false.
     #[serde(default, deserialize_with = "json::lenient_bool")]
     pub return_text: Option<bool>,
-    /// Whether scores are the model's logits: they are between 0 and 1 by the sigmoid, unless this is true.
+    /// Whether scores are the model's logits rather than values from 0 to 1 (their sigmoid).
+    /// Default: false.
     #[serde(default, deserialize_with = "json::lenient_bool")]
     pub raw_scores: Option<bool>,
-    /// What an answer is, to a language model such as Qwen3-Reranker; the model's own if left out.
+    /// Tells a language model such as Qwen3-Reranker what counts as an answer. Default: the model's
+    /// own instruction.
     #[serde(default, alias = "instruct")]
     pub instruction: Option<String>,
-    /// Whether pairs that are too long are cut, at the end of the longer text: they are, unless this is false.
+    /// Whether pairs that are too long are truncated, at the end of the longer text. Default: true.
     #[serde(default, deserialize_with = "json::lenient_bool")]
     pub truncate: Option<bool>,
-    /// The side that a long text loses.
+    /// The side on which long texts are truncated. Default: `right`.
     #[serde(default, deserialize_with = "super::truncation_direction")]
     #[schema(value_type = Option<TruncationDirection>)]
     pub truncation_direction: Option<TruncationSide>,
-    /// Tokens at which a document is cut before it is paired with the query.
+    /// Length in tokens at which a document is truncated before it is paired with the query.
     #[serde(default)]
     #[schema(minimum = 1)]
     pub max_tokens_per_doc: Option<usize>,
-    /// In how many pieces a document is read that is longer than the model: its score is that of its best piece. One
-    /// if left out.
+    /// A document that is longer than the model's limit is split into at most this many pieces, and
+    /// its score is that of its best piece. Default: 1.
     #[serde(default)]
     #[schema(minimum = 1)]
     pub max_chunks_per_doc: Option<usize>,
-    /// Tokens that a piece has in common with the one before it, at most half of them. Default: 0.
+    /// Number of tokens that a piece shares with the one before it, at most half of the piece.
+    /// Default: 0.
     #[serde(default)]
     pub overlap_tokens: Option<usize>,
-    /// The fields of documents that are objects: `["text"]`, which is what is read.
+    /// The field of the documents to read, if they are objects. Only `["text"]` is supported.
     #[serde(default)]
     pub rank_fields: Option<Vec<String>>,
 }
@@ -72,19 +76,19 @@ pub struct RerankRequest {
 pub enum Document {
     /// Text.
     Text(String),
-    /// An object with text.
+    /// An object with a text.
     Object {
         /// The text.
         text: String,
     },
-    /// Parts of a message, as vLLM has them.
+    /// The parts of a message, as in vLLM's API.
     Content {
         /// The parts.
         content: Vec<Part>,
     },
 }
 
-/// A part of a message: text alone is read.
+/// A part of a message. Only text is supported.
 #[derive(Debug, Deserialize, ToSchema)]
 pub struct Part {
     /// The text.
@@ -92,7 +96,7 @@ pub struct Part {
 }
 
 impl Document {
-    /// Its text.
+    /// The document's text.
     pub fn into_text(self) -> String {
         match self {
             Self::Text(text) | Self::Object { text } => text,
@@ -101,50 +105,50 @@ impl Document {
     }
 }
 
-/// The answer to documents, best first.
+/// The response to a request with `documents`, best document first.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct RerankResponse {
-    /// Its id.
+    /// The response's id.
     pub id: String,
     /// `rerank`
     pub object: &'static str,
     /// Seconds since 1970.
     pub created: u64,
-    /// The model that ranked.
+    /// The model that ranked the documents.
     pub model: String,
-    /// The documents, best first; equal ones in their order.
+    /// The documents, best first; equal scores keep their order.
     pub results: Vec<RerankResult>,
-    /// Tokens computed.
+    /// Number of tokens computed.
     pub usage: super::openai::Usage,
-    /// As Cohere has it.
+    /// Further information, as in Cohere's API.
     pub meta: Meta,
 }
 
-/// A document's place.
+/// A document's position in the ranking.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct RerankResult {
-    /// The document's place in the request.
+    /// The document's index in the request.
     pub index: usize,
     /// How well it answers the query.
     pub relevance_score: f32,
-    /// The document, where it was asked for.
+    /// The document, if it was requested.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub document: Option<DocumentText>,
 }
 
-/// A document in an answer.
+/// A document in the response.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct DocumentText {
     /// Its text.
     pub text: String,
 }
 
-/// What Cohere tells besides its answers.
+/// Further information, as in Cohere's API.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Meta {
     /// The version of the API.
     pub api_version: ApiVersion,
-    /// What the caller should know: that texts were cut.
+    /// Warnings, for example that texts were truncated.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
 }
@@ -157,27 +161,27 @@ pub struct ApiVersion {
 }
 
 impl Meta {
-    /// With a warning where `truncated` of the texts were cut.
+    /// Adds a warning if `truncated` is not 0.
     pub(crate) fn new(truncated: usize) -> Self {
-        let warning = || format!("{truncated} of the texts were longer than the model takes, and were cut");
+        let warning = || format!("{truncated} of the texts were longer than the model's limit and were truncated");
         let warnings = (truncated > 0).then(warning).into_iter().collect();
         Self { api_version: ApiVersion { version: "2" }, warnings }
     }
 }
 
-/// A text's place, as text-embeddings-inference answers.
+/// A text's position in the ranking, in the form of text-embeddings-inference.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Rank {
-    /// The text's place in the request.
+    /// The text's index in the request.
     pub index: usize,
     /// How well it answers the query.
     pub score: f32,
-    /// The text, where it was asked for.
+    /// The text, if it was requested.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub text: Option<String>,
 }
 
-/// What `/rerank` answers: to `documents` an object, to `texts` a list.
+/// The response of `/rerank`: an object for `documents`, a list for `texts`.
 #[derive(Serialize, ToSchema)]
 #[serde(untagged)]
 #[allow(dead_code, reason = "read by the macro, for the OpenAPI document")]
@@ -186,52 +190,54 @@ pub(crate) enum AnyRanking {
     Texts(Vec<Rank>),
 }
 
-/// `POST /score` and `/v1/score`, vLLM's. One text with one or with many, or as many with as many, pair by pair.
+/// vLLM's `POST /score` and `/v1/score`. One text is paired with each of many, or as many texts
+/// with as many, pair by pair.
 #[derive(Debug, Deserialize, ToSchema)]
 pub struct ScoreRequest {
-    /// The model's name or id, where the server has several.
+    /// The model's name or id, if the server has several models.
     #[serde(default)]
     pub model: Option<String>,
-    /// One text or many. Also as `text_1`.
+    /// One text or many. Also accepted as `text_1`.
     #[serde(alias = "text_1", alias = "data_1")]
     pub queries: Texts,
-    /// One text or many. Also as `text_2`.
+    /// One text or many. Also accepted as `text_2`.
     #[serde(alias = "text_2", alias = "data_2")]
     pub documents: Texts,
-    /// What an answer is, to a language model; the model's own if left out.
+    /// Tells a language model what counts as an answer. Default: the model's own instruction.
     #[serde(default, alias = "instruct")]
     pub instruction: Option<String>,
-    /// Whether scores are the model's logits.
+    /// Whether scores are the model's logits. Default: false.
     #[serde(default, deserialize_with = "json::lenient_bool")]
     pub raw_scores: Option<bool>,
-    /// Whether pairs that are too long are cut: they are, unless this is false.
+    /// Whether pairs that are too long are truncated. Default: true.
     #[serde(default, deserialize_with = "json::lenient_bool")]
     pub truncate: Option<bool>,
 }
 
-/// The answer to `POST /score`, in the order of the request.
+/// The response of `POST /score`, in the order of the request.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ScoreResponse {
-    /// Its id.
+    /// The response's id.
     pub id: String,
     /// `list`
     pub object: &'static str,
     /// Seconds since 1970.
     pub created: u64,
-    /// The model that scored.
+    /// The model that computed the scores.
     pub model: String,
-    /// How: `sigmoid` or `logit` of a reranker, `cosine` of an embedder's vectors.
+    /// How the scores were computed: `sigmoid` or `logit` of a reranker's output, `cosine` of an
+    /// embedder's vectors.
     pub scoring: &'static str,
-    /// One per pair.
+    /// One score per pair.
     pub data: Vec<Score>,
-    /// Tokens computed.
+    /// Number of tokens computed.
     pub usage: super::openai::Usage,
 }
 
-/// A pair's score.
+/// The score of a pair.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Score {
-    /// The pair's place in the request.
+    /// The pair's index in the request.
     pub index: usize,
     /// `score`
     pub object: &'static str,
@@ -239,28 +245,28 @@ pub struct Score {
     pub score: f32,
 }
 
-/// `POST /predict`, text-embeddings-inference's.
+/// `POST /predict` of text-embeddings-inference.
 #[derive(Debug, Deserialize, ToSchema)]
 pub struct PredictRequest {
-    /// A text; a pair of texts, as a list of two; or a list of lists of one or two texts.
+    /// One text; a pair, as a list of two texts; or many, as a list of lists of one or two texts.
     pub inputs: PredictInput,
-    /// The model's name or id, where the server has several.
+    /// The model's name or id, if the server has several models.
     #[serde(default)]
     pub model: Option<String>,
-    /// Whether what is too long is cut: it is, unless this is false.
+    /// Whether long inputs are truncated. Default: true.
     #[serde(default, deserialize_with = "json::lenient_bool")]
     pub truncate: Option<bool>,
-    /// The side that a long text loses.
+    /// The side on which long texts are truncated. Default: `right`.
     #[serde(default, deserialize_with = "super::truncation_direction")]
     #[schema(value_type = Option<TruncationDirection>)]
     pub truncation_direction: Option<TruncationSide>,
-    /// Whether scores are logits: they are probabilities, by the sigmoid of one label and the softmax of several,
-    /// unless this is true.
+    /// Whether scores are logits rather than probabilities. A probability is the sigmoid of a
+    /// single label, or the softmax of several. Default: false.
     #[serde(default, deserialize_with = "json::lenient_bool")]
     pub raw_scores: Option<bool>,
 }
 
-/// What is classified.
+/// The texts or pairs to classify.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(untagged, expecting = "expected a string, a pair of strings, or a list of lists of one or two strings")]
 pub enum PredictInput {
@@ -268,7 +274,7 @@ pub enum PredictInput {
     Text(String),
     /// One text or pair, as a list.
     One(#[serde(deserialize_with = "one_or_two")] Vec<String>),
-    /// Many of them.
+    /// Many texts or pairs.
     Many(Vec<OneOrTwo>),
 }
 
@@ -280,7 +286,7 @@ fn one_or_two<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<String>, D::Error> 
     let texts = Vec::<String>::deserialize(d)?;
     match texts.len() {
         1 | 2 => Ok(texts),
-        n => Err(serde::de::Error::custom(format_args!("{n} texts, expected one or a pair"))),
+        n => Err(serde::de::Error::custom(format_args!("{n} texts, expected one or two"))),
     }
 }
 
@@ -293,12 +299,13 @@ pub struct Prediction {
     pub label: String,
 }
 
-/// What `/predict` answers: of one text its labels, of many a list of those, best first.
+/// The response of `/predict`: a list of labels for one text, a list of such lists for many; best
+/// label first.
 #[derive(Serialize, ToSchema)]
 #[serde(untagged)]
 pub enum Predictions {
-    /// Of one.
+    /// For one text.
     One(Vec<Prediction>),
-    /// Of many.
+    /// For many texts.
     Many(Vec<Vec<Prediction>>),
 }

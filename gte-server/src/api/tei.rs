@@ -1,4 +1,4 @@
-//! text-embeddings-inference's routes, as its OpenAPI file has them.
+//! The routes of text-embeddings-inference, as in its OpenAPI document.
 
 use std::collections::BTreeMap;
 
@@ -14,41 +14,42 @@ use crate::error::Error;
 /// `POST /embed` and `POST /`.
 #[derive(Debug, Deserialize, ToSchema)]
 pub struct EmbedRequest {
-    /// What is embedded.
+    /// The texts to embed.
     pub inputs: Input,
-    /// Whether long texts are cut: they are, unless this is false.
+    /// Whether long texts are truncated. Default: true.
     #[serde(default)]
     pub truncate: Option<bool>,
-    /// The side that a long text loses.
+    /// The side on which long texts are truncated. Default: `right`.
     #[serde(default, deserialize_with = "super::truncation_direction")]
     #[schema(value_type = Option<TruncationDirection>)]
     pub truncation_direction: Option<TruncationSide>,
-    /// The prompt to put before each text, by its name; the model's default if left out.
+    /// The name of the prompt to put before each text. Default: the model's default prompt.
     #[serde(default)]
     pub prompt_name: Option<String>,
-    /// What to put before each text, letter for letter, in place of a prompt of the model.
+    /// A text to put before each text exactly as it is, instead of a prompt of the model.
     #[serde(default)]
     pub prompt: Option<String>,
-    /// `query` or `document`: the model's prompt for such texts is put before them, if it has one; or the name of a
-    /// prompt.
+    /// `query` or `document`: the model's prompt for this kind of text is put before each text, if
+    /// it has one. The name of a prompt also works.
     #[serde(default)]
     pub input_type: Option<String>,
-    /// The model's name or id, where the server has several.
+    /// The model's name or id, if the server has several models.
     #[serde(default)]
     pub model: Option<String>,
-    /// Whether vectors are of unit length: they are unless this is false.
+    /// Whether vectors have unit length. Default: true.
     #[serde(default)]
     pub normalize: Option<bool>,
     /// Length of the vectors, for Matryoshka models.
     #[serde(default)]
     #[schema(minimum = 1)]
     pub dimensions: Option<usize>,
-    /// The type of the values: fewer bits take less room. Not text-embeddings-inference's: Voyage's.
+    /// The type of the values; fewer bits take less space. As in Voyage's API, not that of
+    /// text-embeddings-inference.
     #[serde(default, deserialize_with = "super::vectors::output_type")]
     #[schema(value_type = Option<OutputType>)]
     pub output_dtype: Option<OutputType>,
-    /// Hugging Face's clients have this field for all servers: `float` here, base64 is on
-    /// `/v1/embeddings`.
+    /// Hugging Face's clients send this field to all servers. Only `float` is supported here;
+    /// base64 is available at `/v1/embeddings`.
     #[serde(default, deserialize_with = "super::encoding_format")]
     #[schema(value_type = Option<EncodingFormat>)]
     pub encoding_format: Option<EncodingFormat>,
@@ -57,31 +58,31 @@ pub struct EmbedRequest {
 /// `POST /embed_all` and `POST /embed_sparse`
 #[derive(Debug, Deserialize, ToSchema)]
 pub struct EmbedAllRequest {
-    /// What is embedded.
+    /// The texts to embed.
     pub inputs: Input,
-    /// Whether long texts are cut: they are, unless this is false.
+    /// Whether long texts are truncated. Default: true.
     #[serde(default)]
     pub truncate: Option<bool>,
-    /// The side that a long text loses.
+    /// The side on which long texts are truncated. Default: `right`.
     #[serde(default, deserialize_with = "super::truncation_direction")]
     #[schema(value_type = Option<TruncationDirection>)]
     pub truncation_direction: Option<TruncationSide>,
-    /// The prompt to put before each text, by its name; the model's default if left out.
+    /// The name of the prompt to put before each text. Default: the model's default prompt.
     #[serde(default)]
     pub prompt_name: Option<String>,
-    /// What to put before each text, letter for letter, in place of a prompt of the model.
+    /// A text to put before each text exactly as it is, instead of a prompt of the model.
     #[serde(default)]
     pub prompt: Option<String>,
-    /// `query` or `document`: the model's prompt for such texts is put before them, if it has one; or the name of a
-    /// prompt.
+    /// `query` or `document`: the model's prompt for this kind of text is put before each text, if
+    /// it has one. The name of a prompt also works.
     #[serde(default)]
     pub input_type: Option<String>,
-    /// The model's name or id, where the server has several.
+    /// The model's name or id, if the server has several models.
     #[serde(default)]
     pub model: Option<String>,
 }
 
-/// A token id's weight.
+/// A token id and its weight.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct SparseValue {
     /// The token id.
@@ -97,40 +98,40 @@ pub struct SimilarityRequest {
     /// The texts.
     #[serde(deserialize_with = "crate::json::object")]
     pub inputs: SimilarityInputs,
-    /// How they are read.
+    /// How the texts are read.
     #[serde(default, deserialize_with = "crate::json::maybe_object")]
     pub parameters: Option<SimilarityParameters>,
 }
 
-/// What is compared.
+/// The texts to compare.
 #[derive(Debug, Deserialize, ToSchema)]
 pub struct SimilarityInputs {
-    /// The one.
+    /// The sentence that is compared with the others.
     pub source_sentence: String,
-    /// The others.
+    /// The other sentences.
     #[schema(min_items = 1, max_items = 2047)]
     pub sentences: Vec<String>,
 }
 
-/// How texts that are compared are read.
+/// How the texts of a comparison are read.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 pub struct SimilarityParameters {
-    /// Whether long texts are cut: they are, unless this is false.
+    /// Whether long texts are truncated. Default: true.
     #[serde(default)]
     pub truncate: Option<bool>,
-    /// The side that a long text loses.
+    /// The side on which long texts are truncated. Default: `right`.
     #[serde(default, deserialize_with = "super::truncation_direction")]
     #[schema(value_type = Option<TruncationDirection>)]
     pub truncation_direction: Option<TruncationSide>,
-    /// The prompt to put before each text, by its name; the model's default if left out.
+    /// The name of the prompt to put before each text. Default: the model's default prompt.
     #[serde(default)]
     pub prompt_name: Option<String>,
-    /// The model's name or id, where the server has several.
+    /// The model's name or id, if the server has several models.
     #[serde(default)]
     pub model: Option<String>,
 }
 
-/// `POST /` and `POST /invocations`: texts to embed, or to compare where `inputs` is an object.
+/// `POST /` and `POST /invocations`: texts to embed, or a comparison if `inputs` is an object.
 #[derive(Deserialize, ToSchema)]
 #[serde(untagged)]
 #[allow(dead_code, reason = "read by the macro, for the OpenAPI document")]
@@ -139,7 +140,7 @@ pub(crate) enum AnyRequest {
     Similarity(SimilarityRequest),
 }
 
-/// Which of the two a request is.
+/// Tells whether a request is one or the other.
 #[derive(Deserialize)]
 pub(crate) struct Kind {
     pub(crate) inputs: Shape,
@@ -187,29 +188,29 @@ impl<'de> Deserialize<'de> for Shape {
 pub struct TokenizeRequest {
     /// One text or many.
     pub inputs: Texts,
-    /// Whether special tokens are among the tokens: they are, unless this is false.
+    /// Whether special tokens are included. Default: true.
     #[serde(default)]
     pub add_special_tokens: Option<bool>,
-    /// The prompt to put before each text, by its name; the model's default if left out.
+    /// The name of the prompt to put before each text. Default: the model's default prompt.
     #[serde(default)]
     pub prompt_name: Option<String>,
-    /// The model's name or id, where the server has several.
+    /// The model's name or id, if the server has several models.
     #[serde(default)]
     pub model: Option<String>,
 }
 
-/// A token in the answer to `POST /tokenize`.
+/// A token in the response of `POST /tokenize`.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Token {
     /// Its id.
     pub id: u32,
-    /// The part of the text, behind its prompt, that it stands for; of a special token, its name.
+    /// The part of the text that the token covers, without the prompt; the name of a special token.
     pub text: String,
-    /// Whether it stands for no part of the text.
+    /// Whether the token covers no part of the text.
     pub special: bool,
-    /// First byte in the text; null for special tokens.
+    /// Position of its first byte in the text; null for special tokens.
     pub start: Option<usize>,
-    /// The byte behind the last; null for special tokens.
+    /// Position after its last byte; null for special tokens.
     pub stop: Option<usize>,
 }
 
@@ -218,10 +219,10 @@ pub struct Token {
 pub struct DecodeRequest {
     /// Token ids of one text or of many.
     pub ids: Ids,
-    /// Whether special tokens are left out: they are, unless this is false.
+    /// Whether special tokens are left out. Default: true.
     #[serde(default)]
     pub skip_special_tokens: Option<bool>,
-    /// The model's name or id, where the server has several.
+    /// The model's name or id, if the server has several models.
     #[serde(default)]
     pub model: Option<String>,
 }
@@ -230,9 +231,9 @@ pub struct DecodeRequest {
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(untagged, expecting = "expected a list of token ids or a list of lists")]
 pub enum Ids {
-    /// Of one.
+    /// For one text.
     One(Vec<u32>),
-    /// Of many.
+    /// For many texts.
     Many(Vec<Vec<u32>>),
 }
 
@@ -248,61 +249,61 @@ pub(crate) struct InfoQuery {
 pub struct Info {
     /// The model.
     pub model_id: String,
-    /// The commit of the model's files; not known here.
+    /// The commit of the model's files; always null here.
     pub model_sha: Option<String>,
-    /// The type of the matrix products that is used: f32, bf16 …
+    /// The precision in use: f32, bf16 …
     pub model_dtype: &'static str,
     /// The model's name in `/v1/models`.
     pub served_model_name: String,
     /// How vectors are pooled.
     pub model_type: ModelType,
-    /// Where a text is cut, in tokens.
+    /// Length in tokens at which a text is truncated.
     pub max_input_length: usize,
-    /// Tokens computed at once.
+    /// Maximum number of tokens computed together.
     pub max_batch_tokens: usize,
-    /// Texts computed at once: as many as their tokens allow.
+    /// Maximum number of texts computed together: always null, as only their tokens are limited.
     pub max_batch_requests: Option<usize>,
-    /// Texts of ordinary length that one request may have, by the limits and by the speed measured
-    /// at start. Of short texts, 2048.
+    /// How many texts of ordinary length one request may have, according to the limits and the
+    /// speed measured at the start. At most 2048 short texts.
     pub max_client_batch_size: usize,
-    /// Requests that may wait.
+    /// Number of requests that may wait.
     pub max_concurrent_requests: usize,
-    /// Texts are tokenized by as many threads as there are requests, up to this.
+    /// Maximum number of threads that tokenize; each request uses one.
     pub tokenization_workers: usize,
-    /// Whether long texts are cut unless a request says otherwise.
+    /// Whether long texts are truncated unless a request says otherwise.
     pub auto_truncate: bool,
     /// Version of the server.
     pub version: &'static str,
-    /// Length of the vectors; labels of a classifier.
+    /// Number of values in a vector, or number of labels of a classifier.
     pub dimension: usize,
     /// Names of the model's prompts.
     pub prompts: Vec<String>,
-    /// The prompt of texts for which none is named.
+    /// The prompt that is used if a request names none.
     pub default_prompt_name: Option<String>,
     /// Instruction set of the kernels.
     pub isa: &'static str,
     /// Compute threads.
     pub threads: usize,
-    /// Whether the model makes sparse vectors, on `/embed_sparse`.
+    /// Whether the model computes sparse vectors, at `/embed_sparse`.
     pub sparse: bool,
-    /// Whether the model makes a vector per token.
+    /// Whether the model computes a vector per token.
     pub colbert: bool,
-    /// The names of all models of this server; `/info?model=NAME` tells of each.
+    /// The names of all models of this server. `/info?model=NAME` describes each of them.
     pub models: Vec<String>,
-    /// What to know of this model, if anything.
+    /// Advice about this model, if there is any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub note: Option<&'static str>,
 }
 
-/// The kind of model, by the one key that there is.
+/// The kind of model, as an object with a single key.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ModelType {
     /// An embedding model.
     Embedding(PoolingInfo),
-    /// A reranker: a classifier of one label.
+    /// A reranker: a classifier with one label.
     Reranker(LabelInfo),
-    /// A classifier of several labels.
+    /// A classifier with several labels.
     Classifier(LabelInfo),
 }
 
@@ -316,14 +317,14 @@ pub struct PoolingInfo {
 /// The labels of a classifier.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct LabelInfo {
-    /// Names by number.
+    /// Label names by number.
     pub id2label: BTreeMap<String, String>,
-    /// Numbers by name.
+    /// Label numbers by name.
     pub label2id: BTreeMap<String, usize>,
 }
 
 impl LabelInfo {
-    /// Of names in the order of their numbers.
+    /// The labels with these names, in the order of their numbers.
     pub(crate) fn new(names: &[String]) -> Self {
         Self {
             id2label: names.iter().enumerate().map(|(i, name)| (i.to_string(), name.clone())).collect(),
@@ -332,7 +333,7 @@ impl LabelInfo {
     }
 }
 
-/// What is sent in place of an answer.
+/// The response when a request fails.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = TeiErrorBody)]
 pub struct ErrorBody {
@@ -349,7 +350,7 @@ impl From<&Error> for ErrorBody {
     }
 }
 
-/// What `POST /` answers: vectors, or cosines.
+/// The response of `POST /`: vectors or cosines.
 #[derive(Serialize, ToSchema)]
 #[serde(untagged)]
 #[allow(dead_code, reason = "read by the macro, for the OpenAPI document")]

@@ -1,4 +1,5 @@
-//! How vectors are written: numbers or base64, in full or in fewer bits, in JSON or as bare bytes.
+//! How vectors are written: as numbers or in base64, in full or with fewer bits, in JSON or as raw
+//! bytes.
 
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
@@ -13,21 +14,23 @@ use utoipa::{PartialSchema, ToSchema};
 use super::EncodingFormat;
 use crate::json;
 
-/// The type of a vector's values, as Voyage's and Cohere's APIs name them.
+/// The type of a vector's values, under the names of Voyage's and Cohere's APIs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ToSchema)]
 #[schema(rename_all = "lowercase")]
 pub enum OutputType {
     /// f32
     #[default]
     Float,
-    /// Integers from −127 to 127: each vector by its largest magnitude. Their cosine is about that of the vectors.
+    /// Integers from −127 to 127. Each vector is scaled by its largest magnitude, so cosines stay
+    /// about the same.
     Int8,
     /// The same plus 128.
     Uint8,
-    /// A bit per value, set where it is positive; eight to a number from −128 to 127, which is that of `ubinary` less
-    /// 128.
+    /// One bit per value, set if the value is positive. Eight bits form a number from −128 to 127,
+    /// which is the number of `ubinary` minus 128.
     Binary,
-    /// A bit per value, set where it is positive; eight to a number from 0 to 255, the first in the highest bit.
+    /// One bit per value, set if the value is positive. Eight bits form a number from 0 to 255,
+    /// with the first value in the highest bit.
     Ubinary,
 }
 
@@ -44,25 +47,26 @@ pub(crate) fn output_type<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Outp
     json::word(d, &WORDS)
 }
 
-/// A vector, written in one of the ways.
+/// A vector in one of the formats.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(untagged)]
 pub enum Vector {
     /// f32
     Float(Vec<f32>),
-    /// Integers with a sign.
+    /// Signed integers.
     Signed(Vec<i8>),
-    /// Integers without.
+    /// Unsigned integers.
     Unsigned(Vec<u8>),
-    /// The bytes of either, little-endian, in base64.
+    /// The bytes of any of these, little-endian, in base64.
     Base64(String),
 }
 
-// By hand: a list of integers would fit several of the kinds, and `oneOf` asks for one.
+// Written by hand: a list of integers would match several of the variants, and `oneOf` requires
+// exactly one.
 impl PartialSchema for Vector {
     fn schema() -> RefOr<Schema> {
         let one_of = OneOfBuilder::new()
-            .description(Some("Numbers, of the type that was asked for; or their bytes, little-endian, in base64"))
+            .description(Some("Numbers of the requested type; or their bytes, little-endian, in base64"))
             .item(Vec::<f32>::schema())
             .item(String::schema());
         RefOr::T(Schema::OneOf(one_of.build()))
@@ -82,7 +86,7 @@ impl Vector {
     }
 }
 
-/// The vectors in `kind`.
+/// The vectors as values of type `kind`.
 pub(crate) fn typed(vectors: &Embeddings, kind: OutputType) -> Vec<Vector> {
     let int8 = || {
         let small = vectors.to_int8();
@@ -103,7 +107,7 @@ pub(crate) fn typed(vectors: &Embeddings, kind: OutputType) -> Vec<Vector> {
     }
 }
 
-/// The vectors in `kind`, as numbers or in base64.
+/// The vectors as values of type `kind`, as numbers or in base64.
 pub(crate) fn written(vectors: &Embeddings, kind: OutputType, format: EncodingFormat) -> Vec<Vector> {
     let rows = typed(vectors, kind);
     let base64 = |row: Vector| Vector::Base64(base64::engine::general_purpose::STANDARD.encode(row.bytes()));
@@ -113,7 +117,7 @@ pub(crate) fn written(vectors: &Embeddings, kind: OutputType, format: EncodingFo
     }
 }
 
-/// Whether the answer is asked for as bare bytes: they are named, and JSON is not named before them.
+/// Whether the client prefers raw bytes: `Accept` names them, and does not name JSON before them.
 pub(crate) fn wants_bytes(headers: &HeaderMap) -> bool {
     let accepted = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
     let mut kinds = accepted.flat_map(|value| value.split(',')).map(|kind| kind.split(';').next().unwrap_or("").trim());
@@ -124,12 +128,12 @@ const JSON: &str = "application/json";
 
 const BYTES: &str = "application/octet-stream";
 
-/// The vectors, and how many values each has: `rows,values`.
+/// The number of vectors and the number of values per vector: `rows,values`.
 pub(crate) const SHAPE: HeaderName = HeaderName::from_static("x-embedding-shape");
 /// The type of the values: `float32`, `int8` or `uint8`, little-endian.
 pub(crate) const TYPE: HeaderName = HeaderName::from_static("x-embedding-type");
 
-/// The vectors end to end, and in the headers what they are.
+/// The bytes of all vectors in sequence; the headers describe them.
 pub(crate) fn bytes(vectors: &Embeddings, kind: OutputType) -> Response {
     let rows = typed(vectors, kind);
     let (values, name) = match rows.first() {
@@ -140,7 +144,7 @@ pub(crate) fn bytes(vectors: &Embeddings, kind: OutputType) -> Response {
     described(rows.iter().flat_map(Vector::bytes).collect(), rows.len(), values, name)
 }
 
-/// The same of vectors that are not of unit length.
+/// The same for vectors that are not of unit length.
 pub(crate) fn raw_bytes(rows: &[&[f32]]) -> Response {
     let body = rows.iter().flat_map(|row| row.iter()).flat_map(|value| value.to_le_bytes()).collect();
     described(body, rows.len(), rows.first().map_or(0, |row| row.len()), "float32")

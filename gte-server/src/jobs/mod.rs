@@ -1,16 +1,20 @@
-//! Jobs: texts that wait on a broker, NATS JetStream, for workers, and their vectors, which wait there for whoever asked.
+//! Jobs: texts wait on a broker (NATS JetStream) for workers, and their vectors wait there for the
+//! client.
 //!
-//! One text is one message. Its key is (job, index): the texts of a job are published with it as their message id, and a result is
-//! stored under it as a subject that takes one message only. So whatever is sent or computed twice, by a client that asks again or
-//! by a worker that takes over from one that was killed, is seen once. A text leaves the work queue when its result is stored.
+//! Each text is one message with the key (job, index). The texts of a job are published with this
+//! key as their message id, and a result is stored under it as a subject that takes only one
+//! message. Anything that is sent or computed twice, by a client that repeats its request or by a
+//! worker that takes over from one that was killed, therefore counts once. A text leaves the work
+//! queue when its result is stored.
 //!
 //! | stream | subject | content |
 //! |---|---|---|
-//! | `GTE_WORK`, a work queue | `gte.work.JOB.INDEX` | the text, UTF-8; header `Gte-Model` where the job names a model |
-//! | `GTE_RESULTS`, kept for a day | `gte.job.JOB.text.INDEX` | the unit vector, little-endian f32; headers `Gte-Tokens`, `Gte-Truncated`; or `Gte-Error` and nothing |
-//! | | `gte.job.JOB.meta` | the number of texts; stored last, so that a job that is there is whole |
+//! | `GTE_WORK`, a work queue | `gte.work.JOB.INDEX` | the text in UTF-8; header `Gte-Model` if the job names a model |
+//! | `GTE_RESULTS`, kept for a day | `gte.job.JOB.text.INDEX` | the unit vector, little-endian f32; headers `Gte-Tokens`, `Gte-Truncated`; or only a header `Gte-Error` |
+//! | | `gte.job.JOB.meta` | the number of texts; stored last, so that every visible job is complete |
 //!
-//! Streams that exist are taken as they are: who wants replicas or another retention makes them before.
+//! Existing streams are used as they are. To have replicas or another retention, create the streams
+//! before the server starts.
 
 pub(crate) mod routes;
 pub(crate) mod worker;
@@ -32,21 +36,21 @@ use crate::error::Error;
 
 const WORK: &str = "GTE_WORK";
 const RESULTS: &str = "GTE_RESULTS";
-/// The consumer that all workers share; its backlog is what an autoscaler looks at.
+/// The consumer that all workers share. An autoscaler can watch its backlog.
 const WORKERS: &str = "gte-workers";
 
-/// The header of a text with the name of its model.
+/// The header of a text that names its model.
 const MODEL: &str = "Gte-Model";
 
-/// How long the broker knows a message id, and drops what comes twice.
+/// How long the broker remembers a message id and drops duplicates.
 const DUPLICATES: Duration = Duration::from_secs(600);
 /// How long results are kept.
 const KEPT: Duration = Duration::from_secs(24 * 3600);
-/// Texts that may wait in all.
+/// Maximum number of waiting texts of all jobs.
 const MAX_WAITING: i64 = 10_000_000;
-/// After which a worker that says nothing of a text is taken for gone.
+/// A worker that has not reported on a text for this long is considered dead.
 const ACK_WAIT: Duration = Duration::from_secs(30);
-/// Messages that are on their way to the broker at once.
+/// Number of messages that may be on their way to the broker at the same time.
 const IN_FLIGHT: usize = 256;
 
 /// The broker.
@@ -55,13 +59,13 @@ pub struct Jobs {
     context: Context,
 }
 
-/// How far a job is.
-pub(crate) struct Progress {
+/// The progress of a job.
+pub(crate) struct JobProgress {
     pub(crate) texts: usize,
     pub(crate) done: usize,
 }
 
-/// What became of one text.
+/// The result of one text.
 pub(crate) struct Outcome {
     pub(crate) index: usize,
     pub(crate) result: Result<Computed, String>,
@@ -74,22 +78,23 @@ pub(crate) struct Computed {
     pub(crate) truncated: bool,
 }
 
-/// What the broker says no to, or says nothing.
+/// An error of the broker, or a missing answer.
 fn broker(e: impl std::fmt::Display) -> Error {
     tracing::warn!("NATS: {e}");
     Error::Broker
 }
 
-/// What the broker said no by.
+/// The broker's error code.
 fn code(e: &PublishError) -> Option<ErrorCode> {
     e.source()?.downcast_ref::<jetstream::Error>().map(jetstream::Error::error_code)
 }
 
 impl Jobs {
-    /// A connection that comes and goes as the broker does. Returns at once, also where there is none yet.
+    /// Connects to the broker in the background, and reconnects whenever the broker comes back.
+    /// Returns at once, even if there is no broker yet.
     ///
     /// # Errors
-    /// An address that is none.
+    /// An invalid address.
     pub(crate) async fn connect(address: &str) -> Result<Self, String> {
         let client = ConnectOptions::new()
             .name("gte-server")
@@ -98,7 +103,7 @@ impl Jobs {
             .event_callback(|event| async move { tracing::info!("NATS: {event}") })
             .connect(address)
             .await
-            // Not the address: it may hold a password.
+            // The message leaves out the address, which may contain a password.
             .map_err(|e| format!("--nats or --worker: {e}"))?;
         let context = ContextBuilder::new()
             .timeout(Duration::from_secs(5))
@@ -109,7 +114,7 @@ impl Jobs {
         Ok(Self { context })
     }
 
-    /// The streams, made where they are missing.
+    /// The two streams, which are created if they are missing.
     async fn streams(&self) -> Result<(Stream, Stream), Error> {
         let work = stream::Config {
             name: WORK.into(),
@@ -138,13 +143,13 @@ impl Jobs {
         Ok((work, results))
     }
 
-    /// The largest text that a message takes.
+    /// The largest text in bytes that fits into a message.
     fn max_text(&self) -> usize {
         self.context.client().max_payload().saturating_sub(1024)
     }
 
-    /// Publishes a job's texts for `model`, and returns its id. With a `key`, the same texts have the same id, and are one job however
-    /// often they are sent.
+    /// Publishes the texts of a job for `model`, and returns the job's id. With the same `key`, the
+    /// same texts have the same id and are one job, however often they are sent.
     pub(crate) async fn submit(
         &self,
         texts: Vec<String>,
@@ -155,13 +160,13 @@ impl Jobs {
         if let Some(i) = texts.iter().position(|text| text.len() > limit) {
             return Err(Error::field(
                 format!("texts[{i}]"),
-                format_args!("{} bytes, and the broker takes {limit}", texts[i].len()),
+                format_args!("{} bytes, the limit of the broker is {limit}", texts[i].len()),
             ));
         }
         let mut hash = Sha256::new();
         match key {
             Some(key) => hash.update(key),
-            // A name that no other connection has.
+            // A name that is unique among all connections.
             None => hash.update(self.context.client().new_inbox()),
         }
         hash.update(model.unwrap_or_default());
@@ -195,7 +200,7 @@ impl Jobs {
         Ok(id)
     }
 
-    /// Publishes, and waits until it is stored.
+    /// Publishes a message and waits until the broker has stored it.
     async fn publish(&self, subject: String, message: PublishMessage) -> Result<(), PublishError> {
         self.context.send_publish(subject, message).await?.await.map(|_| ())
     }
@@ -204,9 +209,9 @@ impl Jobs {
     async fn enqueue(&self, subject: String, message: PublishMessage) -> Result<(), Error> {
         match self.publish(subject, message).await {
             Err(e) if e.kind() == PublishErrorKind::MaxPayloadExceeded => {
-                Err(Error::field("texts", "a text is larger than the broker takes"))
+                Err(Error::field("texts", "a text exceeds the broker's limit"))
             }
-            // The broker has one code for every reason not to store.
+            // The broker uses a single code for every reason not to store a message.
             Err(e) if code(&e) == Some(ErrorCode::STREAM_STORE_FAILED) && self.is_full().await => {
                 Err(Error::Overloaded { what: "the broker's stream GTE_WORK", retry_after_s: 60 })
             }
@@ -214,7 +219,8 @@ impl Jobs {
         }
     }
 
-    /// Stores what a subject has one of. Where it is there already, that is no error.
+    /// Stores a message under a subject that takes only one. It is no error if a message is already
+    /// there.
     async fn store_once(&self, subject: String, message: PublishMessage) -> Result<(), Error> {
         match self.publish(subject, message.expected_last_subject_sequence(0)).await {
             Err(e) if e.kind() == PublishErrorKind::WrongLastSequence => Ok(()),
@@ -223,7 +229,7 @@ impl Jobs {
         }
     }
 
-    /// Whether the work queue has as many texts as it may have.
+    /// Whether the work queue has reached its limit.
     async fn is_full(&self) -> bool {
         match self.context.get_stream(WORK).await.as_ref().map(Stream::cached_info) {
             Ok(info) => info.config.max_messages > 0 && info.state.messages as i64 >= info.config.max_messages,
@@ -231,7 +237,7 @@ impl Jobs {
         }
     }
 
-    /// The number of texts of a job, if there is one.
+    /// The number of texts of a job.
     async fn texts(&self, results: &Stream, id: &str) -> Result<Option<usize>, Error> {
         match results.direct_get_last_for_subject(format!("gte.job.{id}.meta")).await {
             Ok(message) => Ok(std::str::from_utf8(&message.payload).ok().and_then(|count| count.parse().ok())),
@@ -244,11 +250,11 @@ impl Jobs {
         texts.ok_or_else(|| Error::NotFound(format!("/v1/jobs/{id}: no such job, or it is older than a day")))
     }
 
-    /// How far a job is.
-    pub(crate) async fn progress(&self, id: &str) -> Result<Progress, Error> {
+    /// The progress of a job.
+    pub(crate) async fn progress(&self, id: &str) -> Result<JobProgress, Error> {
         let (_, results) = self.streams().await?;
         let texts = Self::found(self.texts(&results, id).await?, id)?;
-        // A consumer is told how much it has before it.
+        // A new consumer is told how many messages it has to read.
         let counter = pull::Config {
             filter_subject: format!("gte.job.{id}.text.*"),
             ack_policy: AckPolicy::None,
@@ -257,10 +263,11 @@ impl Jobs {
             ..Default::default()
         };
         let consumer = results.create_consumer(counter).await.map_err(broker)?;
-        Ok(Progress { texts, done: consumer.cached_info().num_pending as usize })
+        Ok(JobProgress { texts, done: consumer.cached_info().num_pending as usize })
     }
 
-    /// The number of texts of a job, and what became of each, as it comes to be known: each once, in no order.
+    /// The number of texts of a job, and the result of each text as soon as it is known: each once,
+    /// in any order.
     pub(crate) async fn follow(
         &self,
         id: &str,
@@ -278,7 +285,8 @@ impl Jobs {
         Ok((texts, outcomes.take(texts)))
     }
 
-    /// Takes a job's texts out of the queue, and its results away. What a worker has in hand is still computed, and expires.
+    /// Removes the texts of a job from the queue, and deletes its results. Texts that a worker is
+    /// computing are still computed, and their results expire.
     pub(crate) async fn cancel(&self, id: &str) -> Result<(), Error> {
         let (work, results) = self.streams().await?;
         Self::found(self.texts(&results, id).await?, id)?;
@@ -287,7 +295,7 @@ impl Jobs {
         Ok(())
     }
 
-    /// Stores what became of a text.
+    /// Stores the result of a text.
     async fn store(&self, job: &str, outcome: &Outcome) -> Result<(), Error> {
         let mut headers = HeaderMap::new();
         headers.insert(async_nats::header::NATS_MESSAGE_ID, format!("{job}.{}", outcome.index).as_str());
@@ -298,7 +306,7 @@ impl Jobs {
                 computed.vector.iter().flat_map(|v| v.to_le_bytes()).collect()
             }
             Err(error) => {
-                // A header is one line.
+                // A header must be a single line.
                 headers.insert("Gte-Error", error.replace(['\r', '\n'], " "));
                 Vec::new()
             }

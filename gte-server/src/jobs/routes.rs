@@ -1,4 +1,4 @@
-//! The routes of jobs; there where the server was given a broker.
+//! The routes of jobs. They exist if the server has a broker.
 
 use std::sync::Arc;
 
@@ -22,19 +22,22 @@ use crate::json::{self, Object};
 use crate::registry::Need;
 use crate::service::Service;
 
-/// Texts in one job, at most.
+/// Maximum number of texts in a job.
 const MAX_TEXTS: usize = 100_000;
 
-/// What a client calls its request, so that asking again makes no second job.
+/// The client's name for its request. Repeating the request with the same name does not create a
+/// second job.
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
-/// `POST /v1/jobs` as JSON. As `application/x-ndjson` or `application/jsonl`: a line a text, a JSON string or `{"text": "…"}`.
+/// `POST /v1/jobs` as JSON. As `application/x-ndjson` or `application/jsonl` it has one line per
+/// text: a JSON string or `{"text": "…"}`.
 #[derive(Debug, Deserialize, ToSchema)]
 pub(crate) struct JobRequest {
     /// The texts.
     #[schema(min_items = 1, max_items = 100_000)]
     texts: Vec<String>,
-    /// The model's name or id, where the server has several; a JSONL body has it in the query, `?model=NAME`.
+    /// The model's name or id, if the server has several models. With a JSONL body it is in the
+    /// query string, `?model=NAME`.
     #[serde(default)]
     model: Option<String>,
 }
@@ -61,40 +64,40 @@ struct LineObject {
     text: String,
 }
 
-/// A job that was taken.
+/// The response when a job is accepted.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct JobAccepted {
-    /// Its id.
+    /// The job's id.
     id: String,
-    /// How many texts it has.
+    /// Number of texts in the job.
     texts: usize,
 }
 
 /// `GET /v1/jobs/{id}`
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct JobStatus {
-    /// Its id.
+    /// The job's id.
     id: String,
     /// `running` or `done`
     status: &'static str,
-    /// How many texts it has.
+    /// Number of texts in the job.
     texts: usize,
-    /// Of how many the outcome is known.
+    /// Number of texts with a result.
     done: usize,
 }
 
-/// A line of `GET /v1/jobs/{id}/results`: a vector, or an error.
+/// A line of `GET /v1/jobs/{id}/results`: a vector or an error.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct JobResult {
-    /// The text's place in the job.
+    /// The text's index in the job.
     index: usize,
     /// The unit vector.
     #[serde(skip_serializing_if = "Option::is_none")]
     embedding: Option<Vec<f32>>,
-    /// Tokens that were computed.
+    /// Number of tokens computed.
     #[serde(skip_serializing_if = "Option::is_none")]
     tokens: Option<usize>,
-    /// Whether the text was longer than the model's limit.
+    /// Whether the text was truncated because it was longer than the model's limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     truncated: Option<bool>,
     /// Why there is no vector.
@@ -102,7 +105,7 @@ pub(crate) struct JobResult {
     error: Option<String>,
 }
 
-/// The routes, for a service with a broker.
+/// The routes for a service with a broker.
 pub(crate) fn routes() -> OpenApiRouter<Arc<Service>> {
     OpenApiRouter::new().routes(routes!(submit)).routes(routes!(status, cancel)).routes(routes!(results))
 }
@@ -111,8 +114,8 @@ fn jobs(service: &Service) -> Result<&Jobs, Error> {
     service.jobs.as_ref().ok_or(Error::Broker)
 }
 
-/// Puts texts into the workers' queue, all or none.
-#[utoipa::path(post, path = "/v1/jobs", tag = "jobs", request_body = JobRequest, params(("model" = Option<String>, Query, description = "The model's name or id, where the server has several"), ("Idempotency-Key" = Option<String>, Header, description = "The same key and texts are one job, however often they are sent")), responses((status = 202, description = "Taken", body = JobAccepted), Refused), security(("bearer" = []), ()))]
+/// Puts texts into the workers' queue: all of them, or none.
+#[utoipa::path(post, path = "/v1/jobs", tag = "jobs", request_body = JobRequest, params(("model" = Option<String>, Query, description = "The model's name or id, if the server has several models"), ("Idempotency-Key" = Option<String>, Header, description = "A request that is repeated with the same key and texts is the same job")), responses((status = 202, description = "The job is accepted", body = JobAccepted), Refused), security(("bearer" = []), ()))]
 async fn submit(
     State(service): State<Arc<Service>>,
     query: Result<Query<JobQuery>, QueryRejection>,
@@ -127,11 +130,12 @@ async fn submit(
         }
         _ => json::parse(&body)?,
     };
-    // Named in the message, also where it is the only one: the workers may have others beside it.
+    // The message always names the model, even if this server has only one, because workers may
+    // have others.
     let named = model.or(query.model);
     let model = service.pick(named.as_deref(), Need::Vectors)?;
     if !(1..=MAX_TEXTS).contains(&texts.len()) {
-        return Err(Error::field("texts", format_args!("{} texts, and a job has 1 to {MAX_TEXTS}", texts.len())));
+        return Err(Error::field("texts", format_args!("{} texts, expected 1 to {MAX_TEXTS}", texts.len())));
     }
     let key = match headers.get(IDEMPOTENCY_KEY) {
         None => None,
@@ -143,7 +147,7 @@ async fn submit(
     Ok((StatusCode::ACCEPTED, place, Json(JobAccepted { id, texts: count })).into_response())
 }
 
-/// The texts of a JSONL body; empty lines are none.
+/// The texts of a JSONL body. Empty lines are ignored.
 fn lines(body: &Bytes) -> Result<Vec<String>, Error> {
     let body =
         std::str::from_utf8(body).map_err(|e| Error::Syntax(format!("byte {} is not UTF-8", e.valid_up_to())))?;
@@ -157,8 +161,8 @@ fn lines(body: &Bytes) -> Result<Vec<String>, Error> {
     Ok(texts)
 }
 
-/// How far a job is.
-#[utoipa::path(get, path = "/v1/jobs/{id}", tag = "jobs", params(("id" = String, Path, description = "The job")), responses(Refused, (status = 200, description = "OK", body = JobStatus), (status = 404, description = "No such job", body = ErrorBody)), security(("bearer" = []), ()))]
+/// The progress of a job.
+#[utoipa::path(get, path = "/v1/jobs/{id}", tag = "jobs", params(("id" = String, Path, description = "The job's id")), responses(Refused, (status = 200, description = "OK", body = JobStatus), (status = 404, description = "No such job", body = ErrorBody)), security(("bearer" = []), ()))]
 async fn status(State(service): State<Arc<Service>>, id: Id) -> Result<Json<JobStatus>, Error> {
     let Path(id) = id?;
     let progress = jobs(&service)?.progress(checked(&id)?).await?;
@@ -166,15 +170,16 @@ async fn status(State(service): State<Arc<Service>>, id: Id) -> Result<Json<JobS
     Ok(Json(JobStatus { id, status, texts: progress.texts, done: progress.done }))
 }
 
-/// Takes a job out of the queue, and its results away.
-#[utoipa::path(delete, path = "/v1/jobs/{id}", tag = "jobs", params(("id" = String, Path, description = "The job")), responses(Refused, (status = 204, description = "It is gone"), (status = 404, description = "No such job", body = ErrorBody)), security(("bearer" = []), ()))]
+/// Removes a job from the queue, and deletes its results.
+#[utoipa::path(delete, path = "/v1/jobs/{id}", tag = "jobs", params(("id" = String, Path, description = "The job's id")), responses(Refused, (status = 204, description = "The job is removed"), (status = 404, description = "No such job", body = ErrorBody)), security(("bearer" = []), ()))]
 async fn cancel(State(service): State<Arc<Service>>, id: Id) -> Result<StatusCode, Error> {
     jobs(&service)?.cancel(checked(&id?.0)?).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// The results as JSONL, as they come, each once and in no order; ends when all are there.
-#[utoipa::path(get, path = "/v1/jobs/{id}/results", tag = "jobs", params(("id" = String, Path, description = "The job")), responses(Refused, (status = 200, description = "A JSON object a line", body = JobResult, content_type = "application/x-ndjson"), (status = 404, description = "No such job", body = ErrorBody)), security(("bearer" = []), ()))]
+/// The results as JSONL, as soon as they are known, each once and in any order. The response ends
+/// when all of them are sent.
+#[utoipa::path(get, path = "/v1/jobs/{id}/results", tag = "jobs", params(("id" = String, Path, description = "The job's id")), responses(Refused, (status = 200, description = "One JSON object per line", body = JobResult, content_type = "application/x-ndjson"), (status = 404, description = "No such job", body = ErrorBody)), security(("bearer" = []), ()))]
 async fn results(State(service): State<Arc<Service>>, id: Id) -> Result<Response, Error> {
     let (_, outcomes) = jobs(&service)?.follow(checked(&id?.0)?).await?;
     let lines = outcomes.map_ok(|outcome| {
@@ -186,11 +191,11 @@ async fn results(State(service): State<Arc<Service>>, id: Id) -> Result<Response
     Ok((kind, Body::from_stream(lines)).into_response())
 }
 
-/// An id as [`Jobs::submit`] makes it: nothing else reaches a subject.
+/// Checks that an id has the form of [`Jobs::submit`]: nothing else may become part of a subject.
 fn checked(id: &str) -> Result<&str, Error> {
     match id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit() && !b.is_ascii_uppercase()) {
         true => Ok(id),
-        false => Err(Error::NotFound("/v1/jobs/…: an id has 32 hexadecimal digits".into())),
+        false => Err(Error::NotFound("/v1/jobs/…: expected an id of 32 hexadecimal digits".into())),
     }
 }
 

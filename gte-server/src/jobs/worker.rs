@@ -1,7 +1,10 @@
-//! Texts from the broker through the batcher: pull → tokenize → compute → store → acknowledge.
+//! Takes texts from the broker through the batcher: fetch → tokenize → compute → store →
+//! acknowledge.
 //!
-//! Two pulls are under way, so that one is ready when the other's forward pass ends. A pull is as many texts as a few batches take.
-//! While it is computed, the broker is told so; a worker that dies tells nothing, and others get its texts.
+//! Two fetches run at the same time, so that one of them is ready when the forward pass of the
+//! other ends. A fetch takes as many texts as fill a few batches. While they are computed, the
+//! worker tells the broker so; a worker that dies stops doing that, and other workers get its
+//! texts.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,18 +24,19 @@ use crate::reading::Reading;
 use crate::registry::Need;
 use crate::service::Service;
 
-/// Pulls under way.
+/// Number of fetches at the same time.
 const PULLS: usize = 2;
-/// Batches in a pull.
+/// Number of batches per fetch.
 const BATCHES: usize = 4;
-/// Texts in a pull, at most.
+/// Maximum number of texts per fetch.
 const MAX_PULL: usize = 256;
-/// How often a text is tried, by however many workers, before it is given up: what kills its worker must not kill them all.
+/// Number of times that workers try a text before it fails. A text that kills its worker must not
+/// kill all of them.
 const ATTEMPTS: i64 = 10;
-/// How long a pull waits on an empty queue, and so how long a drain may wait for it.
+/// How long a fetch waits on an empty queue. A drain may therefore wait this long.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Works until the service drains; what was pulled is finished.
+/// Works until the service drains. Fetched texts are still finished.
 pub(crate) async fn work(service: Arc<Service>, jobs: Jobs) {
     join_all((0..PULLS).map(|_| pulls(service.clone(), jobs.clone()))).await;
 }
@@ -41,13 +45,13 @@ async fn pulls(service: Arc<Service>, jobs: Jobs) {
     let mut size = 16;
     while !service.draining.load(Ordering::Relaxed) {
         if let Err(e) = some(&service, &jobs, &mut size).await {
-            tracing::warn!("the worker waits: {e}");
+            tracing::warn!("the worker will try again: {e}");
             sleep(Duration::from_secs(1)).await;
         }
     }
 }
 
-/// Pulls, as long as that goes well.
+/// Fetches and computes until an error occurs.
 async fn some(service: &Arc<Service>, jobs: &Jobs, size: &mut usize) -> Result<(), Error> {
     let (work, _) = jobs.streams().await?;
     let config = pull::Config {
@@ -59,7 +63,7 @@ async fn some(service: &Arc<Service>, jobs: &Jobs, size: &mut usize) -> Result<(
     };
     let consumer: Consumer<pull::Config> = work.get_or_create_consumer(WORKERS, config).await.map_err(broker)?;
     while !service.draining.load(Ordering::Relaxed) {
-        // One that waits, then what is there.
+        // Waits for one text, then takes those that are there.
         let mut pulled: Vec<Message> =
             receive(consumer.batch().max_messages(1).expires(PATIENCE).messages().await).await?;
         if pulled.is_empty() {
@@ -73,7 +77,7 @@ async fn some(service: &Arc<Service>, jobs: &Jobs, size: &mut usize) -> Result<(
             never = reassure(&pulled) => never,
         };
         let mean = (tokens / pulled.len()).max(1);
-        *size = (BATCHES * service.config.batch_tokens / mean).clamp(1, MAX_PULL);
+        *size = (BATCHES * service.config.max_batch_tokens / mean).clamp(1, MAX_PULL);
     }
     Ok(())
 }
@@ -84,21 +88,23 @@ async fn receive(
     batch.map_err(broker)?.try_collect().await.map_err(broker)
 }
 
-/// Tells the broker that the messages are being worked on.
+/// Tells the broker that the messages are being processed.
 async fn reassure(messages: &[Message]) -> ! {
     loop {
         sleep(ACK_WAIT / 3).await;
         for message in messages {
-            // Lost with the connection; then the texts are computed twice, and seen once.
+            // If this is lost with the connection, the texts are computed twice, and their results
+            // count once.
             let _ = message.ack_with(AckKind::Progress).await;
         }
     }
 }
 
-/// Computes the texts, stores what became of them, and acknowledges. Returns their tokens.
+/// Computes the texts, stores their results, and acknowledges them. Returns the number of tokens.
 async fn answer(service: &Arc<Service>, jobs: &Jobs, messages: &[Message]) -> usize {
     let mut computed = compute(service, messages).await;
-    // Other requests come first, and a model may still be loading: a text that waits is not one that fails.
+    // Client requests come first, and a model may still be loading: a text that has to wait has not
+    // failed.
     while matches!(computed, Err(Error::Overloaded { .. } | Error::Deadline(_) | Error::Loading(_)))
         && !service.draining.load(Ordering::Relaxed)
     {
@@ -107,7 +113,7 @@ async fn answer(service: &Arc<Service>, jobs: &Jobs, messages: &[Message]) -> us
     }
     let outcomes = match computed {
         Ok(outcomes) => outcomes,
-        // One of them is to blame: each for itself.
+        // One of the texts caused the error, so each is computed on its own.
         Err(_) if messages.len() > 1 => {
             let mut alone = Vec::with_capacity(messages.len());
             for message in messages.chunks(1) {
@@ -133,22 +139,24 @@ fn key(message: &Message) -> Option<(&str, usize)> {
     Some((parts.next()?, parts.next()?.parse().ok()?))
 }
 
-/// Stores an outcome and acknowledges the message; without one, or where it cannot be stored, the message comes again.
+/// Stores a result and acknowledges the message. Without a result, or if it cannot be stored, the
+/// broker delivers the message again.
 async fn finish(service: &Service, jobs: &Jobs, message: &Message, outcome: Option<Outcome>) {
     let Some((job, index)) = key(message) else {
-        tracing::error!(subject = %message.subject, "not a job's text: it is taken out of the queue");
+        tracing::error!(subject = %message.subject, "not a text of a job: removed from the queue");
         let _ = message.ack_with(AckKind::Term).await;
         return;
     };
     let attempts = message.info().map_or(1, |info| info.delivered);
     let outcome = outcome.or_else(|| {
-        let error = format!("given up after {attempts} attempts");
+        let error = format!("failed after {attempts} attempts");
         (attempts >= ATTEMPTS).then_some(Outcome { index, result: Err(error) })
     });
     let mut stored = Err(Error::Broker);
     if let Some(outcome) = &outcome {
         stored = jobs.store(job, outcome).await;
-        // Kept for when the broker is back, or has room: an attempt is what a text has failed at, not its broker.
+        // The result is kept until the broker is back or has room. A failure of the broker does not
+        // count as an attempt.
         while stored.is_err() && !service.draining.load(Ordering::Relaxed) {
             sleep(Duration::from_secs(1)).await;
             stored = jobs.store(job, outcome).await;
@@ -157,7 +165,7 @@ async fn finish(service: &Service, jobs: &Jobs, message: &Message, outcome: Opti
     match stored {
         Ok(()) => {
             let failed = outcome.is_some_and(|o| o.result.is_err());
-            // Texts for a model that this server does not have are counted with the first.
+            // Texts for a model that this server does not have are counted with the first model.
             let model = service.registry.pick(model_of(message), Need::Vectors);
             if let Some(model) = model.ok().or_else(|| service.registry.loaded().next()) {
                 let counter = if failed { &model.metrics.failed_job_texts } else { &model.metrics.job_texts };
@@ -171,38 +179,38 @@ async fn finish(service: &Service, jobs: &Jobs, message: &Message, outcome: Opti
     }
 }
 
-/// The model that a message names; none: the first embedder.
+/// The model that a message names. Default: the first embedder.
 fn model_of(message: &Message) -> Option<&str> {
     message.headers.as_ref().and_then(|headers| headers.get(MODEL)).map(|name| name.as_str())
 }
 
-/// The outcomes of the messages, in their order; none for what is no job's text.
+/// The results of the messages, in their order; `None` for a message that is not a text of a job.
 async fn compute(service: &Arc<Service>, messages: &[Message]) -> Result<Vec<Option<Outcome>>, Error> {
     let mut outcomes: Vec<Option<Outcome>> = Vec::new();
-    // By model: the texts, and the places of their messages.
+    // For each model, the texts and the indices of their messages.
     let mut requests: BTreeMap<Option<&str>, (Vec<String>, Vec<usize>)> = BTreeMap::new();
     for (place, message) in messages.iter().enumerate() {
         let tried = message.info().map_or(1, |info| info.delivered) > ATTEMPTS;
         outcomes.push(match (key(message), std::str::from_utf8(&message.payload)) {
             (Some(_), Ok(text)) if !tried => {
-                let (texts, places) = requests.entry(model_of(message)).or_default();
+                let (texts, indices) = requests.entry(model_of(message)).or_default();
                 texts.push(text.to_owned());
-                places.push(place);
+                indices.push(place);
                 None
             }
             (Some((_, index)), Err(_)) => Some(Outcome { index, result: Err("the text is not UTF-8".into()) }),
             _ => None,
         });
     }
-    for (name, (texts, places)) in requests {
+    for (name, (texts, indices)) in requests {
         let failed = |place: usize, e: &Error| {
             key(&messages[place]).map(|(_, index)| Outcome { index, result: Err(e.to_string()) })
         };
         let model = match service.pick(name, Need::Vectors) {
             Ok(model) => model,
-            // Another worker may be no better: all have the same models.
+            // Another worker would fail too, because all workers have the same models.
             Err(e @ (Error::NotFound(_) | Error::Task { .. })) => {
-                places.into_iter().for_each(|place| outcomes[place] = failed(place, &e));
+                indices.into_iter().for_each(|place| outcomes[place] = failed(place, &e));
                 continue;
             }
             Err(e) => return Err(e),
@@ -210,7 +218,7 @@ async fn compute(service: &Arc<Service>, messages: &[Message]) -> Result<Vec<Opt
         let read = service.read(&model, texts.into(), Reading::default(), "texts").await?;
         let counts: Vec<_> = read.tokens.iter().map(|t| (t.len(), t.truncated())).collect();
         let vectors = service.compute(&model, read, Outputs::DENSE).await?.vectors(&model, None)?;
-        for ((place, (tokens, truncated)), vector) in places.into_iter().zip(counts).zip(vectors.rows()) {
+        for ((place, (tokens, truncated)), vector) in indices.into_iter().zip(counts).zip(vectors.rows()) {
             let computed = Computed { vector: vector.to_vec(), tokens, truncated };
             outcomes[place] = key(&messages[place]).map(|(_, index)| Outcome { index, result: Ok(computed) });
         }

@@ -1,4 +1,4 @@
-//! Cohere's embeddings, of both versions of its API. Its reranking is in `rerank.rs`.
+//! Cohere's embeddings, for both versions of its API. Cohere's reranking is in `rerank.rs`.
 
 use std::sync::Arc;
 
@@ -26,14 +26,15 @@ pub(super) fn routes() -> OpenApiRouter<Arc<Service>> {
     OpenApiRouter::new().routes(routes!(embed)).routes(routes!(embed_v1))
 }
 
-/// The vectors of texts, by type, as Cohere answers.
+/// Embeds texts and returns the vectors by format, as in Cohere's API.
 #[utoipa::path(post, path = "/v2/embed", operation_id = "cohere_embed", tag = "Cohere", request_body = EmbedRequest, responses((status = 200, description = "OK", body = EmbedResponse), Refused), security(("bearer" = []), ()))]
 async fn embed(State(service): Shared, Checked(request): Checked<EmbedRequest>) -> Result<Response, Error> {
     let (headers, body) = embedded(&service, request).await?;
     Ok((headers, Json(body)).into_response())
 }
 
-/// As `/v2/embed`; where no types are asked for, the vectors are a list, as version 1 of Cohere's API has them.
+/// The same as `/v2/embed`, but if no formats are requested, the vectors are a list, as in version
+/// 1 of Cohere's API.
 #[utoipa::path(post, path = "/v1/embed", operation_id = "cohere_embed_v1", tag = "Cohere", request_body = EmbedRequest, responses((status = 200, description = "OK", body = AnyEmbedResponse), Refused), security(("bearer" = []), ()))]
 async fn embed_v1(State(service): Shared, Checked(request): Checked<EmbedRequest>) -> Result<Response, Error> {
     let typed = request.embedding_types.is_some();
@@ -50,12 +51,12 @@ async fn embed_v1(State(service): Shared, Checked(request): Checked<EmbedRequest
 async fn embedded(service: &Arc<Service>, request: EmbedRequest) -> Result<(HeaderMap, EmbedResponse), Error> {
     let model = service.pick(request.model.as_deref(), Need::Vectors)?;
     if request.images.as_ref().is_some_and(|images| !images.is_empty()) {
-        return Err(Error::field("images", "this server's models read text, not images"));
+        return Err(Error::field("images", "the models of this server read text, not images"));
     }
     let reading = reading(&model, &request)?;
     let types = request.embedding_types.unwrap_or_else(|| vec!["float".to_owned()]);
     if types.is_empty() {
-        return Err(Error::field("embedding_types", "it is empty, expected one or more, such as float"));
+        return Err(Error::field("embedding_types", "it is empty, expected at least one format, such as float"));
     }
     let (texts, field) = texts(request.texts, request.inputs)?;
     let computed = service.embed(&model, texts.clone().into(), reading, Outputs::DENSE, field).await?;
@@ -76,7 +77,7 @@ async fn embedded(service: &Arc<Service>, request: EmbedRequest) -> Result<(Head
 fn reading(model: &Model, request: &EmbedRequest) -> Result<Reading, Error> {
     let max = model.engine().tokenizer().max_length();
     if let Some(tokens) = request.max_tokens.filter(|&tokens| tokens < max) {
-        let reason = format_args!("{tokens}: texts are cut at {max} tokens, the model's length, and nowhere else");
+        let reason = format_args!("{tokens}: texts can only be truncated at {max} tokens, the model's limit");
         return Err(Error::field("max_tokens", reason));
     }
     let mut prompt = prompt_choice(None, None, request.input_type.clone())?;
@@ -84,7 +85,7 @@ fn reading(model: &Model, request: &EmbedRequest) -> Result<Reading, Error> {
         && ["classification", "clustering"].contains(&name.as_str())
         && model.engine().config().prompts.get(name).is_none()
     {
-        // Cohere's clients must say what texts are for; to most models it makes no difference.
+        // Cohere's clients must send the kind of text. For most models it makes no difference.
         prompt = PromptChoice::Default;
     }
     let (truncate, side) = match request.truncate.as_deref().map(str::to_ascii_uppercase).as_deref() {
@@ -98,22 +99,23 @@ fn reading(model: &Model, request: &EmbedRequest) -> Result<Reading, Error> {
     Ok(Reading { prompt, truncate, side })
 }
 
-/// The texts of a request, and the field that has them.
+/// The texts of a request, and the name of the field that contains them.
 fn texts(texts: Option<Vec<String>>, inputs: Option<Vec<EmbedInput>>) -> Result<(Vec<String>, &'static str), Error> {
     match (texts, inputs) {
         (Some(texts), None) => Ok((texts, "texts")),
         (None, Some(inputs)) => Ok((inputs.into_iter().map(text).collect::<Result<_, _>>()?, "inputs")),
         (None, None) => Err(Error::field("texts", "the field is missing")),
-        (Some(_), Some(_)) => Err(Error::field("inputs", "they are texts, as `texts` are: send one of them")),
+        (Some(_), Some(_)) => Err(Error::field("inputs", "both `inputs` and `texts` are given: send only one of them")),
     }
 }
 
 fn text(input: EmbedInput) -> Result<String, Error> {
     let part = |part: EmbedPart| match part {
         EmbedPart { kind, text: Some(text) } if kind == "text" => Ok(text),
-        EmbedPart { kind, .. } => {
-            Err(Error::field("inputs", format_args!("content of type {kind:?}: this server's models read text alone")))
-        }
+        EmbedPart { kind, .. } => Err(Error::field(
+            "inputs",
+            format_args!("content of type {kind:?}: the models of this server read only text"),
+        )),
     };
     input.content.into_iter().map(part).collect()
 }

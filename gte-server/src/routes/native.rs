@@ -1,4 +1,4 @@
-//! Our own routes: a vector, a ranking, and all outputs of one pass.
+//! The routes of this server's own API: a vector, a ranking, and all outputs of one forward pass.
 
 use std::sync::Arc;
 
@@ -24,7 +24,7 @@ pub(super) fn routes() -> OpenApiRouter<Arc<Service>> {
     OpenApiRouter::new().routes(routes!(embedding)).routes(routes!(similarity)).routes(routes!(outputs))
 }
 
-/// The vector of a text.
+/// Embeds a text.
 #[utoipa::path(post, path = "/v1/embedding", tag = "own", request_body = EmbeddingRequest, responses((status = 200, description = "OK", body = EmbeddingResponse), Refused), security(("bearer" = []), ()))]
 async fn embedding(State(service): Shared, Checked(request): Checked<EmbeddingRequest>) -> Result<Response, Error> {
     let model = service.pick(request.model.as_deref(), Need::Vectors)?;
@@ -36,7 +36,7 @@ async fn embedding(State(service): Shared, Checked(request): Checked<EmbeddingRe
     Ok((headers, Json(body)).into_response())
 }
 
-/// How similar each candidate is to a text, and their ranking.
+/// Compares a text with candidates, and ranks them.
 #[utoipa::path(post, path = "/v1/similarity", tag = "own", request_body = SimilarityRequest, responses((status = 200, description = "OK", body = SimilarityResponse), Refused), security(("bearer" = []), ()))]
 async fn similarity(State(service): Shared, Checked(request): Checked<SimilarityRequest>) -> Result<Response, Error> {
     let SimilarityRequest { source_text, candidate_texts, top_k, model } = request;
@@ -49,7 +49,8 @@ async fn similarity(State(service): Shared, Checked(request): Checked<Similarity
     Ok((headers, Json(SimilarityResponse { scores, ranking })).into_response())
 }
 
-/// Dense, sparse and ColBERT vectors of texts, as far as the model has them, all of one pass.
+/// Computes dense, sparse and ColBERT vectors of texts in one forward pass, as far as the model has
+/// them.
 #[utoipa::path(post, path = "/v1/outputs", tag = "own", request_body = OutputsRequest, responses((status = 200, description = "OK", body = OutputsResponse), Refused), security(("bearer" = []), ()))]
 async fn outputs(State(service): Shared, Checked(request): Checked<OutputsRequest>) -> Result<Response, Error> {
     let OutputsRequest { input, prompt_name, prompt, input_type, truncate, truncation_direction: side, .. } = request;
@@ -64,7 +65,7 @@ async fn outputs(State(service): Shared, Checked(request): Checked<OutputsReques
     let wanted = match request.outputs {
         None => Outputs { states: false, ..has },
         Some(ref all) if all.is_empty() => {
-            return Err(Error::field("outputs", "it is empty, expected one or more of dense, sparse and colbert"));
+            return Err(Error::field("outputs", "it is empty, expected at least one of dense, sparse and colbert"));
         }
         Some(_) if asked(Output::Sparse) && !has.sparse => return Err(model.not(Need::Sparse.name())),
         Some(_) => Outputs {
@@ -98,7 +99,7 @@ async fn outputs(State(service): Shared, Checked(request): Checked<OutputsReques
     Ok((computed.headers.clone(), Json(body)).into_response())
 }
 
-/// Cosines of a text with the others, which are in `field`.
+/// The cosines of a text and the candidates, which are in the request's `field`.
 pub(super) async fn compare(
     service: &Arc<Service>,
     model: &Arc<Model>,

@@ -27,14 +27,15 @@ pub(super) fn routes() -> OpenApiRouter<Arc<Service>> {
         .routes(routes!(embeddings))
         .routes(routes!(models))
         .routes(routes!(model))
-        // For clients whose base address has no /v1.
+        // For clients whose base URL has no /v1.
         .route("/embeddings", post(embeddings))
         .route("/models", get(models))
         .route("/models/{*id}", get(model))
 }
 
-/// The vectors of texts, as OpenAI answers; with `Accept: application/octet-stream` as bare bytes, little-endian, with
-/// their shape and type in the headers `x-embedding-shape` and `x-embedding-type`.
+/// Embeds texts, as in OpenAI's API. With `Accept: application/octet-stream` the response is raw
+/// little-endian bytes, with their shape and type in the headers `x-embedding-shape` and
+/// `x-embedding-type`.
 #[utoipa::path(post, path = "/v1/embeddings", tag = "OpenAI", request_body = EmbeddingsRequest, responses((status = 200, description = "OK", content((EmbeddingsResponse = "application/json"), (String = "application/octet-stream"))), Refused), security(("bearer" = []), ()))]
 async fn embeddings(
     State(service): Shared,
@@ -59,14 +60,14 @@ async fn embeddings(
     Ok((computed.headers, Json(EmbeddingsResponse { object: "list", data, model, usage })).into_response())
 }
 
-/// The models, as OpenAI lists them.
-#[utoipa::path(get, path = "/v1/models", tag = "OpenAI", responses((status = 200, description = "OK", body = Models), (status = 401, description = "A valid key is needed", body = ErrorBody)), security(("bearer" = []), ()))]
+/// Lists the models, as in OpenAI's API.
+#[utoipa::path(get, path = "/v1/models", tag = "OpenAI", responses((status = 200, description = "OK", body = Models), (status = 401, description = "A valid API key is required", body = ErrorBody)), security(("bearer" = []), ()))]
 async fn models(State(service): Shared) -> Json<Models> {
     Json(Models { object: "list", data: service.registry.loaded().map(|model| described(model)).collect() })
 }
 
-/// A model by its name, which may hold a slash.
-#[utoipa::path(get, path = "/v1/models/{*id}", tag = "OpenAI", params(("id" = String, Path, description = "The model's name")), responses((status = 200, description = "OK", body = Model), (status = 401, description = "A valid key is needed", body = ErrorBody), (status = 404, description = "No such model", body = ErrorBody), (status = 503, description = "The model is still being loaded", body = ErrorBody)), security(("bearer" = []), ()))]
+/// Describes a model. Its name may contain a slash.
+#[utoipa::path(get, path = "/v1/models/{*id}", tag = "OpenAI", params(("id" = String, Path, description = "The model's name")), responses((status = 200, description = "OK", body = Model), (status = 401, description = "A valid API key is required", body = ErrorBody), (status = 404, description = "No such model", body = ErrorBody), (status = 503, description = "The model is still loading", body = ErrorBody)), security(("bearer" = []), ()))]
 async fn model(State(service): Shared, id: Result<Path<String>, PathRejection>) -> Result<Json<Model>, Error> {
     let Path(id) = id?;
     service.registry.named(&id).map(|model| Json(described(model)))

@@ -1,4 +1,4 @@
-//! For probes and monitoring.
+//! Routes for probes and monitoring.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -18,13 +18,13 @@ pub(super) fn routes() -> OpenApiRouter<Arc<Service>> {
     OpenApiRouter::new().routes(routes!(live)).routes(routes!(ready)).routes(routes!(metrics))
 }
 
-/// Alive: forward passes succeed. An idle server computes one, of a tiny text, to find out.
-#[utoipa::path(get, path = "/livez", tag = "operation", responses((status = 200, description = "OK", body = String, content_type = "text/plain"), (status = 503, description = "Not ready", body = ErrorBody)))]
+/// Liveness: forward passes succeed. An idle server computes one tiny text to find out.
+#[utoipa::path(get, path = "/livez", tag = "operation", responses((status = 200, description = "OK", body = String, content_type = "text/plain"), (status = 503, description = "A forward pass failed or takes too long", body = ErrorBody)))]
 pub(super) async fn live(State(service): Shared) -> Result<&'static str, Error> {
     service.scheduler.alive(service.config.live_timeout()).await.map(|()| "ok")
 }
 
-/// Ready: all models are warm and the server is not draining.
+/// Readiness: all models are warmed up, and the server is not shutting down.
 #[utoipa::path(get, path = "/readyz", tag = "operation", responses((status = 200, description = "OK", body = String, content_type = "text/plain"), (status = 503, description = "Not ready", body = ErrorBody)))]
 async fn ready(State(service): Shared) -> Result<&'static str, Error> {
     if service.draining.load(Ordering::Relaxed) {
@@ -36,7 +36,7 @@ async fn ready(State(service): Shared) -> Result<&'static str, Error> {
     }
 }
 
-/// The metrics, up to date.
+/// The metrics of the server.
 #[utoipa::path(get, path = "/metrics", tag = "operation", responses((status = 200, description = "OK", body = String, content_type = "application/openmetrics-text")))]
 pub async fn metrics(State(service): Shared) -> Response {
     service.scheduler.refresh_metrics();

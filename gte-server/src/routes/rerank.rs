@@ -25,23 +25,24 @@ use crate::refusal;
 use crate::registry::{Model, Need};
 use crate::service::{Computed, Service, check_repeated};
 
-/// Those whose errors are as Cohere's and OpenAI's clients read them.
+/// The routes whose errors have the form of Cohere and OpenAI.
 pub(super) fn routes() -> OpenApiRouter<Arc<Service>> {
     OpenApiRouter::new()
         .routes(routes!(rerank))
         .routes(routes!(score))
-        // By the names that Jina's, Cohere's and vLLM's clients know.
+        // Further paths, which the clients of Jina, Cohere and vLLM use.
         .route("/v1/rerank", post(rerank))
         .route("/v2/rerank", post(rerank))
         .route("/v1/score", post(score))
 }
 
-/// Those whose errors are as text-embeddings-inference's clients read them.
+/// The routes whose errors have the form of text-embeddings-inference.
 pub(super) fn tei_routes() -> OpenApiRouter<Arc<Service>> {
     OpenApiRouter::new().routes(routes!(predict))
 }
 
-/// Documents by how well they answer a query, best first. Also at `/v1/rerank` and `/v2/rerank`.
+/// Ranks documents by how well they answer a query, best first. Also at `/v1/rerank` and
+/// `/v2/rerank`.
 #[utoipa::path(post, path = "/rerank", tag = "rerank", request_body = RerankRequest, responses((status = 200, description = "OK", body = AnyRanking), RerankRefused), security(("bearer" = []), ()))]
 async fn rerank(State(service): Shared, RawBody(body): RawBody) -> Response {
     let request: RerankRequest = match json::parse(&body) {
@@ -54,12 +55,12 @@ async fn rerank(State(service): Shared, RawBody(body): RawBody) -> Response {
         (None, Some(_)) => refusal::as_tei_writes(rerank_texts(service, request).await.into_response()).await,
         (None, None) => Error::field("documents", "the field is missing").into_response(),
         (Some(_), Some(_)) => {
-            Error::field("texts", "it says what is ranked, as `documents` does: send one of them").into_response()
+            Error::field("texts", "both `texts` and `documents` are given: send only one of them").into_response()
         }
     }
 }
 
-/// Whether a body that is no request was meant to be one of text-embeddings-inference's.
+/// Whether an invalid body was meant as a request of text-embeddings-inference.
 fn has_texts(body: &[u8]) -> bool {
     let fields: Option<std::collections::HashMap<String, IgnoredAny>> = serde_json::from_slice(body).ok();
     fields.is_some_and(|fields| fields.contains_key("texts") && !fields.contains_key("documents"))
@@ -100,7 +101,7 @@ async fn rerank_texts(service: Arc<Service>, mut request: RerankRequest) -> Resu
     Ok((computed.headers, Json(body)).into_response())
 }
 
-/// Places of documents with their scores, best first, equal ones in their order.
+/// Indices of documents with their scores, best first; equal scores keep their order.
 struct Ranked {
     ranking: Vec<(usize, f32)>,
     computed: Computed,
@@ -120,7 +121,7 @@ async fn ranked(
     let (reranker, raw) = (model.clone(), request.raw_scores == Some(true));
     let texts = Arc::new(documents);
     let (read, truncate) = (texts.clone(), request.truncate);
-    // The document of each pair: several pairs may be of one.
+    // The index of the document of each pair. A document may have several pairs.
     let owners = Arc::new(std::sync::OnceLock::new());
     let (owned, limit) = (owners.clone(), service.config.queue_tokens);
     let work = move || {
@@ -141,11 +142,11 @@ async fn ranked(
     Ok((Ranked { ranking, computed }, documents, model))
 }
 
-/// Refuses what is not computed.
+/// Refuses fields with values that are not supported.
 fn check_fields(request: &RerankRequest) -> Result<(), Error> {
     let fields = request.rank_fields.as_deref().unwrap_or_default();
     if let Some(other) = fields.iter().find(|field| *field != "text") {
-        return Err(Error::field("rank_fields", format_args!("{other:?} is not read, expected \"text\" alone")));
+        return Err(Error::field("rank_fields", format_args!("{other:?} is not supported, expected only \"text\"")));
     }
     let positive =
         [("max_tokens_per_doc", request.max_tokens_per_doc), ("max_chunks_per_doc", request.max_chunks_per_doc)];
@@ -155,11 +156,11 @@ fn check_fields(request: &RerankRequest) -> Result<(), Error> {
     }
 }
 
-/// Tokens of pairs, as a multiple of those that may wait: some of them may be known, or computed
-/// once for many pairs.
+/// A request may have this many times the tokens that may wait, because some pairs may be cached,
+/// and the tokens that all pairs share may be computed once.
 const AHEAD: usize = 8;
 
-/// Refuses pairs of more tokens than are ever computed, before all of them are in memory.
+/// Refuses pairs with more tokens than can be computed, before all of them are in memory.
 fn check_pairs(tokens: usize, limit: usize) -> Result<(), Error> {
     match tokens > limit.saturating_mul(AHEAD) {
         true => Err(Error::too_much("the tokens of the query with each document", "--queue-tokens", limit)),
@@ -167,8 +168,8 @@ fn check_pairs(tokens: usize, limit: usize) -> Result<(), Error> {
     }
 }
 
-/// The tokens of the query with each document, or with each piece of it, and the document of each
-/// pair. A request of far more tokens than `limit` is refused while they are read.
+/// The tokens of the query with each document, or with each piece of it, and the index of each
+/// pair's document. A request with far more tokens than `limit` is refused while it is read.
 fn pairs(
     model: &Model,
     request: &RerankRequest,
@@ -205,7 +206,7 @@ fn pairs(
     Ok((pairs, owners))
 }
 
-/// Where each token of a text begins, and where the last one ends, in bytes.
+/// The byte positions in a text at which its tokens begin, and at which the last one ends.
 fn bounds(model: &Model, text: &str) -> Result<Vec<usize>, Error> {
     let pieces = model.engine().tokenizer().pieces(text)?;
     let mut bounds: Vec<usize> = pieces.iter().filter(|piece| !piece.special).map(|piece| piece.start).collect();
@@ -214,9 +215,9 @@ fn bounds(model: &Model, text: &str) -> Result<Vec<usize>, Error> {
     Ok(bounds)
 }
 
-/// The beginning of a text, of at most `most` tokens.
+/// The beginning of a text, with at most `most` tokens.
 fn first_tokens<'a>(model: &Model, text: &'a str, most: usize) -> Result<&'a str, Error> {
-    // A token has at least a byte.
+    // A token has at least one byte.
     if text.len() <= most {
         return Ok(text);
     }
@@ -224,7 +225,8 @@ fn first_tokens<'a>(model: &Model, text: &'a str, most: usize) -> Result<&'a str
     Ok(&text[..end])
 }
 
-/// A long document in at most `chunks` pieces that fit beside the query, each with `overlap` tokens of the one before.
+/// Splits a long document into at most `chunks` pieces that fit beside the query. Each piece shares
+/// `overlap` tokens with the one before.
 fn pieces<'a>(
     model: &Model,
     document: &'a str,
@@ -234,14 +236,15 @@ fn pieces<'a>(
 ) -> Result<Vec<&'a str>, Error> {
     let bounds = bounds(model, document)?;
     let tokens = bounds.len() - 1;
-    // Besides the document's own tokens there are the query's and the special ones.
+    // The other tokens are those of the query and the special tokens.
     let beside = whole.full_len.saturating_sub(tokens);
-    // A piece read by itself may have a token or two more, at its ends.
+    // A piece that is tokenized by itself may have one or two more tokens at its ends.
     let room = model.engine().tokenizer().max_length().saturating_sub(beside + 2);
     if room == 0 || tokens <= room {
         return Ok(Vec::new());
     }
-    // At most half of a piece, so that a small request does not become very many pieces.
+    // The overlap is at most half of a piece, so that a small request cannot become very many
+    // pieces.
     let starts = (0..tokens).step_by(room - overlap.min(room / 2)).take(chunks);
     let mut pieces = Vec::new();
     for start in starts {
@@ -254,7 +257,8 @@ fn pieces<'a>(
     Ok(pieces)
 }
 
-/// Scores of pairs, in their order: of a reranker between 0 and 1, of an embedder the cosine. Also at `/v1/score`.
+/// Scores pairs of texts, in their order: from 0 to 1 with a reranker, by cosine with an embedder.
+/// Also at `/v1/score`.
 #[utoipa::path(post, path = "/score", tag = "rerank", request_body = ScoreRequest, responses((status = 200, description = "OK", body = ScoreResponse), Refused), security(("bearer" = []), ()))]
 async fn score(State(service): Shared, Checked(request): Checked<ScoreRequest>) -> Result<Response, Error> {
     let ScoreRequest { model, queries, documents, instruction, raw_scores, truncate } = request;
@@ -262,12 +266,12 @@ async fn score(State(service): Shared, Checked(request): Checked<ScoreRequest>) 
     service.check_count(queries.len(), "queries")?;
     service.check_count(documents.len(), "documents")?;
     if queries.len() != 1 && queries.len() != documents.len() {
-        let reason = format_args!("{} texts with {} queries, expected as many", documents.len(), queries.len());
+        let reason = format_args!("{} texts for {} queries, expected the same number", documents.len(), queries.len());
         return Err(Error::field("documents", reason));
     }
     let told = instruction.as_ref().map_or(0, String::len);
     check_repeated(if let [query] = &queries[..] { told + query.len() } else { told }, documents.len())?;
-    // Cosines are for who has nothing better, or asks for them by the model's name.
+    // Cosines are used if there is no reranker, or if the request names an embedder.
     let model = match service.pick(model.as_deref(), Need::Ranking) {
         Err(Error::Task { .. }) => service.pick(model.as_deref(), Need::Scores)?,
         picked => picked?,
@@ -291,7 +295,7 @@ async fn score(State(service): Shared, Checked(request): Checked<ScoreRequest>) 
         }
         Err(_) => {
             if instruction.is_some() {
-                let reason = "an embedder takes none: it is for language models that rerank";
+                let reason = "an embedder has no instruction: it is for language models that rerank";
                 return Err(Error::field("instruction", reason));
             }
             let (scores, computed) = cosines(&service, &model, queries, documents, truncate).await?;
@@ -311,7 +315,7 @@ async fn score(State(service): Shared, Checked(request): Checked<ScoreRequest>) 
     Ok((computed.headers, Json(body)).into_response())
 }
 
-/// The cosine of each query with its document, or of the one query with each document.
+/// The cosine of each query and its document, or of a single query and each document.
 async fn cosines(
     service: &Arc<Service>,
     model: &Arc<Model>,
@@ -329,7 +333,7 @@ async fn cosines(
     Ok(((0..pairs).map(cosine).collect::<gte_core::Result<_>>()?, computed))
 }
 
-/// The labels of texts, or of pairs of texts, with their scores, best first.
+/// Classifies texts or pairs of texts: their labels with scores, best first.
 #[utoipa::path(post, path = "/predict", tag = "text-embeddings-inference", request_body = PredictRequest, responses((status = 200, description = "OK", body = Predictions), TeiRefused), security(("bearer" = []), ()))]
 async fn predict(State(service): Shared, Checked(request): Checked<PredictRequest>) -> Result<Response, Error> {
     let (inputs, many) = match request.inputs {
@@ -359,7 +363,7 @@ fn tokens_of(model: &Model, texts: &[String], side: Option<TruncationSide>) -> R
     match texts {
         [text] if !reranker.takes_instruction() => Ok(reranker.tokenize_text(text, side)?),
         [query, document] => Ok(reranker.tokenize_one(query, document, None, side)?),
-        _ => Err(Error::field("inputs", "this model reads pairs: a query and a document")),
+        _ => Err(Error::field("inputs", "this model expects pairs of a query and a document")),
     }
 }
 
@@ -384,7 +388,7 @@ fn softmax(logits: &[f32]) -> Vec<f32> {
     powers.into_iter().map(|power| (power / sum) as f32).collect()
 }
 
-/// A name for an answer, which no other answer of this process has.
+/// An id for a response, unique in this process.
 pub(super) fn new_id(kind: &str) -> String {
     use std::sync::atomic::{AtomicU64, Ordering};
     static COUNT: AtomicU64 = AtomicU64::new(1);

@@ -1,4 +1,4 @@
-//! text-embeddings-inference's API, and by its names SageMaker's.
+//! The API of text-embeddings-inference, which SageMaker uses too, under other paths.
 
 use std::sync::Arc;
 
@@ -23,7 +23,7 @@ use crate::reading::Reading;
 use crate::registry::{Model, Need};
 use crate::service::Service;
 
-/// Those that need a key where there are keys.
+/// The routes that require an API key, if keys are configured.
 pub(super) fn routes() -> OpenApiRouter<Arc<Service>> {
     OpenApiRouter::new()
         .routes(routes!(any))
@@ -34,18 +34,18 @@ pub(super) fn routes() -> OpenApiRouter<Arc<Service>> {
         .routes(routes!(decode))
         .routes(routes!(info))
         .routes(routes!(embed_sparse))
-        // SageMaker's name for it.
+        // SageMaker's path.
         .route("/invocations", post(any))
 }
 
-/// Those of probes.
+/// The routes for probes.
 pub(super) fn open_routes() -> OpenApiRouter<Arc<Service>> {
-    // SageMaker's name for it.
+    // SageMaker's path.
     OpenApiRouter::new().routes(routes!(health)).route("/ping", get(health))
 }
 
-/// For clients that have a bare address: as `/similarity` where `inputs` is an object, else as
-/// `/embed`.
+/// For clients that only have the server's address: like `/similarity` if `inputs` is an object,
+/// otherwise like `/embed`.
 #[utoipa::path(post, path = "/", tag = "text-embeddings-inference", request_body = AnyRequest, responses((status = 200, description = "OK", content((AnyResponse = "application/json"), (String = "application/octet-stream"))), TeiRefused), security(("bearer" = []), ()))]
 async fn any(service: Shared, headers: HeaderMap, RawBody(body): RawBody) -> Result<Response, Error> {
     match json::parse_any::<json::Object<Kind>>(&body) {
@@ -54,7 +54,8 @@ async fn any(service: Shared, headers: HeaderMap, RawBody(body): RawBody) -> Res
     }
 }
 
-/// The vectors of texts; with `Accept: application/octet-stream` as bare bytes, as on `/v1/embeddings`.
+/// Embeds texts. With `Accept: application/octet-stream` the response is raw bytes, as at
+/// `/v1/embeddings`.
 #[utoipa::path(post, path = "/embed", tag = "text-embeddings-inference", request_body = EmbedRequest, responses((status = 200, description = "OK", content((Vec<Vec<f32>> = "application/json"), (String = "application/octet-stream"))), TeiRefused), security(("bearer" = []), ()))]
 async fn embed(
     State(service): Shared,
@@ -62,7 +63,10 @@ async fn embed(
     Checked(request): Checked<EmbedRequest>,
 ) -> Result<Response, Error> {
     if request.encoding_format == Some(EncodingFormat::Base64) {
-        return Err(Error::field("encoding_format", "vectors are lists of numbers here; base64 is on /v1/embeddings"));
+        return Err(Error::field(
+            "encoding_format",
+            "only lists of numbers are supported here; base64 is available at /v1/embeddings",
+        ));
     }
     let EmbedRequest { inputs, prompt_name, prompt, input_type, truncate, truncation_direction: side, .. } = request;
     let model = service.pick(request.model.as_deref(), Need::Vectors)?;
@@ -72,7 +76,7 @@ async fn embed(
         if request.output_dtype.is_some_and(|kind| kind != OutputType::Float) {
             return Err(Error::field(
                 "output_dtype",
-                "vectors in fewer bits are of unit length: leave out `normalize`",
+                "vectors with fewer bits always have unit length: leave out `normalize`",
             ));
         }
         let raw = computed.raw(&model, request.dimensions)?;
@@ -89,7 +93,7 @@ async fn embed(
     }
 }
 
-/// The vector of each token, before pooling.
+/// Computes the vector of each token, before pooling.
 #[utoipa::path(post, path = "/embed_all", tag = "text-embeddings-inference", request_body = EmbedAllRequest, responses((status = 200, description = "OK", body = Vec<Vec<Vec<f32>>>), TeiRefused), security(("bearer" = []), ()))]
 async fn embed_all(State(service): Shared, Checked(request): Checked<EmbedAllRequest>) -> Result<Response, Error> {
     let EmbedAllRequest { inputs, prompt_name, prompt, input_type, truncate, truncation_direction: side, model } =
@@ -104,7 +108,7 @@ async fn embed_all(State(service): Shared, Checked(request): Checked<EmbedAllReq
     Ok((computed.headers.clone(), Json(states)).into_response())
 }
 
-/// The cosine of each sentence with the source.
+/// Computes the cosine of the source and each sentence.
 #[utoipa::path(post, path = "/similarity", operation_id = "tei_similarity", tag = "text-embeddings-inference", request_body = SimilarityRequest, responses((status = 200, description = "OK", body = Vec<f32>), TeiRefused), security(("bearer" = []), ()))]
 async fn similarity(State(service): Shared, Checked(request): Checked<SimilarityRequest>) -> Result<Response, Error> {
     let SimilarityInputs { source_sentence, sentences } = request.inputs;
@@ -117,7 +121,7 @@ async fn similarity(State(service): Shared, Checked(request): Checked<Similarity
     Ok((headers, Json(scores)).into_response())
 }
 
-/// The tokens of texts, uncut, with their places.
+/// Tokenizes texts without truncating them, and returns the position of each token.
 #[utoipa::path(post, path = "/tokenize", tag = "text-embeddings-inference", request_body = TokenizeRequest, responses((status = 200, description = "OK", body = Vec<Vec<Token>>), TeiRefused), security(("bearer" = []), ()))]
 async fn tokenize(
     State(service): Shared,
@@ -154,7 +158,7 @@ impl Token {
     }
 }
 
-/// The texts of token ids.
+/// Decodes token ids to texts.
 #[utoipa::path(post, path = "/decode", tag = "text-embeddings-inference", request_body = DecodeRequest, responses((status = 200, description = "OK", body = Vec<String>), TeiRefused), security(("bearer" = []), ()))]
 async fn decode(State(service): Shared, Checked(request): Checked<DecodeRequest>) -> Result<Json<Vec<String>>, Error> {
     let many = match request.ids {
@@ -174,8 +178,8 @@ async fn decode(State(service): Shared, Checked(request): Checked<DecodeRequest>
     Ok(Json(many.into_iter().map(text).collect::<Result<_, Error>>()?))
 }
 
-/// A model and the limits: of `model`, else of the first.
-#[utoipa::path(get, path = "/info", tag = "text-embeddings-inference", params(("model" = Option<String>, Query, description = "The model's name or id, where the server has several")), responses((status = 200, description = "OK", body = Info), (status = 401, description = "A valid key is needed", body = ErrorBody), (status = 404, description = "No such model", body = ErrorBody), (status = 422, description = "The query is wrong", body = ErrorBody), (status = 503, description = "The model is still being loaded", body = ErrorBody)), security(("bearer" = []), ()))]
+/// Describes a model and the limits of the server. Default: the first model.
+#[utoipa::path(get, path = "/info", tag = "text-embeddings-inference", params(("model" = Option<String>, Query, description = "The model's name or id, if the server has several models")), responses((status = 200, description = "OK", body = Info), (status = 401, description = "A valid API key is required", body = ErrorBody), (status = 404, description = "No such model", body = ErrorBody), (status = 422, description = "The query string is invalid", body = ErrorBody), (status = 503, description = "The model is still loading", body = ErrorBody)), security(("bearer" = []), ()))]
 async fn info(State(service): Shared, query: Result<Query<InfoQuery>, QueryRejection>) -> Result<Json<Info>, Error> {
     let Query(query) = query?;
     let model = service.pick(query.model.as_deref(), Need::Anything)?;
@@ -193,7 +197,7 @@ async fn info(State(service): Shared, query: Result<Query<InfoQuery>, QueryRejec
             _ => ModelType::Classifier(labels(&model)?),
         },
         max_input_length: engine.tokenizer().max_length(),
-        max_batch_tokens: model.budget(),
+        max_batch_tokens: model.max_batch_tokens(),
         max_batch_requests: None,
         max_client_batch_size: model.promised_texts.get().copied().unwrap_or(1),
         max_concurrent_requests: config.queue_requests,
@@ -212,7 +216,7 @@ async fn info(State(service): Shared, query: Result<Query<InfoQuery>, QueryRejec
     }))
 }
 
-/// The weight of each token id of texts, by a model that has them.
+/// Computes a weight for each token id of a text, with a model that has sparse vectors.
 #[utoipa::path(post, path = "/embed_sparse", tag = "text-embeddings-inference", request_body = EmbedAllRequest, responses((status = 200, description = "OK", body = Vec<Vec<SparseValue>>), TeiRefused), security(("bearer" = []), ()))]
 async fn embed_sparse(State(service): Shared, Checked(request): Checked<EmbedAllRequest>) -> Result<Response, Error> {
     let EmbedAllRequest { inputs, prompt_name, prompt, input_type, truncate, truncation_direction: side, model } =
@@ -227,8 +231,8 @@ async fn embed_sparse(State(service): Shared, Checked(request): Checked<EmbedAll
     Ok((computed.headers.clone(), Json(body)).into_response())
 }
 
-/// As `/livez`, where text-embeddings-inference's clients look.
-#[utoipa::path(get, path = "/health", tag = "operation", responses((status = 200, description = "OK", body = String, content_type = "text/plain"), (status = 503, description = "Not ready", body = ErrorBody)))]
+/// The same as `/livez`, at the path that clients of text-embeddings-inference use.
+#[utoipa::path(get, path = "/health", tag = "operation", responses((status = 200, description = "OK", body = String, content_type = "text/plain"), (status = 503, description = "A forward pass failed or takes too long", body = ErrorBody)))]
 async fn health(service: Shared) -> Result<&'static str, Error> {
     operation::live(service).await
 }

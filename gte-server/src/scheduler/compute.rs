@@ -1,5 +1,6 @@
-//! The compute thread: the next batch, its forward pass, and the replies. One pass at a time uses all threads of the
-//! pool; between two of its layers it may give way to what has less to do.
+//! The compute thread takes the next batch, runs its forward pass, and sends the replies. One pass
+//! at a time uses all threads of the pool. Between two layers, a pass can be preempted by a batch
+//! that has less work.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -15,22 +16,22 @@ use super::{Answer, Shared};
 use crate::error::Error;
 use crate::registry::Model;
 
-/// Passes within passes, at most.
+/// Maximum depth of passes that preempt each other.
 const DEPTH: usize = 4;
 
-/// A batch with what it takes to compute it.
+/// A batch and everything that is needed to compute it.
 struct Pass {
     batch: Batch,
     model: Arc<Model>,
     outputs: Outputs,
     prefix: Option<Arc<SharedPrefix>>,
-    /// Token ids that the texts begin with, where they are still to be computed.
+    /// Token ids that all texts begin with, if they are not computed yet; otherwise empty.
     begin: Vec<u32>,
     warms: bool,
 }
 
 impl Shared {
-    /// Computes until the queue is closed and empty.
+    /// Computes batches until the queue is closed and empty.
     pub(super) fn compute(&self) {
         loop {
             let mut queue = self.lock();
@@ -48,7 +49,7 @@ impl Shared {
             self.publish(&queue);
             drop(queue);
 
-            let between = AtomicU64::new(0); // nanoseconds for others
+            let between = AtomicU64::new(0); // nanoseconds spent on passes that preempted this one
             let (result, elapsed) = self.run(&pass, None, 1, &between);
             let end = start + elapsed;
             let seconds = elapsed.saturating_sub(Duration::from_nanos(between.into_inner())).as_secs_f64();
@@ -61,14 +62,14 @@ impl Shared {
             let load = &mut queue.loads[pass.batch.model];
             match pass.warms {
                 true => load.speed = Speed::new(pass.batch.tokens as f64 / seconds.max(1e-6)),
-                false => load.speed.add(pass.batch.tokens, seconds, pass.model.budget()),
+                false => load.speed.add(pass.batch.tokens, seconds, pass.model.max_batch_tokens()),
             }
             self.deliver(&mut queue, pass.batch, result, end);
             self.publish(&queue);
         }
     }
 
-    /// The next batch, once the requests are gone that nobody waits for any more.
+    /// The next batch. First drops the requests that nobody waits for any more.
     fn next_pass(&self, queue: &mut Queue, within: Option<Duration>) -> Option<Pass> {
         let now = Instant::now();
         let gone = queue.waiting.iter().filter(|(_, r)| r.reply.is_closed() || r.deadline <= now);
@@ -92,7 +93,7 @@ impl Shared {
         Some(Pass { model, outputs: leader.outputs, prefix: leader.prefix.clone(), warms: leader.warms, begin, batch })
     }
 
-    /// Runs a forward pass, in its turn or `inside` one that has paused, and counts it.
+    /// Runs a forward pass and counts it: on its own, or `inside` a pass that has paused.
     fn run(
         &self,
         pass: &Pass,
@@ -105,28 +106,29 @@ impl Shared {
             let mut prefix = pass.prefix.clone();
             if !pass.begin.is_empty() {
                 let computed = Arc::new(engine.prefix(&pass.begin, inside)?);
-                // For the batches behind this one.
+                // Kept for the request's later batches.
                 self.keep_prefix(&pass.batch, &computed);
                 prefix = Some(computed);
             }
-            let pause = |pause: &Pause<'_>| self.give_way(pause, pass, depth, between);
+            let pause = |pause: &Pause<'_>| self.preempt(pause, pass, depth, between);
             engine.compute(texts, &Work { outputs: pass.outputs, prefix: prefix.as_deref(), inside, pause: &pause })
         };
-        // A panic in the engine must not silence the server: the batch fails, the thread goes on.
+        // A panic in the engine must not silence the server: the batch fails, and the thread goes
+        // on.
         let result = match catch_unwind(AssertUnwindSafe(work)) {
-            // NaN and infinity come from a device that is broken: no vector is better than such a one.
+            // NaN and infinity come from broken hardware. No answer is better than such a vector.
             Ok(Ok(made)) if made.iter().all(is_finite) => Ok(made),
-            Ok(Ok(_)) => Err(Error::Engine("it gave values that are not numbers".into())),
+            Ok(Ok(_)) => Err(Error::Engine("the model returned NaN or infinity".into())),
             Ok(Err(e)) => Err(Error::from(e)),
-            Err(_) => Err(Error::Engine("it panicked".into())),
+            Err(_) => Err(Error::Engine("the forward pass panicked".into())),
         };
         let (elapsed, metrics) = (start.elapsed(), &pass.model.metrics);
         if pass.warms {
             return (result, elapsed);
         }
         metrics.compute_seconds.observe(elapsed.as_secs_f64());
-        metrics.batch_tokens.observe(pass.batch.tokens as f64);
-        metrics.batch_texts.observe(texts.len() as f64);
+        metrics.tokens_per_batch.observe(pass.batch.tokens as f64);
+        metrics.texts_per_batch.observe(texts.len() as f64);
         if result.is_ok() {
             metrics.tokens.inc_by((pass.batch.tokens + pass.begin.len()) as u64);
             metrics.texts.inc_by(texts.len() as u64);
@@ -143,8 +145,9 @@ impl Shared {
         }
     }
 
-    /// Between two layers of `pass`: computes what has less to do than the rest of it, for as long as there is such.
-    fn give_way(&self, pause: &Pause<'_>, pass: &Pass, depth: usize, between: &AtomicU64) {
+    /// Called between two layers of `pass`: computes batches that have less work than the rest of
+    /// `pass`, as long as there are any.
+    fn preempt(&self, pause: &Pause<'_>, pass: &Pass, depth: usize, between: &AtomicU64) {
         if depth > DEPTH {
             return;
         }
@@ -168,14 +171,15 @@ impl Shared {
         }
     }
 
-    /// Hands the outputs of a batch to their requests, and replies to those that are complete.
+    /// Hands the outputs of a batch to their requests, and replies to the requests that are
+    /// complete.
     fn deliver(&self, queue: &mut Queue, batch: Batch, result: Result<Vec<TextOutput>, Error>, now: Instant) {
         let made: Result<Vec<Arc<TextOutput>>, Error> = result.map(|made| made.into_iter().map(Arc::new).collect());
         for part in batch.parts {
             let Some(request) = queue.waiting.get_mut(&part.key) else { continue };
             match &made {
                 Ok(made) => {
-                    request.made.extend(part.places.iter().map(|&place| made[place].clone()));
+                    request.made.extend(part.indices.iter().map(|&index| made[index].clone()));
                     if request.made.len() < request.texts {
                         continue;
                     }

@@ -1,8 +1,9 @@
 //! From requests to forward passes: bounded queue → policy → one compute thread → replies.
 //!
-//! A request is admitted whole or refused whole; nothing waits for a batch to fill. Requests of all models stand in one
-//! queue, and one thread computes them on one pool. A request whose caller is gone, or whose time is up, is not
-//! computed. When the scheduler is closed, what was admitted is still computed.
+//! A request is admitted as a whole or refused as a whole, and nothing waits for a batch to fill.
+//! Requests for all models share one queue, and one thread computes them on one pool. A request is
+//! not computed if its caller is gone or its time is up. After the scheduler is closed, everything
+//! that was admitted is still computed.
 
 mod compute;
 mod load;
@@ -24,7 +25,7 @@ use crate::registry::Model;
 use load::Speed;
 use queue::{Load, Queue, Request};
 
-/// How much may wait.
+/// How much may wait in the queue.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
     /// Requests.
@@ -33,18 +34,18 @@ pub(crate) struct Limits {
     pub(crate) texts: usize,
     /// Tokens.
     pub(crate) tokens: usize,
-    /// How long a request may take before it is given up.
+    /// How long a request may take before it fails.
     pub(crate) timeout: Duration,
 }
 
 /// The answer to a request.
 #[derive(Default)]
 pub(crate) struct Answer {
-    /// What was made of each text, in order.
+    /// The output of each text, in order.
     pub(crate) made: Vec<Arc<TextOutput>>,
-    /// From admission to the first forward pass.
+    /// Time from admission to the start of the first forward pass.
     pub(crate) queued: Duration,
-    /// From the first forward pass to the last.
+    /// Time from the start of the first forward pass to the end of the last.
     pub(crate) computed: Duration,
 }
 
@@ -54,14 +55,14 @@ pub(crate) struct Scheduler {
     thread: Mutex<Option<std::thread::JoinHandle<()>>>,
 }
 
-/// Who asks.
+/// Who made the request.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Admission {
-    /// A client, within the limits.
+    /// A client; the limits apply.
     Request,
-    /// The liveness probe: admitted whatever waits, and in front of it.
+    /// The liveness probe: always admitted, and put at the front of the queue.
     Probe,
-    /// A model that is being loaded: behind everything that waits.
+    /// A model that is being loaded: put at the end of the queue.
     Warm,
 }
 
@@ -73,19 +74,19 @@ struct Shared {
     arrived: Condvar,
 }
 
-/// Whole seconds for `Retry-After`.
+/// A delay in whole seconds, for the header `Retry-After`.
 fn wait_s(delay: f64) -> u64 {
     delay.ceil().clamp(1.0, 600.0) as u64
 }
 
-/// The liveness probe's answer for a pass that does not end.
+/// The answer to the liveness probe while a forward pass does not end.
 const STUCK: Error = Error::Unavailable("stuck: a forward pass takes too long");
 
 impl Scheduler {
     /// Starts the compute thread.
     ///
     /// # Errors
-    /// Where the system starts no thread.
+    /// If the system cannot start a thread.
     pub(crate) fn start(metrics: Arc<Metrics>, limits: Limits) -> std::io::Result<Self> {
         let shared = Arc::new(Shared {
             start: Instant::now(),
@@ -99,34 +100,39 @@ impl Scheduler {
         Ok(Self { shared, thread: Mutex::new(Some(thread)) })
     }
 
-    /// Takes a model's requests from now on, by its number: models come in the order of their numbers.
+    /// Accepts requests for a model from now on. Models must be added in the order of their
+    /// numbers.
     pub(crate) fn add(&self, model: Arc<Model>) {
-        // A first guess, until a batch is measured: far from what any CPU does with any model, so that none is refused.
+        // A first guess until a batch is measured. It is far above the speed of any CPU with any
+        // model, so no request is refused because of it.
         const GUESS: f64 = 1000.0;
         let mut queue = self.shared.lock();
         debug_assert_eq!(model.number, queue.loads.len(), "models come in the order of their numbers");
         queue.loads.push(Load { model, speed: Speed::new(GUESS), texts: 0, tokens: 0, owed: 0.0 });
     }
 
-    /// Computes `texts`, which are a full batch, behind everything that waits; its time is the model's speed from then
-    /// on, in tokens per second. They are not counted.
+    /// Computes `texts`, which must be a full batch, after everything that waits. Returns the speed
+    /// in tokens per second, which becomes the model's speed. These texts do not appear in the
+    /// metrics.
     ///
     /// # Errors
-    /// [`Error::Engine`] where they cannot be computed, [`Error::Unavailable`] while closing.
+    /// [`Error::Engine`] if they cannot be computed, [`Error::Unavailable`] during shutdown.
     pub(crate) fn warm(&self, model: usize, texts: &[Arc<Tokens>]) -> Result<f64, Error> {
         let answer = self.shared.admit(model, Outputs::DENSE, texts.to_vec(), Admission::Warm)?;
-        // On a thread of its own: the caller's may be one of a runtime, which must not block.
+        // On a thread of its own, because the caller may be on an async runtime's thread, which
+        // must not block.
         let answer = std::thread::spawn(move || answer.blocking_recv()).join();
         answer.ok().and_then(Result::ok).unwrap_or(Err(Error::Unavailable("shutting down")))?;
         Ok(self.shared.lock().loads[model].speed.full_tokens_per_second)
     }
 
-    /// Admits a request and waits for its outputs. A caller that is dropped takes its request along.
+    /// Admits a request and waits for its outputs. If the caller drops the future, the request is
+    /// dropped too.
     ///
     /// # Errors
-    /// [`Error::TooMuch`] where there would never be room or time for it, [`Error::Overloaded`]
-    /// where there is no room for all of it now or its deadline would pass first,
-    /// [`Error::Deadline`], [`Error::Unavailable`] while closing, [`Error::Engine`].
+    /// [`Error::TooMuch`] if the server can never have room or time for it, [`Error::Overloaded`]
+    /// if there is no room for all of it now or its deadline would pass first, [`Error::Deadline`],
+    /// [`Error::Unavailable`] during shutdown, [`Error::Engine`].
     pub(crate) async fn compute(
         &self,
         model: usize,
@@ -142,16 +148,18 @@ impl Scheduler {
         }
     }
 
-    /// Whether forward passes succeed. While they run, the last one tells, and the one that runs has `limit`; an idle
-    /// compute thread is asked for one, of a tiny text and the first model.
+    /// Checks that forward passes succeed. While the server computes, the result of the last pass
+    /// counts, and the current pass may take at most `limit`. If the compute thread is idle, it
+    /// computes one tiny text with the first model.
     ///
-    /// So the answer takes no longer than that pass, whatever waits: a pass of its own behind a large batch would take
-    /// seconds, and a probe that gives up then would kill a server for being busy.
+    /// The answer therefore takes no longer than the current pass, however much is waiting. A pass
+    /// of its own behind a large batch would take seconds, and a probe that times out meanwhile
+    /// would kill a server for being busy.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] where a pass failed or takes too long.
+    /// [`Error::Unavailable`] if a pass failed or takes too long.
     pub(crate) async fn alive(&self, limit: Duration) -> Result<(), Error> {
-        // Also between two batches a server is busy.
+        // A server is also busy in the short pause between two batches.
         const RECENT: Duration = Duration::from_secs(1);
         let (running, passed, models) = {
             let queue = self.shared.lock();
@@ -167,7 +175,7 @@ impl Scheduler {
         if models == 0 {
             return Ok(());
         }
-        // Every vocabulary has a first token.
+        // Every vocabulary has a token 0.
         let tokens = vec![Arc::new(Tokens::from_ids(vec![0], 1))];
         let answer = self.shared.admit(0, Outputs::DENSE, tokens, Admission::Probe)?;
         match tokio::time::timeout(limit, answer).await {
@@ -176,7 +184,7 @@ impl Scheduler {
         }
     }
 
-    /// Admits nothing more, computes what was admitted, and ends the compute thread.
+    /// Stops admitting requests, computes those that were admitted, and ends the compute thread.
     pub(crate) fn close(&self) {
         self.shared.lock().closed = true;
         self.shared.arrived.notify_all();
@@ -185,7 +193,7 @@ impl Scheduler {
         }
     }
 
-    /// Brings the gauges that change with time alone up to date.
+    /// Updates the gauges that change as time passes.
     pub(crate) fn refresh_metrics(&self) {
         let mut queue = self.shared.lock();
         queue.busy.advance(Instant::now());
@@ -205,8 +213,9 @@ impl Shared {
         texts: Vec<Arc<Tokens>>,
         admission: Admission,
     ) -> Result<oneshot::Receiver<Result<Answer, Error>>, Error> {
-        // Several outputs are made of every token's hidden state. Compared before the queue is held: the compute thread
-        // asks for it between two layers.
+        // Only dense vectors share a prefix: the other outputs need the hidden states of all
+        // tokens. The texts are compared before the queue is locked, because the compute thread
+        // locks it between two layers.
         let shared = match outputs.dense_alone() && admission == Admission::Request {
             true => {
                 let model = self.lock().loads[model].model.clone();
@@ -239,8 +248,9 @@ impl Shared {
         let place = match admission {
             Admission::Probe => self.start,
             Admission::Warm => request.deadline,
-            // Soft deadlines grow with a request's own work: a query overtakes a corpus that came just before it, but
-            // never one that has waited for its share.
+            // A soft deadline grows with the request's own work: a query overtakes a large request
+            // that came just before it, but not a request that has already waited for its share of
+            // time.
             Admission::Request => now + 4 * self.check(&queue, &request)?,
         };
         let key = (place, queue.arrivals);
@@ -251,7 +261,7 @@ impl Shared {
         Ok(answer)
     }
 
-    /// How long a request will take, if there is room and time for it.
+    /// How long a request will take. Fails if there is no room or time for it.
     fn check(&self, queue: &Queue, request: &Request) -> Result<Duration, Error> {
         let (texts, tokens) = (request.texts, request.left());
         let full = [
@@ -268,7 +278,8 @@ impl Shared {
                 return Err(Error::Overloaded { what, retry_after_s: wait_s(queue.delay()) });
             }
         }
-        // What would be late even if nothing else waited is late here always; in parts it is not.
+        // A request that would be late on an idle server will always be late; split into several
+        // requests it would not be.
         let full = queue.loads[request.model].speed.full_tokens_per_second;
         let (own, timeout) = (tokens as f64 / full, self.limits.timeout.as_secs_f64());
         if own > timeout {
@@ -276,7 +287,7 @@ impl Shared {
             let limit = format_args!("{fits} that are computed in {timeout} s");
             return Err(Error::too_much(format_args!("{tokens} tokens"), "--request-timeout", limit));
         }
-        // Who would wait in vain is told at once, and may ask another server.
+        // A client that would wait in vain is told at once, so that it can ask another server.
         let late = queue.delay() + own - timeout;
         if late > 0.0 {
             return Err(Error::Overloaded { what: "--request-timeout", retry_after_s: wait_s(late) });

@@ -1,10 +1,14 @@
-//! Which texts are computed next.
+//! Decides which texts are computed next.
 //!
-//! While few wait, the request with the least to do goes first, whichever model it is for, with others of like length,
-//! and gives way between two layers to what has less: a query costs little more than its own time (shortest remaining
-//! processing time, Schrage 1968). Time, and not tokens, is compared: models differ in speed. In a crowd it is
-//! throughput that shortens the waiting for all: then texts go by deadline, as many as fit the token budget, also a
-//! part of a request's. A model whose requests were passed for long goes first for once: see `Queue::charge`.
+//! While little waits, the request with the least work goes first, for any model, together with
+//! requests of similar length. Between two layers it is preempted by requests with less work. A
+//! query therefore costs little more than its own time (shortest remaining processing time, Schrage
+//! 1968). Requests are compared by time rather than tokens, because models differ in speed.
+//!
+//! When the server is overloaded, throughput shortens the wait for everybody: texts then go in the
+//! order of their deadlines, as many as fit into `max_batch_tokens`, and a request may be split
+//! over several batches. A model whose requests were passed over for long goes first once: see
+//! `Queue::charge`.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,49 +18,53 @@ use gte_core::Tokens;
 
 use super::queue::{Key, Queue, Request};
 
-/// Full batches that wait, from which on it is a crowd. A request counts as one at most: a single large one is none.
-const CROWD: usize = 6;
+/// The server is overloaded when more than this many full batches wait. Each request counts as one
+/// batch at most, so that one large request is not an overload.
+const OVERLOAD: usize = 6;
 
-/// Tokens that are computed in about the time of one: so many go together, however short the shortest is.
-const FEW: usize = 32;
+/// So many tokens take about as much time as a single one. A batch may always grow to this size,
+/// however short its shortest request is.
+const MIN_BATCH_TOKENS: usize = 32;
 
-/// Texts of one model to compute together.
+/// Texts for one model that are computed together.
 pub(super) struct Batch {
     /// The model's number.
     pub(super) model: usize,
-    /// Each text once, however often it was taken.
+    /// Each distinct text once, even if several requests asked for it.
     pub(super) texts: Vec<Arc<Tokens>>,
-    /// Tokens that are computed for them.
+    /// How many tokens are computed for these texts.
     pub(super) tokens: usize,
-    pub(super) parts: Vec<Part>,
+    pub(super) parts: Vec<RequestTexts>,
 }
 
-/// Texts of one request in a batch.
-pub(super) struct Part {
+/// The texts of one request in a batch.
+pub(super) struct RequestTexts {
     pub(super) key: Key,
-    /// For each of them, in order, its place in the batch's texts.
-    pub(super) places: Vec<usize>,
-    /// Whether the request begins with this batch.
+    /// For each of the request's texts, in order, its index in the batch's texts.
+    pub(super) indices: Vec<usize>,
+    /// Whether this is the first batch of the request.
     pub(super) first: bool,
 }
 
 impl Queue {
-    /// Whether texts go by deadline: where many wait, and where someone, also in a pass that has paused, has waited for
-    /// half of the time that a request has: who comes later with less to do must not keep him until it is over.
-    pub(super) fn crowded(&self, timeout: Duration) -> bool {
+    /// Whether texts go in the order of their deadlines. That is so when many requests wait, and
+    /// when any request, also one in a paused pass, has waited for half of its timeout: later
+    /// requests with less work must not hold it back until its time is over.
+    pub(super) fn overloaded(&self, timeout: Duration) -> bool {
         let batches = |model: usize, left: usize| {
-            let budget = self.loads[model].model.budget();
-            left.min(budget) as f64 / budget as f64
+            let max_batch_tokens = self.loads[model].model.max_batch_tokens();
+            left.min(max_batch_tokens) as f64 / max_batch_tokens as f64
         };
         let waiting: f64 = self.waiting.values().map(|request| batches(request.model, request.left())).sum();
-        waiting > CROWD as f64 || self.waiting.values().any(|request| request.admitted.elapsed() > timeout / 2)
+        waiting > OVERLOAD as f64 || self.waiting.values().any(|request| request.admitted.elapsed() > timeout / 2)
     }
 
-    /// Takes texts to compute together. `within` a pass that will take so long, only requests that have less to do, and
-    /// whole: of one that has begun, a part may be in that pass, and its vectors come in order.
+    /// Takes texts to compute together. `within` is the remaining time of a pass to preempt: then
+    /// only requests with less work are taken, and only whole ones. A request that has begun could
+    /// be part of the paused pass, and its vectors must come in order.
     pub(super) fn next_batch(&mut self, within: Option<Duration>, timeout: Duration) -> Option<Batch> {
-        let crowded = self.crowded(timeout);
-        if within.is_some() && crowded {
+        let overloaded = self.overloaded(timeout);
+        if within.is_some() && overloaded {
             return None;
         }
         let owed = self.owed();
@@ -70,21 +78,22 @@ impl Queue {
                 (if request.warms { Duration::MAX } else { self.time(request.model, request.left()) }, key)
             })
             .collect();
-        // By least to do, those of one length in their order; in a crowd by deadline, as the queue is.
-        if !crowded {
+        // The least work first, and requests with equal work in their order of arrival. When
+        // overloaded, the order stays that of the queue: by deadline.
+        if !overloaded {
             order.sort();
         }
         let &(_, first) = order.first().filter(|&&(least, _)| within.is_none_or(|left| least < left))?;
         let leader = self.waiting.get(&first)?;
         let (model, left, alone) = (leader.model, leader.left(), leader.alone());
-        let budget = self.loads[model].model.budget();
-        let limit = match (crowded, alone) {
-            (true, _) | (_, true) => budget,
-            // Like lengths together: whoever is much longer would keep the shortest waiting.
+        let max_batch_tokens = self.loads[model].model.max_batch_tokens();
+        let limit = match (overloaded, alone) {
+            (true, _) | (_, true) => max_batch_tokens,
+            // Similar lengths go together: a much longer request would delay the shortest one.
             (false, false) => {
                 let speed = self.loads[model].speed.tokens_per_second;
-                let pass = within.map_or(budget, |within| (within.as_secs_f64() * speed) as usize);
-                (2 * left).max(FEW).min(budget).min(pass.max(left))
+                let pass = within.map_or(max_batch_tokens, |within| (within.as_secs_f64() * speed) as usize);
+                (2 * left).max(MIN_BATCH_TOKENS).min(max_batch_tokens).min(pass.max(left))
             }
         };
         let together: Vec<Key> = match alone {
@@ -98,12 +107,12 @@ impl Queue {
             }
         };
         let mut batch = Batch { model, texts: Vec::new(), tokens: 0, parts: Vec::new() };
-        let mut places = HashMap::new();
+        let mut indices = HashMap::new();
         for key in together {
             if within.is_some() && batch.tokens + self.waiting.get(&key).map_or(0, |r| r.left()) > limit {
                 break;
             }
-            self.take(key, limit, &mut batch, &mut places);
+            self.take(key, limit, &mut batch, &mut indices);
             if batch.tokens >= limit {
                 break;
             }
@@ -111,21 +120,22 @@ impl Queue {
         Some(batch)
     }
 
-    /// Adds to `batch` what fits of a request: each text whose tokens are not there yet.
+    /// Adds the texts of a request to `batch`, as far as they fit. A text that the batch already
+    /// contains is not added again.
     fn take(&mut self, key: Key, limit: usize, batch: &mut Batch, known: &mut HashMap<Arc<Tokens>, usize>) {
         let first = self.waiting.get(&key).is_some_and(|request| request.started.is_none());
-        let mut places = Vec::new();
+        let mut indices = Vec::new();
         loop {
             let room = if batch.texts.is_empty() { usize::MAX } else { limit.saturating_sub(batch.tokens) };
             let Some((tokens, cost)) = self.take_text(key, room) else { break };
-            let place = *known.entry(tokens).or_insert_with_key(|tokens| {
+            let index = *known.entry(tokens).or_insert_with_key(|tokens| {
                 batch.tokens += cost;
                 batch.texts.push(tokens.clone());
                 batch.texts.len() - 1
             });
-            places.push(place);
+            indices.push(index);
         }
-        if !places.is_empty() {
+        if !indices.is_empty() {
             let now = Instant::now();
             if let Some(request) = self.waiting.get_mut(&key).filter(|_| first) {
                 request.started = Some(now);
@@ -133,7 +143,7 @@ impl Queue {
                     request.span = tracing::info_span!(parent: &request.parent, "compute");
                 }
             }
-            batch.parts.push(Part { key, places, first });
+            batch.parts.push(RequestTexts { key, indices, first });
         }
     }
 }

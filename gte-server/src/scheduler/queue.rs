@@ -1,4 +1,4 @@
-//! What waits: requests of every model in one queue, and how long they will take.
+//! The requests that wait, for all models in one queue, and an estimate of how long they will take.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -13,20 +13,20 @@ use super::load::{Speed, Window};
 use crate::error::Error;
 use crate::registry::Model;
 
-/// A request's place in the queue: its soft deadline, then its arrival.
+/// A request's position in the queue: its soft deadline, then its order of arrival.
 pub(super) type Key = (Instant, u64);
 
-/// Requests that wait or are being computed, by place.
+/// Requests that wait or are being computed, by position.
 #[derive(Default)]
 pub(super) struct Queue {
     pub(super) waiting: BTreeMap<Key, Request>,
     pub(super) arrivals: u64,
     pub(super) closed: bool,
-    /// When the forward pass that runs now began.
+    /// When the current forward pass began.
     pub(super) running: Option<Instant>,
     /// When the last forward pass ended, if it succeeded.
     pub(super) passed: Option<Instant>,
-    /// By the model's number.
+    /// Indexed by the model's number.
     pub(super) loads: Vec<Load>,
     pub(super) busy: Window,
 }
@@ -37,59 +37,60 @@ pub(super) struct Load {
     pub(super) speed: Speed,
     /// Texts that wait.
     pub(super) texts: usize,
-    /// Tokens that are to be computed for them.
+    /// Tokens to compute for these texts.
     pub(super) tokens: usize,
-    /// Compute time that others had while it waited, as far as it was its own by [`Queue::charge`], in seconds.
+    /// Compute time in seconds that was due to this model, by [`Queue::charge`], and went to others
+    /// while it waited.
     pub(super) owed: f64,
 }
 
-/// Seconds of compute time that a model may be owed before it goes first.
+/// A model goes first when it is owed more than this many seconds of compute time.
 const OWED: f64 = 0.1;
 
-/// A request's texts, of which a part may be computed.
+/// A request's texts, some of which may already be computed.
 pub(super) struct Request {
     /// The model's number.
     pub(super) model: usize,
-    /// What is made of each text.
+    /// The outputs that are computed for each text.
     pub(super) outputs: Outputs,
-    /// Whether it warms its model, and nobody asked for it.
+    /// Whether the request only warms up its model, and no client sent it.
     pub(super) warms: bool,
-    /// Leading tokens that all texts have in common and that are computed once; 0 for none.
+    /// Number of leading tokens that all texts share, which are computed once; 0 for none.
     pub(super) shared: usize,
-    /// These tokens computed, from the first batch on.
+    /// The computed prefix of these tokens, after the first batch.
     pub(super) prefix: Option<Arc<SharedPrefix>>,
-    /// The texts that are neither computed nor being computed: the last ones.
+    /// The last texts of the request, which are not yet being computed.
     pub(super) waiting: VecDeque<Arc<Tokens>>,
-    /// How many texts there are in all.
+    /// Number of texts in the request.
     pub(super) texts: usize,
     pub(super) made: Vec<Arc<TextOutput>>,
     pub(super) reply: oneshot::Sender<Result<Answer, Error>>,
     pub(super) admitted: Instant,
     pub(super) started: Option<Instant>,
     pub(super) deadline: Instant,
-    /// The request's, for the spans below.
+    /// The span of the HTTP request, the parent of the spans below.
     pub(super) parent: Span,
-    /// `queue`, then `compute`: a span ends when it is dropped.
+    /// First the span `queue`, then the span `compute`. A span ends when it is dropped.
     pub(super) span: Span,
 }
 
 impl Request {
-    /// Texts that are computed or being computed.
+    /// Number of texts that are computed or being computed.
     pub(super) fn taken(&self) -> usize {
         self.texts - self.waiting.len()
     }
 
-    /// Tokens that are still to be computed.
+    /// Number of tokens still to compute.
     pub(super) fn left(&self) -> usize {
         self.waiting.iter().map(|tokens| self.cost(tokens)).sum()
     }
 
-    /// Tokens that are computed for a text.
+    /// Number of tokens to compute for a text.
     pub(super) fn cost(&self, tokens: &Tokens) -> usize {
         tokens.len() - self.shared
     }
 
-    /// Whether its texts are computed without those of other requests.
+    /// Whether its texts must be computed without those of other requests.
     pub(super) fn alone(&self) -> bool {
         self.shared > 0 || self.warms
     }
@@ -101,29 +102,29 @@ impl Request {
 }
 
 impl Queue {
-    /// Texts that wait.
+    /// Number of texts that wait.
     pub(super) fn texts(&self) -> usize {
         self.loads.iter().map(|load| load.texts).sum()
     }
 
-    /// Tokens that wait.
+    /// Number of tokens that wait.
     pub(super) fn tokens(&self) -> usize {
         self.loads.iter().map(|load| load.tokens).sum()
     }
 
-    /// How long what waits will take, in seconds.
+    /// How long the waiting texts will take, in seconds.
     pub(super) fn delay(&self) -> f64 {
         self.loads.iter().map(|load| load.tokens as f64 / load.speed.tokens_per_second).sum()
     }
 
-    /// How long `tokens` of a model will take.
+    /// How long a model will take for `tokens` tokens.
     pub(super) fn time(&self, model: usize, tokens: usize) -> Duration {
         Duration::from_secs_f64(tokens as f64 / self.loads[model].speed.tokens_per_second.max(1e-3))
     }
 
-    /// Counts `seconds` of compute time that a model had. Of N models that have work, each is owed half of an equal
-    /// share, 1 / 2N of the time: so a query passes a ranking as a rule, and however many queries there are, they do
-    /// not keep it waiting until its time is up.
+    /// Counts `seconds` of compute time that a model used. If N models have work, each of them is
+    /// owed half of an equal share, 1 / 2N of the time. Queries therefore usually overtake a
+    /// ranking, but however many queries arrive, the ranking is computed before its time is up.
     pub(super) fn charge(&mut self, model: usize, seconds: f64) {
         let with_work = self.loads.iter().enumerate().filter(|&(i, load)| i == model || load.texts > 0).count();
         let share = 0.5 / with_work as f64;
@@ -136,7 +137,7 @@ impl Queue {
         }
     }
 
-    /// The model that goes first, because the others had its time.
+    /// The model that goes first because the others used its share of the time.
     pub(super) fn owed(&self) -> Option<usize> {
         let waits = |load: &&Load| load.texts > 0 && load.owed > OWED;
         let first = self.loads.iter().filter(waits).max_by(|a, b| a.owed.total_cmp(&b.owed));
@@ -151,7 +152,7 @@ impl Queue {
         self.waiting.insert(key, request);
     }
 
-    /// Takes the next text of a request out of the queue, if it is of at most `most` tokens.
+    /// Takes the next text of a request out of the queue, if it has at most `most` tokens.
     pub(super) fn take_text(&mut self, key: Key, most: usize) -> Option<(Arc<Tokens>, usize)> {
         let request = self.waiting.get_mut(&key)?;
         let cost = request.cost(request.waiting.front()?);
@@ -165,7 +166,7 @@ impl Queue {
         Some((tokens, cost))
     }
 
-    /// Removes a request; what of it was not taken leaves the counts.
+    /// Removes a request and subtracts its waiting texts from the counts.
     pub(super) fn give_up(&mut self, key: Key) -> Option<Request> {
         let request = self.waiting.remove(&key)?;
         let load = &mut self.loads[request.model];

@@ -1,4 +1,5 @@
-//! The queue's promises: who is told at once, who is computed, and who waits for whom.
+//! The queue's promises: which requests are refused at once, which are computed, and in which
+//! order.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 #[path = "../../../gte-core/tests/model/mod.rs"]
@@ -25,7 +26,7 @@ fn service() -> (Arc<Service>, Arc<Model>, tempfile::TempDir) {
     (service, model, dir)
 }
 
-/// A scheduler of its own for the model, which is said to be of some speed.
+/// A separate scheduler for the model, with a given speed instead of a measured one.
 fn scheduler(service: &Service, model: &Arc<Model>, timeout: u64, tokens_per_second: f64) -> Scheduler {
     let timeout = Duration::from_secs(timeout);
     let limits = Limits { requests: 1000, texts: 10_000, tokens: 1 << 20, timeout };
@@ -45,7 +46,7 @@ fn texts(model: &Model, count: usize) -> Vec<Arc<Tokens>> {
         .collect()
 }
 
-/// Texts of four tokens each, which differ.
+/// Distinct texts of four tokens each.
 fn fours(model: &Model, count: usize) -> Vec<Arc<Tokens>> {
     let ids = |i: usize| vec![2, 5 + (i % 40) as u32, 5 + (i / 40 % 40) as u32, 3];
     assert!(model.engine().config().vocab > 45);
@@ -53,11 +54,11 @@ fn fours(model: &Model, count: usize) -> Vec<Arc<Tokens>> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_would_wait_in_vain_is_told_at_once() {
+async fn a_request_that_would_wait_in_vain_is_refused_at_once() {
     let (service, model, _dir) = service();
-    // Said to be slow, ten tokens a second: ten texts have 40 and take 4 s of the 5, four more
-    // would be late. On a busy machine the engine may have computed, and been measured, before the
-    // second request is seen.
+    // The given speed is ten tokens per second. Ten texts have 40 tokens and take 4 s of the 5 s;
+    // four more texts would be late. On a busy machine the engine may have computed the first
+    // request, and measured its speed, before the second request arrives.
     for _ in 0..20 {
         let scheduler = scheduler(&service, &model, 5, 10.0);
         let ask = |count| scheduler.compute(0, Outputs::DENSE, fours(&model, count));
@@ -76,12 +77,12 @@ async fn who_would_wait_in_vain_is_told_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_has_gone_away_is_not_computed() {
+async fn a_request_of_a_client_that_has_gone_is_not_computed() {
     let (service, model, _dir) = service();
     // Admitted at the first poll, and dropped at once.
     let asked = service.scheduler.compute(0, Outputs::DENSE, texts(&model, 5000));
     assert!(tokio::time::timeout(Duration::ZERO, asked).await.is_err());
-    // Closing computes all that is still wanted.
+    // Closing computes everything that is still wanted.
     let closing = service.clone();
     tokio::task::spawn_blocking(move || closing.scheduler.close()).await.unwrap();
     let computed = model.metrics.texts.get();
@@ -89,12 +90,13 @@ async fn who_has_gone_away_is_not_computed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_has_more_to_do_is_passed_for_half_of_his_time_at_most() {
+async fn a_long_request_is_passed_over_for_half_of_its_time_at_most() {
     let (service, model, _dir) = service();
     let scheduler = Arc::new(scheduler(&service, &model, 4, 10_000.0));
-    // Short texts without end, so that there is always one with less to do, and never enough of them for a crowd.
+    // An endless supply of short texts, so that there is always a request with less work, but never
+    // enough of them for an overload.
     let short = vec![tokens(&model, "a")];
-    assert!(400 * short[0].len() < 6 * model.budget(), "a crowd");
+    assert!(400 * short[0].len() < 6 * model.max_batch_tokens(), "an overload");
     let stop = Arc::new(AtomicBool::new(false));
     let others: Vec<_> = (0..400)
         .map(|_| {
@@ -111,11 +113,11 @@ async fn who_has_more_to_do_is_passed_for_half_of_his_time_at_most() {
     for other in others {
         other.await.unwrap();
     }
-    assert!(long.is_ok(), "he was passed until his time was over");
+    assert!(long.is_ok(), "it was passed over until its time was up");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_can_never_be_in_time_is_refused_for_good_before_it_is_computed() {
+async fn a_request_that_can_never_be_in_time_is_refused_for_good() {
     let (service, model, _dir) = service();
     let scheduler = scheduler(&service, &model, 5, 10.0);
     let before = model.metrics.texts.get();
@@ -149,13 +151,14 @@ async fn the_same_text_of_several_requests_is_computed_once_in_a_batch() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_is_passed_by_another_models_requests_gets_his_share() {
+async fn a_request_passed_over_for_another_model_gets_its_share() {
     let dirs = [model::tiny_model(), model::tiny_model()];
     let models = dirs.iter().enumerate().map(|(i, dir)| format!("--model=m{i}={}", dir.path().display()));
     let arguments = ["gte-server".to_owned(), "--threads=2".into()].into_iter().chain(models);
     let service = crate::load(Config::try_parse_from(arguments).unwrap(), None).unwrap();
     crate::load_others(&service).unwrap();
-    // Short texts for the one model without end; the other's request has always more to do.
+    // An endless supply of short texts for one model. The request for the other model always has
+    // more work.
     let first = service.registry.named("m0").unwrap().clone();
     let stop = Arc::new(AtomicBool::new(false));
     let short: Vec<_> = (0..64)
@@ -170,7 +173,7 @@ async fn who_is_passed_by_another_models_requests_gets_his_share() {
         })
         .collect();
     let long = service.scheduler.compute(1, Outputs::DENSE, texts(&service.registry.named("m1").unwrap().clone(), 300));
-    // By its deadline alone it would be passed for half a minute.
+    // If only its deadline counted, it would wait for half a minute.
     let answered = tokio::time::timeout(Duration::from_secs(25), long).await;
     stop.store(true, Ordering::Relaxed);
     for short in short {

@@ -1,7 +1,9 @@
-"""What goes wrong in production, done on purpose: python drills.py
+"""Causes the failures that happen in production, on purpose: python drills.py
 
-kill -9 of one replica of two behind haproxy, under load; a clock that jumps; a disk that is full while a model is downloaded; no hub; a directory
-that is no model. (A rolling restart is restart.py; a drain and more requests than there is room for are two_models.py; workers and a broker that are killed are ../jobs.rs.)
+One of two replicas behind haproxy is killed with -9 under load; the clock jumps; the disk is full
+while a model is downloaded; there is no hub; a directory is not a model. (A rolling restart is in
+restart.py. A drain and an overload are in two_models.py. Workers and a broker that are killed are
+in ../jobs.rs.)
 """
 import asyncio
 import contextlib
@@ -20,7 +22,8 @@ from proxied import CONFIG, all_done, free_port, load, ready, under_load
 from server import BINARY, BOTH, MODEL, RERANKER, Server
 
 BUNDLED = pathlib.Path(__file__).resolve().parents[3] / "gte-core/bundled"
-# Embeddings may be asked for twice: the proxy does so where a replica dies with a request in its hands.
+# Requests for embeddings may be repeated: the proxy does so if a replica dies while it has a
+# request.
 RETRYING = CONFIG.replace("  # Nothing is tried twice: a lost request would show.\n  retries 0\n",
                           "  retries 3\n  option redispatch 1\n  option http-buffer-request\n  retry-on conn-failure empty-response junk-response response-timeout 503\n")
 
@@ -68,7 +71,7 @@ async def clock():
 
 
 class Hub(http.server.BaseHTTPRequestHandler):
-    """The Hugging Face hub with one model: its API and its files, in ranges where asked."""
+    """A Hugging Face hub with one model: its API and its files, in ranges if requested."""
 
     FILES = {path.relative_to(BUNDLED).as_posix(): path for path in BUNDLED.rglob("*") if path.is_file() and "train" not in path.parts}
     COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -99,7 +102,7 @@ class Hub(http.server.BaseHTTPRequestHandler):
 
 
 def refused(*arguments, **environment):
-    """A start that must fail: its one line."""
+    """Runs a start that must fail, and returns its error line."""
     run = subprocess.run([BINARY, "--port", "0", "--host", "127.0.0.1", *arguments], env={**os.environ, **environment}, capture_output=True, text=True, timeout=120)
     lines = [line for line in run.stderr.splitlines() if line.startswith("gte-server: ")]
     assert run.returncode == 1 and len(lines) == 1, (run.returncode, run.stderr)
@@ -123,7 +126,7 @@ def full_disk():
             assert not whole, f"a file that is not whole has its final name: {whole}"
             print(f"a full disk: {line}")
             subprocess.run(["mount", "-o", "remount,size=64m", folder], check=True)
-            # Three pods' init containers at once, then a server that asks no hub.
+            # Three init containers at once, then a server that contacts no hub.
             fetching = [subprocess.Popen([BINARY, "--download", "--model", "some/model"], env={**os.environ, **environment}, stderr=subprocess.DEVNULL) for _ in range(3)]
             assert [process.wait(60) for process in fetching] == [0, 0, 0]
             hub.shutdown()
@@ -144,7 +147,7 @@ def no_hub_and_no_model():
         line = refused("--model", folder)
         assert "config.json" in line, line
         print(f"no model: {line.replace(folder, 'DIR')}")
-        # One of two: the server does not stay with the other alone.
+        # If one of two models fails to load, the server does not keep running with the other alone.
         line = refused("--model", f"a={MODEL}", "--model", f"b={folder}", "--drain-delay", "0")
         assert "config.json" in line, line
         line = refused("--model", str(RERANKER), "--pooling", "mean")

@@ -1,4 +1,6 @@
-"""The tiny models of every family, which the engine's own tests check against transformers, for a server of several models."""
+"""The tiny models of every family, for a server with several models. The engine's own tests compare
+them with transformers.
+"""
 import contextlib
 import json
 
@@ -15,23 +17,23 @@ assert len(RERANKERS) >= 8, RERANKERS
 
 
 class Scored:
-    """A query with documents, and what transformers in float64 makes of each pair."""
+    """A query with documents, and the score of each pair according to transformers in float64."""
 
     def __init__(self, case):
         self.query, self.documents = case["query"], case["documents"]
         self.logits = np.array(case["logits"], dtype="float64")
         self.scores = 1 / (1 + np.exp(-self.logits))
-        # Of a model of one label: the documents, best first.
+        # For a model with one label, the indices of the documents, best first.
         self.order = [int(i) for i in np.argsort(-self.scores, kind="stable")] if self.scores.ndim == 1 else None
 
 
 def scored(name):
-    """The queries with documents of which a model's scores are known."""
+    """The queries and documents for which a model's scores are known."""
     return [Scored(case) for case in json.loads((FIXTURES / name / "expected.json").read_text())["scores"]]
 
 
 def close(found, expected):
-    """Scores in f32 are those of float64."""
+    """Scores in f32 must equal those in float64 up to rounding."""
     np.testing.assert_allclose(np.array(found, dtype="float64"), expected, rtol=1e-5, atol=2e-6)
 
 
@@ -42,7 +44,9 @@ def named(*names):
 
 @contextlib.contextmanager
 def serving(*names, options=()):
-    """A server of these models in full precision, which must not fail while it is asked, and must end well."""
+    """A server with these models in full precision. It must not fail while it is used, and must
+    stop cleanly.
+    """
     with running(*named(*names), "--precision", "f32", *options) as server:
         server.wait_ready()
         yield server
@@ -63,7 +67,7 @@ class Client:
         return answer.json()
 
     def refused(self, path, status, *words, **body):
-        """What the server says where it refuses."""
+        """The server's message for a request that it refuses."""
         answer = self.http.post(self.url + path, json=body)
         assert answer.status_code == status, (path, body, answer.status_code, answer.text)
         assert all(word in answer.text for word in words), (words, answer.text)
@@ -71,7 +75,7 @@ class Client:
 
 
 def refused(call, *words, error=Exception):
-    """The call must fail, and its error must hold what the server said."""
+    """The call must fail, and its error must contain the server's message."""
     try:
         call()
     except error as e:

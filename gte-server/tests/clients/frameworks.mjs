@@ -1,4 +1,4 @@
-// Hugging Face's client by bare address and the Vercel AI SDK against the server at the address in argv[2].
+// Tests Hugging Face's client and the Vercel AI SDK against the server at the address in argv[2].
 import assert from "node:assert/strict";
 import { createOpenAICompatible } from "@ai-sdk/openai-compatible";
 import { InferenceClient } from "@huggingface/inference";

@@ -1,6 +1,8 @@
-"""The Python frameworks that retrieval is built with, each through its own client, against the server: python frameworks.py [NAME…]
+"""Tests Python frameworks for retrieval, each through its own client, against the server: python
+frameworks.py [NAME…]
 
-Each must give the vectors that a plain request gives, and tell what the server says where it refuses.
+Each must return the vectors of a plain request, and report the server's message if it refuses a
+request.
 """
 import asyncio
 import os
@@ -21,7 +23,7 @@ MODEL = "all-MiniLM-L6-v2"
 
 
 class Plain:
-    """What the server answers to plain requests."""
+    """The server's responses to plain requests."""
 
     def __init__(self, url):
         self.url, self.client = url, httpx.Client(headers={"authorization": f"Bearer {KEY}"})
@@ -40,7 +42,7 @@ def same(found, expected):
 
 
 def refused(call, *words):
-    """The call must fail, and its error must hold what the server said."""
+    """The call must fail, and its error must contain the server's message."""
     try:
         call()
     except Exception as e:  # noqa: BLE001 - each client has its own
@@ -79,7 +81,7 @@ def langchain_huggingface(url, plain):
     from langchain_huggingface import HuggingFaceEndpointEmbeddings
 
     def at_address(**arguments):
-        """With clients of an address: `model` takes none any more."""
+        """Clients that only have an address no longer accept `model`."""
         embeddings = HuggingFaceEndpointEmbeddings(model=MODEL, provider="hf-inference", huggingfacehub_api_token=KEY, **arguments)
         embeddings.client, embeddings.async_client = InferenceClient(url, token=KEY), AsyncInferenceClient(url, token=KEY)
         return embeddings
@@ -95,7 +97,7 @@ def langchain_openai(url, plain):
     import litellm
     from langchain_openai import OpenAIEmbeddings
 
-    # tiktoken's vocabulary, which would be fetched from elsewhere, comes with litellm.
+    # The vocabulary of tiktoken would be downloaded, but litellm contains it.
     os.environ["TIKTOKEN_CACHE_DIR"] = str(pathlib.Path(litellm.__file__).parent / "litellm_core_utils/tokenizers")
     right = OpenAIEmbeddings(base_url=f"{url}/v1", api_key=KEY, model=MODEL, check_embedding_ctx_length=False)
     same(right.embed_documents(TEXTS), plain.vectors)
@@ -135,7 +137,7 @@ def haystack(url, plain):
     ]:
         same(text.run(TEXTS[0])["embedding"], plain.vectors[0])
         same([d.embedding for d in many.run(documents)["documents"]], plain.vectors)
-    # Its default: not of unit length.
+    # By default its vectors are not of unit length.
     same(HuggingFaceAPITextEmbedder(**tei).run(TEXTS[0])["embedding"], plain.raw[0])
 
 

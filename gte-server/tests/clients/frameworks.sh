@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# The server (target/release/gte-server) against the Python frameworks that retrieval is built with, and LangChain's standard tests of
-# embeddings. Installs them under target/.
+# Tests the server (target/release/gte-server) with the Python frameworks for retrieval and with
+# LangChain's standard tests of embeddings. Installs them under target/.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 cd "$here/../../.."
 venv=target/venv-frameworks
 [ -x $venv/bin/python ] || python3 -m venv $venv
-# pip takes a quarter of an hour to find versions that fit each other.
+# pip needs a quarter of an hour to find versions that fit together.
 $venv/bin/pip install -q uv==0.13.9
 $venv/bin/uv pip install -q --python $venv/bin/python -r "$here/requirements-frameworks.txt"
 $venv/bin/uv pip install -q --python $venv/bin/python --no-deps infinity_client==0.0.78

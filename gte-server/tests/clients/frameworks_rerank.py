@@ -1,6 +1,7 @@
-"""Rerankers and Cohere's embeddings of the Python frameworks, each through its own client: python frameworks_rerank.py [NAME…]
+"""Tests rerankers and Cohere's embeddings in Python frameworks, each through its own client: python
+frameworks_rerank.py [NAME…]
 
-Each must give the scores that transformers gives in float64, best first.
+Each must return the scores of transformers in float64, best first.
 """
 import os
 import sys
@@ -40,7 +41,7 @@ def langchain_jina(url):
         close([document.metadata["relevance_score"] for document in found], case.scores[case.order][:2])
     # It shows `detail` of an error.
     refused(lambda: JinaRerank(jina_api_key=KEY, model="nonsense").rerank(documents, "a"), "this server has", error=RuntimeError)
-    refused(lambda: JinaRerank(jina_api_key=KEY, model="bge-m3").rerank(documents, "a"), "does not rerank", error=RuntimeError)
+    refused(lambda: JinaRerank(jina_api_key=KEY, model="bge-m3").rerank(documents, "a"), "cannot rerank", error=RuntimeError)
     refused(lambda: JinaRerank(jina_api_key=KEY, model=MODEL).rerank([3], "a"), "documents[0]", error=RuntimeError)
     refused(lambda: JinaRerank(jina_api_key="wrong", model=MODEL).rerank(documents, "a"), "key", error=RuntimeError)
 
@@ -53,12 +54,12 @@ def langchain_cohere(url):
         documents = [Document(text or " ", metadata={"place": i}) for i, text in enumerate(case.documents)]
         reranker = CohereRerank(model=MODEL, cohere_api_key=KEY, base_url=url, top_n=2)
         found = reranker.compress_documents(documents, case.query)
-        # LangChain's documents with nothing in them are sent as they are: only their order among the others is looked at.
+        # LangChain also sends empty documents. Only the order of the others is checked.
         if "" not in case.documents:
             assert [document.metadata["place"] for document in found] == case.order[:2]
             close([document.metadata["relevance_score"] for document in found], case.scores[case.order][:2])
-    refused(lambda: CohereRerank(model="bge-m3", cohere_api_key=KEY, base_url=url).compress_documents(documents, "a"), "424", "does not rerank")
-    # Its embeddings ask version 1 of the API.
+    refused(lambda: CohereRerank(model="bge-m3", cohere_api_key=KEY, base_url=url).compress_documents(documents, "a"), "424", "cannot rerank")
+    # Its embeddings use version 1 of the API.
     embeddings = CohereEmbeddings(model="bge-m3", cohere_api_key=KEY, base_url=url)
     texts = ["How do I return a kettle?", "怎么退货？"] * 60
     plain = [item["embedding"] for item in Client(url, KEY).post("/v1/embeddings", model="bge-m3", input=texts)["data"]]
@@ -67,7 +68,9 @@ def langchain_cohere(url):
 
 
 def llama_index_tei(url):
-    """It names no model, sends its token as it is, and asserts that every text has a score."""
+    """Haystack's client names no model, sends its token as it is, and requires that every text has
+    a score.
+    """
     from llama_index.core.schema import NodeWithScore, TextNode
     from llama_index.postprocessor.tei_rerank import TextEmbeddingInference
 
@@ -104,20 +107,21 @@ def haystack_cohere(url):
 
 
 def litellm(url):
-    """By the names of five servers: two dialects and three paths."""
+    """Under the names of five servers: two APIs and three paths."""
     import litellm
 
     for case in CASES:
         for provider in ("cohere", "hosted_vllm", "infinity", "jina_ai", "huggingface"):
-            # Infinity's documents are strings, to which other clients here are blind: it gets none.
+            # Infinity's documents are strings, which litellm does not understand, so none are
+            # requested.
             found = litellm.rerank(model=f"{provider}/{MODEL}", query=case.query, documents=case.documents, api_base=url, api_key=KEY, top_n=2,
                                    return_documents=provider != "infinity").results
-            # Hugging Face's has no `top_n`: all are there.
+            # Hugging Face's API has no `top_n`: all results are there.
             assert [result["index"] for result in found][:2] == case.order[:2], (provider, found)
             close([result["relevance_score"] for result in found][:2], case.scores[case.order][:2])
     for provider in ("cohere", "hosted_vllm", "infinity", "jina_ai"):
         refused(lambda: litellm.rerank(model=f"{provider}/nonsense", query="a", documents=["b"], api_base=url, api_key=KEY, max_retries=0), "this server has")
-        refused(lambda: litellm.rerank(model=f"{provider}/bge-m3", query="a", documents=["b"], api_base=url, api_key=KEY, max_retries=0), "does not rerank")
+        refused(lambda: litellm.rerank(model=f"{provider}/bge-m3", query="a", documents=["b"], api_base=url, api_key=KEY, max_retries=0), "cannot rerank")
 
 
 FRAMEWORKS = [langchain_infinity, langchain_jina, langchain_cohere, llama_index_tei, llama_index_cohere, haystack_cohere, litellm]

@@ -1,4 +1,6 @@
-"""LangChain's standard tests of embeddings, over both APIs: GTE_URL=http://… python -m pytest langchain_standard.py"""
+"""LangChain's standard tests of embeddings, with both APIs: GTE_URL=http://… python -m pytest
+langchain_standard.py
+"""
 import os
 
 from huggingface_hub import AsyncInferenceClient, InferenceClient
@@ -10,7 +12,7 @@ URL = os.environ["GTE_URL"]
 
 
 class AtAddress(HuggingFaceEndpointEmbeddings):
-    """With clients of an address: `model` takes none any more."""
+    """Clients that only have an address no longer accept `model`."""
 
     def __init__(self, **arguments):
         super().__init__(model="any/model", provider="hf-inference", **arguments)

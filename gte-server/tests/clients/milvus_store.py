@@ -1,4 +1,6 @@
-"""Dense and sparse vectors of one answer in Milvus, searched by each: python milvus_store.py"""
+"""Stores dense and sparse vectors of one response in Milvus, and searches by each: python
+milvus_store.py
+"""
 import tempfile
 
 from families import Client, serving
@@ -10,7 +12,7 @@ TEXTS = ["How do I return a kettle?", "怎么退货？"] + ["holiday economy " *
 def main():
     with serving("bge-m3", "xlmr-reranker") as server, tempfile.TemporaryDirectory() as folder:
         made = Client(server.url).post("/v1/outputs", model="bge-m3", input=TEXTS, outputs=["dense", "sparse"])["data"]
-        # Milvus takes no vector without a weight, of which the tiny model makes some.
+        # Milvus refuses sparse vectors without any weight, and the tiny model gives some.
         made = [item for item in made if item["sparse"]["indices"]]
         assert len(made) > 3, "the texts have no weights"
         sparse = [dict(zip(item["sparse"]["indices"], item["sparse"]["values"])) for item in made]

@@ -1,4 +1,5 @@
-// OpenAI's client in a page of another origin, in a real Chromium: node openai_browser.mjs URL KEY, of a server with --cors-origin '*'.
+// Tests OpenAI's client in a page of another origin, in a real Chromium: node openai_browser.mjs
+// URL KEY. The server must run with --cors-origin '*'.
 import assert from "node:assert/strict";
 import http from "node:http";
 import { build } from "esbuild";
@@ -19,7 +20,7 @@ const browser = await chromium.launch({
 });
 try {
   const page = await browser.newPage();
-  // `localhost` beside `127.0.0.1`: another origin in any case.
+  // `localhost` and `127.0.0.1` are different origins.
   await page.goto(`http://localhost:${site.address().port}/`);
   const found = await page.evaluate(async ([baseURL, apiKey]) => {
     const client = new window.OpenAI({ baseURL, apiKey, maxRetries: 0, dangerouslyAllowBrowser: true, defaultHeaders: { traceparent: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01" } });
@@ -37,7 +38,7 @@ try {
   assert.deepEqual(found.wrong, { status: 422, param: "input" });
   assert.equal(found.refused.status, 401);
   assert.match(found.refused.message, /API key/);
-  assert.equal(found.tokens, "3", "the page may read what the answer tells in its headers");
+  assert.equal(found.tokens, "3", "the page may read the response's headers");
 } finally {
   await browser.close();
   site.close();

@@ -1,4 +1,4 @@
-// The official Node client against the server at the address in argv[2].
+// Tests the official Node client against the server at the address in argv[2].
 import assert from "node:assert/strict";
 import OpenAI from "openai";
 
@@ -6,7 +6,7 @@ const client = new OpenAI({ baseURL: `${process.argv[2]}/v1`, apiKey: "none", ma
 const one = await client.embeddings.create({ model: "gte", input: "How do I return a kettle?" });
 const plain = await client.embeddings.create({ model: "gte", input: "How do I return a kettle?", encoding_format: "float" });
 assert.equal(one.data[0].embedding.length, 384);
-// Base64 has every bit; the numbers in JSON are the shortest that give the same f32.
+// Base64 contains every bit; the numbers in JSON are the shortest that give the same f32.
 assert.deepEqual(one.data[0].embedding.map(Math.fround), plain.data[0].embedding.map(Math.fround));
 const many = await client.embeddings.create({ model: "gte", input: ["a", "b"] });
 assert.deepEqual(many.data.map((item) => item.index), [0, 1]);

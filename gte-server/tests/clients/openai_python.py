@@ -1,4 +1,4 @@
-"""The official Python client against the server: python openai_python.py"""
+"""Tests the official Python client against the server: python openai_python.py"""
 import math
 import os
 from array import array
@@ -13,7 +13,7 @@ def main():
     os.environ["GTE_API_KEYS"] = KEY
     with running() as server:
         client = openai.OpenAI(base_url=f"{server.url}/v1", api_key=KEY, max_retries=0)
-        # The client asks for base64 unless told otherwise, and decodes it.
+        # The client requests base64 by default, and decodes it.
         one = client.embeddings.create(model="gte", input="How do I return a kettle?")
         plain = client.embeddings.create(model="gte", input="How do I return a kettle?", encoding_format="float")
         # The numbers in JSON are the shortest that give the same f32.
@@ -23,14 +23,14 @@ def main():
         assert math.isclose(sum(v * v for v in one.data[0].embedding), 1, abs_tol=1e-5)
         many = client.embeddings.create(model="gte", input=["a", "How do I return a kettle?", ""], user="someone")
         assert [d.index for d in many.data] == [0, 1, 2] and many.data[1].embedding == one.data[0].embedding
-        # Of whichever vocabulary they are.
+        # Whatever their vocabulary is.
         for ids in ([101, 2129, 102], [[101, 2129, 102], [101, 102]]):
             try:
                 client.embeddings.create(model="gte", input=ids)
             except openai.UnprocessableEntityError as e:
                 assert "--token-ids" in e.body["message"] and e.body["param"] == "input", e.body
             else:
-                raise AssertionError("token ids were taken")
+                raise AssertionError("token ids were accepted")
         short = client.embeddings.create(model="gte", input="a", dimensions=64)
         assert len(short.data[0].embedding) == 64
         name = client.models.list().data[0].id

@@ -1,12 +1,14 @@
-"""The OpenAPI document: what a code generator, a reader of /docs and the fuzzer trip over: python openapi_document.py"""
+"""Checks the OpenAPI document for what would break code generators, readers of /docs and the
+fuzzer: python openapi_document.py
+"""
 import re
 
 import httpx
 from families import serving
 
-# Requests that are one type by intention.
+# Requests that share a type on purpose.
 SHARED = {"EmbedAllRequest": {"/embed_all", "/embed_sparse"}, "CohereEmbedRequest": {"/v1/embed", "/v2/embed"}}
-# Answers of models that are loading, full, for something else, or not there.
+# Responses when a model is loading, busy, for another task, or missing.
 REFUSALS = {"404", "413", "422", "424", "429", "503"}
 
 
@@ -28,7 +30,7 @@ def main():
         assert len(ids) == len(set(ids)), f"two operations have one name: {sorted(ids)}"
         for reference in references(document):
             assert reference.removeprefix("#/components/schemas/") in schemas, reference
-        # Two types of one name would be one schema.
+        # Two types with the same name would become one schema.
         users = {}
         for path, _, operation in operations:
             for reference in references(operation.get("requestBody", {})):
@@ -45,9 +47,10 @@ def main():
             assert operation.get("summary") or operation.get("description"), f"{path} is not described"
             codes = operation["responses"].keys()
             if method == "post":
-                assert codes >= REFUSALS, f"{path} does not tell of {REFUSALS - codes}"
+                assert codes >= REFUSALS, f"{path} does not document {REFUSALS - codes}"
             if method == "post":
-                # The fields that a request must have are those that the server misses in an empty one.
+                # The required fields must be those that the server reports as missing in an empty
+                # request.
                 schema = schemas[next(iter(references(operation["requestBody"]))).rpartition("/")[2]]
                 empty = httpx.post(server.url + path, json={})
                 assert empty.status_code == 422, (path, empty.status_code)
@@ -55,7 +58,7 @@ def main():
                     assert re.search(r"\w+: the field is missing|expected", empty.text), (path, field, empty.text)
         for tag in declared:
             assert tag == "jobs" or any(tag in operation["tags"] for _, _, operation in operations), f"nothing is under {tag}"
-        # Whatever is wrong with a path or a query, the answer is JSON.
+        # Whatever is wrong with a path or a query string, the response is JSON.
         for path, status in [("/info?model=a&model=b", 422), ("/v1/models/%ff", 404), ("/info?model=nonsense", 404), ("/nothing", 404)]:
             answer = httpx.get(server.url + path)
             assert answer.status_code == status and answer.headers["content-type"] == "application/json", (path, answer.status_code, answer.text)

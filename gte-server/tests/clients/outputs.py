@@ -1,4 +1,6 @@
-"""What a server of several models makes besides rankings: Cohere's embed, sparse and ColBERT vectors, bare bytes, prompts: python outputs.py"""
+"""Tests what a server with several models returns besides rankings: Cohere's embed, sparse and
+ColBERT vectors, raw bytes, prompts: python outputs.py
+"""
 import base64
 import json
 
@@ -16,7 +18,7 @@ def unit(rows):
 
 
 def cohere_embed(client):
-    """Its client of version 2: every type, input types with the model's prompts, errors."""
+    """Cohere's client of version 2: every format, input types with the model's prompts, errors."""
     v2 = cohere.ClientV2("a-key", base_url=client.url)
 
     def embed(model="bge-m3", texts=TEXTS, input_type="search_document", types=("float",), **more):
@@ -37,7 +39,7 @@ def cohere_embed(client):
     parts = v2.embed(model="bge-m3", input_type="search_document", embedding_types=["float"],
                      inputs=[{"content": [{"type": "text", "text": text}]} for text in TEXTS])
     assert parts.embeddings.float_ == found.embeddings.float_
-    # Version 1, where types are not asked for; its client sends 96 texts at a time.
+    # Version 1, without formats in the request. Its client sends 96 texts per request.
     v1 = cohere.Client("a-key", base_url=client.url)
     old = v1.embed(model="bge-m3", texts=TEXTS * 30, input_type="search_document")
     assert old.response_type == "embeddings_floats" and old.embeddings == found.embeddings.float_ * 30 and old.texts == TEXTS * 30
@@ -45,7 +47,7 @@ def cohere_embed(client):
     assert old.embeddings.int8 == found.embeddings.int8
     short = embed(output_dimension=8)
     np.testing.assert_allclose(np.array(short.embeddings.float_), unit(vectors[:, :8]), atol=1e-6)
-    # The model's prompt for queries.
+    # With the model's prompt for queries.
     query = embed(model="qwen3", input_type="search_query").embeddings.float_
     assert query == embed(model="qwen3", input_type="query").embeddings.float_
     prompt = json.loads((FIXTURES / "qwen3/config_sentence_transformers.json").read_text())["prompts"]["query"]
@@ -66,14 +68,14 @@ def cohere_embed(client):
         (cohere.UnprocessableEntityError, ["images"], lambda: v2.embed(model="bge-m3", input_type="image", embedding_types=["float"], images=["data:"])),
         (cohere.UnprocessableEntityError, ["texts"], lambda: embed(texts=[])),
         (cohere.NotFoundError, ["this server has", *EMBEDDERS], lambda: embed(model="nonsense")),
-        (cohere.core.api_error.ApiError, ["424", "does not make vectors"], lambda: embed(model="xlmr-reranker")),
+        (cohere.core.api_error.ApiError, ["424", "cannot make vectors"], lambda: embed(model="xlmr-reranker")),
     ]:
         refused(call, *words, error=error)
     print("cohere embed: passed")
 
 
 def bare_bytes(client):
-    """The bytes are those of the numbers in JSON."""
+    """The raw bytes equal the numbers in JSON."""
     def both(path, kind="<f4", **body):
         answer = client.http.post(client.url + path, json=body, headers={"Accept": "application/octet-stream"})
         assert answer.status_code == 200 and answer.headers["content-type"] == "application/octet-stream", answer.text
@@ -96,7 +98,7 @@ def bare_bytes(client):
             assert b"".join(base64.b64decode(item["embedding"]) for item in packed) == found.tobytes()
             found, answer = both("/embed", kind, model=model, inputs=TEXTS, output_dtype=output)
             assert np.array_equal(found, np.array(answer, dtype=kind))
-    # A client that takes JSON first, or anything, gets JSON; an error is JSON always.
+    # A client that prefers JSON, or accepts anything, gets JSON; an error is always JSON.
     for accept in ("application/json, application/octet-stream", "*/*", "application/json"):
         answer = client.http.post(f"{client.url}/embed", json={"inputs": "a", "model": "bge-m3"}, headers={"Accept": accept})
         assert answer.headers["content-type"] == "application/json", accept
@@ -106,11 +108,13 @@ def bare_bytes(client):
 
 
 def sparse_and_colbert(client):
-    """Token ids and weights are those that transformers gives, on both routes; a vector database finds by them."""
+    """Token ids and weights equal those of transformers, on both routes, and a vector database can
+    search by them.
+    """
     for model in ("bge-m3", "new-sparse"):
         all_ids = json.loads((FIXTURES / model / "expected.json").read_text())["cases"]
         cases = [case for case in all_ids if "sparse" in case]
-        # Of the tiny new-sparse every weight is 0.
+        # All weights of the tiny new-sparse are 0.
         assert model == "new-sparse" or any(len(case["sparse"]) > 5 for case in cases)
         ids = [case["ids"] for case in cases]
         outputs = client.post("/v1/outputs", model=model, input=ids)["data"]
@@ -137,7 +141,7 @@ def sparse_and_colbert(client):
 
 
 def qdrant(client):
-    """Hybrid search: dense, sparse and ColBERT vectors of one answer in one collection."""
+    """Hybrid search: dense, sparse and ColBERT vectors of one response in one collection."""
     database = QdrantClient(":memory:")
     cosine = models.Distance.COSINE
     database.create_collection(
@@ -166,7 +170,7 @@ def main():
         bare_bytes(client)
         sparse_and_colbert(client)
         qdrant(client)
-    # The same answers, to the bit, where they come from the cache.
+    # Responses from the cache are the same, bit for bit.
     with serving("bge-m3", options=("--cache-mb", "16")) as server:
         client = Client(server.url)
         for path, body in [("/v1/outputs", {"input": TEXTS}), ("/embed", {"inputs": TEXTS, "normalize": False}), ("/embed_sparse", {"inputs": TEXTS})]:

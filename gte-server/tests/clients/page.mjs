@@ -1,5 +1,5 @@
-// The page in a real Chromium: node page.mjs URL FOLDER; writes screenshots to FOLDER. It expects
-// what /info says that the server's models can do: run it with one model and with several.
+// Tests the page in a real Chromium: node page.mjs URL FOLDER. Screenshots are written to FOLDER.
+// The expectations come from /info, so run it with one model and with several.
 import assert from "node:assert/strict";
 import { chromium } from "playwright-core";
 
@@ -9,7 +9,7 @@ const models = await Promise.all((await get("v1/models")).data.map(({ id }) => g
 const has = (kind) => models.some((model) => kind in model.model_type);
 const embedder = models.find((model) => "embedding" in model.model_type);
 const name = models.length === 1 ? "page" : "page-models";
-// The columns of the ranking, with an embedder.
+// The number of score columns in the ranking, with this embedder.
 const columns = (embedder) => [has("reranker"), true, embedder.sparse, embedder.colbert].filter(Boolean).length;
 
 const browser = await chromium.launch({
@@ -35,7 +35,7 @@ async function computed(page, act) {
   assert.equal(await page.getAttribute("#status", "class"), "", await page.textContent("#status"));
 }
 
-// Nothing is cut off or makes the page scroll sideways.
+// Nothing is cut off, and the page does not scroll sideways.
 async function fits(page, width) {
   assert.equal(await page.evaluate(() => document.documentElement.scrollWidth), width, `the page is wider than ${width}`);
 }
@@ -58,7 +58,8 @@ try {
     await page.close();
   }
 
-  // Without a mouse, by the names that a screen reader says; and a text is text, whatever is in it.
+  // Without a mouse, by the names that a screen reader says. Texts are shown as text, whatever they
+  // contain.
   const page = await open({ locale: "en-US", viewport: { width: 1280, height: 900 } });
   await page.getByLabel("Query").fill("How can I get my money back?");
   await page.keyboard.press("Tab");
@@ -71,8 +72,8 @@ try {
   const rows = ranking.locator("tbody tr");
   assert.equal(await rows.count(), 3);
   assert.equal(await page.locator("#results b").count(), 0, "texts are shown as text");
-  // A model that knows such texts puts them in the right order by their cosine. Where there is a
-  // reranker, its order is shown first.
+  // The model puts these texts in the right order by their cosine. If there is a reranker, its
+  // order is shown first.
   const falls = async (column) => {
     const scores = (await rows.locator(`.score:nth-of-type(${column + 2})`).allTextContents()).map(Number);
     assert.deepEqual(scores, scores.toSorted((a, b) => b - a), "best first");
@@ -92,7 +93,8 @@ try {
     assert.ok(element.name.trim(), `no name: ${element.html}`);
   }
 
-  // Another model that can do the same may be chosen, and none: then its part is gone.
+  // Another model with the same task may be chosen, or none; then its part of the results
+  // disappears.
   const sparse = models.find((model) => model.sparse);
   if (sparse) {
     await page.getByLabel("Embedding model").selectOption(sparse.served_model_name);
@@ -110,7 +112,7 @@ try {
     await computed(page, () => page.click("#go"));
     assert.equal(await ranking.getByRole("button", { name: /^Reranker/ }).count(), 0, "no column of a model that was not asked");
   }
-  // What somebody has typed survives a change of the language.
+  // What the user has entered survives a change of the language.
   await page.click("#language");
   assert.equal(await page.getByLabel("查询").inputValue(), "How can I get my money back?");
   assert.equal(await page.evaluate(() => document.documentElement.lang), "zh");

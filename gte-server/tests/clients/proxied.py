@@ -1,4 +1,6 @@
-"""Two replicas of an embedder and a reranker behind haproxy, with clients that ask both without a pause."""
+"""Two replicas with an embedder and a reranker behind haproxy, and clients that send requests to
+both models without a pause.
+"""
 import asyncio
 import contextlib
 import pathlib
@@ -46,7 +48,7 @@ REQUESTS = [
 
 
 def all_done(done, least):
-    """Every kind of request was answered, and not a few."""
+    """Every kind of request was answered, and enough of them for a load."""
     kinds = {request(0)[0] for request in REQUESTS}
     assert set(done) == kinds and len(done) > least, f"{len(done)} requests, of {set(done)}: no load"
 
@@ -79,7 +81,7 @@ async def ready(url):
 
 
 class Proxied:
-    """The address, the replicas a and b, and what became of the requests."""
+    """The address, the replicas a and b, and the results of the requests."""
 
     def __init__(self, arguments):
         self.ports = {name: free_port() for name in ("port", "a", "b")}
@@ -93,7 +95,7 @@ class Proxied:
 
 @contextlib.asynccontextmanager
 async def under_load(*arguments, config=CONFIG, clients=8):
-    """Two replicas that are asked by `clients` at once; at the end all have their answers."""
+    """Two replicas under the load of `clients` clients. At the end every request has a response."""
     proxied = Proxied(arguments)
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "haproxy.cfg"

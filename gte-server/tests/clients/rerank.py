@@ -1,6 +1,7 @@
-"""Rerankers of every family through the published clients of Cohere and infinity, and plain requests: python rerank.py
+"""Tests rerankers of every family with the published clients of Cohere and infinity, and with plain
+requests: python rerank.py
 
-Scores are those that transformers gives in float64.
+The expected scores are those of transformers in float64.
 """
 import os
 from random import Random
@@ -19,7 +20,7 @@ KEY = "a-key"
 
 
 def cohere_clients(url):
-    """Version 1, also as RAGFlow's vLLM provider has it, and version 2."""
+    """Version 1, which RAGFlow's vLLM provider uses too, and version 2."""
     v1, v2 = cohere.Client(KEY, base_url=url), cohere.ClientV2(KEY, base_url=url)
     for model in RERANKERS:
         for case in scored(model):
@@ -40,7 +41,7 @@ def cohere_clients(url):
         e = refused(lambda: ask("nonsense"), error=cohere.NotFoundError)
         assert all(name in e.body["message"] for name in RERANKERS), e.body
         e = refused(lambda: ask("bge-m3"), error=ApiError)
-        assert e.status_code == 424 and e.body["message"] == "bge-m3 is an embedder: it does not rerank", e.body
+        assert e.status_code == 424 and e.body["message"] == "bge-m3 is an embedder: it cannot rerank", e.body
         e = refused(lambda: ask(CLASSIFIER), error=ApiError)
         assert e.status_code == 424 and "classifier" in e.body["message"], e.body
         e = refused(lambda: ask(documents=[]), error=cohere.UnprocessableEntityError)
@@ -70,12 +71,14 @@ def infinity_client(url):
     assert isinstance(wrong, HTTPValidationError) and "documents" in wrong.detail[0].msg, wrong
     assert wrong.detail[0].loc == ["body", "documents"], wrong
     refused(lambda: infinity_rerank.sync(client=client, body=RerankInput(model="nonsense", query="a", documents=["b"])), "404", "this server has")
-    refused(lambda: infinity_rerank.sync(client=client, body=RerankInput(model="bge-m3", query="a", documents=["b"])), "424", "does not rerank")
+    refused(lambda: infinity_rerank.sync(client=client, body=RerankInput(model="bge-m3", query="a", documents=["b"])), "424", "cannot rerank")
     print("infinity_client: passed")
 
 
 def plain(client):
-    """Every path and both dialects give the same scores; /score gives them in the order of the request."""
+    """Every path and both APIs return the same scores; /score returns them in the order of the
+    request.
+    """
     for model in RERANKERS:
         for case in scored(model):
             body = {"model": model, "query": case.query}
@@ -108,7 +111,8 @@ def fields(client):
     for top_n in (None, 0, len(case.documents), 1000):
         assert client.post("/rerank", top_n=top_n, **body)["results"] == everything, top_n
     assert client.post("/rerank", top_n=1, **body)["results"] == everything[:1]
-    # What a long document loses is told, refused, or read in pieces of which the best counts.
+    # A long document is truncated with a warning, refused, or read in pieces of which the best
+    # counts.
     long = {**body, "documents": ["words " * 200 + case.documents[0], case.documents[0]]}
     cut = client.post("/rerank", **long)
     assert len(cut["meta"]["warnings"]) == 1, cut["meta"]
@@ -124,7 +128,7 @@ def fields(client):
     client.refused("/rerank", 422, "texts", texts=["a"], **body)
     client.refused("/rerank", 422, "query", model="xlmr-reranker", documents=["a"])
     client.refused("/rerank", 422, "documents", model="xlmr-reranker", query="a")
-    # What text-embeddings-inference's clients read.
+    # Errors in the form of text-embeddings-inference.
     for status, found in [
         (422, client.refused("/rerank", 422, model="xlmr-reranker", query="a", texts=[])),
         (422, client.refused("/rerank", 422, model="xlmr-reranker", query="a", texts=[1])),
@@ -134,7 +138,7 @@ def fields(client):
         (413, client.refused("/rerank", 413, model="xlmr-reranker", query="a", texts=["b"] * 2049)),
     ]:
         assert isinstance(found["error"], str) and found["error_type"], (status, found)
-    # An instruction is part of the question to a language model.
+    # For a language model the instruction is part of the question.
     case = scored("qwen3-reranker")[0]
     body = {"model": "qwen3-reranker", "query": case.query, "documents": case.documents}
     plain = client.post("/rerank", **body)["results"]
@@ -145,7 +149,9 @@ def fields(client):
 
 
 def many(client):
-    """A thousand documents in one request, as Dify sends them: each scored as it is alone."""
+    """A thousand documents in one request, as Dify sends them, have the same scores as each
+    document alone.
+    """
     for model in ("xlmr-reranker", "qwen3-reranker"):
         documents = [f"document {i} of many" for i in range(1000)]
         found = client.post("/v1/rerank", model=model, query="which one?", documents=documents)["results"]
@@ -158,13 +164,13 @@ def many(client):
     print("1000 documents: passed")
 
 
-# What tokenizers change, join, split or take for something else.
+# Strings that tokenizers change, join, split, or mistake for special tokens.
 PIECES = ["e\u0301", "ﬁ", "㈱", "İ", "ß", "\u200d", "👩\u200d👩\u200d👧", "\0", "\ufffd", "ｅ\u0301", "\u3000", " ", "\n", "<pad>", "</s>", "[SEP]",
           "<|endoftext|>", "<|im_end|>", "한국어", "ก็", "𝕏", "\u202e", "a", "word ", "怎么", "。", "\u0300\u0300", "½", "\u00ad", "ǆ", "\u0345", "ﷺ"]
 
 
 def odd_texts(client):
-    """Whatever is in the texts, and however they are cut into pieces: a score each."""
+    """Whatever the texts contain, and however they are split into pieces, each gets a score."""
     random = Random(7)
 
     def text():
@@ -178,7 +184,7 @@ def odd_texts(client):
 
 
 def sizes(client):
-    """A small request cannot ask for a large amount of memory or time."""
+    """A small request cannot cause a large use of memory or time."""
     query = "a long query " * 100_000
     for path in ("/rerank", "/score"):
         key = "query" if path == "/rerank" else "queries"
@@ -188,20 +194,22 @@ def sizes(client):
     text = "words and other words " * 50_000
     found = client.post("/rerank", model="xlmr-reranker", query="a", documents=[text], max_chunks_per_doc=10**9, overlap_tokens=10**9)
     assert len(found["results"]) == 1 and "warnings" not in found["meta"], found
-    # The bi-encoder reads a query once, however many documents it stands before.
+    # The bi-encoder reads a query once, however many documents are compared with it.
     usage = client.post("/score", model="bge-m3", queries="a b c", documents=["d"] * 1000)["usage"]
     assert usage["prompt_tokens"] < 4100, usage
     print("sizes: passed")
 
 
 def choice():
-    """Where a request names no model, the first that can is taken: for scores a reranker, if there is one."""
+    """If a request names no model, the first suitable one is used: for scores a reranker, if there
+    is one.
+    """
     with serving("bge-m3", "xlmr-reranker") as server:
         client = Client(server.url)
         case = scored("xlmr-reranker")[0]
         assert client.post("/v1/embeddings", input="a")["model"] == "bge-m3"
         assert client.post("/rerank", query=case.query, documents=case.documents)["model"] == "xlmr-reranker"
-        # Infinity's client names one that is none.
+        # Infinity's client sends a placeholder as the name.
         found = infinity_rerank.sync(client=InfinityClient(base_url=server.url), body=RerankInput(query=case.query, documents=case.documents))
         assert found.model == "xlmr-reranker" and [result.index for result in found.results] == case.order
         found = client.post("/score", queries=case.query, documents=case.documents)
@@ -211,12 +219,12 @@ def choice():
         assert client.post("/score", model=str(FIXTURES / "xlmr-reranker"), queries="a", documents="b")["model"] == "xlmr-reranker"
     with serving("xlmr-reranker") as server:
         client = Client(server.url)
-        # One model alone answers to any name, as OpenAI's clients must send one.
+        # A single model answers to any name, because OpenAI's clients must send one.
         assert client.post("/rerank", model="BAAI/bge-reranker-v2-m3", query="a", documents=["b"])["model"] == "xlmr-reranker"
         for path, body in [("/v1/embeddings", {"input": "a"}), ("/embed", {"inputs": "a"}), ("/embed_sparse", {"inputs": "a"}),
                            ("/v1/outputs", {"input": "a"}), ("/v2/embed", {"texts": ["a"]}), ("/", {"inputs": "a"}), ("/embed_all", {"inputs": "a"}),
                            ("/v1/similarity", {"source_text": "a", "candidate_texts": ["b"]})]:
-            client.refused(path, 424, "xlmr-reranker is a reranker: it does not make", **body)
+            client.refused(path, 424, "xlmr-reranker is a reranker: it cannot make", **body)
         assert httpx.get(f"{server.url}/v1/models").json()["data"][0]["id"] == "xlmr-reranker"
     print("which model: passed")
 

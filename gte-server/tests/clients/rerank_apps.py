@@ -1,6 +1,7 @@
-"""Requests as applications send them, and of the answers what they read: python rerank_apps.py
+"""Sends requests as applications send them, and reads of the responses what they read: python
+rerank_apps.py
 
-Each function is an application or one of its providers, by what its source sends and reads.
+Each function imitates an application or one of its providers, according to its source code.
 """
 import httpx
 from families import CLASSIFIER, RERANKERS, Client, close, scored, serving
@@ -21,7 +22,9 @@ def best_first(scores):
 
 
 def dify_tei(url, model):
-    """Asks what the model is before it is saved; then all documents in one call."""
+    """It asks for the kind of model before it saves the model, and then sends all documents in one
+    request.
+    """
     info = HTTP.get(f"{url}/info", params={"model": model}).json()
     kind = next(iter(info["model_type"]))
     assert kind == "reranker" and info["max_input_length"] > 0 and info["max_client_batch_size"] >= 1, info
@@ -31,19 +34,19 @@ def dify_tei(url, model):
     results = post(f"{url}/rerank", query=QUERY, texts=DOCUMENTS * 100, return_text=True, model=model)
     assert len(results) == 300 and all(result["text"] == (DOCUMENTS * 100)[result["index"]] for result in results)
     best_first([result["score"] for result in results])
-    # Its embedding side.
+    # Its requests for embeddings.
     vectors = post(f"{url}/embed", inputs=DOCUMENTS, truncate=True, model="bge-m3")
     tokens = post(f"{url}/tokenize", inputs=DOCUMENTS, model="bge-m3")
     assert len(vectors) == len(tokens) == 3 and all(len(text) > 0 for text in tokens)
 
 
 def dify_openai_compatible(url, model):
-    """The endpoint ends in /v1 or does not; no key; `top_n` may be 0."""
+    """The endpoint may end in /v1 or not; there is no key; `top_n` may be 0."""
     for endpoint in (f"{url}/v1", url):
         for top_n in (0, 2, len(DOCUMENTS)):
             results = post(f"{endpoint}/rerank", model=model, query=QUERY, documents=DOCUMENTS, top_n=top_n)["results"]
             assert len(results) == (top_n or 3)
-            # Scores are normalized by the lowest and the highest of them.
+            # It normalizes scores by the lowest and the highest.
             low, high = min(r["relevance_score"] for r in results), max(r["relevance_score"] for r in results)
             assert [DOCUMENTS[result["index"]] for result in results] and high >= low
 
@@ -52,7 +55,7 @@ def dify_jina(url, model):
     results = post(f"{url}/v1/rerank", {"Authorization": "Bearer key"}, model=model, query=QUERY, documents=DOCUMENTS, top_n=None)
     assert {"prompt_tokens", "total_tokens"} <= results["usage"].keys() and results["model"] == model
     for result in results["results"]:
-        # It takes an object with `text`, or what is not there.
+        # It accepts an object with `text`, or a missing document.
         text = result["document"]["text"] if "document" in result else DOCUMENTS[result["index"]]
         assert text == DOCUMENTS[result["index"]]
 
@@ -64,7 +67,9 @@ def dify_siliconflow(url, model):
 
 
 def dify_gpustack_and_localai(url, model):
-    """If `document` is there it must be an object with `text`: null and a string are errors to them. Ten seconds."""
+    """If `document` is present, it must be an object with `text`: these applications fail on null
+    and strings. They wait for ten seconds.
+    """
     for more in ({}, {"return_documents": True}, {"return_documents": False}):
         for result in post(f"{url}/v1/rerank", timeout=10, model=model, query=QUERY, documents=DOCUMENTS, top_n=2, **more)["results"]:
             text = result["document"]["text"] if "document" in result else DOCUMENTS[result["index"]]
@@ -78,7 +83,7 @@ def dify_xinference(url, model):
 
 
 def ragflow_tei(url, model):
-    """Texts in eights."""
+    """It sends eight texts per request."""
     texts = DOCUMENTS * 5
     for start in range(0, len(texts), 8):
         some = texts[start:start + 8]
@@ -88,11 +93,11 @@ def ragflow_tei(url, model):
 
 
 def ragflow_xinference(url, model):
-    """Booleans are strings, and there are fields of its own."""
+    """Booleans are strings, and there are extra fields."""
     found = post(f"{url}/v1/rerank", {"accept": "application/json", "Authorization": "Bearer x"}, model=model, query=QUERY,
                  return_documents="true", return_len="true", documents=DOCUMENTS)
     assert {result["index"]: result["relevance_score"] for result in found["results"]}.keys() == {0, 1, 2}
-    # Tokens for its bill.
+    # It needs the number of tokens for its bill.
     assert found["usage"]["total_tokens"] > 0
 
 
@@ -103,20 +108,21 @@ def ragflow_siliconflow(url, model):
 
 
 def ragflow_jina_and_local(url, model):
-    """LocalAI, OpenAI-API-Compatible, GPUStack: scores inside [0, 1] are left alone, others are rescaled."""
+    """LocalAI, OpenAI-API-Compatible, GPUStack: scores within [0, 1] are kept, others are rescaled.
+    """
     found = post(f"{url}/v1/rerank", model=model, query=QUERY, documents=DOCUMENTS, top_n=len(DOCUMENTS))
     best_first([result["relevance_score"] for result in found["results"]])
 
 
 def fastgpt(url, model):
-    """No results are an error to it."""
+    """An empty list of results is an error."""
     results = post(f"{url}/v1/rerank", {"Authorization": "Bearer x"}, timeout=30, model=model, query=QUERY, documents=DOCUMENTS)["results"]
     assert len(results) == 3
     best_first([result["relevance_score"] for result in results])
 
 
 def vllm(url, model):
-    """Its examples of scores and of reranking, with the names of now and of before."""
+    """vLLM's own examples of scoring and reranking, with the current and the former field names."""
     for names in (("text_1", "text_2"), ("queries", "documents"), ("data_1", "data_2")):
         for path in ("/score", "/v1/score"):
             one = post(url + path, model=model, encoding_format="float", **dict(zip(names, (QUERY, DOCUMENTS[0]))))
@@ -126,7 +132,7 @@ def vllm(url, model):
             pairs = post(url + path, model=model, **dict(zip(names, ([QUERY] * 3, DOCUMENTS))))["data"]
             assert [item["score"] for item in pairs] == [item["score"] for item in many]
             wrong = HTTP.post(url + path, json={"model": model, **dict(zip(names, ([QUERY] * 2, DOCUMENTS)))})
-            assert wrong.status_code == 422 and "3 texts with 2 queries" in wrong.text, wrong.text
+            assert wrong.status_code == 422 and "3 texts for 2 queries" in wrong.text, wrong.text
     documents = [{"content": [{"type": "text", "text": text}]} for text in DOCUMENTS]
     for path in ("/rerank", "/v1/rerank", "/v2/rerank"):
         found = post(url + path, model=model, query=QUERY, documents=documents, return_documents=True)
@@ -150,7 +156,9 @@ APPLICATIONS = [dify_tei, dify_openai_compatible, dify_jina, dify_siliconflow, d
 
 
 def one_model_alone():
-    """Dify's plugin and Haystack's name no model, and TEI's clients ask a server of one model."""
+    """The plugins of Dify and Haystack name no model, and TEI's clients expect a server with one
+    model.
+    """
     with serving("xlmr-reranker") as server:
         assert next(iter(HTTP.get(f"{server.url}/info").json()["model_type"])) == "reranker"
         case = scored("xlmr-reranker")[0]

@@ -1,7 +1,7 @@
-"""A rolling restart under load loses no request: two replicas behind haproxy, restarted in turn, whose embedder and reranker are asked
-without a pause.
+"""A rolling restart under load loses no request: two replicas behind haproxy are restarted in turn,
+while clients send requests to the embedder and the reranker without a pause.
 
-    python restart.py [--seconds 20]
+python restart.py [--seconds 20]
 """
 import argparse
 import asyncio

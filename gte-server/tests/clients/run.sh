@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# The server (target/release/gte-server, which `cargo test` builds too) against what will really talk to it: the official clients, also in a
-# browser, a fuzzer of its OpenAPI document, a proxy. The frameworks of Python, which take minutes to install, are in frameworks.sh.
-# Installs what it needs: packages of Python and Node under target/, Chromium and haproxy from Debian.
+# Tests the server (target/release/gte-server, which `cargo test` builds too) with its real clients:
+# the official ones, also in a browser, a fuzzer for its OpenAPI document, and a proxy. The Python
+# frameworks, which take minutes to install, are in frameworks.sh. Installs what it needs: Python
+# and Node packages under target/, Chromium and haproxy from Debian.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 cd "$here/../../.."
@@ -12,11 +13,11 @@ for package in chromium haproxy libfaketime; do
   [ "$(id -u)" = 0 ] || { echo "install the Debian package $package first" >&2; exit 1; }
   apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends $package >/dev/null
 done
-# Chinese texts in the screenshots.
+# For Chinese texts in the screenshots.
 fc-list :lang=zh 2>/dev/null | grep -q . || [ "$(id -u)" != 0 ] || DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends fonts-noto-cjk >/dev/null
 [ -x $venv/bin/python ] || python3 -m venv $venv
 $venv/bin/pip install -q -r "$here/requirements.txt"
-# It asks for an older httpx than the others do, and works with theirs.
+# It requires an older httpx than the others, but works with theirs.
 $venv/bin/pip install -q --no-deps infinity_client==0.0.78
 mkdir -p $node && cp "$here"/package.json "$here"/*.mjs $node/
 (cd $node && npm install --silent --no-audit --no-fund --no-package-lock)
@@ -37,8 +38,9 @@ families=gte-core/tests/fixtures/families
 $python "$here/with_server.py" --model bundled --model reranker=$families/xlmr-reranker --model m3=$families/bge-m3 --model labels=$families/bert-classifier-3 \
   -- node $node/page.mjs URL target/screenshots
 $python "$here/openapi_document.py"
-# No 5xx, nothing undocumented, whatever is sent. The number of examples and the seed are fixed. First an embedder with a reranker; then
-# each alone, for one model answers to any name, so that more requests get as far as an answer.
+# Whatever is sent, there must be no status 5xx and nothing undocumented. Seed and number of
+# examples are fixed. First an embedder with a reranker; then each of them alone, because a single
+# model answers to any name, so that more requests get as far as a result.
 fuzz() {
   local name; local -a models=(); for name in $1; do models+=(--model "$name=$families/$name"); done
   $python "$here/with_server.py" "${models[@]}" -- $venv/bin/schemathesis run URL/openapi.json --seed 11 --max-examples "${EXAMPLES:-40}" \

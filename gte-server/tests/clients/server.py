@@ -1,4 +1,6 @@
-"""A gte-server for a test: the real binary with the real MiniLM weights, ended when the test ends."""
+"""A gte-server for a test: the real binary with the real MiniLM weights. It is stopped when the
+test ends.
+"""
 import contextlib
 import json
 import os
@@ -13,7 +15,7 @@ import urllib.request
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 BINARY = ROOT / os.environ.get("CARGO_TARGET_DIR", "target") / "release/gte-server"
 MODEL = ROOT / "target/models/all-MiniLM-L6-v2"
-# A tiny reranker, for what is asked of two models at once.
+# A tiny reranker, for requests to two models at once.
 RERANKER = ROOT / "gte-core/tests/fixtures/families/xlmr-reranker"
 BOTH = ("--model", f"embedder={MODEL}", "--model", f"reranker={RERANKER}")
 
@@ -40,7 +42,8 @@ class Server:
                 self.errors.append(line)
 
     def wait_ready(self):
-        """Until all models are loaded: the first one serves while the others load."""
+        """Waits until all models are loaded: the first one serves requests while the others load.
+        """
         for _ in range(3000):
             try:
                 return urllib.request.urlopen(f"{self.url}/readyz", timeout=10).status
@@ -50,7 +53,7 @@ class Server:
         raise AssertionError("not ready")
 
     def stop(self):
-        """SIGTERM, and the exit status."""
+        """Sends SIGTERM, and returns the exit status."""
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(60)
 

@@ -1,6 +1,8 @@
-"""An embedder and a reranker in one server, when it is stopped and when it is asked too much: python two_models.py
+"""An embedder and a reranker in one server, during a shutdown and during an overload: python
+two_models.py
 
-What was admitted is answered, what cannot be is refused at once with a time to come back, and neither model shuts the other out.
+Admitted requests are answered, other requests are refused at once with a time to retry, and neither
+model blocks the other.
 """
 import asyncio
 import signal
@@ -22,7 +24,9 @@ async def ask(client, url, request):
 
 
 async def drained():
-    """SIGTERM while both models compute: every answer arrives, and whoever comes before the listener closes is answered too."""
+    """SIGTERM while both models compute: every request gets its response, also those that arrive
+    before the listener closes.
+    """
     server = Server(*MODELS, "--threads", "1", "--drain-delay", "2")
     try:
         server.wait_ready()
@@ -50,7 +54,9 @@ async def drained():
 
 
 async def overloaded():
-    """Forty clients, room for few: 200, or 429 with `Retry-After`. Each model gets its share. After it, all is as before."""
+    """Forty clients, but room for few: the status is 200, or 429 with `Retry-After`. Each model
+    gets its share of the time. Afterwards the server works as before.
+    """
     server = Server(*MODELS, "--threads", "1", "--queue-texts", "300", "--queue-requests", "8")
     try:
         server.wait_ready()
@@ -90,7 +96,7 @@ async def overloaded():
 
 
 def tight():
-    """A request that is larger than the room that there ever is is refused for good, not asked to come back."""
+    """A request that is larger than the queue gets a final refusal, without a time to retry."""
     server = Server(*MODELS, "--queue-texts", "50")
     try:
         server.wait_ready()

@@ -1,5 +1,7 @@
-"""Runs a command while a server runs: python with_server.py [OPTION…] -- COMMAND…, in which URL is replaced by its address; options are
-the server's."""
+"""Runs a command while a server runs: python with_server.py [OPTION…] -- COMMAND…
+
+URL in the command is replaced by the server's address. The options are the server's.
+"""
 import os
 import subprocess
 import sys
