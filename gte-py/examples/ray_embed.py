@@ -1,7 +1,9 @@
-"""A Parquet file of texts into Parquet files of vectors, on Ray: python ray_embed.py in.parquet OUT_DIR --model MODEL --workers 2
+"""Embeds a Parquet file of texts into Parquet files of vectors, on Ray: python ray_embed.py
+in.parquet OUT_DIR --model MODEL --workers 2
 
-Each row group of the input becomes a file of OUT_DIR, written whole or not at all. Run again after an interruption, it computes what is
-missing and nothing twice. One model a worker, which shares the machine's threads with the others.
+Each row group of the input becomes a file in OUT_DIR, which is written completely or not at all.
+After an interruption, the same command computes only what is missing. There is one model per
+worker, and the workers share the machine's threads.
 """
 
 import argparse
@@ -14,7 +16,7 @@ import ray
 
 
 class EmbedRowGroups:
-    """A Ray Data worker: row group numbers in, files out."""
+    """A Ray Data worker: turns row group numbers into files."""
 
     def __init__(self, source: str, target: str, column: str, model: str, threads: int) -> None:
         import gte

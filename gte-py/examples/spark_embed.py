@@ -1,7 +1,9 @@
-"""A Parquet file of texts into Parquet files of vectors, on Spark: python spark_embed.py in.parquet OUT_DIR --model MODEL --workers 2
+"""Embeds a Parquet file of texts into Parquet files of vectors, on Spark: python spark_embed.py
+in.parquet OUT_DIR --model MODEL --workers 2
 
-The rows are cut into slices by a hash of the text; each is one Spark job and one folder of OUT_DIR, which Spark marks with _SUCCESS. Run
-again after an interruption, it computes the slices that are missing. One model a Python worker, opened once for each of its partitions.
+A hash of the text divides the rows into slices. Each slice is one Spark job and one folder in
+OUT_DIR, which Spark marks with _SUCCESS. After an interruption, the same command computes the
+slices that are missing. There is one model per Python worker, which is opened once per partition.
 """
 
 import argparse
@@ -35,7 +37,7 @@ def main() -> None:
         for texts in parts:
             yield pd.Series(list(embedder.embed(texts)))
 
-    # The workers are to have this interpreter's packages.
+    # The workers need the packages of this interpreter.
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     session = SparkSession.builder.master(f"local[{a.workers}]").config("spark.ui.enabled", "false").config("spark.python.worker.reuse", "true").getOrCreate()
     try:
@@ -43,7 +45,7 @@ def main() -> None:
         for number in range(a.slices):
             place = a.target / f"slice={number}"
             if (place / "_SUCCESS").exists():
-                print(f"slice {number}: done before")
+                print(f"slice {number}: already done")
                 continue
             rows = texts.where(pmod(xxhash64(col(a.column)), a.slices) == number).repartition(a.workers)
             rows.withColumn("embedding", embed(col(a.column))).write.mode("overwrite").parquet(str(place))

@@ -1,4 +1,4 @@
-//! `Engine`: texts → a vector per text, sparse weights, a vector per token.
+//! `Engine` turns texts into a vector per text, sparse weights, and a vector per token.
 
 use std::ops::Range;
 
@@ -12,7 +12,7 @@ use crate::errors::{counted_from, to_python, wrong_value};
 use crate::options::Options;
 use crate::texts::{TEXT, Texts, argument};
 
-/// Texts that are tokenized together. Vectors are computed in the engine's own batches.
+/// Number of texts that are tokenized together. Vectors are computed in the engine's own batches.
 pub(crate) const PIECE: usize = 1024;
 
 /// A model that is ready. All methods may be called from many threads at once.
@@ -22,15 +22,15 @@ pub(crate) struct Engine {
     normalizes: bool,
 }
 
-/// Dense vectors; row starts, token ids and weights of sparse ones; row starts and values of
-/// vectors per token.
+/// Dense vectors; row starts, token ids and weights of sparse vectors; row starts and values of
+/// token vectors.
 type All<'py> = (
     Option<Bound<'py, PyArray2<f32>>>,
     Option<(Bound<'py, PyArray1<i64>>, Bound<'py, PyArray1<u32>>, Bound<'py, PyArray1<f32>>)>,
     Option<(Bound<'py, PyArray1<i64>>, Bound<'py, PyArray2<f32>>)>,
 );
 
-/// What stands before each text: `prompt` itself, the model's prompt of a name, else the model's
+/// The prompt before each text: `prompt` itself, or the model's prompt named `name`, or the model's
 /// default.
 pub(crate) fn prompt_of<'a>(prompt: Option<&'a PyBackedStr>, name: Option<&'a PyBackedStr>) -> Prompt<'a> {
     match (prompt, name) {
@@ -45,9 +45,9 @@ impl Engine {
         self.engine.tokenize_with(texts, &TokenizeOptions { prompt, ..TokenizeOptions::default() })
     }
 
-    /// Gives `compute` one batch after the other, with the places of its texts. Between two of them
-    /// signals are looked at, and `progress(texts done)` is called. A text that is wrong is named
-    /// by its place, counted from `first`.
+    /// Calls `compute` with one batch after the other, and with the indices of its texts. Between
+    /// two batches, signals are checked and `progress(number of finished texts)` is called. An
+    /// error names a wrong text by its position, counted from `first`.
     fn by_batches(
         &self,
         py: Python<'_>,
@@ -57,7 +57,7 @@ impl Engine {
         progress: Option<&Bound<'_, PyAny>>,
         mut compute: impl FnMut(&[Tokens], Range<usize>) -> gte_core::Result<()> + Send,
     ) -> PyResult<()> {
-        // A prompt that the model does not have is an error without a text too.
+        // A prompt that the model does not have is an error even without texts.
         self.tokens(&[], prompt).map_err(to_python)?;
         let mut done = 0;
         for piece in texts.chunks(PIECE) {
@@ -89,7 +89,8 @@ impl Engine {
         py.detach(open).map_err(to_python)
     }
 
-    /// (texts × dim) vectors, of unit length unless `pooled`: then as the model pools them.
+    /// Vectors of shape (texts × dim). They have unit length, or, if `pooled`, are as the model
+    /// pools them.
     #[pyo3(signature = (texts, progress = None, *, prompt = None, prompt_name = None, pooled = false, first = 0))]
     #[allow(clippy::too_many_arguments, reason = "Python's keywords")]
     fn embed<'py>(
@@ -118,7 +119,7 @@ impl Engine {
         values.into_pyarray(py).reshape([texts.len(), dim])
     }
 
-    /// Several outputs of one forward pass; None for what is not asked for.
+    /// Several outputs of one forward pass. Outputs that were not requested are None.
     #[pyo3(signature = (texts, outputs, progress = None, *, prompt = None, prompt_name = None, first = 0))]
     #[allow(clippy::too_many_arguments, reason = "Python's keywords")]
     fn embed_all<'py>(
@@ -136,8 +137,8 @@ impl Engine {
         let texts = Texts::from_python(texts, TEXT, first)?;
         let texts = texts.as_strs();
         let dim = self.engine.dim();
-        // Of no texts, what the model has of the outputs: an output that it lacks is an error
-        // without a text too.
+        // Computes no texts first: an output that the model does not have is an error even without
+        // texts.
         let mut all = self.engine.embed_all(&[] as &[Tokens], outputs).map_err(to_python)?;
         let mut dense = outputs.dense.then(|| Vec::with_capacity(texts.len() * dim));
         let prompt = prompt_of(prompt.as_ref(), name.as_ref());
@@ -171,8 +172,8 @@ impl Engine {
         Ok((dense, sparse, colbert))
     }
 
-    /// Token ids of each text with its prompt, cut at `max_length`, and how many there were before
-    /// the cut.
+    /// Token ids of each text with its prompt, truncated to `max_length`, and their number before
+    /// truncation.
     #[pyo3(signature = (texts, *, prompt = None, prompt_name = None))]
     fn tokenize<'py>(
         &self,
@@ -189,14 +190,14 @@ impl Engine {
         Ok(tokens.into_iter().map(|t| (t.ids.into_pyarray(py), t.full_len)).collect())
     }
 
-    /// The entries of the vocabulary with these ids.
+    /// The vocabulary entries of these ids.
     fn tokens_of(&self, ids: Vec<u32>) -> PyResult<Vec<String>> {
         let (tokenizer, vocab) = (self.engine.tokenizer(), self.engine.config().vocab);
         let token = |id| tokenizer.token_of(id).ok_or_else(|| to_python(gte_core::Error::TokenId { id, vocab }));
         ids.into_iter().map(token).collect()
     }
 
-    /// What the model gives: of dense, sparse, colbert.
+    /// The outputs of the model, out of dense, sparse and colbert.
     #[getter]
     fn outputs(&self) -> Vec<&'static str> {
         let outputs = self.engine.outputs();
@@ -212,7 +213,7 @@ impl Engine {
         prompts.names().map(|name| (name, prompts.get(name).unwrap_or_default())).collect()
     }
 
-    /// The name of the prompt that is used where none is chosen.
+    /// The name of the prompt that is used if none is chosen.
     #[getter]
     fn default_prompt_name(&self) -> Option<&str> {
         self.engine.prompts().default_name()
@@ -224,31 +225,31 @@ impl Engine {
         self.normalizes
     }
 
-    /// The hub id, or the directory's name.
+    /// The model's id on a hub, or its directory's name.
     #[getter]
     fn name(&self) -> &str {
         self.engine.name()
     }
 
-    /// Values per vector.
+    /// Number of values per vector.
     #[getter]
     fn dim(&self) -> usize {
         self.engine.dim()
     }
 
-    /// Tokens in the vocabulary.
+    /// Number of tokens in the vocabulary.
     #[getter]
     fn vocab(&self) -> usize {
         self.engine.config().vocab
     }
 
-    /// Where texts are cut, in tokens.
+    /// Length in tokens at which texts are truncated.
     #[getter]
     fn max_length(&self) -> usize {
         self.engine.max_length()
     }
 
-    /// The type of the matrix products.
+    /// The number type of matrix multiplications.
     #[getter]
     fn precision(&self) -> &'static str {
         self.engine.precision().name()
@@ -260,7 +261,7 @@ impl Engine {
         self.engine.isa().name()
     }
 
-    /// Compute threads.
+    /// Number of compute threads.
     #[getter]
     fn threads(&self) -> usize {
         self.engine.threads()

@@ -1,23 +1,33 @@
-//! The engine's errors as Python's.
+//! Translates the engine's errors to Python exceptions.
 
 use pyo3::create_exception;
 use pyo3::exceptions::{PyException, PyIndexError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 
-create_exception!(gte, Error, PyException, "What can go wrong in gte; see the subclasses.");
-create_exception!(gte, ModelNotFound, Error, "No such directory, file or hub id; or offline and not in the cache.");
-create_exception!(gte, InvalidModel, Error, "The model's files are damaged, or of a kind that is not supported.");
-create_exception!(gte, DownloadError, Error, "The hub refused, broke off or sent something else.");
+create_exception!(gte, Error, PyException, "Any error of gte; see the subclasses.");
+create_exception!(
+    gte,
+    ModelNotFound,
+    Error,
+    "There is no such directory, file or hub id, or the model is not in the cache while offline."
+);
+create_exception!(gte, InvalidModel, Error, "The model's files are damaged or of an unsupported kind.");
+create_exception!(
+    gte,
+    DownloadError,
+    Error,
+    "The hub refused the download, broke it off, or sent something unexpected."
+);
 create_exception!(gte, TokenizationError, Error, "A text cannot be tokenized.");
 create_exception!(gte, DeviceError, Error, "The device failed.");
 
-/// The Python exception of an error; a wrong option is a `ValueError`.
+/// The Python exception of an error. An invalid option is a `ValueError`.
 pub(crate) fn to_python(error: gte_core::Error) -> PyErr {
     use gte_core::Error as Core;
     let message = match &error {
         Core::WrongTask { model, found } => {
-            let (article, door) = if *found == "embedder" { ("an", "Embedder") } else { ("a", "Reranker") };
-            format!("{model} is {article} {found}: open it as one, gte.{door}")
+            let (article, class) = if *found == "embedder" { ("an", "Embedder") } else { ("a", "Reranker") };
+            format!("{model} is {article} {found}: open it with gte.{class}")
         }
         error => error.to_string(),
     };
@@ -41,7 +51,7 @@ pub(crate) fn to_python(error: gte_core::Error) -> PyErr {
     }
 }
 
-/// An error about a text of a piece, whose first text is number `first` of all.
+/// Corrects the text index of an error: the piece that it is about begins with text number `first`.
 pub(crate) fn counted_from(first: usize, error: gte_core::Error) -> gte_core::Error {
     match error {
         gte_core::Error::Tokenize { index, reason } => gte_core::Error::Tokenize { index: first + index, reason },

@@ -1,10 +1,10 @@
-//! The Python module `gte._gte`: arguments → engine → numpy, without the interpreter's lock while
-//! the engine works. What Python people expect around it (progress, drop-ins, the command line) is
-//! Python, in `python/gte`.
+//! The Python module `gte._gte`: arguments → engine → numpy. The interpreter's lock is released
+//! while the engine works. Everything else that Python users expect (progress, replacements for
+//! other libraries, the command line) is written in Python, in `python/gte`.
 //!
-//! Read the files in this order: `texts.rs` takes texts as Python has them, `options.rs` opens a
-//! model, `embed.rs` and `rerank.rs` are the doors to one, `vectors.rs` compares and shrinks
-//! vectors of any origin, `errors.rs` maps errors.
+//! Read the files in this order: `texts.rs` reads Python texts, `options.rs` opens a model,
+//! `embed.rs` and `rerank.rs` use it, `vectors.rs` compares and shrinks vectors from any source,
+//! `errors.rs` translates errors.
 
 mod embed;
 mod errors;

@@ -1,4 +1,4 @@
-//! `Options`: how a model is opened, the same for each door to it.
+//! `Options`: how a model is opened, for every kind of model.
 
 use std::path::PathBuf;
 
@@ -7,7 +7,7 @@ use pyo3::prelude::*;
 
 use crate::errors::to_python;
 
-/// A model, and how it is opened.
+/// A model and the options with which it is opened.
 #[pyclass(module = "gte._gte", frozen)]
 pub(crate) struct Options {
     model: PathBuf,
@@ -23,7 +23,7 @@ pub(crate) struct Options {
 #[pymethods]
 impl Options {
     #[new]
-    #[pyo3(signature = (model, *, precision = None, threads = None, max_length = None, revision = None, offline = false, pooling = None, causal = None, batch_tokens = None, cache_folder = None, token = None))]
+    #[pyo3(signature = (model, *, precision = None, threads = None, max_length = None, revision = None, offline = false, pooling = None, causal = None, max_batch_tokens = None, cache_folder = None, token = None))]
     #[allow(clippy::too_many_arguments, reason = "Python's keywords")]
     fn new(
         model: PathBuf,
@@ -34,7 +34,7 @@ impl Options {
         offline: bool,
         pooling: Option<&str>,
         causal: Option<bool>,
-        batch_tokens: Option<usize>,
+        max_batch_tokens: Option<usize>,
         cache_folder: Option<PathBuf>,
         token: Option<String>,
     ) -> PyResult<Self> {
@@ -44,7 +44,7 @@ impl Options {
         if let Some(cache) = cache_folder {
             hub.cache = cache;
         }
-        // An empty one sends none, not even that of the environment.
+        // An empty token means that no token is sent, not even that of the environment.
         if let Some(token) = token {
             hub.token = Some(token).filter(|token| !token.is_empty());
         }
@@ -56,13 +56,13 @@ impl Options {
             max_length,
             pooling: option(pooling)?,
             causal,
-            budget: batch_tokens.map_or(Ok(Budget::DEFAULT), Budget::new).map_err(to_python)?,
+            budget: max_batch_tokens.map_or(Ok(Budget::DEFAULT), Budget::new).map_err(to_python)?,
         })
     }
 }
 
 impl Options {
-    /// The model's files, downloaded where that is asked for.
+    /// The model's files, which are downloaded if necessary and allowed.
     pub(crate) fn files(&self) -> gte_core::Result<ModelFiles> {
         match self.model.to_str() {
             Some(name) => ModelFiles::open(name, &self.hub),
@@ -70,7 +70,7 @@ impl Options {
         }
     }
 
-    /// The model behind the door `D`.
+    /// Opens the model as a `D`.
     pub(crate) fn open<D: Door>(&self, files: ModelFiles) -> gte_core::Result<D> {
         let mut builder = Builder::<D>::from_files(files).budget(self.budget);
         if let Some(precision) = self.precision {
@@ -91,21 +91,21 @@ impl Options {
         builder.build()
     }
 
-    /// Whether the model's own files ask for vectors of unit length: what `encode` of
-    /// sentence-transformers gives.
+    /// Whether the model's own files ask for vectors of unit length, as `encode` of
+    /// sentence-transformers returns them.
     pub(crate) fn normalizes(files: &ModelFiles) -> gte_core::Result<bool> {
         let Some(content) = files.read("modules.json")? else { return Ok(false) };
         let modules: Vec<Module> = serde_json::from_slice(&content).unwrap_or_default();
         Ok(modules.iter().any(|module| module.kind.rsplit('.').next() == Some("Normalize")))
     }
 
-    /// Tokens that are computed at once.
+    /// Maximum number of tokens computed together.
     pub(crate) fn budget(&self) -> Budget {
         self.budget
     }
 }
 
-/// An entry of `modules.json`, which the engine has checked.
+/// An entry of `modules.json`, which the engine has already checked.
 #[derive(serde::Deserialize)]
 struct Module {
     #[serde(rename = "type")]

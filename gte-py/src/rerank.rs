@@ -1,4 +1,4 @@
-//! `Scorer`: queries and documents → logits and scores.
+//! `Scorer`: turns queries and documents into logits and scores.
 
 use gte_core::{Budget, ModelFiles, Reranker, Sequence, Tokens, plan};
 use numpy::{IntoPyArray, PyArray1, PyArray2, PyArrayMethods, PyReadonlyArray1};
@@ -12,34 +12,34 @@ use crate::errors::{counted_from, to_python, wrong_value};
 use crate::options::Options;
 use crate::texts::{DOCUMENT, QUERY, Texts, argument, utf8};
 
-/// Batches of a language model that are computed by one call: what its questions begin with is
-/// computed once per call.
+/// Number of batches that one call computes for a language model. The common beginning of its
+/// questions is computed once per call.
 const BATCHES_OF_QUESTIONS: usize = 8;
 
 /// A reranker that is ready. All methods may be called from many threads at once.
 #[pyclass(module = "gte._gte", frozen)]
 pub(crate) struct Scorer {
     reranker: Reranker,
-    takes_instruction: bool, // a language model, which is asked a question
-    budget: Budget,          // of one call
+    takes_instruction: bool, // true for a language model, which reads a question
+    budget: Budget,          // per call
     activation: Option<String>,
 }
 
-/// What a model reads before a query, or is told about it.
+/// The text that a model reads before a query, or the instruction it gets.
 struct Told<'a> {
-    before: &'a str,              // the query of a cross-encoder
-    instruction: Option<&'a str>, // of a language model, in place of its own
+    before: &'a str,              // before the query of a cross-encoder
+    instruction: Option<&'a str>, // of a language model, instead of its own
 }
 
-/// The function of torch that the model's files want behind the logits, by its path, as
+/// The torch function that the model's files apply to the logits, by its path, as
 /// sentence-transformers writes it.
 fn activation(files: &ModelFiles) -> gte_core::Result<Option<String>> {
     let read = |file: &str| -> gte_core::Result<Value> {
-        // What is wrong with a file is said by the engine, which reads it too.
+        // The engine reads this file too, and reports what is wrong with it.
         let content = files.read(file)?.unwrap_or_default();
         Ok(serde_json::from_slice(&content).unwrap_or_default())
     };
-    // sentence-transformers reads its own file beside `modules.json` alone.
+    // sentence-transformers reads its own file only if there is a `modules.json`.
     let own =
         if files.read("modules.json")?.is_some() { read("config_sentence_transformers.json")? } else { Value::Null };
     let config = read("config.json")?;
@@ -52,8 +52,8 @@ fn activation(files: &ModelFiles) -> gte_core::Result<Option<String>> {
 }
 
 impl Scorer {
-    /// What `instruction`, or a prompt, means for this model: as in sentence-transformers, a prompt
-    /// is a language model's instruction, and stands before a cross-encoder's query.
+    /// What `instruction`, or a prompt, means for this model. As in sentence-transformers, a prompt
+    /// is the instruction of a language model, and is put before the query of a cross-encoder.
     fn told<'a>(
         &'a self,
         instruction: Option<&'a PyBackedStr>,
@@ -61,7 +61,7 @@ impl Scorer {
         name: Option<&'a PyBackedStr>,
     ) -> PyResult<Told<'a>> {
         if let Some(instruction) = instruction {
-            // One that the model does not take is an error without a document too.
+            // An instruction that the model cannot use is an error even without documents.
             self.reranker.tokenize("", &[] as &[&str], Some(instruction)).map_err(to_python)?;
             return Ok(Told { before: "", instruction: Some(instruction) });
         }
@@ -74,7 +74,7 @@ impl Scorer {
         let own = prompts.resolve(gte_core::Prompt::Default).map_err(to_python)?;
         match instruction {
             None if !own.is_empty() => {
-                Err(wrong_value(format!("prompt is empty, and the model's own is {own:?}: give an instruction")))
+                Err(wrong_value(format!("prompt is empty, but the model's own prompt is {own:?}: pass an instruction")))
             }
             instruction => Ok(Told { before: "", instruction }),
         }
@@ -82,8 +82,8 @@ impl Scorer {
 
     fn tokens(&self, pairs: &[(&str, &str)], told: &Told<'_>) -> gte_core::Result<Vec<Tokens>> {
         let before = |query: &str| format!("{}{query}", told.before);
-        // Many queries of a cross-encoder are tokenized together; an instruction goes with one
-        // query at a time.
+        // A cross-encoder tokenizes many queries together; an instruction needs one query at a
+        // time.
         let one_query = pairs.iter().all(|pair| pair.0 == pairs[0].0);
         if !one_query && !self.takes_instruction {
             let pairs: Vec<_> = pairs.iter().map(|(query, document)| (before(query), *document)).collect();
@@ -98,7 +98,7 @@ impl Scorer {
         Ok(all)
     }
 
-    /// The queries and documents of pairs: one query for all documents, or as many as documents.
+    /// The queries and documents of pairs: one query for all documents, or one query per document.
     fn texts(queries: &Bound<'_, PyAny>, documents: &Bound<'_, PyAny>) -> PyResult<(Queries, Texts)> {
         let documents = Texts::from_python(documents, DOCUMENT, 0)?;
         let queries = match queries.cast::<PyString>() {
@@ -122,7 +122,11 @@ impl Queries {
             Self::Many(queries) => {
                 let queries = queries.as_strs();
                 if queries.len() != documents.len() {
-                    return Err(wrong_value(format!("{} queries and {} documents", queries.len(), documents.len())));
+                    return Err(wrong_value(format!(
+                        "{} queries for {} documents, expected the same number",
+                        queries.len(),
+                        documents.len()
+                    )));
                 }
                 Ok(queries.into_iter().zip(documents).collect())
             }
@@ -146,9 +150,9 @@ impl Scorer {
         py.detach(open).map_err(to_python)
     }
 
-    /// (pairs × labels) logits of `queries`, one for all documents or one per document, with
-    /// `documents`. Between two batches signals are looked at, and `progress(pairs done)` is
-    /// called.
+    /// Logits of shape (pairs × labels) for `documents` and `queries`: one query for all documents,
+    /// or one per document. Between two batches, signals are checked and `progress(number of
+    /// finished pairs)` is called.
     #[pyo3(signature = (queries, documents, progress = None, *, instruction = None, prompt = None, prompt_name = None))]
     #[allow(clippy::too_many_arguments, reason = "Python's keywords")]
     fn logits<'py>(
@@ -184,7 +188,7 @@ impl Scorer {
         logits.into_pyarray(py).reshape([pairs.len(), self.reranker.labels()])
     }
 
-    /// Scores from 0 to 1 of logits: (pairs).
+    /// Converts logits to scores from 0 to 1: (pairs).
     fn scores_from<'py>(
         &self,
         py: Python<'py>,
@@ -194,8 +198,8 @@ impl Scorer {
         Ok(self.reranker.scores_from(&logits).map_err(to_python)?.into_pyarray(py))
     }
 
-    /// Token ids of each pair as the model reads it, cut at `max_length`, and how many there were
-    /// before the cut.
+    /// Token ids of each pair as the model reads it, truncated to `max_length`, and their number
+    /// before truncation.
     #[pyo3(signature = (queries, documents, *, instruction = None, prompt = None, prompt_name = None))]
     #[allow(clippy::too_many_arguments, reason = "Python's keywords")]
     fn tokenize<'py>(
@@ -223,43 +227,43 @@ impl Scorer {
         prompts.names().map(|name| (name, prompts.get(name).unwrap_or_default())).collect()
     }
 
-    /// The name of the prompt that is used where none is chosen.
+    /// The name of the prompt that is used if none is chosen.
     #[getter]
     fn default_prompt_name(&self) -> Option<&str> {
         self.reranker.config().prompts.default_name()
     }
 
-    /// Whether it is a language model, which takes an instruction.
+    /// Whether it is a language model, which uses an instruction.
     #[getter]
     fn takes_instruction(&self) -> bool {
         self.takes_instruction
     }
 
-    /// The path of the function that the model's files want behind the logits, where they name one.
+    /// The path of the function that the model's files apply to the logits, if they name one.
     #[getter]
     fn activation(&self) -> Option<&str> {
         self.activation.as_deref()
     }
 
-    /// Logits per pair: 1 for a reranker.
+    /// Number of logits per pair: 1 for a reranker.
     #[getter]
     fn labels(&self) -> usize {
         self.reranker.labels()
     }
 
-    /// The hub id, or the directory's name.
+    /// The model's id on a hub, or its directory's name.
     #[getter]
     fn name(&self) -> &str {
         self.reranker.name()
     }
 
-    /// Where pairs are cut, in tokens.
+    /// Length in tokens at which pairs are truncated.
     #[getter]
     fn max_length(&self) -> usize {
         self.reranker.max_length()
     }
 
-    /// The type of the matrix products.
+    /// The number type of matrix multiplications.
     #[getter]
     fn precision(&self) -> &'static str {
         self.reranker.precision().name()
@@ -271,7 +275,7 @@ impl Scorer {
         self.reranker.isa().name()
     }
 
-    /// Compute threads.
+    /// Number of compute threads.
     #[getter]
     fn threads(&self) -> usize {
         self.reranker.threads()

@@ -1,6 +1,6 @@
-//! Texts as Python has them: any iterable of `str`, or a column of strings through the Arrow
-//! PyCapsule interface (pyarrow, polars, pandas), which is read where it lies, without a Python
-//! object per text.
+//! Reads texts from Python: any iterable of `str`, or a column of strings through the Arrow
+//! PyCapsule interface (pyarrow, polars, pandas), which is read in place, without a Python object
+//! per text.
 
 use arrow_array::cast::AsArray;
 use arrow_array::{Array, ArrayRef};
@@ -14,7 +14,7 @@ use pyo3_arrow::input::AnyArray;
 
 use crate::errors::{wrong_type, wrong_value};
 
-/// What texts are called in errors: one of them, and all.
+/// The words for texts in errors: for one of them, and for all.
 #[derive(Clone, Copy)]
 pub(crate) struct Kind {
     one: &'static str,
@@ -25,28 +25,29 @@ pub(crate) const TEXT: Kind = Kind { one: "text", all: "texts" };
 pub(crate) const QUERY: Kind = Kind { one: "query", all: "queries" };
 pub(crate) const DOCUMENT: Kind = Kind { one: "document", all: "documents" };
 
-/// Texts that are held as long as they are needed.
+/// Texts that are kept alive as long as they are needed.
 pub(crate) enum Texts {
     Strings(Vec<PyBackedStr>),
     Columns(Vec<ArrayRef>),
 }
 
 impl Texts {
-    /// `TypeError` for one `str` or for what is not a list of texts; `ValueError` for a text that
-    /// is missing or is not UTF-8, with its place, counted from `first`.
+    /// Raises `TypeError` for a single `str` or anything else that is not a list of texts, and
+    /// `ValueError` for a missing text or one that is not UTF-8, with its position, counted from
+    /// `first`.
     pub(crate) fn from_python(texts: &Bound<'_, PyAny>, kind: Kind, first: usize) -> PyResult<Self> {
         let all = kind.all;
         refuse_what_is_no_list(texts, all)?;
         let arrow = texts.hasattr("__arrow_c_stream__")? || texts.hasattr("__arrow_c_array__")?;
-        // pandas has the interface and needs pyarrow for it; without, its texts are read one by
-        // one.
+        // pandas has the interface, but needs pyarrow for it. Without pyarrow, its texts are read
+        // one by one.
         if arrow && let Ok(column) = texts.extract::<AnyArray>() {
             let column = column.into_chunked_array().map_err(|e| wrong_type(format!("{all}: {e}")))?;
             return Self::from_column(column, kind, first);
         }
         let items = texts
             .try_iter()
-            .map_err(|_| wrong_type(format!("{all} is of type {}: give a list of str", type_name(texts))))?;
+            .map_err(|_| wrong_type(format!("{all} is of type {}, expected a list of str", type_name(texts))))?;
         Ok(Self::Strings(items.enumerate().map(|(i, item)| text(kind, first + i, &item?)).collect::<PyResult<_>>()?))
     }
 
@@ -55,8 +56,8 @@ impl Texts {
         let (chunks, field) = column.into_inner();
         match field.data_type() {
             DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => {}
-            DataType::Struct(_) => return Err(wrong_type(format!("{all} is a table: give one of its columns"))),
-            other => return Err(wrong_type(format!("{all} is a column of {other}, not of strings"))),
+            DataType::Struct(_) => return Err(wrong_type(format!("{all} is a table, expected one of its columns"))),
+            other => return Err(wrong_type(format!("{all} is a column of {other}, expected a column of strings"))),
         }
         for chunk in &chunks {
             if let Some(i) = (0..chunk.len()).find(|&i| chunk.is_null(i)) {
@@ -67,7 +68,7 @@ impl Texts {
         Ok(Self::Columns(chunks))
     }
 
-    /// The texts where they lie.
+    /// The texts as slices of their own memory.
     pub(crate) fn as_strs(&self) -> Vec<&str> {
         match self {
             Self::Strings(texts) => texts.iter().map(|text| &**text).collect(),
@@ -76,66 +77,67 @@ impl Texts {
     }
 }
 
-/// What can be gone through, and would give something else than the texts that were meant.
+/// Refuses iterables that would give something other than the intended texts.
 fn refuse_what_is_no_list(texts: &Bound<'_, PyAny>, all: &str) -> PyResult<()> {
     let what = type_name(texts);
     if texts.is_instance_of::<PyString>() {
-        return Err(wrong_type(format!("{all} is a single text: give a list of texts")));
+        return Err(wrong_type(format!("{all} is a single text, expected a list of texts")));
     }
     let bytes = texts.is_instance_of::<PyBytes>() || texts.is_instance_of::<PyByteArray>();
     if bytes || texts.is_instance_of::<PyMemoryView>() {
-        return Err(wrong_type(format!("{all} is of type {what}, not a list of str: decode it first")));
+        return Err(wrong_type(format!("{all} is of type {what}, expected a list of str: decode it first")));
     }
     if texts.is_instance_of::<PySet>() || texts.is_instance_of::<PyFrozenSet>() {
-        return Err(wrong_type(format!("{all} is a {what}, which has no order: give a list of str")));
+        return Err(wrong_type(format!("{all} is a {what}, which has no order, expected a list of str")));
     }
     if texts.is_instance_of::<PyDict>() || texts.cast::<PyMapping>().is_ok() {
-        return Err(wrong_type(format!("{all} is a {what}: give a list of str, such as list({all}.values())")));
+        return Err(wrong_type(format!("{all} is a {what}, expected a list of str, such as list({all}.values())")));
     }
-    // A table of pandas gives the names of its columns, a matrix of numpy its rows.
+    // Iterating over a pandas table gives its column names, over a numpy matrix its rows.
     if let Ok(dimensions) = texts.getattr("ndim").and_then(|n| n.extract::<usize>())
         && dimensions != 1
     {
         return Err(wrong_type(format!(
-            "{all} is a {what} of {dimensions} dimensions: give a list of str, or one column"
+            "{all} is a {what} of {dimensions} dimensions, expected a list of str or one column"
         )));
     }
     Ok(())
 }
 
-/// One text, or what is wrong with it.
+/// Reads one text.
 fn text(kind: Kind, index: usize, item: &Bound<'_, PyAny>) -> PyResult<PyBackedStr> {
     let name = || format!("{} {index}", kind.one);
     let Ok(string) = item.cast::<PyString>() else {
         let what = type_name(item);
         let missing = item.is_none() || ["NAType", "NaTType"].contains(&what.as_str());
         return Err(match missing || item.extract::<f64>().is_ok_and(f64::is_nan) {
-            true => wrong_value(format!("{} is {item}: a text that is missing", name())),
-            false => wrong_type(format!("{} is of type {what}, not str", name())),
+            true => wrong_value(format!("{} is {item}, which is a missing text", name())),
+            false => wrong_type(format!("{} is of type {what}, expected str", name())),
         });
     };
     PyBackedStr::try_from(string.clone()).map_err(|error| not_utf8(&name(), string, error))
 }
 
-/// An argument that goes into a text.
+/// An argument that becomes part of a text.
 pub(crate) fn argument(name: &str, value: Option<Bound<'_, PyString>>) -> PyResult<Option<PyBackedStr>> {
     value.map(|string| utf8(name, &string)).transpose()
 }
 
-/// A `str` as UTF-8; `name` is what it is called.
+/// A `str` as UTF-8. Errors call it `name`.
 pub(crate) fn utf8(name: &str, string: &Bound<'_, PyString>) -> PyResult<PyBackedStr> {
     PyBackedStr::try_from(string.clone()).map_err(|error| not_utf8(name, string, error))
 }
 
-/// A `TypeError` for what can be gone through and is no list of texts: a str, bytes, a dict, a set,
-/// a table.
+/// Raises a `TypeError` for iterables that are not a list of texts: a str, bytes, a dict, a set, a
+/// table.
 #[pyfunction]
 #[pyo3(signature = (texts, name = "texts"))]
 pub(crate) fn check_texts(texts: &Bound<'_, PyAny>, name: &str) -> PyResult<()> {
     refuse_what_is_no_list(texts, name)
 }
 
-/// The error of a `str` that has no UTF-8: half of a surrogate pair stands alone in it.
+/// The error for a `str` that cannot be encoded as UTF-8, because it contains half of a surrogate
+/// pair.
 fn not_utf8(what: &str, string: &Bound<'_, PyString>, error: PyErr) -> PyErr {
     let py = string.py();
     if !error.is_instance_of::<PyUnicodeEncodeError>(py) {

@@ -1,4 +1,4 @@
-//! Vectors of any origin: the nearest of them, and smaller forms.
+//! Vectors from any source: the nearest of them, and smaller forms.
 
 use gte_core::{Embeddings, similarity};
 use numpy::{IntoPyArray, PyArray1, PyArray2, PyArrayMethods, PyReadonlyArray2};
@@ -6,7 +6,7 @@ use pyo3::prelude::*;
 
 use crate::errors::to_python;
 
-/// The `k` nearest rows of `corpus` to each of `queries`: (queries × k) indices and scores.
+/// For each of `queries`, the `k` nearest rows of `corpus`: (queries × k) indices and scores.
 #[pyfunction]
 #[allow(clippy::type_complexity, reason = "two arrays")]
 fn top_k<'py>(
@@ -36,7 +36,7 @@ fn to_int8<'py>(
     Ok((quantized.values.into_pyarray(py).reshape([rows, dim])?, quantized.scales.into_pyarray(py)))
 }
 
-/// One bit per value, packed as `numpy.packbits` does: (rows × ⌈dim / 8⌉).
+/// One bit per value, packed as by `numpy.packbits`: (rows × ⌈dim / 8⌉).
 #[pyfunction]
 fn to_ubinary<'py>(py: Python<'py>, vectors: PyReadonlyArray2<'py, f32>) -> PyResult<Bound<'py, PyArray2<u8>>> {
     let embeddings = unit_rows(&vectors)?;
@@ -44,7 +44,7 @@ fn to_ubinary<'py>(py: Python<'py>, vectors: PyReadonlyArray2<'py, f32>) -> PyRe
     embeddings.to_binary().values.into_pyarray(py).reshape([rows, bytes])
 }
 
-/// The first `dim` values of each row, of unit length again.
+/// The first `dim` values of each row, scaled to unit length again.
 #[pyfunction]
 fn truncate<'py>(
     py: Python<'py>,

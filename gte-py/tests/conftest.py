@@ -6,13 +6,14 @@ from fixtures import MODEL, TEXTS
 import gte
 
 
-# "auto" is bf16 on one machine and f32 on another: what is compared with something else names its precision.
+# "auto" is bf16 on one machine and f32 on another, so tests that compare with something else name
+# the precision.
 @pytest.fixture(scope="session")
 def embedder():
     return gte.Embedder(MODEL, precision="f32", threads=2)
 
 
-# As the command line makes it, which is run with its defaults.
+# With default options, as the command line opens it.
 @pytest.fixture(scope="session")
 def default_embedder():
     return gte.Embedder(MODEL)

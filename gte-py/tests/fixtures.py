@@ -15,7 +15,7 @@ TEXTS = ["How do I return a kettle?", "", "The weather is lovely.", "今天天�
 
 
 def changed_model(place, **files):
-    """The model with other content in some of its files; None takes a file away."""
+    """The model with other content in some of its files; None removes a file."""
     place.mkdir()
     for path in MODEL.rglob("*"):
         inside = path.relative_to(MODEL)
@@ -29,12 +29,12 @@ def changed_model(place, **files):
 
 
 def source_of(package, path, kind, name):
-    """The arguments of a function of another package and their defaults, read from its source."""
+    """The arguments of a function in another package and their defaults, read from its source."""
     where = importlib.util.find_spec(package)
     assert where is not None, f"{package} is missing: gte-py/tests/run.sh installs it"
     tree = ast.parse((Path(where.submodule_search_locations[0]) / path).read_text())
     classes = [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef) and node.name == kind]
-    # The last one, behind its overloads.
+    # The last definition, after its overloads.
     function = [node for node in classes[0].body if isinstance(node, ast.FunctionDef) and node.name == name][-1].args
     names = [argument.arg for argument in [*function.args, *function.kwonlyargs]][1:]
     defaults = [*function.defaults, *function.kw_defaults]

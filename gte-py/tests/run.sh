@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Builds the wheel and tests it in an environment of its own, against the real packages that it fits into. With DISTRIBUTED=1 also the
-# examples for Ray and Spark, which need half a gigabyte of packages and Java; with REFERENCE=1 also beside sentence-transformers itself,
-# which needs some gigabytes. Arguments go to pytest.
+# Builds the wheel and tests it in an environment of its own, against the real packages that it fits
+# into. DISTRIBUTED=1 adds the examples for Ray and Spark, which need half a gigabyte of packages
+# and Java. REFERENCE=1 adds a comparison with sentence-transformers itself, which needs a few
+# gigabytes. Arguments are passed to pytest.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 cd "$here/../.."
@@ -24,7 +25,7 @@ if [ -n "${REFERENCE:-}" ]; then
   $venv/bin/pip install -q -r "$here/requirements-reference.txt"
 else
   left_out+=(--ignore-glob "$here/test_reference*.py")
-  echo "not run: the drop-ins beside sentence-transformers; make python runs them"
+  echo "not run: the comparison with sentence-transformers; make python runs it"
 fi
 rm -rf target/wheels
 $venv/bin/maturin build -q --release --manifest-path gte-py/Cargo.toml --out target/wheels

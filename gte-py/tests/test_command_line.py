@@ -18,7 +18,7 @@ def test_files(tmp_path, default_embedder):
     import pyarrow.csv
     import pyarrow.parquet
 
-    # More than a piece of the work, most of it short: five times it is embedded.
+    # More than a piece of work. Most texts are short, because they are embedded five times.
     texts = [f"{i}" if i % 25 else f'text "{i}", 第{i}行' for i in range(5000)]
     (tmp_path / "in.txt").write_text("\n".join(texts), encoding="utf8")
     (tmp_path / "in.jsonl").write_text("".join(json.dumps({"body": t}) + "\n" for t in texts))
@@ -93,9 +93,9 @@ def test_bad_lines_are_left_out_and_listed(tmp_path, embedder):
     command = ["embed", tmp_path / "in.jsonl", "-o", tmp_path / "out.npy", "--model", MODEL, "--precision", "f32"]
     stopped = run(*command)
     assert stopped.returncode == 1 and "in.jsonl, line 18 is not UTF-8" in stopped.stderr and "--skip-bad-lines" in stopped.stderr
-    assert not list(tmp_path.glob("out.npy*")), "the line is found before anything is written"
+    assert not list(tmp_path.glob("out.npy*")), "the line must be found before anything is written"
     done = run(*command, "--skip-bad-lines")
-    assert done.returncode == 0 and "4 left out" in done.stderr and "line 2504 is 7" in done.stderr, done.stderr
+    assert done.returncode == 0 and "4 skipped" in done.stderr and "line 2504 is 7" in done.stderr, done.stderr
     np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), embedder.embed(good))
     listed = [json.loads(line) for line in (tmp_path / "out.npy.skipped.jsonl").read_text().splitlines()]
     assert [bad["place"] for bad in listed] == ["line 18", "line 19", "line 20", "line 2504"] and "7" in listed[3]["reason"]
@@ -140,13 +140,13 @@ def test_a_killed_run_goes_on(tmp_path, default_embedder):
     assert done and not target.exists()
     before = {p: p.stat().st_mtime_ns for p in done}
     other = run("embed", source, "-o", target, "--model", MODEL, "--max-length", 50)
-    assert other.returncode == 1 and "another run" in other.stderr
+    assert other.returncode == 1 and "another file" in other.stderr
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     seen = dict(before)
     while process.poll() is None:
         seen |= {p: p.stat().st_mtime_ns for p in done if p.exists()}
         time.sleep(0.01)
-    assert seen == before, "pieces that were done were done again"
+    assert seen == before, "finished pieces were computed again"
     np.testing.assert_array_equal(np.load(target), default_embedder.embed(texts))
 
 

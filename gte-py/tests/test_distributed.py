@@ -1,4 +1,6 @@
-"""The examples for Ray and Spark, really run, on two workers, interrupted and gone on with."""
+"""Runs the examples for Ray and Spark on two workers, with an interruption after which they
+continue.
+"""
 
 import shutil
 import subprocess
@@ -32,7 +34,7 @@ def run(example, source, target):
 
 def check(target):
     table = parquet.read_table(target).sort_by("id")
-    assert table["id"].to_pylist() == list(range(len(TEXTS))), "rows lost or doubled"
+    assert table["id"].to_pylist() == list(range(len(TEXTS))), "rows are missing or duplicated"
     expected = gte.Embedder(MODEL).embed(TEXTS)
     np.testing.assert_array_equal(np.array(table["embedding"].to_pylist(), np.float32), expected)
 
@@ -53,5 +55,5 @@ def test_spark(source, tmp_path):
     run("spark_embed.py", source, tmp_path / "out")
     check(tmp_path / "out")
     shutil.rmtree(tmp_path / "out/slice=1")
-    assert run("spark_embed.py", source, tmp_path / "out").count("done before") == 3
+    assert run("spark_embed.py", source, tmp_path / "out").count("already done") == 3
     check(tmp_path / "out")

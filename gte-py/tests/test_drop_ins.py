@@ -1,5 +1,7 @@
-"""`CrossEncoder`, `SparseEncoder` and the rerankers of LangChain and LlamaIndex: the arguments and shapes of what they stand
-for. Beside sentence-transformers itself: `test_reference.py`."""
+"""`CrossEncoder`, `SparseEncoder` and the rerankers of LangChain and LlamaIndex: arguments and
+shapes of the classes they replace. The comparison with sentence-transformers itself is in
+`test_reference.py`.
+"""
 
 import ast
 import asyncio
@@ -39,7 +41,7 @@ def sparse_encoder():
     return gte.SparseEncoder(str(FAMILIES / "bge-m3"), **OPTIONS)
 
 
-# What makes a directory one of sentence-transformers, whose settings are read then.
+# Makes a directory one that sentence-transformers has saved, whose settings are then read.
 SAVED = {
     "modules": [{"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.base.modules.transformer.Transformer"}],
     "sentence_bert_config": {
@@ -67,10 +69,10 @@ def changed(place, name, **files):
 @pytest.mark.parametrize(
     "kind, path, name, besides",
     [
-        ("CrossEncoder", "cross_encoder/model.py", "__init__", ["once_positional", "precision", "threads", "batch_tokens", "old"]),
+        ("CrossEncoder", "cross_encoder/model.py", "__init__", ["once_positional", "precision", "threads", "max_batch_tokens", "old"]),
         ("CrossEncoder", "cross_encoder/model.py", "predict", ["kwargs"]),
         ("CrossEncoder", "cross_encoder/model.py", "rank", ["kwargs"]),
-        ("SparseEncoder", "sparse_encoder/model.py", "__init__", ["precision", "threads", "batch_tokens", "old"]),
+        ("SparseEncoder", "sparse_encoder/model.py", "__init__", ["precision", "threads", "max_batch_tokens", "old"]),
         ("SparseEncoder", "sparse_encoder/model.py", "encode", ["kwargs"]),
         ("SparseEncoder", "sparse_encoder/model.py", "similarity", []),
         ("SparseEncoder", "sparse_encoder/model.py", "similarity_pairwise", []),
@@ -97,7 +99,7 @@ def test_predict(cross_encoder, reranker):
     assert cross_encoder.predict([]).shape == (0,) and cross_encoder.num_labels == 1
     for name in ("activation_fn", "activation_fct"):
         np.testing.assert_array_equal(cross_encoder.predict(PAIRS, **{name: lambda logits: logits}), raw)
-    assert np.array_equal(cross_encoder.predict(PAIRS, apply_softmax=True), expected), "of several labels alone"
+    assert np.array_equal(cross_encoder.predict(PAIRS, apply_softmax=True), expected), "only for several labels"
     prompted = reranker.scores("query: " + QUERY, DOCUMENTS)
     np.testing.assert_array_equal(cross_encoder.predict(PAIRS, prompt="query: "), prompted)
     np.testing.assert_array_equal(cross_encoder.predict(PAIRS, None, "query: "), prompted)
@@ -113,7 +115,7 @@ def test_several_labels():
     shares = model.predict(PAIRS, apply_softmax=True)
     assert shares.dtype == np.float32
     np.testing.assert_allclose(shares, np.exp(logits) / np.exp(logits).sum(1, keepdims=True), rtol=1e-5)
-    with pytest.raises(ValueError, match="rank needs a model of one label"):
+    with pytest.raises(ValueError, match="rank needs a model with one label"):
         model.rank(QUERY, DOCUMENTS)
 
 
@@ -138,7 +140,7 @@ def test_rank(cross_encoder, reranker):
         (ValueError, "device 'cuda'", {"device": "cuda"}),
         (ValueError, "device", {"device": ["cpu", "cpu"]}),
         (ValueError, "pool", {"pool": {"input": None}}),
-        (ValueError, "batch_size 0", {"batch_size": 0}),
+        (ValueError, "batch_size is 0", {"batch_size": 0}),
         (TypeError, "batch_size", {"batch_size": "32"}),
         (ValueError, "chunk_size", {"chunk_size": -1}),
         (ValueError, "prompt_name 'nonsense'", {"prompt_name": "nonsense"}),
@@ -165,7 +167,7 @@ def test_wrong_pairs_are_named(cross_encoder):
     ]:
         with pytest.raises(error, match=words):
             cross_encoder.predict(pairs)
-    with pytest.raises(TypeError, match="lacks inputs"):
+    with pytest.raises(TypeError, match="needs inputs"):
         cross_encoder.predict()
     with pytest.raises(ValueError, match="top_k -1"):
         cross_encoder.rank(QUERY, DOCUMENTS, top_k=-1)
@@ -187,7 +189,7 @@ def test_how_a_cross_encoder_is_opened(tmp_path, reranker, caplog):
         np.testing.assert_allclose(gte.CrossEncoder(**arguments, local_files_only=True).predict(PAIRS), expected, atol=2e-2)
     short = gte.CrossEncoder(XLMR, max_length=16, **OPTIONS)
     assert short.max_length == gte.CrossEncoder(XLMR, processor_kwargs={"model_max_length": 16}).max_length == 16
-    assert gte.CrossEncoder(str(XLMR), 1, 16, None, "cpu").max_length == 16, "as once, without names"
+    assert gte.CrossEncoder(str(XLMR), 1, 16, None, "cpu").max_length == 16, "by position, as in older versions"
     assert gte.CrossEncoder(XLMR, model_kwargs={"torch_dtype": "bfloat16"}).reranker.precision == "bf16"
     for error, words, arguments in [
         (TypeError, "model_name_or_path", {}),
@@ -298,12 +300,12 @@ def test_sparse_vectors_without_torch(sparse_encoder):
     assert statistics == sparse_encoder.sparsity(vectors) and statistics["active_dims"] == (dense > 0).sum() / 4
     assert sparse_encoder.get_embedding_dimension() == vectors.vocab == dense.shape[1]
     for error, words, call in [
-        (ValueError, "top_k 0", lambda: sparse_encoder.decode(vectors, top_k=0)),
+        (ValueError, "top_k is 0", lambda: sparse_encoder.decode(vectors, top_k=0)),
         (TypeError, "of type str", lambda: sparse_encoder.decode("text")),
-        (ValueError, "vectors of 3 dimensions", lambda: sparse_encoder.decode(dense[:, :3])),
+        (ValueError, "vectors have 3 dimensions", lambda: sparse_encoder.decode(dense[:, :3])),
         (ValueError, "4 and 3 vectors", lambda: sparse_encoder.similarity_pairwise(vectors, vectors[:3])),
         (ValueError, "similarity_fn_name 'maxsim'", lambda: setattr(sparse_encoder, "similarity_fn_name", "maxsim")),
-        (ValueError, "max_active_dims 0", lambda: sparse_encoder.encode(TEXTS, max_active_dims=0)),
+        (ValueError, "max_active_dims is 0", lambda: sparse_encoder.encode(TEXTS, max_active_dims=0)),
     ]:
         with pytest.raises(error, match=words):
             call()
@@ -361,7 +363,7 @@ def test_langchain(reranker):
 
 
 def test_langchains_own_compressor(reranker):
-    """In the retriever of LangChain that such compressors are for."""
+    """Inside the LangChain retriever for which such compressors are made."""
     from langchain_classic.retrievers import ContextualCompressionRetriever
     from langchain_classic.retrievers.document_compressors import CrossEncoderReranker
     from langchain_core.vectorstores import InMemoryVectorStore
@@ -411,7 +413,7 @@ def test_llama_index(reranker):
             GteRerank(**arguments)
     names, _ = source_of("llama_index.core", "postprocessor/sbert_rerank.py", "SentenceTransformerRerank", "__init__")
     ours = list(inspect.signature(GteRerank.__init__).parameters)[1:]
-    assert ours[: len(names)] == names, "in their places"
+    assert ours[: len(names)] == names, "in the same positions"
 
 
 def test_langchain_takes_what_hugging_face_cross_encoder_takes():

@@ -19,7 +19,8 @@ def test_encode_as_sentence_transformers(embedder, expected):
     np.testing.assert_array_equal(embedder.encode("x", prompt="query: "), embedder.embed(["query: x"])[0])
     np.testing.assert_array_equal(embedder.encode("x", None, "query: "), embedder.embed(["query: x"])[0])
     assert embedder.encode("x").shape == (384,) and embedder.encode(["x"]).shape == (1, 384) and embedder.encode([]).shape == (0, 384)
-    # This model's files normalize; a shorter vector is of unit length only where that is asked for.
+    # This model's files ask for unit length. A truncated vector is scaled to unit length only on
+    # request.
     np.testing.assert_array_equal(embedder.encode(TEXTS, truncate_dim=100), expected[:, :100])
     np.testing.assert_array_equal(embedder.encode(TEXTS, truncate_dim=100, normalize_embeddings=True), embedder.embed(TEXTS, dimensions=100))
     np.testing.assert_array_equal(embedder.encode(TEXTS, precision="ubinary"), np.packbits(expected > 0, axis=1))
@@ -79,7 +80,8 @@ def test_prompts_of_the_files(tmp_path, embedder):
     prompts = {"query": "search: ", "passage": "text: ", "empty": ""}
     settings = {"prompts": prompts, "default_prompt_name": "passage"}
     model = changed_model(tmp_path / "prompts", **{"config_sentence_transformers.json": settings})
-    # As in sentence-transformers, "query" and "document" are always there, empty where the files lack them.
+    # As in sentence-transformers, "query" and "document" always exist; they are empty if the files
+    # do not have them.
     assert model.prompts == {**prompts, "document": ""} and model.default_prompt_name == "passage"
     assert embedder.prompts == {"query": "", "document": ""} and embedder.default_prompt_name is None
 
@@ -118,7 +120,7 @@ def test_vectors_are_as_long_as_the_model_makes_them(tmp_path, embedder, expecte
     model = changed_model(tmp_path / "raw", **{"modules.json": modules})
     raw = model.encode(TEXTS)
     lengths = np.linalg.norm(raw, axis=1, keepdims=True)
-    assert (np.abs(lengths - 1) > 0.1).all(), "they are as they are pooled"
+    assert (np.abs(lengths - 1) > 0.1).all(), "the vectors are as the model pools them"
     np.testing.assert_allclose(raw / lengths, expected, atol=1e-6)
     np.testing.assert_array_equal(model.encode(TEXTS, normalize_embeddings=True), expected)
     np.testing.assert_array_equal(model.embed(TEXTS), expected)
@@ -130,7 +132,7 @@ def test_encode_has_the_arguments_of_sentence_transformers(embedder):
     for name in ("encode", "encode_query", "encode_document"):
         names, defaults = source_of("sentence_transformers", "sentence_transformer/model.py", "SentenceTransformer", name)
         assert names[0] == "inputs" and len(names) == len(defaults) + 1 == 14
-        # Each by name, and in its place.
+        # Each argument works by name and by position.
         values = dict(zip(names[1:], defaults))
         np.testing.assert_array_equal(getattr(embedder, name)(["x"], **values), embedder.embed(["x"]))
         np.testing.assert_array_equal(getattr(embedder, name)(["x"], *defaults), embedder.embed(["x"]))

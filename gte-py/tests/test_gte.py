@@ -1,4 +1,4 @@
-"""gte on the real MiniLM weights: numbers, arguments, manners."""
+"""gte on the real MiniLM weights: numbers, arguments, behaviour."""
 
 import json
 import multiprocessing
@@ -69,7 +69,7 @@ def test_wrong_texts_are_named(embedder):
         ("one text", TypeError, "list"),
         (["a", 1], TypeError, "text 1 is of type int"),
         (["a", None], ValueError, "text 1 is None"),
-        (["a", float("nan")], ValueError, "text 1 is nan: a text that is missing"),
+        (["a", float("nan")], ValueError, "text 1 is nan, which is a missing text"),
         (["a", b"b"], TypeError, "text 1 is of type bytes"),
         (7, TypeError, "int"),
         (b"bytes", TypeError, "bytes"),
@@ -114,7 +114,7 @@ def test_wrong_models_and_options(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "t5"}')
     with pytest.raises(gte.InvalidModel):
         gte.Embedder(tmp_path)
-    for options in [{"threads": 0}, {"precision": "int3"}, {"device": "tpu"}, {"max_length": 1}, {"pooling": "max"}, {"batch_tokens": 0}]:
+    for options in [{"threads": 0}, {"precision": "int3"}, {"device": "tpu"}, {"max_length": 1}, {"pooling": "max"}, {"max_batch_tokens": 0}]:
         with pytest.raises(ValueError):
             gte.Embedder(MODEL, **options)
     assert issubclass(gte.InvalidModel, gte.Error)
@@ -122,7 +122,7 @@ def test_wrong_models_and_options(tmp_path):
 
 @pytest.mark.parametrize("name", ["xlmr-reranker", "new-reranker", "modernbert-reranker", "qwen3-reranker-logitscore"])
 def test_a_reranker_is_no_embedder(name):
-    with pytest.raises(gte.InvalidModel, match=f"{name} is a reranker: open it as one"):
+    with pytest.raises(gte.InvalidModel, match=f"{name} is a reranker: open it with"):
         gte.Embedder(FAMILIES / name)
 
 
@@ -170,7 +170,7 @@ def test_other_threads_run_meanwhile(embedder):
     progress = counted[0] - before
     stop.set()
     thread.join()
-    assert progress > 100, "the interpreter was locked"
+    assert progress > 100, "the interpreter's lock was not released"
 
 
 def test_many_threads_share_an_embedder(embedder, expected):
@@ -195,7 +195,7 @@ def test_progress(embedder):
 
 
 def test_interrupt_stops_within_a_batch(embedder):
-    # What runs in the background of a shell starts with the signal ignored.
+    # Background processes of a shell start with this signal ignored.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
     start = time.monotonic()
@@ -204,7 +204,7 @@ def test_interrupt_stops_within_a_batch(embedder):
             embedder.embed(["word " * 200] * 20000)
     finally:
         signal.signal(signal.SIGINT, before)
-    assert time.monotonic() - start < 20, "it went on"
+    assert time.monotonic() - start < 20, "it was not interrupted"
 
 
 def _child(embedder, queue):
@@ -234,7 +234,7 @@ def test_memory_stays(embedder):
         with open("/proc/self/statm") as f:
             return int(f.read().split()[1]) * 4096
 
-    # A leak shows in every round; memory that an allocator takes for good, in one of them.
+    # A leak shows in every round; memory that the allocator keeps shows only once.
     grown = []
     for _ in range(5):
         before = resident()
@@ -246,8 +246,8 @@ def test_memory_stays(embedder):
 
 def test_vectors_are_the_engines_buffer(embedder):
     vectors = embedder.embed(TEXTS)
-    assert not vectors.flags.owndata and vectors.flags.writeable, "handed over, not copied"
-    # Freed memory is filled with rubbish and checked: a buffer that is freed twice, or used after, does not go unnoticed.
+    assert not vectors.flags.owndata and vectors.flags.writeable, "the memory is passed on without a copy"
+    # Freed memory is overwritten and checked, so that a double free or a use after free is noticed.
     script = f"""
 import gc, gte, numpy as np
 embedder = gte.Embedder({str(MODEL)!r}, threads=2)
@@ -293,7 +293,7 @@ def test_types(tmp_path):
 
 
 def test_which_token_is_sent(tmp_path):
-    """To a hub that writes down what it was sent, and has nothing."""
+    """Requests go to a hub that records what it receives, and has nothing."""
     from http.server import BaseHTTPRequestHandler, HTTPServer
 
     sent = []

@@ -1,4 +1,4 @@
-"""LangChain's own tests of embeddings, on ours."""
+"""Runs LangChain's own tests of embeddings on our classes."""
 
 from pathlib import Path
 from typing import Any

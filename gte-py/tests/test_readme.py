@@ -1,4 +1,6 @@
-"""The examples of the README, run as they stand there but for the models, which are tiny ones of the same kind."""
+"""Runs the examples of the README as they are, except that the models are tiny ones of the same
+kind.
+"""
 
 import re
 import subprocess

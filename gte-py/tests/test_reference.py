@@ -1,4 +1,6 @@
-"""``encode`` beside ``SentenceTransformer.encode``: the same vectors, shapes and types for the same arguments."""
+"""Compares ``encode`` with ``SentenceTransformer.encode``: the same vectors, shapes and types for
+the same arguments.
+"""
 
 import json
 import os
@@ -74,7 +76,7 @@ def test_the_same(both, name, arguments):
         found, expected = np.asarray(found), np.asarray(expected)
         assert found.shape == expected.shape and found.dtype == expected.dtype
         if "precision" in arguments:
-            # A value next to zero has either sign.
+            # A value near zero may have either sign.
             assert (np.unpackbits(found.view(np.uint8)) == np.unpackbits(expected.view(np.uint8))).mean() > 0.995
         else:
             np.testing.assert_allclose(found, expected, atol=5e-6)

@@ -1,5 +1,6 @@
-"""`CrossEncoder` and `SparseEncoder` beside those of sentence-transformers: the same numbers, shapes and types for the same
-arguments."""
+"""Compares `CrossEncoder` and `SparseEncoder` with those of sentence-transformers: the same
+numbers, shapes and types for the same arguments.
+"""
 
 import json
 import os
@@ -89,7 +90,9 @@ def test_what_they_say_of_themselves(both):
 
 
 class Weights(torch.nn.Module):
-    """The sparse head of bge-m3 as a module of sentence-transformers: of each token id the largest weight."""
+    """The sparse head of bge-m3 as a module of sentence-transformers: the largest weight of each
+    token id.
+    """
 
     def __init__(self, place, hidden, vocab, unused):
         super().__init__()

@@ -1,4 +1,5 @@
-"""`gte.Reranker` on tiny models of every family of rerankers: numbers, arguments, manners, files."""
+"""`gte.Reranker` on tiny models of every family of rerankers: numbers, arguments, behaviour, files.
+"""
 
 import json
 import multiprocessing
@@ -66,11 +67,11 @@ def test_scores_are_those_of_transformers(name):
 @pytest.mark.parametrize("arguments", [[], ["--raw"]])
 @pytest.mark.parametrize("name", ["xlmr-reranker", "qwen3-reranker"])
 def test_the_engines_bits(tmp_path, name, arguments):
-    """The Rust example and our command give the same line."""
+    """The Rust example and our command print the same line."""
     binary = MODEL.parents[1] / "release/rerank"
     if not binary.exists():
         pytest.fail("target/release/rerank is needed: cargo build --release")
-    # The limits are 64 and 512 tokens: some of these pairs are a little longer.
+    # The limits are 64 and 512 tokens, and some of these pairs are a little longer.
     lengths = ["x " * count for count in range(20, 340, 8)]
     lines = [{"query": QUERY, "documents": DOCUMENTS}, {"query": "x " * 700, "documents": ["y " * 700, "z"]}]
     lines.append({"query": QUERY, "documents": lengths})
@@ -80,7 +81,7 @@ def test_the_engines_bits(tmp_path, name, arguments):
     ours = run("rerank", *model, input=text)
     assert ours.returncode == 0, ours.stderr
     assert [json.loads(line) for line in ours.stdout.splitlines()] == [json.loads(line) for line in theirs]
-    assert "true" in theirs[1], "the long pair is cut"
+    assert "true" in theirs[1], "the long pair is truncated"
 
 
 def test_rank(reranker):
@@ -165,18 +166,18 @@ def test_wrong_arguments_are_named(reranker, language_model):
         with pytest.raises(ValueError, match='prompt_name is "nonsense"'):
             reranker.scores(QUERY, documents, prompt_name="nonsense")
     for told in ({"instruction": "a", "prompt": "b"}, {"prompt": "a", "prompt_name": "b"}):
-        with pytest.raises(ValueError, match="give one of them"):
+        with pytest.raises(ValueError, match="pass only one of them"):
             language_model.scores(QUERY, ["a"], **told)
 
 
 def test_wrong_models_and_options(tmp_path):
-    with pytest.raises(gte.InvalidModel, match="all-MiniLM-L6-v2 is an embedder: open it as one, gte.Embedder"):
+    with pytest.raises(gte.InvalidModel, match="all-MiniLM-L6-v2 is an embedder: open it with gte.Embedder"):
         gte.Reranker(MODEL)
-    with pytest.raises(gte.InvalidModel, match="xlmr-reranker is a reranker: open it as one, gte.Reranker"):
+    with pytest.raises(gte.InvalidModel, match="xlmr-reranker is a reranker: open it with gte.Reranker"):
         gte.Embedder(FAMILIES / "xlmr-reranker")
     with pytest.raises(gte.ModelNotFound):
         gte.Reranker(tmp_path)
-    for options in [{"threads": 0}, {"precision": "int3"}, {"device": "tpu"}, {"max_length": 1}, {"batch_tokens": 0}]:
+    for options in [{"threads": 0}, {"precision": "int3"}, {"device": "tpu"}, {"max_length": 1}, {"max_batch_tokens": 0}]:
         with pytest.raises(ValueError):
             gte.Reranker(FAMILIES / "xlmr-reranker", **options)
     with pytest.raises(TypeError, match="pooling"):
@@ -289,8 +290,8 @@ def test_other_threads_run_meanwhile_and_an_interrupt_stops(name):
         signal.signal(signal.SIGINT, before)
         stop.set()
         thread.join()
-    assert counted[0] > 100, "the interpreter was locked"
-    assert not done or done[-1] < 200_000, "it went on"
+    assert counted[0] > 100, "the interpreter's lock was not released"
+    assert not done or done[-1] < 200_000, "it was not interrupted"
 
 
 def lines_of(text):
@@ -327,7 +328,7 @@ def test_files(tmp_path, reranker):
     first, second = lines_of(done.stdout)
     assert first == second
     for arguments, words in [
-        (["rerank", tmp_path / "in.csv", *model], "in.csv: .jsonl or .tsv"),
+        (["rerank", tmp_path / "in.csv", *model], "in.csv: expected a .jsonl or .tsv"),
         (["rerank", tmp_path / "none.jsonl", *model], "none.jsonl"),
         (["rerank", "--instruction", "x", *model], "instruction"),
         (["rerank"], "give --model"),
@@ -341,17 +342,17 @@ def test_bad_lines_are_named_and_left_out(tmp_path, reranker):
     good = json.dumps({"query": QUERY, "documents": DOCUMENTS}).encode()
     bad = [
         (b"{", "line 2 is not JSON"),
-        (b'["a"]', "line 2 is \\['a'\\], not an object"),
+        (b'["a"]', "line 2 is \\['a'\\], expected an object"),
         (b'{"query": "a"}', "line 2 has no key 'documents'"),
         (b'{"documents": []}', "line 2 has no key 'query'"),
-        (b'{"query": "a", "documents": [], "document": 1}', "line 2 has the key 'document'"),
+        (b'{"query": "a", "documents": [], "document": 1}', "line 2 has the unknown key 'document'"),
         (b'{"query": 7, "documents": []}', "line 2 has a query that is 7"),
-        (b'{"query": "a", "documents": "b"}', "line 2 has documents that are 'b'"),
+        (b'{"query": "a", "documents": "b"}', "line 2 has 'b' as documents"),
         (b'{"query": "a", "documents": ["b", null]}', "line 2 has document 1, which is None"),
         (b'{"query": "a", "documents": ["\\ud800"]}', r"line 2 has document 0, which is not UTF-8 .*U\+D800"),
         (b'{"query": "a", "documents": [], "instruction": 1}', "line 2 has an instruction that is 1"),
         (b"\xff", "line 2 is not UTF-8 .byte 0xff"),
-        (b"[" * 100_000, "line 2 is not a question"),
+        (b"[" * 100_000, "line 2 is JSON with too many levels"),
     ]
     from gte.questions import read_questions
 
@@ -369,9 +370,9 @@ def test_bad_lines_are_named_and_left_out(tmp_path, reranker):
     for arguments in (command, [*command, "-o", target]):
         stopped = run(*arguments)
         assert stopped.returncode == 1 and not stopped.stdout and "in.jsonl, line 2 is not JSON" in stopped.stderr
-    assert not list(tmp_path.glob("out*")), "the line is found before anything is written"
+    assert not list(tmp_path.glob("out*")), "the line must be found before anything is written"
     done = run(*command, "--skip-bad-lines", "-o", target)
-    assert done.returncode == 0 and "12 left out" in done.stderr, done.stderr
+    assert done.returncode == 0 and "12 skipped" in done.stderr, done.stderr
     assert len(lines_of(target.read_text())) == 2
     listed = lines_of((tmp_path / "out.jsonl.skipped.jsonl").read_text())
     assert [line["place"] for line in listed] == [f"line {number}" for number in range(2, 14)]
@@ -379,7 +380,7 @@ def test_bad_lines_are_named_and_left_out(tmp_path, reranker):
     assert done.returncode == 0 and len(done.stdout.splitlines()) == 2 and "and 2 more" in done.stderr
     source.write_bytes(good)
     assert run(*command, "--skip-bad-lines", "-o", target).returncode == 0
-    assert not (tmp_path / "out.jsonl.skipped.jsonl").exists(), "that of the run before"
+    assert not (tmp_path / "out.jsonl.skipped.jsonl").exists(), "the list of the previous run"
 
 
 def test_answers_come_line_by_line():

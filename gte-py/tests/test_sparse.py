@@ -10,7 +10,7 @@ from fixtures import FAMILIES, MODEL, run
 
 import gte
 
-# The model's weights are random: few of its tokens have one.
+# The model's weights are random, and few tokens have a positive one.
 SERVICE = "这家火锅店服务特别周到，连手机套都给你准备好。 The service at this hot pot restaurant is thoughtful. "
 TEXTS = ["ＡＢＣ１２３ ﬁ ① … Ⅷ", "", "3.14 1,000 50% a@b.c ABC", "董事会 board of directors met in May", SERVICE * 5]
 
@@ -48,7 +48,7 @@ def test_the_engines_bits(embedder, sparse_embedder, all_):
     theirs = [line["sparse"] for line in lines_of_the_example("--output", "sparse")]
     assert sum(map(len, theirs)) > 15
     for vectors in (all_.sparse, sparse_embedder.embed(TEXTS)):
-        # JSON's keys are in the order of strings in some, of numbers in others.
+        # Some JSON keys are sorted as strings, others as numbers.
         assert [sorted(row) for row in rows_of(vectors)] == [sorted(row) for row in rows_of(theirs)]
     theirs = [line["colbert"] for line in lines_of_the_example("--output", "colbert")]
     assert len(all_.colbert) == len(theirs) == len(TEXTS)
@@ -126,7 +126,7 @@ def test_vectors_per_token(embedder, all_):
     counts = [len(ids) - 1 for ids in embedder.tokenize(TEXTS)]
     assert [matrix.shape for matrix in vectors] == [(count, vectors.dim) for count in counts]
     np.testing.assert_allclose(np.linalg.norm(vectors.values, axis=1), 1, atol=1e-6)
-    assert vectors[0].base is not None, "a view, no copy"
+    assert vectors[0].base is not None, "a view without a copy"
     np.testing.assert_array_equal(vectors[-1], vectors[4])
     np.testing.assert_array_equal(vectors[1:3][1], vectors[2])
     scores = vectors.max_sim(vectors)
@@ -153,7 +153,7 @@ def test_what_is_asked_for_is_given(embedder, all_):
     given = embedder.embed_all([])
     assert given.dense.shape == (0, embedder.dim) and len(given.sparse) == 0 and len(given.colbert) == 0
     assert given.colbert.dim == all_.colbert.dim
-    # More than a piece of the tokenizer's, in batches of the engine's own.
+    # More texts than one piece of the tokenizer, in the engine's own batches.
     many = embedder.embed_all(TEXTS * 300)
     np.testing.assert_array_equal(many.dense[-5:], all_.dense)
     assert list(many.sparse[-5:]) == list(all_.sparse)
@@ -206,7 +206,7 @@ def test_prompts(embedder, sparse_embedder):
     for texts in (["a"], []):
         with pytest.raises(ValueError, match='prompt_name is "nonsense"'):
             sparse_embedder.embed(texts, prompt_name="nonsense")
-        with pytest.raises(ValueError, match="give one of them"):
+        with pytest.raises(ValueError, match="pass only one of them"):
             sparse_embedder.embed(texts, prompt="a", prompt_name="query")
 
 

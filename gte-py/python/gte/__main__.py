@@ -17,7 +17,7 @@ from .files import OUTPUTS, embed_file, list_skipped, skipped_file, whole
 from .questions import answer, read_questions
 from .texts import BadLine
 
-# Lines that were left out and are shown; the file lists all.
+# Maximum number of skipped lines that are shown. The file lists all of them.
 SHOWN = 10
 
 
@@ -27,35 +27,35 @@ def main(arguments: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
 
     model = argparse.ArgumentParser(add_help=False)
-    model.add_argument("--model", default=os.environ.get("GTE_MODEL", "").strip() or "bundled", help="directory, hub id such as thenlper/gte-large-zh, or bundled: the small embedder for trying (GTE_MODEL; default: %(default)s)")
+    model.add_argument("--model", default=os.environ.get("GTE_MODEL", "").strip() or "bundled", help="directory, id on a hub such as thenlper/gte-large-zh, or bundled: the small embedding model of this package, for trials (GTE_MODEL; default: %(default)s)")
     model.add_argument("--precision", default="auto", help="f32, bf16, int8 or auto (default: %(default)s)")
-    model.add_argument("--threads", type=int, help="compute threads")
-    model.add_argument("--max-length", type=int, help="tokens at which texts are cut")
-    model.add_argument("--offline", action="store_true", help="make no request")
+    model.add_argument("--threads", type=int, help="number of compute threads")
+    model.add_argument("--max-length", type=int, help="length in tokens at which texts are truncated")
+    model.add_argument("--offline", action="store_true", help="never contact a hub")
 
-    embed = commands.add_parser("embed", parents=[model], help="a file of texts into a file of vectors; goes on where it was interrupted")
+    embed = commands.add_parser("embed", parents=[model], help="embed a file of texts into a file of vectors; continues after an interruption")
     embed.add_argument("source", type=Path, help=".txt, .jsonl, .csv or .parquet")
     embed.add_argument("-o", "--output", type=Path, required=True, help=".npy, .jsonl or .parquet")
     embed.add_argument("--vectors", choices=OUTPUTS, default="dense", help="a vector per text, weights of token ids, or a vector per token (default: %(default)s)")
-    embed.add_argument("--column", default="text", help="key or column of the texts (default: %(default)s)")
-    embed.add_argument("--skip-bad-lines", action="store_true", help="leave out the lines that hold no text, and list them beside the output")
+    embed.add_argument("--column", default="text", help="key or column that contains the texts (default: %(default)s)")
+    embed.add_argument("--skip-bad-lines", action="store_true", help="skip lines without a valid text, and list them in a file beside the output")
     prompts = embed.add_mutually_exclusive_group()
-    prompts.add_argument("--prompt-name", metavar="NAME", help="the prompt of the model's files that goes before each text (default: its default prompt)")
-    prompts.add_argument("--prompt", metavar="TEXT", help="goes before each text instead; '' for nothing")
+    prompts.add_argument("--prompt-name", metavar="NAME", help="name of the model's prompt to put before each text (default: the model's default prompt)")
+    prompts.add_argument("--prompt", metavar="TEXT", help="text to put before each text instead of a prompt of the model; '' for none")
 
-    rerank = commands.add_parser("rerank", parents=[model], help="queries with their documents into a line of scores for each", description='A line of JSON, {"query", "documents"} and if wanted "instruction", or of a query and its documents between tabs, into a line {"scores", "ranking", "truncated"}.')
-    rerank.add_argument("source", nargs="?", default="-", help=".jsonl or .tsv; - or nothing for standard input, of JSON")
-    rerank.add_argument("-o", "--output", type=Path, help="a file instead of standard output")
-    rerank.add_argument("--tsv", action="store_true", help="standard input is of queries and documents between tabs")
-    rerank.add_argument("--raw", action="store_true", help="the model's logits in place of scores from 0 to 1")
-    rerank.add_argument("--instruction", metavar="TEXT", help="what an answer is, for a language model, where a line does not say it")
-    rerank.add_argument("--skip-bad-lines", action="store_true", help="leave out the lines that hold no question, and list them beside the output, or on standard error")
+    rerank = commands.add_parser("rerank", parents=[model], help="score the documents of each query, one line per query", description='Each input line is a JSON object with "query", "documents" and optionally "instruction", or a query and its documents separated by tabs. Each output line is {"scores", "ranking", "truncated"}.')
+    rerank.add_argument("source", nargs="?", default="-", help=".jsonl or .tsv file; - or nothing for JSON on standard input")
+    rerank.add_argument("-o", "--output", type=Path, help="output file instead of standard output")
+    rerank.add_argument("--tsv", action="store_true", help="standard input has queries and documents separated by tabs")
+    rerank.add_argument("--raw", action="store_true", help="the model's logits instead of scores from 0 to 1")
+    rerank.add_argument("--instruction", metavar="TEXT", help="tells a language model what counts as an answer, for lines without an instruction")
+    rerank.add_argument("--skip-bad-lines", action="store_true", help="skip invalid lines, and list them in a file beside the output, or on standard error")
 
-    similarity = commands.add_parser("similarity", parents=[model], help="the cosine of two texts")
+    similarity = commands.add_parser("similarity", parents=[model], help="print the cosine of two texts")
     similarity.add_argument("a")
     similarity.add_argument("b")
 
-    commands.add_parser("serve", add_help=False, help="start gte-server; everything after it is passed on")
+    commands.add_parser("serve", add_help=False, help="start gte-server with all further arguments")
 
     known, rest = parser.parse_known_args(arguments)
     if known.command == "serve":
@@ -66,11 +66,11 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if known.command == "rerank":
             if known.model == "bundled":
-                raise ValueError("the bundled model is no reranker: give --model, such as BAAI/bge-reranker-v2-m3")
+                raise ValueError("the bundled model is not a reranker: use --model, for example --model BAAI/bge-reranker-v2-m3")
             return _rerank(Reranker(known.model, **options), known)
         embedder = Embedder(known.model, **options)
         if known.model == "bundled":
-            print("gte: bundled model, 384 dimensions, for trying and testing; for production --model thenlper/gte-large-zh", file=sys.stderr)
+            print("gte: the bundled model (384 dimensions) is meant for trials and tests; for production, use --model thenlper/gte-large-zh", file=sys.stderr)
         if known.command == "similarity":
             print(f"{embedder.similarity(known.a, known.b):.4f}")
             return 0
@@ -79,13 +79,15 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"gte: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("gte: interrupted; the same command goes on from here" if known.command == "embed" else "gte: interrupted", file=sys.stderr)
+        print("gte: interrupted; run the same command again to continue" if known.command == "embed" else "gte: interrupted", file=sys.stderr)
         return 130
 
 
 @contextmanager
 def _bar(unit: str) -> Iterator[Callable[[int, int | None], None]]:
-    """What is to be called with the number done and of all; a bar of tqdm on a terminal."""
+    """The function to call with the number of finished and of all items. Shows a bar of tqdm on a
+    terminal.
+    """
     try:
         from tqdm.auto import tqdm
     except ImportError:
@@ -116,7 +118,7 @@ def _embed(embedder: Embedder, known: argparse.Namespace) -> int:
     dimensions = f"{embedder.dim} dimensions" if known.vectors == "dense" else known.vectors
     print(f"{count} texts, {dimensions}, {embedder.precision}: {known.output}", file=sys.stderr)
     if skipped:
-        print(f"gte: {len(skipped)} left out, listed in {skipped_file(known.output)}:", file=sys.stderr)
+        print(f"gte: {len(skipped)} skipped, listed in {skipped_file(known.output)}:", file=sys.stderr)
         _show(skipped)
     return 0
 
@@ -130,9 +132,9 @@ def _show(skipped: list[BadLine]) -> None:
 
 def _rerank(reranker: Reranker, known: argparse.Namespace) -> int:
     if known.source != "-" and not known.source.endswith((".jsonl", ".tsv")):
-        raise ValueError(f"{known.source}: .jsonl or .tsv, or - for standard input")
+        raise ValueError(f"{known.source}: expected a .jsonl or .tsv file, or - for standard input")
     tsv = known.tsv or known.source.endswith(".tsv")
-    # What the model does not take is an error before the first line.
+    # An instruction that the model cannot use must fail before the first line.
     reranker.logits("", [], instruction=known.instruction)
     skipped: list[BadLine] = []
     skip = skipped.append if known.skip_bad_lines else None
@@ -148,7 +150,7 @@ def _rerank(reranker: Reranker, known: argparse.Namespace) -> int:
 
     def write(lines: Iterable[str], total: int | None = None) -> None:
         if known.output is None:
-            # One line in, one line out: someone may wait for it.
+            # One line in, one line out, without delay: another program may wait for each answer.
             for line in answers(lines, lambda done, total: None, total):
                 print(line, end="", flush=True)
             return
@@ -158,7 +160,7 @@ def _rerank(reranker: Reranker, known: argparse.Namespace) -> int:
     if known.source == "-":
         write(io.TextIOWrapper(sys.stdin.buffer, "utf-8-sig", "surrogateescape", newline="\n"))
     else:
-        # A line that holds no question is an error before the first is answered.
+        # An invalid line must fail before the first query is answered.
         with open(known.source, encoding="utf-8-sig", errors="surrogateescape", newline="\n") as file:
             total = sum(1 for _ in read_questions(file, tsv, known.source, skip))
             skipped.clear()
@@ -167,7 +169,7 @@ def _rerank(reranker: Reranker, known: argparse.Namespace) -> int:
     if known.output is not None:
         list_skipped(known.output, skipped)
     if skipped:
-        print(f"gte: {len(skipped)} left out:", file=sys.stderr)
+        print(f"gte: {len(skipped)} skipped:", file=sys.stderr)
         _show(skipped)
     return 0
 
@@ -180,7 +182,7 @@ def _write(path: Path, lines: Iterable[str]) -> None:
 def serve(rest: list[str]) -> int:
     program = shutil.which("gte-server")
     if program is None:
-        print("gte: gte-server is not on the PATH: cargo install --path gte-server, or use its image", file=sys.stderr)
+        print("gte: gte-server is not on the PATH: install it with cargo install --path gte-server, or use its image", file=sys.stderr)
         return 1
     os.execv(program, [program, *rest])
 

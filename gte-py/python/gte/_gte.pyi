@@ -26,7 +26,7 @@ __version__: str
 
 @final
 class Options:
-    """A model, and how it is opened."""
+    """A model and the options with which it was opened."""
 
     def __new__(
         cls,
@@ -39,7 +39,7 @@ class Options:
         offline: bool = False,
         pooling: str | None = None,
         causal: bool | None = None,
-        batch_tokens: int | None = None,
+        max_batch_tokens: int | None = None,
         cache_folder: str | PathLike[str] | None = None,
         token: str | None = None,
     ) -> Options: ...
@@ -59,8 +59,10 @@ class Engine:
         pooled: bool = False,
         first: int = 0,
     ) -> npt.NDArray[np.float32]:
-        """(texts, dim) vectors, of unit length unless pooled: then as the model pools them. Between two batches signals are
-        looked at, and progress(texts done) is called. A text that is wrong is named by its place, counted from first."""
+        """Vectors of shape (texts, dim). They have unit length, or, if pooled, are as the model
+        pools them. Between two batches, signals are checked and progress(number of finished texts)
+        is called. An error names a wrong text by its position, counted from first.
+        """
     def embed_all(
         self,
         texts: Iterable[str],
@@ -75,13 +77,17 @@ class Engine:
         tuple[npt.NDArray[np.int64], npt.NDArray[np.uint32], npt.NDArray[np.float32]] | None,
         tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]] | None,
     ]:
-        """Of one pass, what outputs names of dense, sparse (row starts, ids, weights) and colbert (row starts, values)."""
+        """The outputs of one pass that outputs names: dense, sparse (row starts, ids, weights) and
+        colbert (row starts, values).
+        """
     def tokenize(
         self, texts: Iterable[str], *, prompt: str | None = None, prompt_name: str | None = None
     ) -> list[tuple[npt.NDArray[np.uint32], int]]:
-        """Token ids of each text with its prompt, cut at max_length, and how many there were before the cut."""
+        """Token ids of each text with its prompt, truncated to max_length, and their number before
+        truncation.
+        """
     def tokens_of(self, ids: Sequence[int]) -> list[str]:
-        """The entries of the vocabulary with these ids."""
+        """The vocabulary entries of these ids."""
     @property
     def outputs(self) -> list[str]: ...
     @property
@@ -120,10 +126,12 @@ class Scorer:
         prompt: str | None = None,
         prompt_name: str | None = None,
     ) -> npt.NDArray[np.float32]:
-        """(pairs, labels) logits of queries, one for all documents or one per document, with documents. Between two batches
-        signals are looked at, and progress(pairs done) is called."""
+        """Logits of shape (pairs, labels) for documents and queries: one query for all documents,
+        or one per document. Between two batches, signals are checked and progress(number of
+        finished pairs) is called.
+        """
     def scores_from(self, logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Scores from 0 to 1 of logits."""
+        """Converts logits to scores from 0 to 1."""
     def tokenize(
         self,
         queries: str | Iterable[str],
@@ -133,7 +141,9 @@ class Scorer:
         prompt: str | None = None,
         prompt_name: str | None = None,
     ) -> list[tuple[npt.NDArray[np.uint32], int]]:
-        """Token ids of each pair as the model reads it, cut at max_length, and how many there were before the cut."""
+        """Token ids of each pair as the model reads it, truncated to max_length, and their number
+        before truncation.
+        """
     @property
     def prompts(self) -> list[tuple[str, str]]: ...
     @property
@@ -156,33 +166,36 @@ class Scorer:
     def threads(self) -> int: ...
 
 def check_texts(texts: Iterable[str], name: str = "texts") -> None:
-    """A TypeError for what can be gone through and is no list of texts: a str, bytes, a dict, a set, a table."""
+    """A TypeError for iterables that are not a list of texts: a str, bytes, a dict, a set, a table.
+    """
 
 def top_k(
     queries: npt.NDArray[np.float32], corpus: npt.NDArray[np.float32], k: int
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-    """The k nearest rows of corpus to each of queries: (queries, k) indices and scores."""
+    """The k nearest rows of corpus for each of queries: indices and scores of shape (queries, k).
+    """
 
 def to_int8(vectors: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
-    """int8 values and one scale a row: (rows, dim), (rows,)."""
+    """int8 values of shape (rows, dim), and one scale per row of shape (rows,)."""
 
 def to_ubinary(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
-    """One bit a value, packed as numpy.packbits does: (rows, ceil(dim / 8))."""
+    """One bit per value, packed as by numpy.packbits: (rows, ceil(dim / 8))."""
 
 def truncate(vectors: npt.NDArray[np.float32], dim: int) -> npt.NDArray[np.float32]:
-    """The first dim values of each row, of unit length again."""
+    """The first dim values of each row, scaled to unit length again."""
 
 class Error(Exception):
-    """What can go wrong in gte; see the subclasses."""
+    """Any error of gte; see the subclasses."""
 
 class ModelNotFound(Error):
-    """No such directory, file or hub id; or offline and not in the cache."""
+    """There is no such directory, file or hub id, or the model is not in the cache while offline.
+    """
 
 class InvalidModel(Error):
-    """The model's files are damaged, or of a kind that is not supported."""
+    """The model's files are damaged or of an unsupported kind."""
 
 class DownloadError(Error):
-    """The hub refused, broke off or sent something else."""
+    """The hub refused the download, broke it off, or sent something unexpected."""
 
 class TokenizationError(Error):
     """A text cannot be tokenized."""

@@ -1,4 +1,4 @@
-"""`CrossEncoder` as sentence-transformers 6.2 has it: its arguments, shapes and types."""
+"""`CrossEncoder` with the arguments, shapes and types of sentence-transformers 6.2."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .reranker import Reranker, split, texts_of
 Pairs = Sequence[Sequence[str]]
 Array = npt.NDArray[Any]
 
-# Old names that sentence-transformers still takes.
+# Old names that sentence-transformers still accepts.
 RENAMED = {
     "model_name": "model_name_or_path",
     "automodel_args": "model_kwargs",
@@ -27,7 +27,7 @@ RENAMED = {
     "default_activation_function": "activation_fn",
 }
 RENAMED_IN_CALLS = {"sentences": "inputs", "activation_fct": "activation_fn"}
-# What once could stand behind the model without a name.
+# Arguments that older versions accepted by position, after the model.
 ONCE_POSITIONAL = ("num_labels", "max_length", "activation_fn", "device")
 
 _log = logging.getLogger("gte")
@@ -45,25 +45,30 @@ def sigmoid(logits: Any) -> Any:
 
 
 class CrossEncoder:
-    """Takes the place of ``sentence_transformers.CrossEncoder`` and takes its arguments.
+    """Replaces ``sentence_transformers.CrossEncoder`` and accepts its arguments.
 
     Args:
-        model_name_or_path: a directory or a hub id; a bare name is one of ``cross-encoder/``.
-        device: the cpu. prompts, default_prompt_name: over those of the model's files. A prompt is
-            a language model's instruction, and stands before the first text of another model's
+        model_name_or_path: a directory or a hub id. A name without a slash is looked up under
+            ``cross-encoder/``.
+        device: only the cpu.
+        prompts, default_prompt_name: override those of the model's files. A prompt is the
+            instruction of a language model; for other models it is put before the first text of a
             pair.
-        cache_folder, revision, local_files_only, token: as of sentence-transformers.
-        model_kwargs: ``dtype``. processor_kwargs: ``model_max_length``. config_kwargs:
-            ``num_labels``.
-        num_labels: must be what the model has. max_length: tokens at which a pair is cut.
-        activation_fn: goes over the logits, (pairs, labels): a tensor where torch is installed,
-            else an array. By default what the model's files name, else the sigmoid for one label
-            and nothing for several.
-        precision, threads, batch_tokens: as of :class:`gte.Reranker`, which ``reranker`` is.
+        cache_folder, revision, local_files_only, token: as in sentence-transformers.
+        model_kwargs: ``dtype``.
+        processor_kwargs: ``model_max_length``.
+        config_kwargs: ``num_labels``.
+        num_labels: must equal the model's number of labels.
+        max_length: length in tokens at which a pair is truncated.
+        activation_fn: a function that is applied to the logits of shape (pairs, labels), which are
+            a tensor if torch is installed, and an array otherwise. Default: the function that the
+            model's files name, else the sigmoid for one label and none for several.
+        precision, threads, max_batch_tokens: as in :class:`gte.Reranker`, which is the attribute
+            ``reranker``.
 
-    Harmless: ``trust_remote_code``, for no code of a model is run; ``model_card_data``, for none is
-    written. Refused by name: ``modules``, another ``device`` or ``backend``,
-    ``keep_in_fp32_modules``, other keys of the three dicts.
+    Without effect: ``trust_remote_code``, because no code of a model is run, and
+    ``model_card_data``, because no model card is written. Refused with an error: ``modules``, any
+    other ``device`` or ``backend``, ``keep_in_fp32_modules``, other keys of the three dicts.
     """
 
     def __init__(
@@ -90,16 +95,16 @@ class CrossEncoder:
         keep_in_fp32_modules: Sequence[str] | None = None,
         precision: str = "auto",
         threads: int | None = None,
-        batch_tokens: int | None = None,
+        max_batch_tokens: int | None = None,
         **old: Any,
     ) -> None:
         if once_positional or old:
             given = renamed(dict(old), RENAMED)
             if len(once_positional) > len(ONCE_POSITIONAL):
-                raise TypeError(f"CrossEncoder() takes {len(ONCE_POSITIONAL) + 1} arguments without a name")
+                raise TypeError(f"CrossEncoder() takes at most {len(ONCE_POSITIONAL) + 1} positional arguments")
             for name, value in zip(ONCE_POSITIONAL, once_positional):
                 given.setdefault(name, value)
-            # Dropout is of training.
+            # Dropout only matters for training.
             given.pop("classifier_dropout", None)
             model_name_or_path = given.pop("model_name_or_path", model_name_or_path)
             model_kwargs = given.pop("model_kwargs", model_kwargs)
@@ -112,7 +117,7 @@ class CrossEncoder:
             device = given.pop("device", device)
             refuse_unknown("CrossEncoder", given)
         if keep_in_fp32_modules:
-            raise ValueError("keep_in_fp32_modules: give precision='f32'; a classifier is computed in f32 in any case")
+            raise ValueError("keep_in_fp32_modules: use precision='f32' instead; the classifier is always computed in f32")
         place, arguments, about = options(
             "CrossEncoder",
             "cross-encoder",
@@ -134,13 +139,14 @@ class CrossEncoder:
             cache_folder=cache_folder,
             token=token,
             threads=threads,
-            batch_tokens=batch_tokens,
+            max_batch_tokens=max_batch_tokens,
             **arguments,
         )
         for wanted in (num_labels, about.get("num_labels")):
             if wanted is not None and wanted != self.num_labels:
                 raise ValueError(f"num_labels {wanted}: {self.reranker.name} has {self.num_labels}")
-        # Names that sentence-transformers gives to embedders alone are not among those of a cross-encoder.
+        # The prompts that sentence-transformers adds to every embedding model do not apply to a
+        # cross-encoder.
         own = {name: text for name, text in self.reranker.prompts.items() if text or name not in ("query", "document")}
         self.prompts = {**own, **(prompts or {})}
         self.default_prompt_name = default_prompt_name or self.reranker.default_prompt_name
@@ -154,7 +160,7 @@ class CrossEncoder:
             return usual
         name = path.rsplit(".", 1)[-1]
         if not path.startswith("torch."):
-            _log.warning("the activation function %s of the model's files is code of its own: %s instead", path, usual.__name__)
+            _log.warning("the activation function %s of the model's files is custom code, which is not run: using %s", path, usual.__name__)
             return usual
         if name in ("Identity", "Sigmoid"):
             return identity if name == "Identity" else sigmoid
@@ -178,20 +184,22 @@ class CrossEncoder:
         chunk_size: int | None = None,
         **kwargs: Any,
     ) -> Any:
-        """As ``CrossEncoder.predict``: a score for each pair of a list, or for one pair; of several
-        labels a row of them.
+        """As ``CrossEncoder.predict``: a score for each pair of a list, or for a single pair. A
+        model with several labels gives a row of scores.
 
         Args:
-            inputs: pairs of texts, or one pair; also by the old name ``sentences``.
-            prompt_name, prompt: see the class. activation_fn: in place of the model's; also
-                ``activation_fct``.
-            show_progress_bar: True for a bar of tqdm. apply_softmax: over several labels.
-            convert_to_tensor, convert_to_numpy: an array of numpy, a tensor of torch, or a list of
+            inputs: a list of pairs of texts, or a single pair. The old name ``sentences`` works
+                too.
+            prompt_name, prompt: see the class.
+            activation_fn: replaces the model's function. The old name ``activation_fct`` works too.
+            show_progress_bar: True for a bar of tqdm.
+            apply_softmax: applies the softmax to several labels.
+            convert_to_tensor, convert_to_numpy: select a numpy array, a torch tensor, or a list of
                 tensors.
 
-        ``batch_size``, ``chunk_size`` and ``num_workers`` are harmless: a score does not depend on
-        them. Refused by name: another ``device`` than the cpu, a ``pool``, and what
-        sentence-transformers does not have.
+        ``batch_size``, ``chunk_size`` and ``num_workers`` have no effect, because scores do not
+        depend on them. Refused with an error: any ``device`` other than the cpu, a ``pool``, and
+        arguments that sentence-transformers does not have.
         """
         given = renamed(kwargs, RENAMED_IN_CALLS)
         given.pop("num_workers", None)
@@ -199,11 +207,11 @@ class CrossEncoder:
         activation_fn = given.pop("activation_fn", activation_fn) if activation_fn is None else activation_fn
         refuse_unknown("predict", given)
         if inputs is _NOTHING:
-            raise TypeError("predict() lacks inputs: a list of pairs of texts")
+            raise TypeError("predict() needs inputs: a list of pairs of texts")
         refuse_counts(batch_size, chunk_size)
         refuse_devices(device, pool)
         if convert_to_tensor or not convert_to_numpy:
-            import_torch("convert_to_tensor=True and convert_to_numpy=False give tensors")
+            import_torch("convert_to_tensor=True and convert_to_numpy=False return tensors")
         single = _is_pair(inputs)
         queries, documents = split([inputs] if single else inputs)
         told: dict[str, Any] = self._told(prompt, prompt_name)
@@ -217,7 +225,7 @@ class CrossEncoder:
 
     def _told(self, prompt: str | None, prompt_name: str | None) -> dict[str, Any]:
         text = prompt_of(self.prompts, self.default_prompt_name, prompt, prompt_name)
-        # An empty one is given too: it stands in place of the model's own default prompt.
+        # An empty prompt counts too: it replaces the model's default prompt.
         return {"instruction": None, "prompt": text, "prompt_name": None}
 
     def _activated(self, logits: Array, activation: Callable[[Any], Any], softmax: bool) -> Any:
@@ -254,9 +262,9 @@ class CrossEncoder:
         chunk_size: int | None = None,
         **kwargs: Any,
     ) -> list[dict[str, Any]]:
-        """As ``CrossEncoder.rank``: ``[{"corpus_id", "score", "text"}, …]``, best first, ``text``
-        with ``return_documents``. The other arguments are those of :meth:`predict`; harmless too
-        are those that the real one once had: ``apply_softmax``, ``convert_to_numpy``,
+        """As ``CrossEncoder.rank``: ``[{"corpus_id", "score", "text"}, …]``, best first, where
+        ``text`` needs ``return_documents``. The other arguments are those of :meth:`predict`.
+        Arguments of older versions have no effect: ``apply_softmax``, ``convert_to_numpy``,
         ``convert_to_tensor``, ``num_workers``.
         """
         given = renamed(kwargs, {"activation_fct": "activation_fn"})
@@ -265,13 +273,13 @@ class CrossEncoder:
         activation_fn = given.pop("activation_fn", activation_fn) if activation_fn is None else activation_fn
         refuse_unknown("rank", given)
         if self.num_labels != 1:
-            raise ValueError(f"rank needs a model of one label: {self.reranker.name} has {self.num_labels}; use predict")
+            raise ValueError(f"rank needs a model with one label: {self.reranker.name} has {self.num_labels}; use predict")
         if top_k is not None and top_k < 0:
-            raise ValueError(f"top_k {top_k}: not negative")
+            raise ValueError(f"top_k is {top_k}, expected 0 or more")
         if not isinstance(query, str):
-            raise TypeError(f"query is of type {type(query).__name__}, not str")
+            raise TypeError(f"query is of type {type(query).__name__}, expected str")
         if isinstance(documents, str):
-            raise TypeError("documents is a single text: give a list of texts")
+            raise TypeError("documents is a single text, expected a list of texts")
         texts = texts_of(documents)
         scores = self.predict(
             [(query, text) for text in texts],
@@ -289,12 +297,12 @@ class CrossEncoder:
 
     @property
     def num_labels(self) -> int:
-        """Scores per pair."""
+        """Number of scores per pair."""
         return self.reranker.labels
 
     @property
     def max_seq_length(self) -> int:
-        """Where a pair is cut, in tokens; set when the model is opened."""
+        """Length in tokens at which a pair is truncated. It is set when the model is opened."""
         return self.reranker.max_length
 
     @property
@@ -304,7 +312,7 @@ class CrossEncoder:
 
     @property
     def device(self) -> str:
-        """Where it computes."""
+        """The device that computes."""
         return self.reranker.device
 
     def __repr__(self) -> str:
@@ -312,7 +320,7 @@ class CrossEncoder:
 
 
 def _is_pair(inputs: Any) -> bool:
-    """Whether these are the two texts of one pair, and no list of pairs."""
+    """Whether these are the two texts of a single pair rather than a list of pairs."""
     if isinstance(inputs, np.ndarray):
         return inputs.size > 0 and inputs.ndim < 2
     return isinstance(inputs, (list, tuple)) and len(inputs) > 0 and isinstance(inputs[0], str)

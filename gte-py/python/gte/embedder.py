@@ -1,4 +1,4 @@
-"""`Embedder`: the engine with the manners of Python."""
+"""`Embedder`: the engine with a Python interface."""
 
 from __future__ import annotations
 
@@ -20,40 +20,41 @@ Output = Literal["float32", "int8", "ubinary"]
 
 
 class Embedder(TextModel, Encode):
-    """A model, ready to embed. Safe to use from many threads at once; pickles as its arguments and
-    opens the model again.
+    """An embedding model. It may be used from many threads at once. It is pickled as its arguments,
+    and opens the model again when it is unpickled.
 
     Args:
-        model: a directory, a hub id such as ``thenlper/gte-large-zh``,
+        model: a directory, a hub id such as ``thenlper/gte-large-zh`` or
             ``modelscope:iic/nlp_gte_sentence-embedding_chinese-large``, or ``bundled``: the small
-            model of Chinese and English that this package carries, for trying and testing.
-        precision: type of the matrix products: ``"f32"``, ``"bf16"``, ``"int8"``, or ``"auto"``:
-            bf16 where the CPU computes it natively, else f32; the attribute ``precision`` tells
-            which it became.
-        threads: compute threads; by default what the process may use (affinity, cgroup).
-        max_length: tokens at which texts are cut; by default the model's.
-        device: ``"cpu"``, the only one of this build.
+            model for Chinese and English that is part of this package, for trials and tests.
+        precision: number type of matrix multiplications: ``"f32"``, ``"bf16"``, ``"int8"``, or
+            ``"auto"``, which is bf16 if the CPU computes it natively, and f32 otherwise. The
+            attribute ``precision`` holds the result.
+        threads: number of compute threads. Default: as many as the CPU affinity and the cgroup of
+            the process allow.
+        max_length: length in tokens at which texts are truncated. Default: the model's own limit.
+        device: ``"cpu"``, the only device of this build.
         revision: commit, branch or tag on the hub.
-        offline: make no request: the model is a directory or in the cache.
-        pooling: ``"cls"``, ``"mean"`` or ``"last-token"``, where the model's files do not say.
-        causal: whether a token of a decoder sees only those before it, for Qwen2 models whose files
-            do not say.
-        batch_tokens: tokens that are computed at once; bounds memory.
-        cache_folder: where downloaded models are kept; by default ``HF_HUB_CACHE``, else below
+        offline: never contact a hub: the model must be a directory or in the cache.
+        pooling: ``"cls"``, ``"mean"`` or ``"last-token"``, if the model's files do not say which.
+        causal: whether a token of a decoder attends only to the tokens before it, for Qwen2 models
+            whose files do not say so.
+        max_batch_tokens: maximum number of tokens computed together, which limits memory.
+        cache_folder: folder for downloaded models. Default: ``HF_HUB_CACHE``, else a folder in
             ``HF_HOME``.
-        token: for private and gated models on the hub; by default, and with True, ``HF_TOKEN`` or
-            what ``hf auth login`` has stored; False for none.
+        token: for private and gated models on the hub. Default, also for True: ``HF_TOKEN``, or the
+            token stored by ``hf auth login``. False sends no token.
 
     Raises:
-        ModelNotFound, InvalidModel, DownloadError: the model cannot be had, or is not one.
-        ValueError: an option that makes no sense.
+        ModelNotFound, InvalidModel, DownloadError: the model cannot be loaded.
+        ValueError: an invalid option.
     """
 
     @classmethod
     def bundled(cls, **options: Any) -> Embedder:
-        """The small model that this package carries: Chinese and English, 384 dimensions, nothing
-        to download; for trying and testing. For production, ``Embedder("thenlper/gte-large-zh")``.
-        Takes the options of the class.
+        """The small model for Chinese and English that is part of this package, with 384
+        dimensions. It needs no download and is meant for trials and tests. For production, use
+        ``Embedder("thenlper/gte-large-zh")``. Accepts the options of the class.
         """
         return cls("bundled", **options)
 
@@ -71,24 +72,25 @@ class Embedder(TextModel, Encode):
 
         Args:
             texts: a list, tuple, generator, numpy array or pandas Series of str, or an Arrow column
-                of strings (pyarrow, polars), which is read without a Python object a text. Texts
-                longer than ``max_length`` tokens are cut; ``count_tokens`` tells which.
-            prompt: goes before each text; ``""`` for nothing, by default the model's default
+                of strings (pyarrow, polars), which is read without creating a Python object per
+                text. Texts of more than ``max_length`` tokens are truncated; ``count_tokens`` tells
+                which.
+            prompt: text to put before each text; ``""`` for none. Default: the model's default
                 prompt, if it has one.
-            prompt_name: one of ``prompts`` instead.
-            dimensions: keep the first so many values and make them of unit length again (Matryoshka
-                models).
-            output: ``"float32"``: (n, dim); ``"int8"``: (n, dim), round(127 · value / largest of
-                the row); ``"ubinary"``: (n, ⌈dim / 8⌉) uint8, a bit a value as ``numpy.packbits``.
-            progress: True for a bar of tqdm, False for none, a function that is called with the
-                number of texts done; by default a bar on a terminal for long work.
+            prompt_name: name of one of ``prompts``, instead of ``prompt``.
+            dimensions: keep only this many values and scale them to unit length again (for
+                Matryoshka models).
+            output: ``"float32"``: (n, dim). ``"int8"``: (n, dim), round(127 · value / largest
+                magnitude in the row). ``"ubinary"``: (n, ⌈dim / 8⌉) uint8, one bit per value, as by
+                ``numpy.packbits``.
+            progress: True for a bar of tqdm, False for none, or a function that is called with the
+                number of finished texts. Default: a bar on a terminal for long work.
 
         Raises:
-            TypeError: a single str, a dict, a set, bytes, or something among the texts that is no
-                str.
-            ValueError: None among the texts, a str that is no UTF-8, a prompt that the model lacks,
-                wrong dimensions.
-            KeyboardInterrupt: within one batch of Ctrl-C.
+            TypeError: a single str, a dict, a set, bytes, or an item that is not a str.
+            ValueError: None among the texts, a str that is not valid Unicode, a prompt that the
+                model does not have, invalid dimensions.
+            KeyboardInterrupt: on Ctrl-C, after the current batch.
         """
         return self._embed(texts, 0, prompt, prompt_name, dimensions, output, progress)
 
@@ -102,9 +104,9 @@ class Embedder(TextModel, Encode):
         output: Output = "float32",
         progress: Progress = False,
     ) -> npt.NDArray[Any]:
-        """As ``embed``, for texts that are counted from ``first`` where one of them is wrong."""
+        """As ``embed``, but errors count the texts from ``first``."""
         if output not in ("float32", "int8", "ubinary"):
-            raise ValueError(f"output {output!r}: float32, int8 or ubinary")
+            raise ValueError(f"output is {output!r}, expected float32, int8 or ubinary")
         if dimensions is not None and not 1 <= dimensions <= self.dim:
             raise ValueError(f"dimensions {dimensions}: 1 to {self.dim}")
         vectors = self._vectors(texts, progress=progress, prompt=prompt, prompt_name=prompt_name, first=first)
@@ -126,7 +128,7 @@ class Embedder(TextModel, Encode):
         unit: bool = True,
         first: int = 0,
     ) -> Vectors:
-        """The vectors of the texts: of unit length, or else as the model's own files say."""
+        """The vectors of the texts: of unit length, or else as the model's own files describe."""
         one_prompt(prompt, prompt_name)
         engine = self._here()
         texts, total = counted(texts)
@@ -143,19 +145,19 @@ class Embedder(TextModel, Encode):
         prompt_name: str | None = None,
         progress: Progress = None,
     ) -> AllEmbeddings:
-        """Several outputs of one forward pass, by default all that the model has.
+        """Several outputs of one forward pass. Default: all that the model has.
 
         Args:
-            outputs: some of ``"dense"``: ``vectors.dense``, the matrix that :meth:`embed` gives;
+            outputs: some of ``"dense"``: ``vectors.dense``, the matrix of :meth:`embed`;
                 ``"sparse"``: ``vectors.sparse``, a :class:`gte.SparseEmbeddings`; ``"colbert"``:
-                ``vectors.colbert``, a :class:`gte.MultiVectors`, which has a matrix for each text
-                and ``max_sim``. The property ``outputs`` tells which of them the model has.
+                ``vectors.colbert``, a :class:`gte.MultiVectors` with a matrix per text and
+                ``max_sim``. The property ``outputs`` tells which of them the model has.
 
-        The other arguments, and what is raised, are those of :meth:`embed`; a ValueError too for an
-        output that the model does not have.
+        The other arguments and exceptions are those of :meth:`embed`. An output that the model does
+        not have is a ValueError.
         """
         if isinstance(outputs, str):
-            raise TypeError(f"outputs is {outputs!r}: give a list such as [{outputs!r}]")
+            raise TypeError(f"outputs is {outputs!r}, expected a list such as [{outputs!r}]")
         return self._all(texts, self.outputs if outputs is None else outputs, prompt, prompt_name, progress)
 
     def embed_iter(
@@ -166,8 +168,9 @@ class Embedder(TextModel, Encode):
         prompt: str | None = None,
         prompt_name: str | None = None,
     ) -> Iterator[Vectors]:
-        """The vectors of a corpus that need not fit into memory: arrays of up to ``batch`` rows, in
-        order."""
+        """The vectors of a corpus that need not fit into memory, as arrays of up to ``batch`` rows,
+        in order.
+        """
         return self._pieces(slices(texts, batch), prompt, prompt_name)
 
     def _pieces(self, pieces: Iterator[Any], prompt: str | None, prompt_name: str | None) -> Iterator[Vectors]:
@@ -177,25 +180,27 @@ class Embedder(TextModel, Encode):
             first += len(piece)
 
     def similarity(self, a: Any, b: Any) -> Any:
-        """Cosines: a float for two texts, else a matrix of (texts of a, texts of b). As in
-        sentence-transformers, either may be vectors."""
+        """Cosines: a float for two texts, otherwise a matrix of shape (texts of a, texts of b). As
+        in sentence-transformers, either argument may be vectors.
+        """
         both = isinstance(a, str) and isinstance(b, str)
         left, right = (_vectors_of(x) if _are_vectors(x) else self.embed([x] if isinstance(x, str) else x) for x in (a, b))
         scores = cos_sim(left, right)
         return float(scores[0, 0]) if both else scores
 
     def rank(self, query: str, docs: Sequence[str], top_k: int | None = None) -> list[tuple[int, float]]:
-        """(index, cosine) of the documents nearest to the query, best first; equal ones in their
-        order."""
+        """(index, cosine) of the documents nearest to the query, best first. Equal ones keep their
+        order.
+        """
         if not isinstance(query, str):
-            raise TypeError(f"query is of type {type(query).__name__}, not str")
+            raise TypeError(f"query is of type {type(query).__name__}, expected str")
         vectors = self.embed(docs)
         indices, scores = nearest(self.embed([query]), vectors, len(vectors) if top_k is None else top_k)
         return list(zip(indices[0].tolist(), scores[0].tolist()))
 
     @property
     def dim(self) -> int:
-        """Values per vector."""
+        """Number of values per vector."""
         return self._engine.dim
 
     def __repr__(self) -> str:
@@ -203,7 +208,7 @@ class Embedder(TextModel, Encode):
 
 
 def _are_vectors(x: Any) -> bool:
-    """Whether these are vectors of numpy or torch, and no texts."""
+    """Whether these are vectors of numpy or torch rather than texts."""
     return hasattr(x, "detach") or (isinstance(x, np.ndarray) and x.dtype.kind in "fiu")
 
 

@@ -1,4 +1,4 @@
-"""``encode`` as sentence-transformers 6.2 has it: its arguments, prompts, shapes and types."""
+"""``encode`` with the arguments, prompts, shapes and types of sentence-transformers 6.2."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ Vectors = npt.NDArray[np.float32]
 
 PRECISIONS = ("float32", "int8", "uint8", "binary", "ubinary")
 
-# What sentence-transformers lets a caller pass besides: `task` chooses a module of models that are
-# refused when they are loaded, `sentences` is the old name of `inputs`.
+# Further arguments of sentence-transformers: `task` selects a module of models that are refused
+# when they are loaded, and `sentences` is the old name of `inputs`.
 BESIDES = ("sentences", "task")
 
 _log = logging.getLogger("gte")
@@ -26,7 +26,7 @@ _NOTHING: Any = object()
 
 
 class Encode(ABC):
-    """The methods of ``SentenceTransformer`` that an :class:`gte.Embedder` has beside its own."""
+    """Methods of ``SentenceTransformer`` that :class:`gte.Embedder` has in addition to its own."""
 
     @property
     @abstractmethod
@@ -65,40 +65,41 @@ class Encode(ABC):
         """As ``SentenceTransformer.encode``: a vector for a str, a matrix for a list of them.
 
         Args:
-            inputs: a str or a list of them; also by its old name ``sentences``.
-            prompt_name: the prompt of the model's files that goes before each text; else its
-                default one.
-            prompt: goes before each text instead; ``""`` for nothing.
+            inputs: a str or a list of them. The old name ``sentences`` works too.
+            prompt_name: name of the model's prompt to put before each text. Default: the model's
+                default prompt.
+            prompt: text to put before each text instead; ``""`` for none.
             show_progress_bar: True for a bar of tqdm.
-            precision: float32, or as sentence-transformers makes them of float32: int8 and uint8 by
-                the range of each dimension in this call, binary and ubinary by the signs.
-            convert_to_tensor, convert_to_numpy: an array of numpy, a tensor of torch, or a list of
+            precision: float32, or a type that sentence-transformers derives from float32: int8 and
+                uint8 from the range of each dimension in this call, binary and ubinary from the
+                signs.
+            convert_to_tensor, convert_to_numpy: select a numpy array, a torch tensor, or a list of
                 tensors.
             normalize_embeddings: vectors of unit length, whatever the model's files say.
-            truncate_dim: only the first values; of unit length again with ``normalize_embeddings``.
+            truncate_dim: only the first values, of unit length again with ``normalize_embeddings``.
 
-        ``batch_size``, ``chunk_size`` and ``task`` are harmless: a vector does not depend on them.
-        Refused by name: another ``output_value`` than ``"sentence_embedding"``, another ``device``
-        than the cpu, a ``pool``, and what sentence-transformers does not have. No texts give an
-        array of shape (0, dim).
+        ``batch_size``, ``chunk_size`` and ``task`` have no effect, because vectors do not depend on
+        them. Refused with an error: any ``output_value`` other than ``"sentence_embedding"``, any
+        ``device`` other than the cpu, a ``pool``, and arguments that sentence-transformers does not
+        have. An empty list gives an array of shape (0, dim).
         """
         unknown = [name for name in kwargs if name not in BESIDES]
         if unknown:
-            raise TypeError(f"encode() does not take {', '.join(unknown)}")
+            raise TypeError(f"encode() does not support {', '.join(unknown)}")
         if "sentences" in kwargs:
             if inputs is not _NOTHING:
-                raise TypeError("encode() got inputs and sentences, which are the same argument")
+                raise TypeError("encode() got both inputs and sentences, which are the same argument")
             inputs = kwargs["sentences"]
         if inputs is _NOTHING:
-            raise TypeError("encode() lacks inputs: a str or a list of them")
+            raise TypeError("encode() needs inputs: a str or a list of them")
         _refuse(batch_size, output_value, precision, device, pool, chunk_size)
         dim = self.dim
         if truncate_dim is not None and not 1 <= truncate_dim <= dim:
             raise ValueError(f"truncate_dim {truncate_dim}: 1 to {dim}")
         tensors = convert_to_tensor or not convert_to_numpy
-        torch = import_torch("convert_to_tensor=True and convert_to_numpy=False give tensors") if tensors else None
+        torch = import_torch("convert_to_tensor=True and convert_to_numpy=False return tensors") if tensors else None
         if prompt is not None and prompt_name is not None:
-            _log.warning("encode: prompt and prompt_name are given, prompt_name is ignored")
+            _log.warning("encode: both prompt and prompt_name are given: prompt_name is ignored")
             prompt_name = None
 
         single = isinstance(inputs, str)
@@ -119,27 +120,28 @@ class Encode(ABC):
         return vectors[0] if single else vectors
 
     def encode_query(self, inputs: str | Sequence[str] = _NOTHING, *args: Any, **kwargs: Any) -> Any:
-        """As ``encode``, with the model's prompt ``query`` unless another is given; without it,
-        with none."""
+        """As ``encode``, with the model's prompt ``query`` unless another prompt is given. If
+        the model has no such prompt, none is used.
+        """
         return self.encode(inputs, *with_prompt("query", args, kwargs), **kwargs)
 
     def encode_document(self, inputs: str | Sequence[str] = _NOTHING, *args: Any, **kwargs: Any) -> Any:
-        """As ``encode``, with the model's prompt ``document`` unless another is given; without it,
-        with none."""
+        """As ``encode``, with the model's prompt ``document`` unless another prompt is given. If
+        the model has no such prompt, none is used.
+        """
         return self.encode(inputs, *with_prompt("document", args, kwargs), **kwargs)
 
     def get_embedding_dimension(self) -> int:
-        """As sentence-transformers names ``dim``."""
+        """The name of ``dim`` in sentence-transformers."""
         return self.dim
 
     def get_sentence_embedding_dimension(self) -> int:
-        """As sentence-transformers named ``dim`` before."""
+        """The former name of ``dim`` in sentence-transformers."""
         return self.dim
 
 
 def with_prompt(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
-    """The positional arguments behind the texts, with ``name`` for the prompt where there is
-    none."""
+    """The positional arguments after the texts, with ``name`` as the prompt if none is given."""
     named = args[0] if args else kwargs.get("prompt_name")
     text = args[1] if len(args) > 1 else kwargs.get("prompt")
     if named is not None or text is not None:
@@ -149,10 +151,10 @@ def with_prompt(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tup
 
 
 def _refuse(batch_size: Any, output_value: Any, precision: Any, device: Any, pool: Any, chunk_size: Any) -> None:
-    """What sentence-transformers takes and this engine does not do."""
+    """Refuses arguments of sentence-transformers that this engine does not support."""
     refuse_counts(batch_size, chunk_size)
     if output_value != "sentence_embedding":
-        raise ValueError(f"output_value {output_value!r}: this engine gives 'sentence_embedding' alone")
+        raise ValueError(f"output_value {output_value!r}: not supported, this engine only returns 'sentence_embedding'")
     if precision is not None and precision not in PRECISIONS:
         raise ValueError(f"precision {precision!r}: {', '.join(PRECISIONS)}")
     refuse_devices(device, pool)
@@ -163,20 +165,21 @@ def refuse_counts(batch_size: Any, chunk_size: Any) -> None:
         if count is None and name == "chunk_size":
             continue
         if isinstance(count, bool) or not isinstance(count, (int, np.integer)):
-            raise TypeError(f"{name} is of type {type(count).__name__}, not int")
+            raise TypeError(f"{name} is of type {type(count).__name__}, expected int")
         if count < 1:
-            raise ValueError(f"{name} {count}: at least 1")
+            raise ValueError(f"{name} is {count}, expected at least 1")
 
 
 def refuse_devices(device: Any, pool: Any = None) -> None:
     if device is not None and str(device) not in ("cpu", "cpu:0"):
-        raise ValueError(f"device {device!r}: this build computes on the cpu, on all its threads")
+        raise ValueError(f"device {device!r}: not supported, this build computes on the cpu")
     if pool is not None:
-        raise ValueError("pool: this engine uses all threads without a pool of processes")
+        raise ValueError("pool: not supported, this engine uses all threads without a pool of processes")
 
 
 def quantize(vectors: npt.NDArray[np.float32], precision: str) -> npt.NDArray[Any]:
-    """As ``quantize_embeddings`` of sentence-transformers makes them of the vectors of one call."""
+    """Quantizes the vectors of one call as ``quantize_embeddings`` of sentence-transformers does.
+    """
     if precision == "float32":
         return vectors
     if precision == "ubinary":
@@ -187,7 +190,7 @@ def quantize(vectors: npt.NDArray[np.float32], precision: str) -> npt.NDArray[An
     if len(vectors) == 0:
         return vectors.astype(kind)
     if len(vectors) == 1:
-        raise ValueError(f"precision {precision!r} needs two texts at least, to see the range of each dimension")
+        raise ValueError(f"precision {precision!r} needs at least two texts, to find the range of each dimension")
     start = vectors.min(axis=0)
     step = (vectors.max(axis=0) - start) / 255
     levels = np.clip(np.floor((vectors - start) / np.where(step == 0, 1, step)), 0, 255)

@@ -1,5 +1,6 @@
-"""Files of texts → files of vectors, in pieces that survive an interruption. Nothing is under the
-final name before it is whole."""
+"""Embeds files of texts into files of vectors, in pieces that survive an interruption. A file gets
+its final name only when it is complete.
+"""
 
 from __future__ import annotations
 
@@ -17,15 +18,15 @@ from .embedder import Embedder
 from .outputs import MultiVectors, SparseEmbeddings
 from .texts import BadLine, read_texts
 
-# Texts in a piece: what an interruption costs at most.
+# Number of texts per piece, which is the most that an interruption loses.
 PIECE = 2048
 INPUTS = (".txt", ".jsonl", ".csv", ".parquet")
-# What is written of a text, and into which files.
+# The outputs per text, and the file types they can be written to.
 OUTPUTS = {"dense": (".npy", ".jsonl", ".parquet"), "sparse": (".jsonl", ".parquet"), "colbert": (".jsonl", ".parquet")}
 
 
 class Done(NamedTuple):
-    """What ``embed_file`` has written, and the lines that it has left out."""
+    """What ``embed_file`` has written, and the lines that it has skipped."""
 
     texts: int
     skipped: list[BadLine]
@@ -43,18 +44,19 @@ def embed_file(
     prompt_name: str | None = None,
     skip_bad_lines: bool = False,
 ) -> Done:
-    """Embeds the texts of ``source`` into ``target``. Interrupted, it goes on where it was when it
-    is called again with the same file, model and options; ``report`` is called with the number of
-    texts done and of all. ``vectors`` is ``dense``, ``sparse`` or ``colbert``.
+    """Embeds the texts of ``source`` into ``target``. After an interruption, the same call with the
+    same file, model and options continues where it stopped. ``report`` is called with the number of
+    finished and of all texts. ``vectors`` is ``dense``, ``sparse`` or ``colbert``.
 
-    The file is read to its end before the first text is embedded: a line that holds no text is an
-    error at once. With ``skip_bad_lines`` such lines are left out, and listed in a file beside
-    ``target``, ``.skipped.jsonl``."""
+    The whole file is read before the first text is embedded, so that an invalid line fails at once.
+    With ``skip_bad_lines`` such lines are skipped, and listed in a file beside ``target``,
+    ``.skipped.jsonl``.
+    """
     if vectors not in OUTPUTS:
         raise ValueError(f"vectors {vectors!r}: {', '.join(OUTPUTS)}")
     if source.suffix not in INPUTS or target.suffix not in OUTPUTS[vectors]:
-        raise ValueError(f"{source} to {target}: from {', '.join(INPUTS)} to {', '.join(OUTPUTS[vectors])}")
-    # A prompt or an output that the model does not have is an error before there is anything to go on with.
+        raise ValueError(f"{source} to {target}: expected {', '.join(INPUTS)} to {', '.join(OUTPUTS[vectors])}")
+    # A prompt or an output that the model does not have must fail before any work is done.
     nothing = _embedded(embedder, vectors, [], prompt, prompt_name)
     skipped: list[BadLine] = []
     total = sum(1 for _ in read_texts(source, column, skipped.append if skip_bad_lines else None))
@@ -75,7 +77,7 @@ def embed_file(
     parts.mkdir(parents=True, exist_ok=True)
     known = parts / "state.json"
     if known.exists() and json.loads(known.read_text()) != state:
-        raise ValueError(f"{parts} is of another run (another file, model or option): finish that one, or delete it")
+        raise ValueError(f"{parts} belongs to a run with another file, model or option: finish that run, or delete the folder")
     whole(known, lambda path: path.write_text(json.dumps(state)))
 
     def read() -> Iterator[str]:
@@ -101,13 +103,14 @@ def embed_file(
 
 
 def skipped_file(target: Path) -> Path:
-    """Where the lines that were left out are listed."""
+    """The file that lists the skipped lines."""
     return target.with_name(target.name + ".skipped.jsonl")
 
 
 def list_skipped(target: Path, skipped: list[BadLine]) -> None:
-    """Writes that list; without a line that was left out, takes away that of an earlier run into
-    the same file."""
+    """Writes that list. If no line was skipped, deletes the list of an earlier run with the same
+    target.
+    """
     if not skipped:
         skipped_file(target).unlink(missing_ok=True)
         return
@@ -128,7 +131,7 @@ def _embedded(embedder: Embedder, vectors: str, texts: list[str], prompt: str | 
 
 
 def whole(path: Path, write: Callable[[Path], object]) -> None:
-    """``write`` to a neighbour that gets the name when it is whole."""
+    """Lets ``write`` write a temporary file, which gets its final name when it is complete."""
     neighbour = path.with_name(path.name + ".tmp")
     write(neighbour)
     with neighbour.open("rb+") as file:
@@ -137,7 +140,7 @@ def whole(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def _save(path: Path, embedded: Any) -> None:
-    # By handle: by name, numpy would add a suffix.
+    # Opened here, because numpy would add a suffix to a file name.
     with path.open("wb") as file:
         if isinstance(embedded, SparseEmbeddings):
             np.savez(file, indptr=embedded.indptr, ids=embedded.ids, weights=embedded.weights)
@@ -157,7 +160,7 @@ def _load(path: Path, vocab: int) -> Any:
 
 
 def _key(nothing: Any) -> str:
-    """What vectors of this kind are called in a file."""
+    """The name of vectors of this kind in a file."""
     return {SparseEmbeddings: "sparse", MultiVectors: "colbert"}.get(type(nothing), "embedding")
 
 
@@ -175,7 +178,7 @@ def _write_jsonl(path: Path, pieces: Iterator[Any], texts: Iterator[str], count:
     key = _key(nothing)
     with path.open("w", encoding="utf8") as file:
         for piece in pieces:
-            # Of the vectors themselves, or as dicts of ids, which become strings.
+            # Dense vectors as lists, or dicts of token ids, which become strings in JSON.
             rows = piece if isinstance(piece, SparseEmbeddings) else (row.tolist() for row in piece)
             for row in rows:
                 file.write(json.dumps({"text": next(texts), key: row}, ensure_ascii=False) + "\n")

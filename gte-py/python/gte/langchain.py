@@ -1,6 +1,7 @@
 """LangChain's ``Embeddings``: ``GteEmbeddings("thenlper/gte-large-zh")``; its
 ``BaseDocumentCompressor``: ``GteReranker("BAAI/bge-reranker-v2-m3")``; its ``BaseCrossEncoder``:
-``GteCrossEncoder``. Needs ``pip install gte-py[langchain]``."""
+``GteCrossEncoder``. Needs ``pip install gte-py[langchain]``.
+"""
 
 from __future__ import annotations
 
@@ -20,27 +21,27 @@ from .embedder import Embedder
 from .model import open_model
 from .reranker import Reranker
 
-# What `model_kwargs` of HuggingFaceEmbeddings are called by `gte.Embedder`.
+# Names in `model_kwargs` of HuggingFaceEmbeddings, and what `gte.Embedder` calls them.
 NAMES = {"local_files_only": "offline"}
 
 
 class GteEmbeddings(Embeddings):
-    """Takes the place of ``langchain_huggingface.HuggingFaceEmbeddings`` and takes its arguments.
+    """Replaces ``langchain_huggingface.HuggingFaceEmbeddings`` and accepts its arguments.
 
     Args:
-        model: as of :class:`gte.Embedder`, or one that is open; also by the name ``model_name``.
-        cache_folder, model_kwargs: how the model is opened: ``device``, ``revision``,
+        model: as in :class:`gte.Embedder`, or an open model. The name ``model_name`` works too.
+        cache_folder, model_kwargs: how to open the model: ``device``, ``revision``,
             ``local_files_only``.
-        encode_kwargs: arguments of ``encode`` for documents, and for queries where those have none,
-            such as ``prompt_name``. Vectors are of unit length unless ``normalize_embeddings`` is
-            False.
+        encode_kwargs: arguments of ``encode`` such as ``prompt_name``, for documents, and for
+            queries without arguments of their own. Vectors have unit length unless
+            ``normalize_embeddings`` is False.
         query_encode_kwargs: arguments of ``encode`` for queries.
         show_progress: a bar of tqdm.
-        arguments: others of :class:`gte.Embedder`.
+        arguments: further arguments of :class:`gte.Embedder`.
 
     Raises:
-        TypeError: an argument that neither has. ValueError: ``multi_process``: all threads are used
-            already.
+        TypeError: an argument that neither class has.
+        ValueError: ``multi_process``, because all threads are used already.
     """
 
     def __init__(
@@ -73,7 +74,7 @@ class GteEmbeddings(Embeddings):
         arguments = {"normalize_embeddings": True, "show_progress_bar": self.show_progress, **encode_kwargs}
         vectors = self.embedder.encode(texts, **arguments)
         if isinstance(vectors, list):
-            raise TypeError("convert_to_numpy=False: LangChain wants lists of numbers, not of tensors")
+            raise TypeError("convert_to_numpy=False: not supported, LangChain needs lists of numbers instead of tensors")
         rows: list[list[float]] = vectors.tolist()
         return rows
 
@@ -86,23 +87,23 @@ class GteEmbeddings(Embeddings):
 
 class GteReranker(BaseDocumentCompressor):
     """The best documents for a query, best first, each with its score in
-    ``metadata["relevance_score"]``. Takes the place of ``CrossEncoderReranker`` with a
-    ``HuggingFaceCrossEncoder``: ``ContextualCompressionRetriever( base_compressor=GteReranker(...),
+    ``metadata["relevance_score"]``. Replaces ``CrossEncoderReranker`` with a
+    ``HuggingFaceCrossEncoder``: ``ContextualCompressionRetriever(base_compressor=GteReranker(...),
     base_retriever=...)``.
 
     Args:
-        model: as of :class:`gte.Reranker`, or one that is open; also by the name ``model_name``.
-        top_n: how many documents stay; None for all.
-        instruction: what an answer is, for a language model.
-        model_kwargs: how the model is opened: ``device``, ``revision``, ``local_files_only``.
-        arguments: others of :class:`gte.Reranker`.
+        model: as in :class:`gte.Reranker`, or an open model. The name ``model_name`` works too.
+        top_n: how many documents to keep; None for all.
+        instruction: tells a language model what counts as an answer.
+        model_kwargs: how to open the model: ``device``, ``revision``, ``local_files_only``.
+        arguments: further arguments of :class:`gte.Reranker`.
 
     Raises:
-        TypeError: an argument that neither has.
+        TypeError: an argument that neither class has.
     """
 
-    top_n: Optional[int] = Field(default=3, ge=0, description="How many documents stay.")
-    instruction: Optional[str] = Field(default=None, description="What an answer is.")
+    top_n: Optional[int] = Field(default=3, ge=0, description="How many documents to keep.")
+    instruction: Optional[str] = Field(default=None, description="Tells a language model what counts as an answer.")
     _reranker: Reranker = PrivateAttr()
 
     def __init__(
@@ -132,8 +133,9 @@ class GteReranker(BaseDocumentCompressor):
         query: str,
         callbacks: Callbacks | None = None,
     ) -> Sequence[Document]:
-        """Copies of the best documents. ``callbacks`` are harmless: nothing here calls a model of
-        theirs."""
+        """Copies of the best documents. ``callbacks`` have no effect, because no model of LangChain
+        is called.
+        """
         texts = [document.page_content for document in documents]
         ranked = self._reranker.rank(query, texts, top_n=self.top_n, instruction=self.instruction, progress=False)
         found = []
@@ -144,11 +146,11 @@ class GteReranker(BaseDocumentCompressor):
 
 
 class GteCrossEncoder(BaseCrossEncoder):
-    """Takes the place of ``HuggingFaceCrossEncoder`` and takes its arguments: for
+    """Replaces ``HuggingFaceCrossEncoder`` and accepts its arguments, for
     ``CrossEncoderReranker(model=...)``.
 
     Args:
-        model_name: as of :class:`gte.CrossEncoder`.
+        model_name: as in :class:`gte.CrossEncoder`.
         model_kwargs: its arguments.
     """
 
@@ -158,7 +160,9 @@ class GteCrossEncoder(BaseCrossEncoder):
         self.client = CrossEncoder(model_name, **self.model_kwargs)
 
     def score(self, text_pairs: list[tuple[str, str]]) -> list[float]:
-        """A score for each pair; of two labels that of the second, as there."""
+        """A score for each pair. With two labels it is that of the second, as in
+        ``HuggingFaceCrossEncoder``.
+        """
         scores = self.client.predict(text_pairs)
         columns: list[float] = (scores[:, 1] if scores.ndim > 1 else scores).tolist()
         return columns

@@ -1,6 +1,7 @@
 """LlamaIndex's ``BaseEmbedding``: ``GteEmbedding("thenlper/gte-large-zh")``, and its
 ``BaseNodePostprocessor``: ``GteRerank(model="BAAI/bge-reranker-v2-m3")``. Needs ``pip install
-gte-py[llama-index]``."""
+gte-py[llama-index]``.
+"""
 
 from __future__ import annotations
 
@@ -18,36 +19,38 @@ from .embedder import Embedder
 from .model import open_model
 from .reranker import Reranker
 
-# What HuggingFaceEmbedding has and this engine does not do, with the only value that is taken.
+# Arguments of HuggingFaceEmbedding that this engine does not support, with the only value that is
+# accepted.
 REFUSED = {"trust_remote_code": False, "parallel_process": False, "target_devices": None}
 
 
 class GteEmbedding(BaseEmbedding):
-    """Takes the place of ``llama_index.embeddings.huggingface.HuggingFaceEmbedding`` and takes its
+    """Replaces ``llama_index.embeddings.huggingface.HuggingFaceEmbedding`` and accepts its
     arguments.
 
     Args:
-        model_name: as of :class:`gte.Embedder`, or one that is open; also by the name ``model``.
-        max_length: tokens at which texts are cut; by default the model's.
-        query_instruction, text_instruction: go before each query and each text; by default the
-            prompts ``query`` and ``document`` of the model's files, if they have them.
-        normalize: whether vectors are of unit length; if not, they are as the model's files say.
-        cache_folder, device: as of :class:`gte.Embedder`.
-        embed_batch_size, callback_manager, num_workers, embeddings_cache, rate_limiter: as of
+        model_name: as in :class:`gte.Embedder`, or an open model. The name ``model`` works too.
+        max_length: length in tokens at which texts are truncated. Default: the model's own limit.
+        query_instruction, text_instruction: texts to put before each query and each document.
+            Default: the prompts ``query`` and ``document`` of the model's files, if they have them.
+        normalize: whether vectors have unit length; otherwise they are as the model's files
+            describe.
+        cache_folder, device: as in :class:`gte.Embedder`.
+        embed_batch_size, callback_manager, num_workers, embeddings_cache, rate_limiter: as in
             ``BaseEmbedding``.
         show_progress_bar: a bar of tqdm for each call.
-        arguments: others of :class:`gte.Embedder`.
+        arguments: further arguments of :class:`gte.Embedder`.
 
     Raises:
-        TypeError: an argument that neither has.
+        TypeError: an argument that neither class has.
         ValueError: ``trust_remote_code``, ``parallel_process`` and ``target_devices``, which this
-            engine does not do.
+            engine does not support.
     """
 
-    max_length: int = Field(description="Tokens at which texts are cut.")
-    normalize: bool = Field(default=True, description="Whether vectors are of unit length.")
-    query_instruction: Optional[str] = Field(default=None, description="Goes before each query.")
-    text_instruction: Optional[str] = Field(default=None, description="Goes before each text.")
+    max_length: int = Field(description="Length in tokens at which texts are truncated.")
+    normalize: bool = Field(default=True, description="Whether vectors have unit length.")
+    query_instruction: Optional[str] = Field(default=None, description="Text to put before each query.")
+    text_instruction: Optional[str] = Field(default=None, description="Text to put before each document.")
     show_progress_bar: bool = Field(default=False, description="Whether to show a bar of tqdm.")
     _embedder: Embedder = PrivateAttr()
 
@@ -70,7 +73,7 @@ class GteEmbedding(BaseEmbedding):
     ) -> None:
         for name, taken in REFUSED.items():
             if arguments.pop(name, taken) not in (taken, None):
-                raise ValueError(f"{name}: this engine runs no code of models, and uses all threads of one process")
+                raise ValueError(f"{name}: not supported, this engine runs no code of models and uses all threads of one process")
         if max_length is not None:
             arguments["max_length"] = max_length
         embedder = open_model(Embedder, model, model_name, arguments)
@@ -123,29 +126,30 @@ class GteEmbedding(BaseEmbedding):
 
 
 class GteRerank(BaseNodePostprocessor):
-    """Takes the place of ``SentenceTransformerRerank`` and takes its arguments: the best nodes,
-    best first, with scores from 0 to 1.
+    """Replaces ``SentenceTransformerRerank`` and accepts its arguments: the best nodes, best first,
+    with scores from 0 to 1.
 
     Args:
-        top_n: how many nodes stay.
-        model: as of :class:`gte.Reranker`, or one that is open.
-        device: the cpu.
-        keep_retrieval_score: puts the score that a node had into ``metadata["retrieval_score"]``.
-        trust_remote_code: harmless: no code of a model is run.
-        instruction: what an answer is, for a language model.
-        arguments: others of :class:`gte.Reranker`. ``max_length`` is the model's by default, there
-            it is 512.
+        top_n: how many nodes to keep.
+        model: as in :class:`gte.Reranker`, or an open model.
+        device: only the cpu.
+        keep_retrieval_score: saves the previous score of a node as ``metadata["retrieval_score"]``.
+        trust_remote_code: has no effect, because no code of a model is run.
+        instruction: tells a language model what counts as an answer.
+        arguments: further arguments of :class:`gte.Reranker`. The default of ``max_length`` is the
+            model's limit rather than 512.
 
     Raises:
-        TypeError: an argument that neither has. ValueError: no query.
+        TypeError: an argument that neither class has.
+        ValueError: no query.
     """
 
     model: str = Field(description="The model's name.")
-    top_n: int = Field(ge=0, description="How many nodes stay.")
-    device: str = Field(default="cpu", description="Where it computes.")
-    keep_retrieval_score: bool = Field(default=False, description="Whether the score that a node had is kept.")
-    trust_remote_code: bool = Field(default=False, description="Harmless: no code of a model is run.")
-    instruction: Optional[str] = Field(default=None, description="What an answer is.")
+    top_n: int = Field(ge=0, description="How many nodes to keep.")
+    device: str = Field(default="cpu", description="The device that computes.")
+    keep_retrieval_score: bool = Field(default=False, description="Whether the previous score of a node is kept.")
+    trust_remote_code: bool = Field(default=False, description="Has no effect, because no code of a model is run.")
+    instruction: Optional[str] = Field(default=None, description="Tells a language model what counts as an answer.")
     _reranker: Reranker = PrivateAttr()
 
     def __init__(
@@ -181,7 +185,7 @@ class GteRerank(BaseNodePostprocessor):
 
     def _postprocess_nodes(self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None) -> list[NodeWithScore]:
         if query_bundle is None:
-            raise ValueError("GteRerank needs a query: give query_bundle or query_str")
+            raise ValueError("GteRerank needs a query: pass query_bundle or query_str")
         if not nodes:
             return []
         payload: dict[str, Any] = {

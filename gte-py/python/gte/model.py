@@ -1,5 +1,4 @@
-"""What the doors to a model have in common: how it is opened, its properties, pickling, forked
-processes."""
+"""Shared by the classes that open a model: opening, properties, pickling, and forked processes."""
 
 from __future__ import annotations
 
@@ -23,18 +22,19 @@ _log = logging.getLogger("gte")
 
 
 class Model(Generic[Engine]):
-    """A model that is ready. Safe to use from many threads at once; pickles as its arguments and
-    opens the model again."""
+    """An open model. It may be used from many threads at once. It is pickled as its arguments, and
+    opens the model again when it is unpickled.
+    """
 
     _engine: Engine
     _arguments: dict[str, Any]
 
     def _keep(self, model: Path, device: Any, token: str | bool | None, cache_folder: Path | None, **others: Any) -> None:
         if device is not None and str(device) != "cpu":
-            raise ValueError(f"device {device!r}: this build computes on the cpu")
+            raise ValueError(f"device {device!r}: not supported, this build computes on the cpu")
         self._arguments = {
             "model": os.path.expanduser(os.fspath(model)),
-            # True is what the environment has; an empty one sends none.
+            # True means the token of the environment; an empty token sends none.
             "token": None if token is True else "" if token is False else token,
             "cache_folder": None if cache_folder is None else os.path.expanduser(os.fspath(cache_folder)),
             **others,
@@ -50,7 +50,7 @@ class Model(Generic[Engine]):
         raise NotImplementedError
 
     def _here(self) -> Engine:
-        # Threads do not survive a fork: the child opens the model again.
+        # Threads do not survive a fork, so the child process opens the model again.
         if self._process != os.getpid():
             self._open()
         return self._engine
@@ -65,27 +65,28 @@ class Model(Generic[Engine]):
     @property
     def prompts(self) -> dict[str, str]:
         """The prompts of the model's files by name. As in sentence-transformers, ``query`` and
-        ``document`` are always there, empty where the files lack them."""
+        ``document`` always exist; they are empty if the files do not have them.
+        """
         return dict(self._engine.prompts)
 
     @property
     def default_prompt_name(self) -> str | None:
-        """The prompt that goes before each text where none is chosen."""
+        """The prompt that is put before each text if none is chosen."""
         return self._engine.default_prompt_name
 
     @property
     def name(self) -> str:
-        """The hub id, or the directory's name."""
+        """The model's id on a hub, or its directory's name."""
         return self._engine.name
 
     @property
     def max_length(self) -> int:
-        """Where texts are cut, in tokens."""
+        """Length in tokens at which texts are truncated."""
         return self._engine.max_length
 
     @property
     def precision(self) -> str:
-        """The type of the matrix products."""
+        """The number type of matrix multiplications."""
         return self._engine.precision
 
     @property
@@ -95,12 +96,12 @@ class Model(Generic[Engine]):
 
     @property
     def threads(self) -> int:
-        """Compute threads."""
+        """Number of compute threads."""
         return self._engine.threads
 
     @property
     def device(self) -> str:
-        """Where it computes."""
+        """The device that computes."""
         return "cpu"
 
     def _shown(self, size: str) -> str:
@@ -109,7 +110,7 @@ class Model(Generic[Engine]):
 
 
 class TextModel(Model[_gte.Engine]):
-    """A model that makes something of each text."""
+    """A model that computes outputs for each text."""
 
     def __init__(
         self,
@@ -123,7 +124,7 @@ class TextModel(Model[_gte.Engine]):
         offline: bool = False,
         pooling: str | None = None,
         causal: bool | None = None,
-        batch_tokens: int | None = None,
+        max_batch_tokens: int | None = None,
         cache_folder: Path | None = None,
         token: str | bool | None = None,
     ) -> None:
@@ -139,7 +140,7 @@ class TextModel(Model[_gte.Engine]):
             offline=offline,
             pooling=pooling,
             causal=causal,
-            batch_tokens=batch_tokens,
+            max_batch_tokens=max_batch_tokens,
         )
 
     def _opened(self, options: _gte.Options) -> _gte.Engine:
@@ -154,8 +155,7 @@ class TextModel(Model[_gte.Engine]):
         progress: Progress,
         first: int = 0,
     ) -> AllEmbeddings:
-        """Several outputs of one pass, for texts that are counted from ``first`` where one of them
-        is wrong."""
+        """Several outputs of one forward pass. Errors count the texts from ``first``."""
         one_prompt(prompt, prompt_name)
         engine = self._here()
         texts, total = counted(texts)
@@ -169,41 +169,43 @@ class TextModel(Model[_gte.Engine]):
         )
 
     def tokenize(self, texts: Iterable[str], *, prompt: str | None = None, prompt_name: str | None = None) -> list[npt.NDArray[np.uint32]]:
-        """The token ids of each text with its prompt, special tokens included, cut at
-        ``max_length``."""
+        """The token ids of each text with its prompt and special tokens, truncated to
+        ``max_length``.
+        """
         one_prompt(prompt, prompt_name)
         return [ids for ids, _ in self._here().tokenize(texts, prompt=prompt, prompt_name=prompt_name)]
 
     def count_tokens(self, texts: Iterable[str], *, prompt: str | None = None, prompt_name: str | None = None) -> npt.NDArray[np.int64]:
-        """Tokens of each text with its prompt before any cut: those of more than ``max_length``
-        will be cut."""
+        """Number of tokens of each text with its prompt, before truncation: texts with more than
+        ``max_length`` will be truncated.
+        """
         one_prompt(prompt, prompt_name)
         return np.array([full for _, full in self._here().tokenize(texts, prompt=prompt, prompt_name=prompt_name)], dtype=np.int64)
 
     def tokens(self, ids: Iterable[int]) -> list[str]:
-        """The entries of the vocabulary with these ids."""
+        """The vocabulary entries of these ids."""
         return self._engine.tokens_of([int(i) for i in ids])
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """What the model gives: of ``dense``, ``sparse``, ``colbert``."""
+        """The outputs of the model, out of ``dense``, ``sparse`` and ``colbert``."""
         return tuple(self._engine.outputs)
 
     @property
     def vocab(self) -> int:
-        """Tokens in the vocabulary: the dimension of sparse vectors."""
+        """Number of tokens in the vocabulary, which is the dimension of sparse vectors."""
         return self._engine.vocab
 
 
 def one_prompt(prompt: str | None, prompt_name: str | None) -> None:
     if prompt is not None and prompt_name is not None:
-        raise ValueError("prompt and prompt_name: give one of them")
+        raise ValueError("both prompt and prompt_name are given: pass only one of them")
 
 
 def slices(texts: Any, size: int) -> Iterator[Any]:
-    """Up to ``size`` texts after each other: of a column as columns, else as lists."""
+    """Slices of up to ``size`` texts: columns stay columns, other iterables become lists."""
     if size < 1:
-        raise ValueError(f"batch {size}: at least 1")
+        raise ValueError(f"batch is {size}, expected at least 1")
     _gte.check_texts(texts)
     return _slices(texts, size)
 
@@ -211,7 +213,7 @@ def slices(texts: Any, size: int) -> Iterator[Any]:
 def _slices(texts: Any, size: int) -> Iterator[Any]:
     if hasattr(texts, "__arrow_c_array__") or hasattr(texts, "__arrow_c_stream__"):
         if not hasattr(texts, "__len__"):
-            raise TypeError(f"texts is a {type(texts).__name__}, which cannot be sliced: give its arrays one by one, or a column")
+            raise TypeError(f"texts is a {type(texts).__name__}, which cannot be sliced: pass its arrays one by one, or a column")
         column = getattr(texts, "iloc", texts)
         yield from (column[first : first + size] for first in range(0, len(texts), size))
         return
@@ -224,13 +226,15 @@ Some = TypeVar("Some", bound=Model[Any])
 
 
 def open_model(kind: type[Some], model: str | Some | None, model_name: str | Some | None, arguments: dict[str, Any]) -> Some:
-    """The model of a framework's class, which has one of two names; or the one that is open."""
+    """The model for a framework's class, whose argument has one of two names, or a model that is
+    already open.
+    """
     chosen = model_name if model is None else model
     if chosen is None or (model is not None and model_name is not None):
-        raise TypeError("give model, or the same as model_name")
+        raise TypeError("the argument model (or model_name) is missing")
     if isinstance(chosen, kind):
         if arguments:
-            raise TypeError(f"{', '.join(arguments)}: the model is open, so give this to gte.{kind.__name__}")
+            raise TypeError(f"{', '.join(arguments)}: the model is already open, so pass this to gte.{kind.__name__}")
         return chosen
     opened: Any = kind
     model_opened: Some = opened(chosen, **arguments)

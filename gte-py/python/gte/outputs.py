@@ -1,4 +1,4 @@
-"""What models give beside a vector per text: sparse vectors, and a vector per token."""
+"""Outputs of models other than one vector per text: sparse vectors, and a vector per token."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ Integers = npt.NDArray[np.int64]
 
 class SparseEmbeddings:
     """Sparse vectors, one per text, as compressed rows (CSR): text ``i`` has the token ids
-    ``ids[indptr[i]:indptr[i + 1]]``, in rising order, and as many ``weights``, each above 0.
+    ``ids[indptr[i]:indptr[i + 1]]``, in ascending order, and one of ``weights`` for each, above 0.
 
-    ``vectors[i]`` is a dict of ids and weights, ``vectors[a:b]`` some of the vectors. ``vocab`` is
-    their dimension.
+    ``vectors[i]`` is a dict from ids to weights, ``vectors[a:b]`` is a slice of the vectors.
+    ``vocab`` is their dimension.
     """
 
     __slots__ = ("ids", "indptr", "vocab", "weights")
@@ -61,9 +61,10 @@ class SparseEmbeddings:
         return SparseEmbeddings(indptr, ids, weights, vocab=self.vocab)
 
     def to_dicts(self, names: Callable[[list[int]], Sequence[str]] | None = None) -> list[dict[Any, float]]:
-        """A dict per text: ``{token id: weight}``, or with ``names=embedder.tokens`` ``{token:
+        """One dict per text: ``{token id: weight}``, or with ``names=embedder.tokens`` ``{token:
         weight}``. FlagEmbedding's ``lexical_weights`` have the ids as str: ``names=lambda ids:
-        map(str, ids)``."""
+        map(str, ids)``.
+        """
         rows = []
         for i in range(len(self)):
             ids, weights = self._row(i)
@@ -72,7 +73,7 @@ class SparseEmbeddings:
         return rows
 
     def to_scipy(self) -> Any:
-        """A ``scipy.sparse.csr_array`` of (texts, vocab) over the same numbers."""
+        """A ``scipy.sparse.csr_array`` of shape (texts, vocab) that shares the numbers."""
         try:
             from scipy.sparse import csr_array
         except ImportError:
@@ -80,15 +81,16 @@ class SparseEmbeddings:
         return csr_array((self.weights, self.ids.view(np.int32), self.indptr), shape=(len(self), self.vocab))
 
     def to_arrow(self) -> Any:
-        """A ``pyarrow`` column of lists of ``{id, weight}``, over the same numbers."""
+        """A ``pyarrow`` column of lists of ``{id, weight}`` that shares the numbers."""
         arrow = _pyarrow("to_arrow")
         pairs = arrow.StructArray.from_arrays([arrow.array(self.ids), arrow.array(self.weights)], ["id", "weight"])
         return arrow.LargeListArray.from_arrays(arrow.array(self.indptr), pairs)
 
     def dot(self, others: SparseEmbeddings | None = None) -> Vectors:
-        """Σ of the products of the weights of shared ids, of each of these with each of ``others``,
-        by default these themselves: (texts, others). FlagEmbedding's
-        ``compute_lexical_matching_score``."""
+        """For each of these and each of ``others`` (default: these themselves), the sum over shared
+        ids of the product of both weights: (texts, others). As FlagEmbedding's
+        ``compute_lexical_matching_score``.
+        """
         others = self if others is None else others
         if self.vocab != others.vocab:
             raise ValueError(f"vectors of vocabularies of {self.vocab} and {others.vocab} tokens cannot be compared")
@@ -103,9 +105,9 @@ class SparseEmbeddings:
         return scores
 
     def top(self, k: int) -> SparseEmbeddings:
-        """The ``k`` largest weights of each vector; of equal ones those of the smaller ids."""
+        """The ``k`` largest weights of each vector. Among equal weights, smaller ids come first."""
         if k < 1:
-            raise ValueError(f"k {k}: at least 1")
+            raise ValueError(f"k is {k}, expected at least 1")
         rows = []
         for i in range(len(self)):
             ids, weights = self._row(i)
@@ -115,9 +117,10 @@ class SparseEmbeddings:
 
 
 class MultiVectors(Sequence[Vectors]):
-    """Unit vectors of the tokens of each text (ColBERT): ``vectors[i]`` is the matrix of text
-    ``i``, (tokens, dim), a view of ``values``, (all tokens, dim), from row ``indptr[i]`` to
-    ``indptr[i + 1]``."""
+    """Unit vectors of the tokens of each text (ColBERT). ``vectors[i]`` is the matrix of text
+    ``i``, (tokens, dim): a view of ``values``, (all tokens, dim), from row ``indptr[i]`` to
+    ``indptr[i + 1]``.
+    """
 
     __slots__ = ("indptr", "values")
 
@@ -126,7 +129,7 @@ class MultiVectors(Sequence[Vectors]):
 
     @property
     def dim(self) -> int:
-        """Values per vector."""
+        """Number of values per vector."""
         return int(self.values.shape[1])
 
     def __len__(self) -> int:
@@ -146,9 +149,10 @@ class MultiVectors(Sequence[Vectors]):
         return f"gte.MultiVectors({len(self)} texts, {len(self.values)} vectors, dim={self.dim})"
 
     def max_sim(self, documents: MultiVectors) -> Vectors:
-        """MaxSim of each of these, as queries, with each of ``documents``: (queries, documents).
-        The mean over a query's vectors of the largest dot product with a document's; 0 where either
-        has no vector."""
+        """MaxSim of each of these, as queries, and each of ``documents``: (queries, documents). It
+        is the mean, over the vectors of a query, of the largest dot product with a vector of the
+        document; 0 if either has no vector.
+        """
         if self.dim != documents.dim:
             raise ValueError(f"vectors of {self.dim} and {documents.dim} dimensions cannot be compared")
         scores = np.zeros((len(self), len(documents)), np.float32)
@@ -161,14 +165,14 @@ class MultiVectors(Sequence[Vectors]):
         return scores
 
     def to_arrow(self) -> Any:
-        """A ``pyarrow`` column of lists of vectors, over the same numbers."""
+        """A ``pyarrow`` column of lists of vectors that shares the numbers."""
         arrow = _pyarrow("to_arrow")
         vectors = arrow.FixedSizeListArray.from_arrays(arrow.array(self.values.reshape(-1)), self.dim)
         return arrow.LargeListArray.from_arrays(arrow.array(self.indptr), vectors)
 
 
 class AllEmbeddings(NamedTuple):
-    """Several outputs of one forward pass; None for what was not asked for."""
+    """Several outputs of one forward pass. Outputs that were not requested are None."""
 
     dense: Union[Vectors, None] = None
     sparse: Union[SparseEmbeddings, None] = None
@@ -176,18 +180,19 @@ class AllEmbeddings(NamedTuple):
 
 
 def multi_vectors(matrices: Sequence[Vectors], dim: int) -> MultiVectors:
-    """Matrices of (tokens, ``dim``) as one."""
+    """Joins matrices of shape (tokens, ``dim``) into one."""
     indptr = np.cumsum([0, *(len(matrix) for matrix in matrices)], dtype=np.int64)
     return MultiVectors(indptr, np.concatenate([np.zeros((0, dim), np.float32), *matrices]))
 
 
 def max_sim(query: npt.ArrayLike, document: npt.ArrayLike) -> float:
-    """MaxSim of two matrices of unit vectors, (tokens, dim): the mean over the query's vectors of
-    the largest dot product with one of the document's; 0 where either has no vector.
-    FlagEmbedding's ``colbert_score``."""
+    """MaxSim of two matrices of unit vectors, (tokens, dim): the mean, over the vectors of the
+    query, of the largest dot product with a vector of the document; 0 if either has no vector. As
+    FlagEmbedding's ``colbert_score``.
+    """
     left, right = (np.asarray(x, np.float32) for x in (query, document))
     if left.ndim != 2 or right.ndim != 2 or left.shape[1] != right.shape[1]:
-        raise ValueError(f"max_sim of matrices of {left.shape} and {right.shape}: expected (tokens, dim) of one dim")
+        raise ValueError(f"max_sim of matrices of shape {left.shape} and {right.shape}, expected (tokens, dim) with the same dim")
     return float(multi_vectors([left], left.shape[1]).max_sim(multi_vectors([right], right.shape[1]))[0, 0])
 
 

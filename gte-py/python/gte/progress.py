@@ -1,4 +1,4 @@
-"""Progress of long work: a bar of tqdm, a function of the caller's, or nothing."""
+"""Progress of long work: a bar of tqdm, a function of the caller, or nothing."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Union
 
 Progress = Union[bool, Callable[[int], object], None]
 
-# Texts from which on a terminal is shown a progress bar without asking.
+# With at least this many texts, a terminal shows a progress bar by default.
 LONG_WORK = 2000
 
 
@@ -20,7 +20,8 @@ def counted(texts: Iterable[str]) -> tuple[Iterable[str], int | None]:
 
 
 class Bar:
-    """A context that gives what is to be called with the number of texts done, if anything is."""
+    """A context manager that gives the function to call with the number of finished texts, or None.
+    """
 
     def __init__(self, progress: Progress, total: int | None) -> None:
         self._call = progress if callable(progress) else None

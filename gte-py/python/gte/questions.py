@@ -1,4 +1,4 @@
-"""Files of queries with their documents → a line of scores for each."""
+"""Scores files of queries with their documents: one line of scores per query."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ KEYS = ("query", "documents", "instruction")
 
 
 class Question(NamedTuple):
-    """A query, what may answer it, and for a language model what an answer is."""
+    """A query, the documents that may answer it, and, for a language model, what counts as an
+    answer.
+    """
 
     query: str
     documents: list[str]
@@ -23,14 +25,15 @@ class Question(NamedTuple):
 
 
 def read_questions(lines: Iterable[str], tsv: bool, name: str, skip: Callable[[BadLine], object] | None = None) -> Iterator[tuple[int, Question]]:
-    """The questions of lines, with the lines' numbers: objects of JSON with ``query``,
-    ``documents`` and, if wanted, ``instruction``; or with ``tsv`` a query and its documents between
-    tabs. Empty lines are passed over. A line that holds no question is given to ``skip``, without
-    it a ValueError."""
+    """The questions on the lines, with line numbers: JSON objects with ``query``, ``documents`` and
+    optionally ``instruction``; or, with ``tsv``, a query and its documents separated by tabs. Empty
+    lines are skipped. An invalid line is passed to ``skip``, or is a ValueError without it.
+    """
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
-        # Bytes that are no UTF-8 have become lone surrogates, so that they are found in their line.
+        # Bytes that are not UTF-8 have become lone surrogates, so that the error can name their
+        # line.
         raw = text_or_why(line.rstrip("\r\n"))
         question = raw if isinstance(raw, Bad) else _of_tsv(raw) if tsv else _of_json(raw)
         if isinstance(question, Question):
@@ -43,7 +46,7 @@ def read_questions(lines: Iterable[str], tsv: bool, name: str, skip: Callable[[B
 
 def _of_tsv(line: str) -> Question | Bad:
     query, *documents = line.split("\t")
-    return Question(query, documents) if documents else Bad("has no document: a query and its documents stand between tabs")
+    return Question(query, documents) if documents else Bad("has no document, expected a query and its documents, separated by tabs")
 
 
 def _of_json(line: str) -> Question | Bad:
@@ -52,18 +55,18 @@ def _of_json(line: str) -> Question | Bad:
     except json.JSONDecodeError as error:
         return Bad(f"is not JSON ({error.msg} at character {error.pos})")
     except RecursionError:
-        return Bad("is not a question but JSON of too many levels")
+        return Bad("is JSON with too many levels")
     if not isinstance(value, dict):
-        return Bad(f"is {value!r:.50}, not an object with a query and documents")
+        return Bad(f"is {value!r:.50}, expected an object with a query and documents")
     unknown = [key for key in value if key not in KEYS]
     if unknown:
-        return Bad(f"has the key {unknown[0]!r}: it may have {', '.join(KEYS)}")
+        return Bad(f"has the unknown key {unknown[0]!r}, expected {', '.join(KEYS)}")
     for key in KEYS[:2]:
         if key not in value:
             return Bad(f"has no key {key!r}")
     documents, instruction = value["documents"], value.get("instruction")
     if not isinstance(documents, list):
-        return Bad(f"has documents that are {documents!r:.50}, not a list of texts")
+        return Bad(f"has {documents!r:.50} as documents, expected a list of texts")
     named: list[tuple[str, Any]] = [("a query that", value["query"])]
     named += [(f"document {i}, which", document) for i, document in enumerate(documents)]
     if instruction is not None:
@@ -77,8 +80,9 @@ def _of_json(line: str) -> Question | Bad:
 
 def answer(reranker: Reranker, question: Question, instruction: str | None = None, raw: bool = False) -> str:
     """A line of JSON: ``{"scores": […], "ranking": […], "truncated": […]}``. Scores are in the
-    order of the documents, from 0 to 1, or with ``raw`` the model's logits; the ranking has the
-    places of the documents, best first."""
+    order of the documents, from 0 to 1, or with ``raw`` the model's logits. The ranking has the
+    indices of the documents, best first.
+    """
     told = {"instruction": instruction if question.instruction is None else question.instruction}
     logits = reranker.logits(question.query, question.documents, **told, progress=False)
     scores = reranker._scores(logits, raw)

@@ -11,22 +11,23 @@ from .progress import Progress
 
 
 class SparseEmbedder(TextModel):
-    """A model with a weight per token, ``BAAI/bge-m3`` or ``Alibaba-NLP/gte-multilingual-base``.
-    Takes the options of :class:`gte.Embedder`. Safe to use from many threads at once; pickles as
-    its arguments and opens the model again.
+    """A model with a weight per token, such as ``BAAI/bge-m3`` or
+    ``Alibaba-NLP/gte-multilingual-base``. Accepts the options of :class:`gte.Embedder`. It may be
+    used from many threads at once. It is pickled as its arguments, and opens the model again when
+    it is unpickled.
 
     Raises:
-        ModelNotFound, InvalidModel, DownloadError: the model cannot be had, or has no weights of
-            tokens.
-        ValueError: an option that makes no sense.
+        ModelNotFound, InvalidModel, DownloadError: the model cannot be loaded, or has no token
+            weights.
+        ValueError: an invalid option.
     """
 
     def _opened(self, options: _gte.Options) -> _gte.Engine:
         engine = _gte.Engine(options)
         if "sparse" not in engine.outputs:
             raise _gte.InvalidModel(
-                f"{engine.name} has no weights of tokens: sparse_linear.pt is missing, nor is the model a token "
-                "classifier of one label"
+                f"{engine.name} has no token weights: sparse_linear.pt is missing, and the model is not a token  "
+                "classifier with one label"
             )
         return engine
 
@@ -39,7 +40,8 @@ class SparseEmbedder(TextModel):
         progress: Progress = None,
     ) -> SparseEmbeddings:
         """The sparse vector of each text, in order. The arguments are those of
-        :meth:`gte.Embedder.embed`."""
+        :meth:`gte.Embedder.embed`.
+        """
         return self._sparse(texts, prompt, prompt_name, progress)
 
     def _sparse(
@@ -51,7 +53,7 @@ class SparseEmbedder(TextModel):
         first: int = 0,
     ) -> SparseEmbeddings:
         sparse = self._all(texts, ["sparse"], prompt, prompt_name, progress, first).sparse
-        assert sparse is not None, "it was asked for"
+        assert sparse is not None, "sparse vectors were requested"
         return sparse
 
     def embed_iter(
@@ -63,7 +65,8 @@ class SparseEmbedder(TextModel):
         prompt_name: str | None = None,
     ) -> Iterator[SparseEmbeddings]:
         """The vectors of a corpus that need not fit into memory, up to ``batch`` at a time, in
-        order."""
+        order.
+        """
         pieces = slices(texts, batch)
 
         def vectors() -> Iterator[SparseEmbeddings]:

@@ -1,5 +1,6 @@
-"""`SparseEncoder` as sentence-transformers 6.2 has it: its arguments, shapes and types, over models
-with a weight per token."""
+"""`SparseEncoder` with the arguments, shapes and types of sentence-transformers 6.2, for models
+with a weight per token.
+"""
 
 from __future__ import annotations
 
@@ -17,29 +18,33 @@ from .sparse import SparseEmbedder
 Matrix = npt.NDArray[np.float32]
 
 SIMILARITIES = ("cosine", "dot", "euclidean", "manhattan")
-TENSORS = "SparseEncoder gives tensors of torch, gte.SparseEmbedder arrays of numpy"
+TENSORS = "SparseEncoder returns torch tensors; gte.SparseEmbedder returns numpy arrays"
 
 _NOTHING: Any = object()
 
 
 class SparseEncoder:
-    """Takes the place of ``sentence_transformers.SparseEncoder`` and takes its arguments. Its
-    models are those of :class:`gte.SparseEmbedder`, which ``embedder`` is; SPLADE models are
+    """Replaces ``sentence_transformers.SparseEncoder`` and accepts its arguments. Its models are
+    those of :class:`gte.SparseEmbedder`, which is the attribute ``embedder``. SPLADE models are
     refused when they are opened. Needs torch.
 
     Args:
-        model_name_or_path: a directory or a hub id; a bare name is one of ``sparse-encoder/``.
-        device: the cpu. prompts, default_prompt_name: over those of the model's files.
-        cache_folder, revision, local_files_only, token: as of sentence-transformers.
-        model_kwargs: ``dtype``. processor_kwargs: ``model_max_length``.
-        similarity_fn_name: ``"dot"``, by default, ``"cosine"``, ``"euclidean"`` or ``"manhattan"``.
-        max_active_dims: the most weights of a vector: the largest are kept, of equal ones those of
-            the smaller ids.
-        precision, threads, batch_tokens: as of :class:`gte.SparseEmbedder`.
+        model_name_or_path: a directory or a hub id. A name without a slash is looked up under
+            ``sparse-encoder/``.
+        device: only the cpu.
+        prompts, default_prompt_name: override those of the model's files.
+        cache_folder, revision, local_files_only, token: as in sentence-transformers.
+        model_kwargs: ``dtype``.
+        processor_kwargs: ``model_max_length``.
+        similarity_fn_name: ``"dot"``, ``"cosine"``, ``"euclidean"`` or ``"manhattan"``. Default:
+            ``"dot"``.
+        max_active_dims: maximum number of weights per vector. The largest weights are kept; among
+            equal weights those with smaller ids.
+        precision, threads, max_batch_tokens: as in :class:`gte.SparseEmbedder`.
 
-    Harmless: ``trust_remote_code``, for no code of a model is run; ``model_card_data``, for none is
-    written. Refused by name: ``modules``, another ``device`` or ``backend``, other keys of the
-    dicts.
+    Without effect: ``trust_remote_code``, because no code of a model is run, and
+    ``model_card_data``, because no model card is written. Refused with an error: ``modules``, any
+    other ``device`` or ``backend``, other keys of the dicts.
     """
 
     def __init__(
@@ -64,7 +69,7 @@ class SparseEncoder:
         max_active_dims: int | None = None,
         precision: str = "auto",
         threads: int | None = None,
-        batch_tokens: int | None = None,
+        max_batch_tokens: int | None = None,
         **old: Any,
     ) -> None:
         given = renamed(dict(old), {"tokenizer_kwargs": "processor_kwargs"})
@@ -87,14 +92,14 @@ class SparseEncoder:
             arguments={"precision": precision},
         )
         if "num_labels" in about:
-            raise ValueError(f"config_kwargs['num_labels'] = {about['num_labels']!r}: a sparse encoder has none")
+            raise ValueError(f"config_kwargs['num_labels'] = {about['num_labels']!r}: a sparse encoder has no labels")
         self.embedder = SparseEmbedder(
             place,
             revision=revision,
             cache_folder=cache_folder,
             token=token,
             threads=threads,
-            batch_tokens=batch_tokens,
+            max_batch_tokens=max_batch_tokens,
             **arguments,
         )
         self.prompts = {**self.embedder.prompts, **(prompts or {})}
@@ -117,26 +122,27 @@ class SparseEncoder:
         chunk_size: int | None = None,
         **kwargs: Any,
     ) -> Any:
-        """As ``SparseEncoder.encode``: a sparse tensor of (texts, vocab), for a str one of (vocab).
+        """As ``SparseEncoder.encode``: a sparse tensor of shape (texts, vocab), or (vocab) for a
+        str.
 
         Args:
-            inputs: a str or a list of them; also by its old name ``sentences``.
-            prompt_name, prompt: goes before each text, by default the default prompt.
+            inputs: a str or a list of them. The old name ``sentences`` works too.
+            prompt_name, prompt: the prompt to put before each text. Default: the default prompt.
             show_progress_bar: True for a bar of tqdm.
-            convert_to_tensor: False for a list of tensors. convert_to_sparse_tensor: False for
-                dense ones.
-            max_active_dims: in place of the encoder's own.
+            convert_to_tensor: False for a list of tensors.
+            convert_to_sparse_tensor: False for dense tensors.
+            max_active_dims: replaces the encoder's own value.
 
-        ``batch_size``, ``chunk_size``, ``save_to_cpu`` and ``task`` are harmless: a vector does not
-        depend on them, and is on the cpu. Refused by name: another ``device``, a ``pool``, and what
-        sentence-transformers does not have.
+        ``batch_size``, ``chunk_size``, ``save_to_cpu`` and ``task`` have no effect: vectors do not
+        depend on them, and are on the cpu. Refused with an error: any other ``device``, a ``pool``,
+        and arguments that sentence-transformers does not have.
         """
         given = renamed(kwargs, {"sentences": "inputs"})
         given.pop("task", None)
         inputs = given.pop("inputs", inputs) if inputs is _NOTHING else inputs
         refuse_unknown("encode", given)
         if inputs is _NOTHING:
-            raise TypeError("encode() lacks inputs: a str or a list of them")
+            raise TypeError("encode() needs inputs: a str or a list of them")
         refuse_counts(batch_size, chunk_size)
         refuse_devices(device, pool)
         _check_dims(max_active_dims)
@@ -175,26 +181,27 @@ class SparseEncoder:
         self._similarity = "dot" if name is None else str(name)
 
     def similarity(self, embeddings1: Any, embeddings2: Any) -> Any:
-        """The similarity of each of ``embeddings1`` with each of ``embeddings2``, as
-        ``similarity_fn_name`` says: vectors that :meth:`encode` gave, or
-        :class:`gte.SparseEmbeddings`; a tensor, or an array of such."""
+        """The similarity of each of ``embeddings1`` and each of ``embeddings2``, computed by
+        ``similarity_fn_name``. They are vectors of :meth:`encode`, or
+        :class:`gte.SparseEmbeddings`. The result is a tensor, or an array for the latter.
+        """
         left, right = (self._vectors(vectors) for vectors in (embeddings1, embeddings2))
         return _like(_similarity(self._similarity, left, right), embeddings1, embeddings2)
 
     def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> Any:
-        """As :meth:`similarity`, of the first with the first, the second with the second, and so
-        on."""
+        """As :meth:`similarity`, but only for the first of both, the second of both, and so on."""
         left, right = (self._vectors(vectors) for vectors in (embeddings1, embeddings2))
         if len(left) != len(right):
-            raise ValueError(f"{len(left)} and {len(right)} vectors are no pairs")
+            raise ValueError(f"{len(left)} and {len(right)} vectors cannot be paired")
         each = [_similarity(self._similarity, left[i : i + 1], right[i : i + 1])[0, 0] for i in range(len(left))]
         return _like(np.array(each, np.float32), embeddings1, embeddings2)
 
     def decode(self, embeddings: Any, top_k: int | None = None) -> Any:
-        """The tokens and weights of a vector, largest first, or of each of several; ``top_k`` of
-        them."""
+        """The tokens and weights of a vector, or of each of several vectors, the largest weight
+        first; only the ``top_k`` largest if given.
+        """
         if top_k is not None and top_k < 1:
-            raise ValueError(f"top_k {top_k}: at least 1")
+            raise ValueError(f"top_k is {top_k}, expected at least 1")
         vectors = self._vectors(embeddings)
         decoded = []
         for i in range(len(vectors)):
@@ -205,8 +212,9 @@ class SparseEncoder:
 
     @staticmethod
     def sparsity(embeddings: Any) -> dict[str, float]:
-        """The mean number of weights of a vector, ``active_dims``, and the mean share of zeros,
-        ``sparsity_ratio``."""
+        """The mean number of weights per vector, ``active_dims``, and the mean share of zeros,
+        ``sparsity_ratio``.
+        """
         vectors = embeddings if isinstance(embeddings, SparseEmbeddings) else _of_tensor(embeddings)
         if len(vectors) == 0 or vectors.vocab == 0:
             return {"active_dims": 0.0, "sparsity_ratio": 1.0}
@@ -214,21 +222,21 @@ class SparseEncoder:
         return {"active_dims": active, "sparsity_ratio": 1.0 - active / vectors.vocab}
 
     def get_embedding_dimension(self) -> int:
-        """The dimension of a vector: tokens in the vocabulary."""
+        """The dimension of a vector, which is the number of tokens in the vocabulary."""
         return self.embedder.vocab
 
     def get_sentence_embedding_dimension(self) -> int:
-        """As sentence-transformers named it before."""
+        """The former name in sentence-transformers."""
         return self.embedder.vocab
 
     @property
     def max_seq_length(self) -> int:
-        """Where texts are cut, in tokens; set when the model is opened."""
+        """Length in tokens at which texts are truncated. It is set when the model is opened."""
         return self.embedder.max_length
 
     @property
     def device(self) -> str:
-        """Where it computes."""
+        """The device that computes."""
         return self.embedder.device
 
     def __repr__(self) -> str:
@@ -237,42 +245,42 @@ class SparseEncoder:
     def _vectors(self, embeddings: Any) -> SparseEmbeddings:
         vectors = embeddings if isinstance(embeddings, SparseEmbeddings) else _of_tensor(embeddings)
         if vectors.vocab != self.embedder.vocab:
-            raise ValueError(f"vectors of {vectors.vocab} dimensions: {self.embedder.name} has {self.embedder.vocab}")
+            raise ValueError(f"vectors have {vectors.vocab} dimensions, but {self.embedder.name} has {self.embedder.vocab}")
         return vectors
 
 
 def _check_dims(dims: Any) -> None:
     if dims is not None and (isinstance(dims, bool) or not isinstance(dims, (int, np.integer)) or dims < 1):
-        raise ValueError(f"max_active_dims {dims!r}: a whole number from 1 on")
+        raise ValueError(f"max_active_dims is {dims!r}, expected an integer of at least 1")
 
 
 def _tensors(torch: Any, vectors: SparseEmbeddings, sparse: bool) -> Any:
-    """Vectors as one tensor of (texts, vocab)."""
+    """Vectors as one tensor of shape (texts, vocab)."""
     rows = np.repeat(np.arange(len(vectors)), np.diff(vectors.indptr))
     places = torch.from_numpy(np.stack([rows, vectors.ids.astype(np.int64)]))
     shape = (len(vectors), vectors.vocab)
     weights = torch.from_numpy(vectors.weights)
-    # Rows and ids rise, and no place is there twice: there is nothing to check.
+    # Rows and ids are in ascending order without duplicates, so there is nothing to check.
     tensors = torch.sparse_coo_tensor(places, weights, shape, is_coalesced=True, check_invariants=False)
     return tensors if sparse else tensors.to_dense()
 
 
 def _of_tensor(embeddings: Any) -> SparseEmbeddings:
-    """The vectors of a tensor or array of one or two dimensions, or of a list of such."""
+    """The vectors in a tensor or array of one or two dimensions, or in a list of such."""
     if isinstance(embeddings, (list, tuple)) and all(hasattr(row, "ndim") for row in embeddings) and embeddings:
         rows = [_of_tensor(row) for row in embeddings]
         return rows[0]._rows([row._row(i) for row in rows for i in range(len(row))])
     if hasattr(embeddings, "detach"):
         sparse = embeddings.detach().cpu()
         if sparse.ndim not in (1, 2):
-            raise ValueError(f"a tensor of {sparse.ndim} dimensions: 1 or 2")
+            raise ValueError(f"a tensor with {sparse.ndim} dimensions, expected 1 or 2")
         sparse = (sparse if sparse.is_sparse else sparse.to_sparse()).coalesce()
         places, weights, shape = sparse.indices().numpy(), sparse.values().float().numpy(), tuple(sparse.shape)
     elif isinstance(embeddings, np.ndarray) and embeddings.ndim in (1, 2):
         places, shape = np.stack(np.nonzero(embeddings)), embeddings.shape
         weights = embeddings[tuple(places)].astype(np.float32)
     else:
-        raise TypeError(f"vectors are of type {type(embeddings).__name__}: give a tensor or gte.SparseEmbeddings")
+        raise TypeError(f"vectors have the type {type(embeddings).__name__}, expected a tensor or gte.SparseEmbeddings")
     if len(shape) == 1:
         places, shape = np.stack([np.zeros_like(places[0]), places[0]]), (1, *shape)
     indptr = np.concatenate([[0], np.cumsum(np.bincount(places[0], minlength=shape[0]))]).astype(np.int64)
@@ -299,7 +307,8 @@ def _sums(vectors: SparseEmbeddings, values: npt.NDArray[Any]) -> npt.NDArray[np
 
 
 def _distances(left: SparseEmbeddings, right: SparseEmbeddings) -> Matrix:
-    """Σ |a - b|: of a vector alone, and for what the other has what that changes."""
+    """Σ |a - b|: the sum for one vector alone, corrected for the ids that the other vector has too.
+    """
     distances = np.zeros((len(left), len(right)), np.float32)
     dense = np.zeros(left.vocab, np.float64)
     for i in range(len(left)):
@@ -312,6 +321,6 @@ def _distances(left: SparseEmbeddings, right: SparseEmbeddings) -> Matrix:
 
 
 def _like(scores: npt.NDArray[Any], *given: Any) -> Any:
-    """A tensor where one of those given is one, or a list of them."""
+    """A tensor if one of the arguments is a tensor or a list of tensors."""
     tensors = any(hasattr(item, "detach") for one in given for item in (one if isinstance(one, (list, tuple)) else [one]))
     return import_torch(TENSORS).from_numpy(scores) if tensors else scores

@@ -1,4 +1,4 @@
-"""Texts out of files: which lines hold one, and what is wrong with the others."""
+"""Reads texts from files: which lines contain a text, and what is wrong with the others."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import IO, Any, Callable, NamedTuple, Union
 
 
 class BadLine(NamedTuple):
-    """A line of a text file, or a row of a parquet file, that does not hold what it should."""
+    """A line of a text file, or a row of a parquet file, with invalid content."""
 
     place: str
     reason: str
@@ -20,17 +20,18 @@ Read = Iterator[tuple[int, Union[str, "Bad"]]]
 
 
 class Bad(str):
-    """Why a line holds no text."""
+    """Why a line contains no text."""
 
 
 def left_out(path: Path | str, bad: BadLine, unit: str = "line") -> ValueError:
-    return ValueError(f"{path}, {bad.place} {bad.reason}: mend it, or leave such {unit}s out with --skip-bad-lines")
+    return ValueError(f"{path}, {bad.place} {bad.reason}: correct it, or skip such {unit}s with --skip-bad-lines")
 
 
 def read_texts(path: Path, column: str, skip: Callable[[BadLine], object] | None = None) -> Iterator[str]:
     """The texts of a file, in order: lines of .txt, strings or objects of .jsonl, a column of .csv
-    and .parquet. UTF-8, with or without the mark that Excel puts at the beginning. A line that
-    holds no text is given to ``skip``, without it a ValueError."""
+    and .parquet. The files are UTF-8, with or without the byte order mark that Excel writes. An
+    invalid line is passed to ``skip``, or is a ValueError without it.
+    """
     unit = "row" if path.suffix == ".parquet" else "line"
     for number, text in _read(path, column):
         if not isinstance(text, Bad):
@@ -45,7 +46,7 @@ def _read(path: Path, column: str) -> Read:
     if path.suffix == ".parquet":
         yield from _read_parquet(path, column)
         return
-    # Bytes that are no UTF-8 become lone surrogates, so that they are found in their line.
+    # Bytes that are not UTF-8 become lone surrogates, so that the error can name their line.
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         if path.suffix == ".txt":
             for number, line in enumerate(file, 1):
@@ -67,7 +68,7 @@ def _json_text(line: str, column: str) -> str | Bad:
     except json.JSONDecodeError as error:
         return Bad(f"is not JSON ({error.msg} at character {error.pos})")
     except RecursionError:
-        return Bad("is not a text but JSON of too many levels")
+        return Bad("is JSON with too many levels")
     if isinstance(value, dict):
         if column not in value:
             return Bad(f"has no key {column!r}")
@@ -76,7 +77,7 @@ def _json_text(line: str, column: str) -> str | Bad:
 
 
 def _read_csv(path: Path, file: IO[str], column: str) -> Read:
-    # A text may be longer than the 128 Ki characters that the module allows by itself.
+    # A text may be longer than 128 Ki characters, the default limit of the module.
     csv.field_size_limit(1 << 30)
     rows = csv.reader(file, strict=True)
     try:
@@ -95,7 +96,7 @@ def _read_csv(path: Path, file: IO[str], column: str) -> Read:
             yield number, Bad(f"is not CSV ({error})")
             continue
         if len(row) > len(header):
-            yield number, Bad(f"has {len(row)} fields and the header {len(header)} (a text with commas needs quotes)")
+            yield number, Bad(f"has {len(row)} fields, but the header has {len(header)} (a text with commas needs quotes)")
         elif row:
             yield number, text_or_why(row[place]) if place < len(row) else Bad(f"ends before the column {column!r}")
 
@@ -110,7 +111,7 @@ def _read_parquet(path: Path, column: str) -> Read:
         kind = file.schema_arrow.field(column).type
         kind = kind.value_type if arrow.types.is_dictionary(kind) else kind
         if not (arrow.types.is_string(kind) or arrow.types.is_large_string(kind) or arrow.types.is_string_view(kind)):
-            raise ValueError(f"{path}: the column {column!r} is of type {kind}, not of strings: give --column")
+            raise ValueError(f"{path}: the column {column!r} is of type {kind}, expected strings: select another one with --column")
         first = 0
         for batch in file.iter_batches(columns=[column]):
             for row, value in enumerate(batch.column(0), first):
@@ -123,14 +124,14 @@ def _read_parquet(path: Path, column: str) -> Read:
 
 def _check_column(path: Path, column: str, names: Sequence[str]) -> None:
     if column not in names:
-        raise ValueError(f"{path}: no column {column!r}, there are {', '.join(names)}: give --column")
+        raise ValueError(f"{path}: no column {column!r} among {', '.join(names)}: select one with --column")
     if names.count(column) > 1:
         raise ValueError(f"{path}: {names.count(column)} columns are named {column!r}: rename all but one")
 
 
 def text_or_why(value: Any) -> str | Bad:
     if not isinstance(value, str):
-        return Bad(f"is {value!r:.50} and no text")
+        return Bad(f"is {value!r:.50}, expected a text")
     try:
         value.encode()
     except UnicodeEncodeError as error:
