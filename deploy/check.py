@@ -1,8 +1,9 @@
-"""Checks the manifests: every overlay through kustomize, each object against the schemas of several Kubernetes versions and against our rules.
+"""Checks the manifests: builds every overlay with kustomize, and checks each object against the
+schemas of several Kubernetes versions and against our own rules.
 
-    python check.py    (needs kubectl, promtool and kubernetes-validate; check.sh installs them)
+python check.py    (needs kubectl, promtool and kubernetes-validate; check.sh installs them)
 
-Metrics that manifests, rules and adapters name must be metrics that gte-server has.
+All metrics in manifests, rules and adapters must be metrics that gte-server has.
 """
 import pathlib
 import re
@@ -14,17 +15,18 @@ import yaml
 
 HERE = pathlib.Path(__file__).resolve().parent
 VERSIONS = ["1.34", "1.35", "1.36", "1.37"]
-CUSTOM = {"keda.sh/v1alpha1", "monitoring.coreos.com/v1"}  # whose schemas are not Kubernetes' own
-DERIVED = {"gte_requests_per_second"}  # made by the adapter's rules
+CUSTOM = {"keda.sh/v1alpha1", "monitoring.coreos.com/v1"}  # their schemas are not part of Kubernetes
+DERIVED = {"gte_requests_per_second"}  # computed by the adapter's rules
 problems = []
 
 
 def rules(overlay, item):
-    """What a platform engineer would send back."""
+    """Violations of our own rules: what a platform engineer would object to."""
     where = f"{overlay}: {item['kind']} {item['metadata']['name']}"
     if item["kind"] == "HorizontalPodAutoscaler" and not 1 <= item["spec"]["minReplicas"] < item["spec"]["maxReplicas"]:
         yield f"{where}: replicas"
-    # kustomize adds its labels to a selector that is there, not to an empty one, which would count the workers too.
+    # kustomize adds its labels to an existing selector, but not to an empty one, which would match
+    # the workers too.
     for key in ("selector", "podSelector"):
         if item["kind"] in ("PodDisruptionBudget", "NetworkPolicy") and item["spec"].get(key, True) == {}:
             yield f"{where}: an empty {key} means every pod of the namespace"
@@ -64,16 +66,16 @@ def objects(overlay):
 
 
 def environment(overlay, container):
-    """The variables that a container gets from ConfigMaps."""
+    """The environment variables that a container gets from ConfigMaps."""
     names = {source["configMapRef"]["name"] for source in container.get("envFrom", []) if "configMapRef" in source}
     return {k: v for item in objects(overlay) if item["kind"] == "ConfigMap" and item["metadata"]["name"] in names for k, v in item["data"].items()}
 
 
 def copies():
-    """What stands in two places is the same in both."""
+    """Values that are written in two places must be the same in both."""
     operator = yaml.safe_load((HERE / "k8s/overlays/monitoring/prometheusrule.yaml").read_text(encoding="utf8"))
     if operator["spec"] != yaml.safe_load((HERE / "monitoring/rules.yaml").read_text(encoding="utf8")):
-        yield "k8s/overlays/monitoring/prometheusrule.yaml has other rules than monitoring/rules.yaml"
+        yield "k8s/overlays/monitoring/prometheusrule.yaml differs from the rules in monitoring/rules.yaml"
     made = subprocess.run([sys.executable, HERE / "monitoring/dashboard.py"], capture_output=True, text=True, check=True).stdout
     if made != (HERE / "k8s/overlays/monitoring/dashboard.json").read_text(encoding="utf8"):
         yield "k8s/overlays/monitoring/dashboard.json is not what monitoring/dashboard.py writes"
@@ -82,11 +84,13 @@ def copies():
         for trigger in item["spec"].get("triggers", []) if item["kind"] == "ScaledObject" else []:
             for key in ("stream", "consumer"):
                 if trigger["type"] == "nats-jetstream" and f'"{trigger["metadata"][key]}"' not in jobs:
-                    yield f"keda: the server knows no {key} {trigger['metadata'][key]}"
+                    yield f"keda: the server has no {key} {trigger['metadata'][key]}"
 
 
 def belongs(overlay, items):
-    """What names something else names something that is there, and is scraped."""
+    """Every reference to another object must match an existing object, and every pod must be
+    scraped.
+    """
     by_kind = lambda kind: {item["metadata"]["name"]: item for item in items if item["kind"] == kind}
     deployments, services = by_kind("Deployment"), by_kind("Service")
     pods = {name: item["spec"]["template"]["metadata"]["labels"] for name, item in deployments.items()}
@@ -97,7 +101,7 @@ def belongs(overlay, items):
         if labels["app.kubernetes.io/name"] not in scraped:
             yield f"{overlay}: Deployment {name}: overlays/monitoring/podmonitor.yaml does not scrape it"
         if matches(deployments[name]["spec"]["selector"]["matchLabels"]) != [name]:
-            yield f"{overlay}: Deployment {name}: its selector is not its own"
+            yield f"{overlay}: Deployment {name}: its selector does not match its own pods"
     for kind, selector in (("Service", "selector"), ("PodDisruptionBudget", "selector")):
         for name, item in by_kind(kind).items():
             wanted = item["spec"][selector]
@@ -106,25 +110,25 @@ def belongs(overlay, items):
     for name, item in by_kind("HorizontalPodAutoscaler").items():
         target = deployments.get(item["spec"]["scaleTargetRef"]["name"])
         if not target or "replicas" in target["spec"]:
-            yield f"{overlay}: HorizontalPodAutoscaler {name}: no such Deployment, or one that sets its replicas itself"
+            yield f"{overlay}: HorizontalPodAutoscaler {name}: there is no such Deployment, or it sets its own number of replicas"
     for name, item in by_kind("Ingress").items():
         for path in (path for rule in item["spec"]["rules"] for path in rule["http"]["paths"]):
             if path["backend"]["service"]["name"] not in services:
-                yield f"{overlay}: Ingress {name}: {path['path']} goes to no Service"
+                yield f"{overlay}: Ingress {name}: {path['path']} has no Service"
     volumes, accounts = by_kind("PersistentVolumeClaim"), by_kind("ServiceAccount")
     for name, item in deployments.items():
         pod = item["spec"]["template"]["spec"]
         claims = [volume["persistentVolumeClaim"]["claimName"] for volume in pod["volumes"] if "persistentVolumeClaim" in volume]
         if not {*claims} <= {*volumes} or pod["serviceAccountName"] not in accounts:
-            yield f"{overlay}: Deployment {name}: a claim or a service account that is not there"
+            yield f"{overlay}: Deployment {name}: a claim or a service account is missing"
 
 
-# The labels of what a scrape of pods and kube-state-metrics add.
+# Labels that the scraping of pods and kube-state-metrics add.
 LABELS = {"__name__", "namespace", "pod", "job", "le", "resource", "container"}
 
 
 def metrics():
-    """Names as they are exposed (counters end in _total, infos in _info), and the labels that they have."""
+    """The exposed names (counters end in _total, infos in _info), and their labels."""
     source = (HERE.parent / "gte-server/src/metrics.rs").read_text(encoding="utf8")
     found = re.findall(r"""\b(register|register_with_unit|time)\(\s*"([a-z_]+)",\s*(?:"[^"]*"|[a-z_]+),\s*(?:Unit::(\w+))?""", source)
     units = {"time": "_seconds", "Seconds": "_seconds", "Bytes": "_bytes"}
@@ -168,7 +172,7 @@ def main():
         run = subprocess.run(command, capture_output=True, text=True, cwd=HERE)
         if run.returncode:
             problems.append(f"{' '.join(command)}: {run.stdout}{run.stderr}")
-    print("\n".join(problems) or f"{len(overlays)} overlays, {count} objects, Kubernetes {', '.join(VERSIONS)}; {len(known)} metrics; rules: all well")
+    print("\n".join(problems) or f"{len(overlays)} overlays, {count} objects, Kubernetes {', '.join(VERSIONS)}; {len(known)} metrics; rules: all correct")
     sys.exit(bool(problems))
 
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs what check.py needs, where it is missing, and runs it. kubectl must be there, 1.22 or newer: Debian's own is too old for these
-# kustomizations.
+# Installs what check.py needs if it is missing, and runs it. kubectl 1.22 or newer must be
+# installed: Debian's own is too old for these kustomizations.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 missing=()

@@ -1,22 +1,27 @@
 #!/usr/bin/env bash
-# The service on a real cluster, end to end: scales up under load and back, on CPU, on utilization and on the predicted wait; restarts, scales
-# down and loses a pod under load without losing a request.
+# Tests the service on a real cluster, end to end. It scales up under load and down again by CPU, by
+# utilization and by predicted wait. It restarts, scales down and loses a pod under load without
+# losing a request.
 #
-#     deploy/e2e.sh IMAGE [cpu] [utilization] [delay] [roll] [drain] [kill] [worker]     (all of them if none is named; some 25 minutes)
+#     deploy/e2e.sh IMAGE [cpu] [utilization] [delay] [roll] [drain] [kill] [worker]
 #
-# Needs a kube context whose nodes have IMAGE (kind load, minikube image load, a registry) and room for six pods of 200m CPU,
-# metrics-server, and for `utilization` and `delay` the custom metrics API with k8s/overlays/custom-metrics/adapter-rules.yaml. It
-# looks for all of it first (e2e_needs.py), and names what is missing with the command that mends it. Variables:
+# Without a list of steps it runs all of them, in about 25 minutes.
 #
-#     GTE_CHECK=1 looks for what is needed, and ends
-#     GTE_URL     where the service is reached; its ClusterIP if left out
-#     GTE_APPLY   what applies a kustomization; `kubectl apply -k` if left out
-#     GTE_KILL    what kills the server in the pod that is its argument, with SIGKILL and no notice; `kubectl delete --force` if left out, which gives
-#                 it two seconds on some versions
-#     GTE_NATS    a broker with JetStream that pods can reach, for `worker`: nats://HOST:4222
+# It needs a kube context whose nodes have IMAGE (kind load, minikube image load, a registry) and
+# room for six pods of 200m CPU, metrics-server, and for `utilization` and `delay` the custom
+# metrics API with k8s/overlays/custom-metrics/adapter-rules.yaml. It first checks all of this
+# (e2e_needs.py), and names what is missing, with a command that fixes it. Variables:
 #
-# What changes for the trial: one compute thread and a small CPU request a pod, so that a small cluster has room, and 60 s in place of 300 before a
-# scale-down.
+#     GTE_CHECK=1 only checks what is needed
+#     GTE_URL     address of the service. Default: its ClusterIP
+#     GTE_APPLY   command that applies a kustomization. Default: `kubectl apply -k`
+#     GTE_KILL    command that kills the server in the pod given as its argument, with SIGKILL and
+#                 without notice. Default: `kubectl delete --force`, which gives it two seconds on
+#                 some versions
+#     GTE_NATS    broker with JetStream that pods can reach, for `worker`: nats://HOST:4222
+#
+# For the test, each pod has one compute thread and a small CPU request, so that a small cluster has
+# enough room, and scaling down waits for 60 s instead of 300.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 image=${1:?image}; shift
@@ -30,17 +35,17 @@ rm -rf $here; mkdir -p $here
 say() { printf '\n=== %s %s\n' "$(date +%T)" "$*"; }
 want() { [[ $wanted == *" $1 "* ]]; }
 check() { if "${@:2}"; then echo "ok: $1"; else echo "FAILED: $1"; failed=1; fi; }
-# One of the pods of $1 that are ready and stay.
+# Prints one of the ready pods of $1 that are not terminating.
 some_pod() {
   kubectl -n gte get pods -l "app.kubernetes.io/name=$1" -o go-template='{{range .items}}{{if not .metadata.deletionTimestamp}}{{$name := .metadata.name}}{{range .status.containerStatuses}}{{if .ready}}{{$name}}{{"\n"}}{{end}}{{end}}{{end}}{{end}}' | shuf -n 1
 }
 replicas() { kubectl -n gte get deployment gte -o jsonpath='{.status.readyReplicas}'; }
 
-# What a container gets for the trial.
+# The resources of a container in the test.
 sizes='      - {op: replace, path: /spec/template/spec/containers/0/resources, value: {requests: {cpu: 200m, memory: 128Mi}, limits: {cpu: 400m, memory: 512Mi}}}
       - {op: add, path: /spec/template/spec/containers/0/env, value: [{name: GTE_THREADS, value: "1"}]}'
 
-# An overlay with the trial's image and sizes.
+# Deploys an overlay with the image and the sizes of the test.
 deploy() {
   mkdir -p "$here/$1"
   cat > "$here/$1/kustomization.yaml" <<EOF
@@ -70,7 +75,8 @@ url() { echo "${GTE_URL:-http://$(kubectl -n gte get service gte -o jsonpath='{.
 load() { python3 deploy/stress_test.py "$(url)" --fresh "$@"; }
 lossless() { grep -q '^success rate  100.00 %$' "$1"; }
 
-# Prints the autoscaler's line when it changes, until the deployment has as many ready replicas as the condition says, or for $1 s.
+# Prints a line whenever the autoscaler's state changes, until the number of ready replicas meets
+# the condition, or for at most $1 s.
 watch() {
   local end=$((SECONDS + $1)) last="" line n
   while [ $SECONDS -lt $end ]; do
@@ -96,11 +102,12 @@ scales() { # name, overlay, concurrency, further lines of the kustomization
   kubectl -n gte delete hpa gte >/dev/null
 }
 
-say "what is needed"
+say "requirements"
 python3 deploy/e2e_needs.py before "$image" $wanted || { echo "nothing was changed on the cluster" >&2; exit 1; }
-echo "all of it is there"
+echo "all requirements are met"
 [ -z "${GTE_CHECK:-}" ] || exit 0
-# A metric is there once the service is: it is started, without load, and waited for.
+# A metric exists only after the service has started: start it without load, and wait for its
+# metrics.
 deploy base base
 python3 deploy/e2e_needs.py after $wanted || exit 1
 
@@ -130,7 +137,7 @@ if want drain; then
 fi
 
 if want kill; then
-  say "kill: a pod dies without notice; a client that asks again, as OpenAI's do, loses nothing"
+  say "kill: a pod dies without notice; a client that retries, as OpenAI's do, loses nothing"
   deploy base base; kubectl -n gte rollout status deployment/gte --timeout=120s | tail -n 1
   load -c 4 --seconds 45 --retries 2 > $here/kill.txt & pid=$!
   sleep 5; victim=$(some_pod gte)
@@ -141,11 +148,11 @@ if want kill; then
   check "kill: two replicas again" [ "$(replicas)" = 2 ]
 fi
 
-# Every index once, each with a vector.
+# Checks that every index occurs once, with a vector.
 complete() { python3 -c 'import json, sys
 lines = [json.loads(line) for line in open(sys.argv[1])]
 assert all("embedding" in line for line in lines), "errors"
-assert sorted(line["index"] for line in lines) == list(range(int(sys.argv[2]))), "lost or doubled"' "$@"; }
+assert sorted(line["index"] for line in lines) == list(range(int(sys.argv[2]))), "missing or duplicated"' "$@"; }
 
 if want worker; then
   say "worker: a job of 6000 texts, its two workers killed again and again"
@@ -171,7 +178,7 @@ $sizes
       - {op: add, path: /data/GTE_WORKER, value: "$GTE_NATS"}
 EOF
   $apply $here/jobs >/dev/null 2>$here/apply.log || { cat $here/apply.log; exit 1; }
-  kubectl -n gte rollout restart deployment/gte >/dev/null # a ConfigMap that changes restarts nobody
+  kubectl -n gte rollout restart deployment/gte >/dev/null # a changed ConfigMap does not restart pods
   for name in gte gte-worker; do kubectl -n gte rollout status deployment/$name --timeout=180s | tail -n 1; done
   jobs=$(url); jobs=${jobs%/embedding}/jobs
   seq 6000 | awk '{print "\"text " $1 ", and 今天天气真好，我们去公园散步吧，然后回家吃饭\""}' > $here/texts.jsonl
@@ -179,9 +186,9 @@ EOF
   curl -sSfN "$jobs/$id/results" > $here/results.jsonl & pid=$!
   for _ in 1 2 3 4; do
     sleep 4; victim=$(some_pod gte-worker)
-    [ -n "$victim" ] || { echo "$(date +%T)  no worker is up"; continue; }
+    [ -n "$victim" ] || { echo "$(date +%T)  no worker is running"; continue; }
     $kill_pod "$victim" >/dev/null 2>&1
-    echo "$(date +%T)  killed $victim; $(wc -l < $here/results.jsonl) results are there"
+    echo "$(date +%T)  killed $victim; $(wc -l < $here/results.jsonl) results so far"
   done
   wait $pid || true
   echo "$(date +%T)  $(curl -sS "$jobs/$id")"

@@ -1,10 +1,14 @@
 #!/usr/bin/env python3
-"""What deploy/e2e.sh needs of a cluster, looked at before anything is loaded: names what is missing, with the command that mends it.
+"""Checks what deploy/e2e.sh needs of a cluster, before any load: names what is missing, with a
+command that fixes it.
 
-    python3 deploy/e2e_needs.py before IMAGE [STEP…]     the cluster, its room, the image on the nodes, the metrics APIs
-    python3 deploy/e2e_needs.py after [STEP…]            once the service runs: whether it is reached, and its metrics arrive
+python3 deploy/e2e_needs.py before IMAGE [STEP…]     the cluster, its room, the image on the nodes,
+the metrics APIs
+python3 deploy/e2e_needs.py after [STEP…]            once the service runs: its address, and its
+metrics
 
-Needs kubectl and the standard library. GTE_URL and GTE_NATS are those of e2e.sh. Exit status 1 if something is missing.
+Needs kubectl and the standard library. GTE_URL and GTE_NATS are those of e2e.sh. The exit status is
+1 if something is missing.
 """
 import json
 import os
@@ -15,10 +19,10 @@ import time
 import urllib.error
 import urllib.request
 
-# Of the trial: five replicas of 200m, and one more while it rolls.
+# The test needs five replicas of 200m, and one more during a rolling restart.
 REPLICAS, CPU_MILLIS = 6, 200
 METRICS = {"utilization": "gte_utilization_ratio", "delay": "gte_queue_delay_seconds"}
-# A kubelet names this many images of its node, unless it is told to name more.
+# A kubelet reports only this many images of its node, unless configured otherwise.
 IMAGES_NAMED = 50
 WAIT_SECONDS = 180
 RULES = "deploy/k8s/overlays/custom-metrics/adapter-rules.yaml"
@@ -31,7 +35,7 @@ STANDS = "kubectl get apiservices | grep False; kubectl get pods -A | grep -E 'm
 
 
 def kubectl(*arguments):
-    """Standard output, and what went wrong, if anything did."""
+    """Standard output, and the error message, if any."""
     run = subprocess.run(["kubectl", *arguments], capture_output=True, text=True)
     return run.stdout, None if run.returncode == 0 else (run.stderr.strip().splitlines() or ["kubectl failed"])[-1]
 
@@ -46,14 +50,16 @@ def millis(quantity):
 
 
 def usable(node):
-    """Whether pods without tolerations can go there."""
+    """Whether the node accepts pods without tolerations."""
     taints = [taint for taint in node["spec"].get("taints", []) if taint["effect"] in ("NoSchedule", "NoExecute")]
     ready = any(c["type"] == "Ready" and c["status"] == "True" for c in node["status"].get("conditions", []))
     return ready and not taints and not node["spec"].get("unschedulable")
 
 
 def room(nodes):
-    """Pods of the trial that still fit, by the CPU that pods ask for. Those of an earlier trial make way."""
+    """Number of the test's pods that still fit, by the CPU requests of all pods. Pods of an earlier
+    test do not count, because they are replaced.
+    """
     free = {node["metadata"]["name"]: millis(node["status"]["allocatable"]["cpu"]) for node in nodes}
     for pod in objects("pods", "-A", "--field-selector=status.phase!=Succeeded,status.phase!=Failed"):
         node = pod["spec"].get("nodeName")
@@ -63,7 +69,7 @@ def room(nodes):
 
 
 def names(image):
-    """An image as the container runtimes call it, which put in what was left out."""
+    """The name of an image in container runtimes, which add the missing parts."""
     first = image.split("/")[0]
     if "/" not in image:
         return {image, f"docker.io/library/{image}", f"localhost/{image}"}
@@ -73,14 +79,14 @@ def names(image):
 def images(nodes, image):
     first = image.split("/")[0]
     if "/" in image and ("." in first or ":" in first) and first != "docker.io":
-        print(f"note: {image} names a registry: the nodes are taken to pull it")
+        print(f"note: {image} names a registry: the nodes are expected to pull it")
         return
     for node in nodes:
         name, there = node["metadata"]["name"], [n for i in node["status"].get("images", []) for n in i.get("names") or []]
         if names(image) & {*there}:
             continue
         if len(node["status"].get("images", [])) >= IMAGES_NAMED:
-            print(f"note: {name} names only {IMAGES_NAMED} of its images, and {image} is not among them")
+            print(f"note: {name} reports only {IMAGES_NAMED} of its images, and {image} is not among them")
             continue
         labels = node["metadata"].get("labels", {})
         if node["spec"].get("providerID", "").startswith("kind://"):
@@ -93,16 +99,20 @@ def images(nodes, image):
 
 
 def unavailable(group):
-    """Why an aggregated API does not answer, as the API server knows it; None where it is not registered."""
+    """Why an aggregated API does not answer, according to the API server; None if it is not
+    registered.
+    """
     for service in objects("apiservices"):
         if service["spec"].get("group") == group:
             conditions = service.get("status", {}).get("conditions", [])
-            return next((c.get("message", "") for c in conditions if c["type"] == "Available"), "not looked at yet")
+            return next((c.get("message", "") for c in conditions if c["type"] == "Available"), "not checked yet")
     return None
 
 
 def served(group, nodes):
-    """What an aggregated API lacks: that it is registered, that it answers, and, where `nodes`, numbers of them."""
+    """What is wrong with an aggregated API: it is not registered, does not answer, or, with
+    `nodes`, has no numbers for any node.
+    """
     versions = json.loads(kubectl("get", "--raw", "/apis")[0] or '{"groups": []}')["groups"]
     version = next((g["preferredVersion"]["groupVersion"] for g in versions if g["name"] == group), None)
     _, error = kubectl("get", "--raw", f"/apis/{version}") if version else ("", "no such group")
@@ -111,7 +121,7 @@ def served(group, nodes):
         return f"the cluster has no API {group}" if why is None else f"the API {group} is registered, but does not answer: {why}"
     out, error = kubectl("get", "--raw", f"/apis/{version}/nodes") if nodes else ('{"items": [0]}', None)
     if error or not json.loads(out)["items"]:
-        return f"the API {group} has no numbers of any node: {error or 'an empty list'}"
+        return f"the API {group} has no numbers for any node: {error or 'an empty list'}"
     return None
 
 
@@ -125,9 +135,9 @@ def before(image, steps):
         return
     nodes = [node for node in objects("nodes") if usable(node)]
     if not nodes:
-        yield "the cluster has no node that is ready and takes pods", "kubectl get nodes; kubectl describe node NAME"
+        yield "the cluster has no ready node that accepts pods", "kubectl get nodes; kubectl describe node NAME"
     elif (fit := room(nodes)) < REPLICAS:
-        yield f"the nodes have room for {fit} pods of {CPU_MILLIS}m CPU, {REPLICAS} are needed", "kubectl describe nodes | grep -A 8 'Allocated resources'     (then scale down what else runs there, or add a node)"
+        yield f"the nodes have room for {fit} pods of {CPU_MILLIS}m CPU, {REPLICAS} are needed", "kubectl describe nodes | grep -A 8 'Allocated resources'     (then scale down other workloads, or add a node)"
     yield from images(nodes, image)
     if "cpu" in steps and (lack := served("metrics.k8s.io", True)):
         yield f"cpu: {lack}", STANDS if "is registered" in lack else "kubectl apply -f https://github.com/kubernetes-sigs/metrics-server/releases/latest/download/components.yaml     (minikube addons enable metrics-server; in kind with the argument --kubelet-insecure-tls)"
@@ -139,7 +149,7 @@ def before(image, steps):
 
 
 def arrives(metric):
-    """Whether the custom metrics API has a metric of the service's pods; else what it says."""
+    """None if the custom metrics API has a metric for the service's pods; otherwise its error."""
     groups = json.loads(kubectl("get", "--raw", "/apis")[0] or '{"groups": []}')["groups"]
     version = next((g["preferredVersion"]["groupVersion"] for g in groups if g["name"] == "custom.metrics.k8s.io"), "custom.metrics.k8s.io/v1beta1")
     out, error = kubectl("get", "--raw", f"/apis/{version}/namespaces/gte/pods/*/{metric}?labelSelector=app.kubernetes.io%2Fname%3Dgte")
@@ -151,14 +161,14 @@ def after(steps):
     try:
         urllib.request.urlopen(f"{address}/readyz", timeout=10).read()
     except (OSError, urllib.error.URLError) as error:
-        yield f"{address} is not reached from here: {error}", "GTE_URL=http://HOST deploy/e2e.sh …     (an Ingress or a NodePort; or run this on a node. A port-forward goes to one pod only, so that no new one gets load)"
+        yield f"{address} cannot be reached from here: {error}", "GTE_URL=http://HOST deploy/e2e.sh …     (an Ingress or a NodePort; or run this on a node. A port-forward reaches only one pod, so that new pods get no load)"
     for step in (step for step in METRICS if step in steps):
         end = time.monotonic() + WAIT_SECONDS
         while (lack := arrives(METRICS[step])) and time.monotonic() < end:
             time.sleep(5)
         if lack:
-            yield (f"{step}: {WAIT_SECONDS} s after the start the custom metrics API has no {METRICS[step]} of the pods: {lack}",
-                   f"kubectl apply -k deploy/k8s/overlays/monitoring     (where Prometheus does not scrape them: its page /targets says it)\n{ADAPTER}")
+            yield (f"{step}: {WAIT_SECONDS} s after the start the custom metrics API has no {METRICS[step]} for the pods: {lack}",
+                   f"kubectl apply -k deploy/k8s/overlays/monitoring     (if Prometheus does not scrape them, which its page /targets shows)\n{ADAPTER}")
 
 
 def main():

@@ -1,20 +1,24 @@
 #!/usr/bin/env bash
-# The image built and run where no registry can be reached: buildah on a base made by debootstrap, which has the name that the Dockerfile uses.
+# Builds and runs the image where no registry can be reached: buildah builds it on a base made by
+# debootstrap, under the name that the Dockerfile uses.
 #     deploy/image.sh [TAG=gte-server:0.1.0]
-# The binary is this checkout's, built with gte-server's own features; the stages are the Dockerfile's own last ones. With FROM_SOURCE=1 it is compiled by the Dockerfile's first
-# stage too, with this machine's toolchain in place of the one in Rust's image (some ten minutes on two cores the first time). Then the image is run as
-# Kubernetes runs it (not as root, read-only, no capability) and asked. Needs root, and Debian's buildah, debootstrap and runc, which it installs.
+# The binary is built from this checkout with the features of gte-server, and the image by the last
+# stages of the Dockerfile. With FROM_SOURCE=1 the first stage of the Dockerfile compiles the binary
+# too, with this machine's toolchain instead of the one in Rust's image (about ten minutes on two
+# cores the first time). Then the image is run as on Kubernetes (not as root, read-only, without
+# capabilities), and gets a request. Needs root, and Debian's buildah, debootstrap and runc, which
+# it installs.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 tag=${1:-gte-server:0.1.0}
-limit=60000000 # bytes, of the binary with the 24 MB of the real base
+limit=60000000 # bytes: the binary and the 24 MB of the real base
 [ "$(id -u)" = 0 ] || { echo "deploy/image.sh needs root" >&2; exit 1; }
 missing=(); for program in buildah debootstrap runc; do command -v $program >/dev/null || missing+=($program); done
 if [ ${#missing[@]} -gt 0 ]; then
   apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends "${missing[@]}" >/dev/null
 fi
 
-# An image of Debian with these packages, under the name of one that the Dockerfile uses.
+# Makes an image of Debian with these packages, under the name of an image that the Dockerfile uses.
 debian() { # NAME PACKAGES [OPTIONS of buildah config]
   local name=$1 packages=$2 root container; shift 2
   buildah inspect --type image "$name" >/dev/null 2>&1 && return
@@ -33,14 +37,16 @@ image() { sed -n "s/^ARG $1=//p" deploy/Dockerfile; }
 debian "$(image RUNTIME_IMAGE)" ca-certificates --user 65532
 build=(--isolation chroot --pull-never --build-arg REVISION="$(git rev-parse HEAD 2>/dev/null || true)" -f deploy/Dockerfile -t "$tag")
 if [ "${FROM_SOURCE:-}" = 1 ]; then
-  # What Rust's own image has beside the toolchain.
+  # The packages that Rust's own image contains besides the toolchain.
   debian "docker.io/library/$(image BUILD_IMAGE)" ca-certificates,gcc,libc6-dev --env CARGO_HOME=/usr/local/cargo \
     --env PATH=/opt/rust/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
-  # BINARY is said although it is the default: else buildah finds that nobody needs the stage, and skips it. Mounted too are the authorities that this
-  # machine trusts, for where its way to the crates is a proxy.
+  # BINARY is given although it is the default, because otherwise buildah skips the stage as unused.
+  # This machine's certificate authorities are mounted too, in case it reaches crates.io through a
+  # proxy.
   buildah bud "${build[@]}" --build-arg BINARY=build --volume "$(rustc --print sysroot):/opt/rust:ro" --volume /etc/ssl/certs:/etc/ssl/certs:ro .
 else
-  # As the Dockerfile builds it: a build of the whole workspace has candle in it, the tests' oracle.
+  # Built as in the Dockerfile: a build of the whole workspace would include candle, which only
+  # tests need.
   cargo build --release -q -p gte-server
   mkdir -p target/image && strip -o target/image/gte-server target/release/gte-server
   deploy/sbom.sh target/image/gte-server.cdx.json
@@ -48,10 +54,10 @@ else
 fi
 echo "built $tag"
 
-# As Kubernetes runs it.
+# Run as on Kubernetes.
 work=$(mktemp -d)
 container=$(buildah from --pull-never "$tag")
-# What is already gone is no error.
+# Errors are ignored: some of this may already be gone.
 clean() { set +e; runc kill gte-image KILL 2>/dev/null; sleep 0.5; runc delete -f gte-image 2>/dev/null; buildah umount "$container" >/dev/null; buildah rm "$container" >/dev/null; rm -rf "$work"; }
 trap clean EXIT
 port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
@@ -80,5 +86,5 @@ curl -fs "http://127.0.0.1:$port/v1/similarity" -H 'content-type: application/js
 echo
 runc kill gte-image TERM
 for _ in $(seq 150); do runc state gte-image 2>/dev/null | grep -q '"running"' || break; sleep 0.1; done
-grep -q draining "$work/log" || { cat "$work/log" >&2; echo "not drained on SIGTERM" >&2; exit 1; }
+grep -q draining "$work/log" || { cat "$work/log" >&2; echo "no drain on SIGTERM" >&2; exit 1; }
 echo "answered, and drained on SIGTERM"

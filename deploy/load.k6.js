@@ -1,5 +1,7 @@
-// Load for k6 (https://k6.io): k6 run -e URL=http://localhost:8080 -e RATE=20 deploy/load.k6.js
-// An open loop: RATE requests a second arrive whatever becomes of those before. Fails where one in a hundred fails, or the p99 is over P99 ms.
+// Load test for k6 (https://k6.io):
+//     k6 run -e URL=http://localhost:8080 -e RATE=20 deploy/load.k6.js
+// It is an open loop: RATE requests per second arrive, whether or not earlier ones have been
+// answered. It fails if more than one in a hundred requests fails, or if the p99 exceeds P99 ms.
 import http from 'k6/http';
 import { check } from 'k6';
 

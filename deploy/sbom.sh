@@ -1,19 +1,20 @@
 #!/usr/bin/env bash
-# What the binary is made of: a CycloneDX SBOM of gte-server for Linux on x86-64, without what only builds or tests it.
+# Writes a CycloneDX SBOM of gte-server for Linux on x86-64, without dependencies that only build or
+# test it.
 #     deploy/sbom.sh OUT.cdx.json [FEATURES]
 set -euo pipefail
 out=$(realpath -m "${1:?OUT.cdx.json}") features=${2:-}
 cd "$(dirname "$0")/.."
-# Without optimisation: it is compiled for one second of work.
+# Compiled without optimization, because it only works for one second.
 tool=target/tools/bin/cargo-cyclonedx
 [ -x $tool ] || CARGO_TARGET_DIR=target/tools cargo install -q --debug --locked --root target/tools cargo-cyclonedx@0.5.9
-# It writes a file beside each Cargo.toml of the workspace.
+# The tool writes a file beside each Cargo.toml of the workspace.
 name=sbom-of-the-moment
 trap 'rm -f -- */$name.json' EXIT
 $tool cyclonedx -q --manifest-path gte-server/Cargo.toml --format json --spec-version 1.5 --target x86_64-unknown-linux-gnu --no-build-deps \
   ${features:+--features "$features"} --override-filename $name
 mkdir -p "$(dirname "$out")"
-# Without the folder that it happened to be made in.
+# Removes the path of this checkout.
 sed "s#path+file://$PWD/#path+file:///#g" gte-server/$name.json > "$out"
 python3 - "$out" <<'EOF'
 import json, sys

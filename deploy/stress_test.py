@@ -1,12 +1,15 @@
 #!/usr/bin/env python3
-"""A quick load test of the service: concurrency, total, success rate, average, P50, P95, P99, requests a second.
+"""A quick load test of the service. Prints concurrency, total, success rate, average, P50, P95,
+P99, requests per second.
 
-    python3 deploy/stress_test.py http://localhost:7860/v1/embedding -c 16 -n 500
-    python3 deploy/stress_test.py http://localhost:7860/v1/rerank -c 4 -n 100
+python3 deploy/stress_test.py http://localhost:7860/v1/embedding -c 16 -n 500
+python3 deploy/stress_test.py http://localhost:7860/v1/rerank -c 4 -n 100
 
-Where the address ends in `rerank`, a request is a query with all other texts as its documents. Standard library only. Each worker has one connection, kept open; with --fresh a new one for every request, as many clients would have, so that
-new replicas get their share. Exit status 1 if a request failed. For percentiles of an open loop, mixed
-lengths and records, see `cargo run -p benches --bin load`.
+If the address ends in `rerank`, a request is a query with all other texts as its documents. Only
+the standard library is needed. Each worker keeps one connection open; with --fresh it opens a new
+one for every request, as many clients would, so that new replicas get their share of the load. The
+exit status is 1 if a request failed. For percentiles of an open loop, mixed lengths and records,
+see `cargo run -p benches --bin load`.
 """
 import argparse
 import http.client
@@ -28,9 +31,9 @@ TEXTS = [
 
 
 def question(path, number, a):
-    """A request's body."""
+    """The body of a request."""
     chosen = number % len(TEXTS)
-    # A number that no other request has: the server's cache cannot know the text.
+    # A number that no other request has, so that the text cannot be in the server's cache.
     own = f" {number}" if number % 100 < a.distinct else ""
     text = a.repeat * TEXTS[chosen] + own
     named = {"model": a.model} if a.model else {}
@@ -40,7 +43,7 @@ def question(path, number, a):
 
 
 def check(path, answer):
-    """Fails where it is no answer to the question."""
+    """Fails if the response does not answer the request."""
     if path.endswith("rerank"):
         assert len(answer["results"]) == len(TEXTS) - 1, "not every document has a place"
     else:
@@ -77,7 +80,7 @@ class Worker(threading.Thread):
                 break
 
     def ask(self, connection, number, headers):
-        """One request; what went wrong, or None."""
+        """Sends one request. Returns an error message, or None."""
         try:
             connection.request("POST", self.url.path or "/", json.dumps(question(self.url.path, number, self.options)).encode(), headers)
             response = connection.getresponse()
@@ -98,17 +101,17 @@ def main():
     parser.add_argument("url", nargs="?", default="http://localhost:7860/v1/embedding")
     parser.add_argument("-c", "--concurrency", type=int, default=10)
     parser.add_argument("-n", "--requests", type=int, default=100)
-    parser.add_argument("--seconds", type=float, help="go on for so long, however many requests that are")
+    parser.add_argument("--seconds", type=float, help="run for this time instead of a number of requests")
     parser.add_argument("--fresh", action="store_true", help="a new connection for every request")
-    parser.add_argument("--repeat", type=int, default=1, help="how often a text is repeated in itself: longer texts, more work")
-    parser.add_argument("--distinct", type=int, default=0, metavar="PERCENT", help="requests with a text of their own, which a server with --cache-mb must compute")
-    parser.add_argument("--retries", type=int, default=0, help="ask again so many times after a failure, as OpenAI's clients do (2); an embedding may be asked for twice")
-    parser.add_argument("--model", default="", help="the model's name, where the server has several")
+    parser.add_argument("--repeat", type=int, default=1, help="repeat each text this many times, for longer texts and more work")
+    parser.add_argument("--distinct", type=int, default=0, metavar="PERCENT", help="percentage of requests with a unique text, which a server with --cache-mb must compute")
+    parser.add_argument("--retries", type=int, default=0, help="retry this many times after a failure, as OpenAI's clients do (2); embeddings can safely be requested twice")
+    parser.add_argument("--model", default="", help="the model's name, if the server has several")
     parser.add_argument("--api-key", default="")
     parser.add_argument("--timeout", type=float, default=60)
     a = parser.parse_args()
     if a.concurrency < 1 or a.requests < 1:
-        parser.error("concurrency and requests are at least 1")
+        parser.error("concurrency and requests must be at least 1")
     url = urllib.parse.urlsplit(a.url)
     if url.scheme not in ("http", "https") or not url.hostname:
         parser.error(f"{a.url}: not an http:// or https:// address")

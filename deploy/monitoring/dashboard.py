@@ -1,13 +1,14 @@
 """Writes the Grafana dashboard: python dashboard.py > ../k8s/overlays/monitoring/dashboard.json
 
-One table of panels: what each shows, its unit, its queries. drill.py runs every query against a real Prometheus.
+One table of panels has the title, unit and queries of each. drill.py runs every query against a
+real Prometheus.
 """
 import json
 
 NAMESPACE = 'namespace=~"$namespace"'
 MODEL = NAMESPACE + ',model=~"$model"'
 INTERVAL = "$__rate_interval"
-# Requests of users: not those of probes and of Prometheus.
+# Requests of users, without those of probes and of Prometheus.
 REQUESTS = NAMESPACE + ',route!~"/(livez|readyz|health|ping|metrics)"'
 
 
@@ -27,27 +28,28 @@ def mean(metric, labels, by=""):
     return f"sum{by}({rate(metric + '_sum', labels)}) / sum{by}({rate(metric + '_count', labels)})"
 
 
-# title, unit (Grafana's), [(legend, query)]. What is counted by model has the label `model`; it is empty where a request
-# asked for none. Utilization and predicted wait are one number per pod, whose models share its compute threads.
+# Title, unit (Grafana's), [(legend, query)]. Metrics that are counted by model have the label
+# `model`, which is empty for requests without a model. Utilization and predicted wait are one
+# number per pod, because its models share the compute threads.
 PANELS = [
     ("Requests per second", "reqps", [("{{route}} {{status}}", f"sum by (route, status) ({rate('gte_requests_total', REQUESTS)})")]),
     ("Requests per second by model", "reqps", [("{{model}}", f"sum by (model) ({rate('gte_requests_total', MODEL + ',' + 'model!=' + chr(34) * 2)})")]),
-    ("Answers that are no success, share", "percentunit", [("5xx", share('status=~"5.."')), ("429", share('status="429"'))]),
+    ("Share of failed requests", "percentunit", [("5xx", share('status=~"5.."')), ("429", share('status="429"'))]),
     ("Latency", "s", [(f"p{p}", quantile(f"0.{p}", "le", NAMESPACE + ',model!=""')) for p in (50, 95, 99)]),
     ("Latency by model, p99", "s", [("{{model}}", quantile("0.99", "model, le", MODEL + ',model!=""'))]),
-    ("Where a request's time goes, mean", "s", [(name, mean(f"gte_{name}_seconds", MODEL)) for name in ("tokenize", "queue", "compute")]),
+    ("Time of a request by stage, mean", "s", [(name, mean(f"gte_{name}_seconds", MODEL)) for name in ("tokenize", "queue", "compute")]),
     ("Replicas", "short", [("scraped", f"count(gte_build_info{{{NAMESPACE}}})"), ("with {{model}}", f"count by (model) (gte_model_info{{{MODEL}}})")]),
     ("Utilization", "percentunit", [("{{pod}}", f"max by (pod) (gte_utilization_ratio{{{NAMESPACE}}})"), ("mean", f"avg(gte_utilization_ratio{{{NAMESPACE}}})")]),
     ("Predicted wait", "s", [("{{pod}}", f"max by (pod) (gte_queue_delay_seconds{{{NAMESPACE}}})")]),
-    ("What waits", "short", [(name, f"sum(gte_queued_{name}{{{MODEL}}})") for name in ("requests", "texts", "tokens")]),
-    ("Work that waits", "s", [("{{model}}", f"sum by (model) (gte_queued_tokens{{{MODEL}}} / (gte_tokens_per_second{{{MODEL}}} > 0))")]),
-    ("Computing by model, share of the pods' time", "percentunit", [("{{model}}", f"sum by (model) ({rate('gte_compute_seconds_sum', MODEL)}) / scalar(count(gte_build_info{{{NAMESPACE}}}))")]),
-    ("Tokens per second", "short", [("{{model}}", f"sum by (model) ({rate('gte_tokens_total', MODEL)})"), ("{{model}}, if it had the pods to itself", f"sum by (model) (gte_tokens_per_second{{{MODEL}}})")]),
+    ("Waiting", "short", [(name, f"sum(gte_queued_{name}{{{MODEL}}})") for name in ("requests", "texts", "tokens")]),
+    ("Waiting work", "s", [("{{model}}", f"sum by (model) (gte_queued_tokens{{{MODEL}}} / (gte_tokens_per_second{{{MODEL}}} > 0))")]),
+    ("Compute time by model, share of all pods", "percentunit", [("{{model}}", f"sum by (model) ({rate('gte_compute_seconds_sum', MODEL)}) / scalar(count(gte_build_info{{{NAMESPACE}}}))")]),
+    ("Tokens per second", "short", [("{{model}}", f"sum by (model) ({rate('gte_tokens_total', MODEL)})"), ("{{model}}, on pods without other models", f"sum by (model) (gte_tokens_per_second{{{MODEL}}})")]),
     ("Texts per second", "short", [
-        ("all", f"sum({rate('gte_texts_total', MODEL)})"), ("of them jobs", f"sum({rate('gte_job_texts_total', MODEL)})"), ("of them cut", f"sum({rate('gte_truncated_texts_total', MODEL)})"),
+        ("all", f"sum({rate('gte_texts_total', MODEL)})"), ("jobs only", f"sum({rate('gte_job_texts_total', MODEL)})"), ("truncated", f"sum({rate('gte_truncated_texts_total', MODEL)})"),
         ("repeated, computed once", f"sum({rate('gte_repeated_texts_total', MODEL)})")]),
-    ("Tokens in a batch, mean", "short", [("{{model}}", mean("gte_batch_tokens", MODEL, " by (model) "))]),
-    ("Cache: texts found, share", "percentunit", [("{{model}}", f"sum by (model) ({rate('gte_cache_hits_total', MODEL)}) / (sum by (model) ({rate('gte_cache_hits_total', MODEL)}) + sum by (model) ({rate('gte_cache_misses_total', MODEL)}))")]),
+    ("Tokens per batch, mean", "short", [("{{model}}", mean("gte_batch_tokens", MODEL, " by (model) "))]),
+    ("Cache: share of texts found", "percentunit", [("{{model}}", f"sum by (model) ({rate('gte_cache_hits_total', MODEL)}) / (sum by (model) ({rate('gte_cache_hits_total', MODEL)}) + sum by (model) ({rate('gte_cache_misses_total', MODEL)}))")]),
     ("Cache: memory", "bytes", [("{{pod}}", f"max by (pod) (gte_cache_bytes{{{NAMESPACE}}})")]),
     ("Memory", "bytes", [("{{pod}}", f'max by (pod) (process_resident_memory_bytes{{{NAMESPACE},job=~".*gte.*"}})')]),
     ("CPUs", "short", [("{{pod}}", f"max by (pod) ({rate('process_cpu_seconds_total', NAMESPACE + ',job=~' + chr(34) + '.*gte.*' + chr(34))})")]),

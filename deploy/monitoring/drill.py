@@ -1,7 +1,9 @@
-"""The dashboard's queries on a real Prometheus: python drill.py PROMETHEUS [PICTURE.svg]   (an address, such as http://127.0.0.1:9090)
+"""Runs the dashboard's queries on a real Prometheus: python drill.py PROMETHEUS [PICTURE.svg]   (an
+address, such as http://127.0.0.1:9090)
 
-Runs every query of every panel over the last minutes, fails where one comes back empty or fails, where a legend names a label that
-its query has not, or where two lines of a panel have one name, and draws what came.
+Runs every query of every panel over the last minutes. Fails if one fails or returns nothing, if a
+legend uses a label that its query does not have, or if two lines of a panel have the same name.
+Then draws the results.
 """
 import json
 import math
@@ -44,8 +46,8 @@ def main():
         names = [name for name, _ in lines]
         wrong.extend(f"{title}: {name}" for name in sorted(set(names)) if "{{" in name or names.count(name) > 1)
         found.append((title, unit, lines))
-    faults = [f"empty: {line}" for line in empty] + [f"a legend that is not full, or not alone: {line}" for line in wrong]
-    print("\n".join(faults) or f"{sum(len(q) for *_, q in dashboard.PANELS)} queries of {len(found)} panels, none empty, every line with a name of its own")
+    faults = [f"empty: {line}" for line in empty] + [f"a legend with a missing label, or used twice: {line}" for line in wrong]
+    print("\n".join(faults) or f"{sum(len(q) for *_, q in dashboard.PANELS)} queries of {len(found)} panels, none empty, every line with its own name")
     if picture:
         draw(found, picture)
     sys.exit(bool(faults))

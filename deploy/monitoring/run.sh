@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
-# A real Prometheus (Debian's) that scrapes two real servers under load, one with an embedder and a reranker and a cache, one with the
-# embedder alone; with the rules of this folder. Then every query of the dashboard, none of which may come back empty:
-#     deploy/monitoring/run.sh [PICTURE.svg]     (a picture needs matplotlib in the Python of PATH; SECONDS_OF_LOAD=45)
+# Starts a real Prometheus (Debian's) that scrapes two real servers under load, one with an
+# embedder, a reranker and a cache, the other with only the embedder, and evaluates the rules of
+# this folder. Then runs every query of the dashboard, none of which may return nothing:
+#     deploy/monitoring/run.sh [PICTURE.svg]
+# A picture needs matplotlib in the Python of PATH. SECONDS_OF_LOAD is 45 by default.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 picture=${1:-}; load=${SECONDS_OF_LOAD:-45}
@@ -37,13 +39,13 @@ python3 deploy/stress_test.py "http://127.0.0.1:$b/v1/embedding" -c 2 --seconds 
 python3 deploy/stress_test.py "http://127.0.0.1:$a/v1/rerank" -c 1 --seconds "$load" --repeat 2 --distinct 80 & three=$!
 wait $one $two $three
 python3 deploy/monitoring/drill.py "http://127.0.0.1:$p" $picture
-# The recording rules have each model by its name.
+# The recording rules have each model under its name.
 for rule in gte:requests:rate5m gte:request_seconds:p99_5m gte:tokens:rate5m gte:queued_seconds gte:cache_hits:ratio5m; do
   models=$(curl -fsG "http://127.0.0.1:$p/api/v1/query" --data-urlencode "query=count by (model) ($rule)" \
     | python3 -c 'import json, sys; print(*sorted(r["metric"].get("model", "") for r in json.load(sys.stdin)["data"]["result"]))')
-  case " $models " in *" embedder reranker "*) ;; *) echo "$rule is not by model: $models" >&2; exit 1 ;; esac
+  case " $models " in *" embedder reranker "*) ;; *) echo "$rule does not have every model: $models" >&2; exit 1 ;; esac
 done
-# And all are evaluated, and none of them is an alert while all is well.
+# All rules are evaluated, and no alert fires while everything works.
 curl -fs "http://127.0.0.1:$p/api/v1/rules" | python3 -c '
 import json, sys
 rules = [rule for group in json.load(sys.stdin)["data"]["groups"] for rule in group["rules"]]
