@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# gte in Python against sentence-transformers on the real MiniLM weights, in the environment of the peers.
+# Compares gte in Python with sentence-transformers on the real MiniLM weights, in the environment
+# of the peers.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 venv=target/venv-peers

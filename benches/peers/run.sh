@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Ours against its peers on checkpoints of true shapes; makes what it needs under target/.
-# SHAPE and PRECISION choose some of them; arguments are passed to plan.py, which says more:
+# Compares our engine with its peers on checkpoints of true shapes. Creates what it needs under
+# target/. SHAPE and PRECISION select some of them. Arguments are passed to plan.py, which explains
+# more:
 #     benches/peers/run.sh prepare          an hour or more, on a machine that may be busy
-#     benches/peers/run.sh measure          half an hour of a quiet one
+#     benches/peers/run.sh measure          half an hour on a quiet machine
 #     benches/peers/run.sh memory clean
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -14,6 +15,6 @@ if [ ! -e $venv/ready ]; then
   touch $venv/ready
 fi
 cargo build --release -q --workspace --bin forward
-# Settings meant for an old OpenBLAS would slow a peer.
+# Settings that are meant for an old OpenBLAS would slow down a peer.
 exec env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE $venv/bin/python benches/peers/plan.py \
   ${SHAPE:+--shape "$SHAPE"} ${PRECISION:+--precision "$PRECISION"} "$@"

@@ -1,7 +1,10 @@
 #!/usr/bin/env bash
-# Two models in one server, an embedder of bge-m3's shape and a reranker of bge-reranker-base's, int8, two threads: what each gets alone and
-# beside the other, what a query waits while documents are ranked, what loading the second costs the first, memory, and what a cache
-# saves of questions that come again. Writes benches/record/MACHINE/models-DATE.txt. SECONDS_EACH=20, EMBEDDER, RERANKER: directories.
+# Two models in one server: an embedder with the shape of bge-m3 and a reranker with that of
+# bge-reranker-base, int8, two threads. Measures what each of them achieves alone and beside the
+# other, how long a query waits while documents are ranked, what loading the second model costs the
+# first, memory, and what a cache saves for repeated questions. Writes
+# benches/record/MACHINE/models-DATE.txt. Variables: SECONDS_EACH=20; EMBEDDER and RERANKER are
+# directories.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 embedder=${EMBEDDER:-target/models/bge-m3} reranker=${RERANKER:-target/models/bge-reranker-base}
@@ -24,7 +27,7 @@ embed() { load "$url/v1/embeddings" --shape openai --warmup 3 --seconds "$second
 rank() { load "$url/rerank" --shape rerank --warmup 3 --seconds "$seconds" --texts target/passages.jsonl "$@"; }
 memory() { grep -E 'VmRSS|VmHWM' /proc/$server/status | tr -s '\t \n' ' '; }
 metric() { curl -s "$url/metrics" | grep -E "^($1)" | tr '\n' ' '; }
-# Passages of some 200 characters, and questions of 16 tokens.
+# Passages of about 200 characters, and questions of 16 tokens.
 python3 - <<'P'
 import json
 lines = [json.loads(line) for line in open("benches/texts-mixed.jsonl", encoding="utf8")]
@@ -58,7 +61,7 @@ questions="--texts target/questions.jsonl"
   embed --clients 8 --model m >target/half-embedder & e=$!
   echo "reranker beside it: $(rank --clients 2 --documents 5 --model r)"; wait $e
   echo "embedder beside it: $(cat target/half-embedder)"
-  # Half of what each gets alone, by requests that arrive by chance.
+  # Half of what each achieves alone, with requests that arrive at random.
   half() { python3 -c 'import sys,ast; print(ast.literal_eval(sys.argv[1])["answered"] / float(sys.argv[2]) / 2)' "$1" "$seconds"; }
   embed --rate "$(half "$both_embedder")" --model m >target/half-embedder & e=$!
   echo "half of the reranker's rate: $(rank --rate "$(half "$both_reranker")" --documents 5 --model r)"; wait $e

@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
-# The server under load, on the gte-large-zh shape with 2 threads, in one run with the bare engine: a lone client (in turn with the engine, too), 32 and 64 clients, 70 % of
-# its capacity, five times its capacity, 10,000 idle connections with rubbish beside them. Writes benches/record/MACHINE/server-DATE-PRECISION.txt
-# and the charts of the load generator. PRECISION=f32, SECONDS_EACH=60; arguments are passed to the server.
+# Measures the server under load, with the shape of gte-large-zh and 2 threads, and in the same run
+# the bare engine: a single client (also in turn with the engine), 32 and 64 clients, 70 % of the
+# server's capacity, five times its capacity, and 10,000 idle connections beside invalid requests.
+# Writes benches/record/MACHINE/server-DATE-PRECISION.txt and the charts of the load generator.
+# Variables: PRECISION=f32, SECONDS_EACH=60. Arguments are passed to the server.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 model=target/models/gte-large-zh port=${PORT:-7871} seconds=${SECONDS_EACH:-60} precision=${PRECISION:-f32}
@@ -25,9 +27,9 @@ start() {
 stop() { kill -TERM $server; wait $server; }
 trap '[ -z "$server" ] || kill -9 $server 2>/dev/null || true' EXIT
 {
-  echo "gte-large-zh shape, 2 threads, $precision, commit $(git rev-parse --short HEAD), texts of benches/texts-mixed.jsonl, one a request"
+  echo "gte-large-zh shape, 2 threads, $precision, commit $(git rev-parse --short HEAD), texts of benches/texts-mixed.jsonl, one per request"
   echo "server options: ${*:-none}"
-  # The bare engine before and after the server: the machine's speed drifts.
+  # The bare engine is measured before and after the server, because the machine's speed drifts.
   echo "bare engine: $(load $model --bare --precision $precision --seconds "$seconds")"
   echo "bare engine, one text at a time: $(load $model --bare --precision $precision --at-once 1 --seconds "$seconds")"
   start "$@"
@@ -39,7 +41,7 @@ trap '[ -z "$server" ] || kill -9 $server 2>/dev/null || true' EXIT
   rate() { python3 -c "print($capacity * $1)"; }
   echo "70 % of that, open loop: $(load $url --rate "$(rate 0.7)" --seconds "$seconds" --probes --out "$out/server-70-percent-$precision")"
   echo "five times that, open loop: $(load $url --rate "$(rate 5)" --seconds "$seconds" --probes --out "$out/server-overload-$precision")"
-  echo "2,000 bad requests a second beside 10,000 idle connections: $(load $url --shape bad --rate 2000 --idle 10000 --seconds 20 --probes)"
+  echo "2,000 bad requests per second beside 10,000 idle connections: $(load $url --shape bad --rate 2000 --idle 10000 --seconds 20 --probes)"
   echo "still serving: $(load $url --clients 8 --seconds 10)"
   echo "memory: $(grep -E 'VmRSS|VmHWM' /proc/$server/status | tr -s '\t \n' ' ')"
   stop

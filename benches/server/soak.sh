@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The server with the real MiniLM weights under mixed load for $1 minutes. Resident memory after a tenth of the time, and every tenth
-# after it, must stay within 2 %.
+# Runs the server with the real MiniLM weights under mixed load for $1 minutes. Resident memory is
+# measured after each tenth of the time, and must stay within 2 % of the first value.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 minutes=$1 port=${PORT:-7872}

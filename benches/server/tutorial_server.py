@@ -1,4 +1,7 @@
-"""The tutorial's way to serve a model: FastAPI and sentence-transformers. python tutorial_server.py MODEL_DIR PORT THREADS"""
+"""The tutorial's way to serve a model, with FastAPI and sentence-transformers.
+
+python tutorial_server.py MODEL_DIR PORT THREADS
+"""
 import sys
 
 import torch

@@ -1,5 +1,5 @@
-//! What the examples share: the options that choose a model, the line that says what was loaded, and a
-//! progress bar for a download.
+//! Shared by the examples: the options that choose a model, the line that says what was loaded, and
+//! a progress bar for downloads.
 
 use std::collections::HashMap;
 use std::io::Write;
@@ -8,42 +8,44 @@ use std::sync::{Arc, Mutex, PoisonError};
 use gte_core::{Budget, Builder, Door, Embedder, Pooling, Precision};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
-/// The model and how it is run.
+/// The model and how to run it.
 #[derive(clap::Args)]
 pub struct Model {
-    /// Directory, `thenlper/gte-large-zh`, `modelscope:iic/nlp_gte_sentence-embedding_chinese-large`, or the bundled one: small, for
-    /// trying.
+    /// Directory, hub id such as `thenlper/gte-large-zh` or
+    /// `modelscope:iic/nlp_gte_sentence-embedding_chinese-large`, or `bundled`: the small model
+    /// that is part of the crate, for trials.
     #[arg(long, default_value = gte_core::BUNDLED)]
     pub model: String,
-    /// f32, bf16, int8, or auto: bf16 where the CPU computes it natively, else f32.
+    /// f32, bf16, int8, or auto. auto is bf16 if the CPU computes it natively, and f32 otherwise.
     #[arg(long, default_value_t)]
     pub precision: Precision,
-    /// Threads; what the process may use if left out.
+    /// Number of threads. Default: as many as the process may use.
     #[arg(long)]
     pub threads: Option<usize>,
-    /// Tokens at which a text is cut; what the model says if left out.
+    /// Length in tokens at which a text is truncated. Default: the model's own limit.
     #[arg(long)]
     pub max_length: Option<usize>,
-    /// cls, mean or last-token; what the model says if left out.
+    /// cls, mean or last-token. Default: as in the model's files.
     #[arg(long)]
     pub pooling: Option<Pooling>,
-    /// Whether a token of a decoder sees only those before it: true or false, for Qwen2 models whose files do not say it.
+    /// Whether a token of a decoder attends only to the tokens before it: true or false, for Qwen2
+    /// models whose files do not say so.
     #[arg(long)]
     pub causal: Option<bool>,
-    /// Tokens that are computed at once.
+    /// Maximum number of tokens computed together.
     #[arg(long)]
-    pub batch_tokens: Option<usize>,
+    pub max_batch_tokens: Option<usize>,
     /// Commit, branch or tag on the hub.
     #[arg(long)]
     pub revision: Option<String>,
-    /// Make no request: the model is a directory or in the cache.
+    /// Never contact a hub: the model must be a directory or in the cache.
     #[arg(long)]
     pub offline: bool,
 }
 
 impl Model {
-    /// Loads an embedder, and says on standard error what it is and what `auto` became. A download shows its progress
-    /// there.
+    /// Loads an embedder, and reports on standard error what was loaded and which precision `auto`
+    /// became. A download shows its progress there.
     ///
     /// # Errors
     /// As [`gte_core::Builder::build`].
@@ -51,7 +53,7 @@ impl Model {
         self.open()
     }
 
-    /// Loads a model for the door `D`, as [`load`](Self::load).
+    /// Loads a model as a `D`, and reports as [`load`](Self::load) does.
     ///
     /// # Errors
     /// As [`gte_core::Builder::build`].
@@ -78,7 +80,7 @@ impl Model {
         if let Some(causal) = self.causal {
             builder = builder.causal(causal);
         }
-        if let Some(tokens) = self.batch_tokens {
+        if let Some(tokens) = self.max_batch_tokens {
             builder = builder.budget(Budget::new(tokens)?);
         }
         if let Some(revision) = &self.revision {
@@ -88,13 +90,13 @@ impl Model {
             builder = builder.offline(true);
         }
         let model = builder.build()?;
-        // Whether anyone reads it is no matter of the texts.
+        // If standard error is closed, embedding the texts still works.
         let _ = writeln!(std::io::stderr(), "{model:?}");
         Ok(model)
     }
 }
 
-/// A bar that counts bytes of `file`.
+/// A progress bar for the bytes of `file`.
 fn bytes_bar(total: u64, file: &str) -> ProgressBar {
     let style =
         ProgressStyle::with_template("{msg:30} {bytes:>10} / {total_bytes:10} {wide_bar} {bytes_per_sec} {eta}");

@@ -1,4 +1,5 @@
-//! `embed` takes lines byte for byte and answers them in order; what it cannot take it names.
+//! `embed` takes lines exactly as they are, prints results in their order, and names lines that it
+//! cannot read.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::io::{BufRead, BufReader, Write};
@@ -85,7 +86,8 @@ fn a_prompt_goes_before_each_text_and_the_precision_is_told() {
         let output = command().args(arguments).output().unwrap();
         let told = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(output.status.success(), "{told}");
-        // What `auto` became is said, and is what asking for it by name gives.
+        // The precision that `auto` chose is reported, and gives the same result when requested by
+        // name.
         assert!(["f32", "bf16"].iter().any(|precision| told.contains(precision)), "{told}");
         lines(&output)[0]["embedding"].clone()
     };

@@ -1,11 +1,14 @@
-//! How does a server hold under load? One text a request, of mixed lengths.
+//! How does a server behave under load? Each request has one text; lengths are mixed.
 //!
 //!     cargo run --release -p benches --bin load -- http://127.0.0.1:7860/v1/embedding --clients 64 --seconds 60 --out load
 //!
-//! Closed loop: each of `--clients` asks again when it was answered. Open loop, `--rate R`: R requests a second arrive by chance
-//! (Poisson), whatever becomes of those before, and a latency counts from when its request was due. Writes OUT.json and OUT.svg.
-//! `--zipf S`: questions that come again as customers ask them, the k-th most common in proportion to 1 / kˢ. `--shape rerank`: a
-//! query with `--documents` of the texts. `--beside MODEL`: a lone client, whose every text the engine computes too, in turn: what is a request more than its forward pass?
+//! Closed loop: each of `--clients` sends its next request when the last one is answered. Open
+//! loop, `--rate R`: R requests per second arrive at random (Poisson), whether or not earlier ones
+//! are answered, and a latency counts from the time when the request was due. Writes OUT.json and
+//! OUT.svg. `--zipf S`: questions repeat as those of customers do, the k-th most common in
+//! proportion to 1 / kˢ. `--shape rerank`: a query with `--documents` of the texts. `--beside
+//! MODEL`: a single client, whose texts the engine computes too, in turn, to find what a request
+//! costs beyond its forward pass.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -22,70 +25,72 @@ use serde_json::json;
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 #[derive(Clone, Parser)]
-#[command(about = "Load of an embedding server")]
+#[command(about = "Load test of an embedding server")]
 struct Options {
-    /// Address of the route; or, with --bare, a model's directory.
+    /// Address of the route. With --bare, directory of a model.
     target: String,
-    /// What the route takes.
+    /// Format of the requests.
     #[arg(long, value_enum, default_value_t = Shape::Tutorial)]
     shape: Shape,
-    /// Clients of the closed loop.
+    /// Number of clients in the closed loop.
     #[arg(long, default_value_t = 32)]
     clients: usize,
-    /// Requests a second of an open loop, in place of the closed one.
+    /// Requests per second of an open loop, instead of the closed loop.
     #[arg(long)]
     rate: Option<f64>,
-    /// Seconds that count.
+    /// Seconds to measure.
     #[arg(long, default_value_t = 60.0)]
     seconds: f64,
-    /// Seconds before them that do not.
+    /// Seconds of warm-up before that.
     #[arg(long, default_value_t = 5.0)]
     warmup: f64,
-    /// JSON lines, a string each.
+    /// JSON lines, one string each.
     #[arg(long, default_value = "benches/texts-mixed.jsonl")]
     texts: PathBuf,
-    /// Texts are drawn by Zipf's law with this exponent, from --questions of them, in place of one after the other.
+    /// Draw texts by Zipf's law with this exponent, from a set of --questions, instead of one after
+    /// the other.
     #[arg(long)]
     zipf: Option<f64>,
-    /// Questions of --zipf: texts with a number in front.
+    /// Number of different questions for --zipf: texts with a number in front.
     #[arg(long, default_value_t = 100_000, requires = "zipf")]
     questions: usize,
-    /// The model's name in requests, where the server has several.
+    /// The model's name in requests, if the server has several models.
     #[arg(long)]
     model: Option<String>,
-    /// Documents of a request to rerank.
+    /// Number of documents per request to rerank.
     #[arg(long, default_value_t = 100)]
     documents: usize,
-    /// Connections that are opened first and then idle.
+    /// Number of connections to open first and leave idle.
     #[arg(long, default_value_t = 0)]
     idle: usize,
-    /// Ask /livez and /readyz meanwhile, five times a second, and time the answers.
+    /// Also request /livez and /readyz five times per second, and time the responses.
     #[arg(long)]
     probes: bool,
-    /// Where the result is written: this with .json and .svg.
+    /// Name for the result files, which get the endings .json and .svg.
     #[arg(long)]
     out: Option<PathBuf>,
-    /// No server: the engine itself on the same texts, for --seconds.
+    /// Measure the engine itself on the same texts for --seconds, without a server.
     #[arg(long)]
     bare: bool,
-    /// Texts that --bare hands to the engine at once.
+    /// Number of texts that --bare passes to the engine at once.
     #[arg(long, default_value_t = 64)]
     at_once: usize,
-    /// A model's directory: one request of the tutorial's shape at a time, each in turn with the engine itself on the same text.
+    /// Directory of a model: send one request of the tutorial's format at a time, in turn with the
+    /// engine on the same text.
     #[arg(long, conflicts_with_all = ["bare", "rate", "idle", "probes", "out"])]
     beside: Option<String>,
-    /// Threads of --bare and --beside.
+    /// Number of threads for --bare and --beside.
     #[arg(long, default_value_t = 2)]
     threads: usize,
-    /// What --bare and --beside compute in.
+    /// Precision for --bare and --beside.
     #[arg(long, default_value_t)]
     precision: Precision,
-    /// Tokens in a batch of --bare and --beside.
+    /// Maximum number of tokens per batch for --bare and --beside.
     #[arg(long, default_value_t = 512)]
-    batch_tokens: usize,
+    max_batch_tokens: usize,
 }
 
-/// What a route takes.
+/// The format that a route accepts.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Shape {
     /// `{"text": …}`
@@ -96,14 +101,14 @@ enum Shape {
     Tei,
     /// `{"query": …, "documents": […]}`
     Rerank,
-    /// What every route refuses with 400 or 422.
+    /// Invalid: every route refuses it with 400 or 422.
     Bad,
 }
 
-/// Lengths in tokens up to which latencies are told apart.
+/// Limits of the length classes, in tokens, for which latencies are reported.
 const LENGTHS: [usize; 6] = [16, 32, 64, 128, 256, 512];
 
-/// What was seen. Latencies in microseconds.
+/// The measurements. Latencies are in microseconds.
 struct Seen {
     answered: Histogram<u64>,
     by_length: [Histogram<u64>; LENGTHS.len()],
@@ -111,13 +116,13 @@ struct Seen {
     probes: Histogram<u64>,
     failed: BTreeMap<String, usize>,
     tokens: usize,
-    /// Tokens answered in each second that counts.
+    /// Tokens answered in each measured second.
     each_second: Vec<usize>,
 }
 
 impl Seen {
     fn new() -> Self {
-        // 1 µs to ten minutes, three digits.
+        // From 1 µs to ten minutes, with three digits.
         let histogram = || Histogram::new_with_bounds(1, 600_000_000, 3).expect("valid bounds");
         Self {
             answered: histogram(),
@@ -146,10 +151,11 @@ fn main() -> Result<(), Failure> {
 
 fn engine(options: &Options, model: &str) -> Result<Embedder, Failure> {
     let embedder = Embedder::builder(model).offline(true).threads(options.threads);
-    Ok(embedder.precision(options.precision).budget(Budget::new(options.batch_tokens)?).build()?)
+    Ok(embedder.precision(options.precision).budget(Budget::new(options.max_batch_tokens)?).build()?)
 }
 
-/// Text after text, the server and the engine in turn, now the one first and now the other.
+/// Sends text after text to the server and to the engine in turn; sometimes one is first, sometimes
+/// the other.
 fn beside(options: &Options, model: &str, texts: &[String]) -> Result<serde_json::Value, Failure> {
     let embedder = engine(options, model)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -169,7 +175,7 @@ fn beside(options: &Options, model: &str, texts: &[String]) -> Result<serde_json
     for text in texts.iter().take(8) {
         let served: Vec<f32> = serde_json::from_value(asked(text)?.1["embedding"].take())?;
         if served != computed(text)?.1 {
-            return Err(format!("the server's vector of {text:?} is not the engine's").into());
+            return Err(format!("the server's vector of {text:?} differs from the engine's").into());
         }
     }
     let mut more = Vec::new();
@@ -189,7 +195,8 @@ fn beside(options: &Options, model: &str, texts: &[String]) -> Result<serde_json
         (server, engine) = (server + served, engine + own);
     }
     more.sort_by(f64::total_cmp);
-    let median = more.get(more.len() / 2).ok_or("no text was asked: --seconds is too short, or --texts is empty")?;
+    let median =
+        more.get(more.len() / 2).ok_or("no requests were sent: --seconds is too short, or --texts is empty")?;
     let round = |x: f64| (x * 1e3).round() / 1e3;
     Ok(json!({
         "engine": embedder.precision().to_string(), "threads": options.threads, "texts": more.len(),
@@ -198,12 +205,12 @@ fn beside(options: &Options, model: &str, texts: &[String]) -> Result<serde_json
     }))
 }
 
-/// The engine's own speed on the texts, in batches as a caller with all of them would make.
+/// The engine's own speed on the texts, in batches as if all of them were given at once.
 fn bare(options: &Options, texts: &[String]) -> Result<serde_json::Value, Failure> {
     let embedder = engine(options, &options.target)?;
     let mut tokens = embedder.tokenize(texts)?;
     let count: usize = tokens.iter().map(|t| t.ids.len()).sum();
-    // A few seconds at a time, so that --seconds is kept.
+    // A few seconds at a time, so that the total stays close to --seconds.
     let mut done = 0;
     embedder.embed_tokens(&tokens[..32.min(tokens.len())])?;
     let start = Instant::now();
@@ -254,13 +261,13 @@ struct Load {
     client: reqwest::Client,
     options: Options,
     texts: Vec<String>,
-    /// Of --zipf: for each question the share of requests that ask it or a more common one.
+    /// For --zipf: for each question, the share of requests for it or a more common one.
     ranks: Option<Vec<f64>>,
     begin: Instant,
     seen: Mutex<Seen>,
 }
 
-/// The shares of questions by Zipf's law, summed up.
+/// Cumulative shares of questions by Zipf's law.
 fn zipf(exponent: f64, questions: usize) -> Vec<f64> {
     let mut sum = 0.0;
     let weights = (1..=questions).map(|k| (k as f64).powf(-exponent));
@@ -282,7 +289,7 @@ impl Load {
         self.begin + Duration::from_secs_f64(self.options.seconds)
     }
 
-    /// One request, which was due at `due`.
+    /// Sends one request, which was due at `due`.
     async fn one(&self, number: usize, due: Instant) {
         let text = self.text(number);
         let model = &self.options.model;
@@ -316,7 +323,7 @@ impl Load {
         let seen = &mut *self.seen();
         match answer {
             Ok((200, tokens, _)) => {
-                // Chinese: a token a character, and two special ones.
+                // Chinese texts: one token per character, plus two special tokens.
                 let tokens = tokens.unwrap_or(text.chars().count() + 2);
                 seen.answered.saturating_record(micros);
                 if let Some(i) = LENGTHS.iter().position(|&limit| tokens <= limit) {
@@ -336,7 +343,7 @@ impl Load {
     /// The text of a request.
     fn text(&self, number: usize) -> String {
         let Some(ranks) = &self.ranks else { return self.texts[number % self.texts.len()].clone() };
-        // The same questions in the same order in every run.
+        // Every run has the same questions in the same order.
         let z = (number as u64).wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
         let z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
         let uniform = ((z ^ (z >> 27)) >> 11) as f64 / (1u64 << 53) as f64;
@@ -372,15 +379,15 @@ impl Load {
             due += Duration::from_secs_f64(-uniform.ln() / rate);
             number += 1;
         }
-        // Who has not been answered at the end does not count.
+        // Requests that are not answered by then do not count.
     }
 
-    /// The base address.
+    /// The server's base address.
     fn base(&self) -> Result<reqwest::Url, Failure> {
         Ok(reqwest::Url::parse(&self.options.target)?.join("/")?)
     }
 
-    /// Connections that have asked once and stay open.
+    /// Opens connections that send one request and then stay open.
     async fn idle(&self) -> Result<Vec<tokio::net::TcpStream>, Failure> {
         use tokio::io::{AsyncReadExt, AsyncWriteExt};
         let base = self.base()?;
@@ -418,7 +425,7 @@ impl Load {
         }
     }
 
-    /// A live line.
+    /// Shows progress on one line.
     async fn watch(&self) {
         let bar = ProgressBar::new(self.options.seconds as u64);
         bar.set_style(ProgressStyle::with_template("{bar:30} {pos}/{len} s  {msg}").expect("a valid template"));
@@ -472,7 +479,7 @@ impl Load {
     }
 }
 
-/// Latency by percentile, and throughput by second.
+/// Draws latency by percentile, and throughput by second.
 fn plot(seen: &Seen, path: &std::path::Path) -> Result<(), Failure> {
     use plotters::prelude::*;
     let fail = |e: &dyn std::fmt::Display| -> Failure { e.to_string().into() };

@@ -1,11 +1,13 @@
-//! How fast is the way from text to vectors, and the tokenizer alone?
+//! How fast are texts turned into vectors, and how fast is the tokenizer alone?
 //!
 //!     cargo run --release -p benches --bin texts -- --model bundled TEXTS_FILE
 //!
-//! With `--in-turn`: one task for each of its names on standard input, and its seconds: for measuring in turn with others.
+//! With `--in-turn` it reads names of tasks from standard input, runs each and prints its seconds,
+//! so that it can be measured in turn with other programs.
 //!
-//! Tasks: `embed` all texts; `tokenize` them on one thread; `crate`: the same with the crate `tokenizers`, for comparison. Token ids are
-//! compared with the crate's before anything is timed.
+//! Tasks: `embed` all texts; `tokenize` them on one thread; `crate`: the same with the crate
+//! `tokenizers`, for comparison. Token ids are compared with those of the crate before anything is
+//! timed.
 
 use std::io::Write;
 use std::time::Instant;
@@ -14,14 +16,14 @@ use clap::Parser;
 use gte_core::{Embedder, HubOptions, ModelFiles, Precision};
 
 #[derive(Parser)]
-#[command(about = "Speed of texts to vectors, and of the tokenizer")]
+#[command(about = "Speed of embedding texts, and of the tokenizer")]
 struct Options {
-    /// One text a line.
+    /// Text file, one text per line.
     texts: std::path::PathBuf,
     /// Directory, hub id or `bundled`.
     #[arg(long, default_value = "bundled")]
     model: String,
-    /// Threads.
+    /// Number of threads.
     #[arg(long, default_value_t = 2)]
     threads: usize,
     /// f32, bf16, int8 or auto.
@@ -30,7 +32,7 @@ struct Options {
     /// Timed runs; the median is printed.
     #[arg(long, default_value_t = 5)]
     repeat: usize,
-    /// Tasks come on standard input.
+    /// Read tasks from standard input.
     #[arg(long)]
     in_turn: bool,
 }
@@ -52,8 +54,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     for &text in &texts {
         let ours = embedder.tokenizer().encode_one(text)?;
         let theirs = peer.encode_fast(text, true).map_err(|e| e.to_string())?;
-        let kept = ours.ids.len() - 1; // a cut keeps the last
-        assert!(ours.full_len == theirs.len() && ours.ids[..kept] == theirs.get_ids()[..kept], "other ids: {text:?}");
+        let kept = ours.ids.len() - 1; // truncation keeps the last one
+        assert!(
+            ours.full_len == theirs.len() && ours.ids[..kept] == theirs.get_ids()[..kept],
+            "the token ids differ: {text:?}"
+        );
         tokens += ours.ids.len();
     }
     let run = |task: &str| -> Result<f64, Box<dyn std::error::Error>> {

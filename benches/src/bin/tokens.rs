@@ -1,4 +1,5 @@
-//! How fast is a tokenizer, and how fast does it start? Beside the crate `tokenizers`, on one thread; token ids are compared first.
+//! How fast is a tokenizer, and how fast does it start? Compared with the crate `tokenizers`, on
+//! one thread. Token ids are compared first.
 //!
 //!     cargo run --release -p benches --bin tokens -- --model DIR TEXTS_FILE
 
@@ -37,11 +38,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut tokens = 0;
     for &text in &texts {
         let (found, expected) = (ours.encode_one(text)?, theirs.encode_fast(text, true).map_err(|e| e.to_string())?);
-        assert!(found.ids == expected.get_ids(), "other ids: {text:?}");
+        assert!(found.ids == expected.get_ids(), "the token ids differ: {text:?}");
         tokens += found.ids.len();
     }
     let mut out = std::io::stdout().lock();
-    writeln!(out, "{} texts, {tokens} tokens, of the crate's ids", texts.len())?;
+    writeln!(out, "{} texts, {tokens} tokens, the same ids as the crate", texts.len())?;
     let median = |run: &dyn Fn() -> Result<(), Box<dyn std::error::Error>>| -> Result<f64, Box<dyn std::error::Error>> {
         let mut seconds = Vec::new();
         for _ in 0..options.repeat {

@@ -1,4 +1,5 @@
-//! Does exact search run at the speed of memory? Compares `top_k` with a plain sum over the same rows, in turn.
+//! Does exact search run at the speed of memory? Compares `top_k` with a plain sum over the same
+//! rows, in turn.
 //!
 //!     cargo run --release -p benches --bin top_k -- --rows 1000000 --dim 256
 
@@ -11,15 +12,15 @@ use ndarray::{Array2, ArrayView2};
 use rayon::prelude::*;
 
 #[derive(Parser)]
-#[command(about = "Speed of exact search, as a share of the speed of reading")]
+#[command(about = "Speed of exact search, compared with the speed of reading")]
 struct Options {
-    /// Rows of the corpus.
+    /// Number of rows in the corpus.
     #[arg(long, default_value_t = 1_000_000)]
     rows: usize,
-    /// Values a row.
+    /// Values per row.
     #[arg(long, default_value_t = 256)]
     dim: usize,
-    /// Timed rounds.
+    /// Number of timed rounds.
     #[arg(long, default_value_t = 5)]
     repeat: usize,
 }
@@ -32,7 +33,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut out = std::io::stdout().lock();
     for queries in [1, 8, 64] {
         let query = Array2::from_shape_fn((queries, dim), |(i, j)| value(i * 7919 + j * 31));
-        // The answers first: the best row of the first query, by plain arithmetic.
+        // Check the results first: the best row for the first query, by plain arithmetic.
         let hits = top_k(query.view(), corpus, 10)?;
         let plain = |row: &[f32]| row.iter().zip(query.row(0)).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
         let best = data.par_chunks(dim).map(plain).reduce(|| f64::MIN, f64::max);

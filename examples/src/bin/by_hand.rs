@@ -13,7 +13,7 @@ use gte_core::{Embeddings, PackedBatch, Pooling};
 struct Options {
     #[command(flatten)]
     model: Model,
-    /// The texts.
+    /// Texts to embed.
     #[arg(required = true)]
     texts: Vec<String>,
 }
@@ -23,21 +23,21 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut out = std::io::stdout().lock();
     let embedder = options.model.load()?;
 
-    // 1. Text to token ids, cut at the model's length.
+    // 1. From text to token ids, truncated to the model's length.
     let tokens = embedder.tokenize(&options.texts)?;
     for (text, tokens) in options.texts.iter().zip(&tokens) {
         writeln!(out, "tokens   {text:?} → {:?}", tokens.ids)?;
     }
 
-    // 2. All texts end to end, without padding.
+    // 2. All texts in one batch, end to end, without padding.
     let batch = PackedBatch::new(tokens.iter().map(|t| t.ids.as_slice()))?;
     writeln!(out, "batch    {} tokens, texts start at {:?}", batch.tokens(), batch.starts())?;
 
-    // 3. The encoder: one hidden state a token.
+    // 3. The encoder: one hidden state per token.
     let hidden = embedder.hidden_states(&batch)?;
     writeln!(out, "hidden   {:?} (tokens × dimensions)", hidden.dim())?;
 
-    // 4. Pooling: one row a text.
+    // 4. Pooling: one row per text.
     let pooling = embedder.config().pooling;
     writeln!(out, "pooling  {pooling}, from {}", embedder.config().pooling_source)?;
     let mut rows = Vec::new();
@@ -50,7 +50,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         });
     }
 
-    // 5. Unit length.
+    // 5. Scaling to unit length.
     let mut values = Vec::new();
     for row in rows {
         let length = row.dot(&row).sqrt();
@@ -58,13 +58,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     let by_hand = Embeddings::from_unit_rows(values, embedder.dim())?;
     for (text, row) in options.texts.iter().zip(by_hand.rows()) {
-        writeln!(out, "vector   {text:?} → [{:.4}, {:.4}, … {} in all]", row[0], row[1], row.len())?;
+        writeln!(out, "vector   {text:?} → [{:.4}, {:.4}, … {} values]", row[0], row[1], row.len())?;
     }
 
-    // And that is what `embed` gives.
+    // `embed` gives the same result.
     let embedded = embedder.embed(&options.texts)?;
     let worst = embedded.as_slice().iter().zip(by_hand.as_slice()).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
     assert!(worst < 1e-6, "by hand and by `embed` differ by {worst}");
-    writeln!(out, "embed    the same to {worst:.0e}")?;
+    writeln!(out, "embed    same result, largest difference {worst:.0e}")?;
     Ok(())
 }

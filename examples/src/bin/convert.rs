@@ -1,4 +1,4 @@
-//! How do I halve a model's files, and load it without converting each time?
+//! How do I make a model's files smaller, and load it without quantizing it each time?
 //!
 //!     cargo run --release -p examples --bin convert -- thenlper/gte-large-zh models/gte-large-zh-int8
 //!     cargo run --release -p examples --bin embed -- --model models/gte-large-zh-int8 --precision int8 "今天天气真好"
@@ -13,9 +13,9 @@ use gte_core::{HubOptions, ModelFiles, convert_to_int8};
 #[derive(Parser)]
 #[command(about = "Writes a model with 8-bit weights")]
 struct Options {
-    /// A directory, or a hub id.
+    /// Directory or hub id of the model.
     model: String,
-    /// The directory to write, new or empty.
+    /// Directory to write, which must be new or empty.
     out: PathBuf,
 }
 

@@ -3,10 +3,11 @@
 //!     cargo run --release -p examples --bin embed -- --model target/models/all-MiniLM-L6-v2 "今天天气真好" "a lovely day"
 //!     cargo run --release -p examples --bin embed -- --model thenlper/gte-large-zh < texts.txt > vectors.jsonl
 //!
-//! One text a line on standard input, or texts as arguments; one JSON object a line on standard output, in the same order:
-//! `{"text", "embedding", "tokens", "truncated"}`, or with `--output sparse` `{"sparse": {"<token id>": weight}, …}`, with
-//! `--output colbert` `{"colbert": [[…], …], …}`. A line is taken byte for byte, without its newline alone: spaces stay, and
-//! so does the carriage return of a file from Windows. Input is read as it comes and may be endless.
+//! Reads one text per line from standard input, or takes texts as arguments. Prints one JSON object
+//! per line, in the same order: `{"text", "embedding", "tokens", "truncated"}`, or with `--output
+//! sparse` `{"sparse": {"<token id>": weight}, …}`, with `--output colbert` `{"colbert": [[…], …],
+//! …}`. A line is used exactly as it is, except for its newline: spaces stay, and so does the
+//! carriage return of a file from Windows. Input is read as it arrives, and may be endless.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
@@ -17,24 +18,24 @@ use examples::Model;
 use gte_core::{Embedder, Outputs, Prompt, TokenizeOptions, Tokens};
 
 #[derive(Parser)]
-#[command(about = "Texts to vectors, one JSON object a line")]
+#[command(about = "Embeds texts, one JSON object per line")]
 struct Options {
     #[command(flatten)]
     model: Model,
-    /// The prompt of the model's files that goes before each text; its default prompt if left out.
+    /// Name of the model's prompt to put before each text. Default: the model's default prompt.
     #[arg(long, value_name = "NAME", conflicts_with = "prompt")]
     prompt_name: Option<String>,
-    /// Goes before each text instead; empty for nothing.
+    /// Text to put before each text instead of a prompt of the model. Empty for none.
     #[arg(long, value_name = "TEXT")]
     prompt: Option<String>,
     /// A vector per text, weights of token ids, or a vector per token.
     #[arg(long, value_enum, default_value_t)]
     output: Output,
-    /// Texts; standard input, one a line, if there are none.
+    /// Texts to embed. Default: the lines of standard input.
     texts: Vec<String>,
 }
 
-/// What is written for a text.
+/// The output for each text.
 #[derive(Clone, Copy, Debug, Default, clap::ValueEnum)]
 enum Output {
     /// A unit vector: `embedding`.
@@ -64,7 +65,7 @@ enum Vector<'a> {
     Colbert(Vec<&'a [f32]>),
 }
 
-/// Texts that are computed together, at most.
+/// Maximum number of texts that are computed together.
 const PIECE: usize = 256;
 
 fn main() -> ExitCode {
@@ -96,13 +97,14 @@ fn run(options: &Options) -> Result<(), String> {
             match String::from_utf8(line) {
                 Ok(text) => texts.push(text),
                 Err(e) => {
-                    // What came before it is whole and is not lost.
+                    // The lines before it are complete and must not be lost.
                     print(&embedder, options, &texts)?;
                     return Err(format!("line {number} is not UTF-8 from byte {} on", e.utf8_error().valid_up_to()));
                 }
             }
         }
-        // A full piece, the end, or nothing more to read for now: someone may be typing, or waiting for the answer.
+        // A full piece, the end of the input, or no more input for now: someone may be typing, or
+        // waiting for the result.
         if texts.len() == PIECE || read == 0 || input.buffer().is_empty() {
             print(&embedder, options, &texts)?;
             texts.clear();

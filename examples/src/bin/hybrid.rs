@@ -2,8 +2,9 @@
 //!
 //!     cargo run --release -p examples --bin hybrid -- --model BAAI/bge-m3 examples/data/help.zh.txt "坏了的水壶可以退吗？"
 //!
-//! One forward pass gives a vector and the weights of a text's tokens; the two rankings are fused by their ranks
-//! (reciprocal rank fusion: Cormack et al. 2009, <https://doi.org/10.1145/1571941.1572114>).
+//! One forward pass gives a vector and the weights of a text's tokens. The two rankings are fused
+//! by rank (reciprocal rank fusion: Cormack et al. 2009,
+//! <https://doi.org/10.1145/1571941.1572114>).
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -13,20 +14,20 @@ use examples::Model;
 use gte_core::{AllEmbeddings, Embedder, Outputs};
 
 #[derive(Parser)]
-#[command(about = "The lines of a text file that are nearest to a query in meaning and in words")]
+#[command(about = "Finds the lines of a text file that are closest to a query in meaning and in words")]
 struct Options {
     #[command(flatten)]
     model: Model,
-    /// A text file, one document a line; empty lines are left out.
+    /// Text file, one document per line. Empty lines are ignored.
     file: std::path::PathBuf,
-    /// What is looked for.
+    /// Text to search for.
     query: String,
-    /// How many lines are shown.
+    /// Number of lines to print.
     #[arg(short, default_value_t = 5)]
     k: usize,
 }
 
-/// Of reciprocal rank fusion, as its authors chose it.
+/// The constant of reciprocal rank fusion, as its authors chose it.
 const RANK_CONSTANT: f32 = 60.0;
 
 fn main() -> ExitCode {
@@ -43,11 +44,11 @@ fn run(options: &Options) -> Result<(), String> {
     let content = std::fs::read_to_string(&options.file).map_err(|e| format!("{}: {e}", options.file.display()))?;
     let lines: Vec<&str> = content.lines().filter(|line| !line.trim().is_empty()).collect();
     let embedder: Embedder = options.model.load().map_err(|e| e.to_string())?;
-    // The query last, so that all weights are rows of one matrix.
+    // The query is the last text, so that all weights are rows of one matrix.
     let texts: Vec<&str> = lines.iter().copied().chain([options.query.as_str()]).collect();
     let all = embed(&embedder, &texts).map_err(|e| e.to_string())?;
     let (Some(dense), Some(sparse)) = (&all.dense, &all.sparse) else {
-        return Err("both outputs were asked for".into());
+        return Err("both outputs were requested".into());
     };
     let query = lines.len();
     let cosine = |i: usize| {
@@ -75,7 +76,7 @@ fn embed(embedder: &Embedder, texts: &[&str]) -> gte_core::Result<AllEmbeddings>
     embedder.embed_all(&tokens, Outputs { sparse: true, ..Outputs::DENSE })
 }
 
-/// Places by falling score; equal scores in order of their places.
+/// Indices by descending score. Equal scores keep their order.
 fn ranking(scores: &[f32]) -> Vec<usize> {
     let mut places: Vec<usize> = (0..scores.len()).collect();
     places.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]));

@@ -1,10 +1,11 @@
-//! How do I embed texts that are longer than the model takes?
+//! How do I embed texts that are longer than the model's limit?
 //!
 //!     cargo run --release -p examples --bin long -- --chunk 256 --overlap 32 < texts.txt > vectors.jsonl
 //!
-//! A text is cut into windows of tokens that overlap; its vector is the mean of theirs, or the maximum value by value,
-//! of unit length. One text a line on standard input; one JSON object a line on standard output, in the same order:
-//! `{"text", "embedding", "tokens", "windows"}`.
+//! A text is split into overlapping windows of tokens. Its vector is the mean of their vectors, or
+//! the maximum of each value, scaled to unit length. Reads one text per line from standard input,
+//! and prints one JSON object per line, in the same order: `{"text", "embedding", "tokens",
+//! "windows"}`.
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::ExitCode;
@@ -14,14 +15,14 @@ use examples::Model;
 use gte_core::{Combine, Windows};
 
 #[derive(Parser)]
-#[command(about = "Long texts to vectors, window by window")]
+#[command(about = "Embeds long texts window by window")]
 struct Options {
     #[command(flatten)]
     model: Model,
-    /// Tokens in a window, special tokens included. Default: as many as the model takes.
+    /// Number of tokens per window, including special tokens. Default: the model's limit.
     #[arg(long, value_name = "TOKENS")]
     chunk: Option<usize>,
-    /// Tokens that a window shares with the one before it.
+    /// Number of tokens that a window shares with the one before it.
     #[arg(long, value_name = "TOKENS", default_value_t = 0)]
     overlap: usize,
     /// mean or max, over the windows.

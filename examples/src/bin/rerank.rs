@@ -5,10 +5,11 @@
 //!   cargo run --release -p examples --bin rerank -- --model BAAI/bge-reranker-v2-m3
 //! ```
 //!
-//! One JSON object a line on standard input, `{"query", "documents"}` and for a language model an `"instruction"` where
-//! it differs from the model's own; one a line on standard output, in the same order: `{"scores": […], "ranking": […],
-//! "truncated": […]}`. Scores are in the order of the documents, from 0 to 1 by the sigmoid, with `--raw` the model's
-//! logits; the ranking has the places of the documents, best first.
+//! Reads one JSON object per line from standard input: `{"query", "documents"}`, and for a language
+//! model optionally an `"instruction"`, which replaces the model's own. Prints one line for each,
+//! in the same order: `{"scores": […], "ranking": […], "truncated": […]}`. Scores are in the order
+//! of the documents, from 0 to 1 by the sigmoid; with `--raw` they are the model's logits. The
+//! ranking has the indices of the documents, best first.
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::ExitCode;
@@ -18,14 +19,14 @@ use examples::Model;
 use gte_core::Reranker;
 
 #[derive(Parser)]
-#[command(about = "Scores of documents for queries, one JSON object a line")]
+#[command(about = "Scores documents for queries, one JSON object per line")]
 struct Options {
     #[command(flatten)]
     model: Model,
-    /// The model's logits in place of scores from 0 to 1.
+    /// Print the model's logits instead of scores from 0 to 1.
     #[arg(long)]
     raw: bool,
-    /// What an answer is, for a language model, where a line does not say it.
+    /// Tells a language model what counts as an answer, for lines without an instruction.
     #[arg(long, value_name = "TEXT")]
     instruction: Option<String>,
 }
@@ -79,7 +80,7 @@ fn answer(reranker: &Reranker, options: &Options, question: &Question) -> gte_co
     let tokens = reranker.tokenize(&question.query, &question.documents, instruction)?;
     let logits = reranker.logits(&tokens)?;
     let scores = reranker.scores_from(&logits)?;
-    // The logits order as their sigmoids do, and still tell apart what rounds to 1.
+    // Logits have the same order as their sigmoids, and still differ when the sigmoids round to 1.
     let mut ranking: Vec<usize> = (0..logits.len()).collect();
     ranking.sort_by(|&a, &b| logits[b].total_cmp(&logits[a]));
     let truncated = tokens.iter().map(|tokens| tokens.truncated()).collect();

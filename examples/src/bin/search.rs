@@ -1,4 +1,4 @@
-//! How do I find the lines of a file that mean what I ask?
+//! How do I find the lines of a file that match the meaning of a question?
 //!
 //!     cargo run --release -p examples --bin search -- --model target/models/all-MiniLM-L6-v2 examples/data/help.txt "how do I get my money back?"
 
@@ -11,15 +11,15 @@ use gte_core::similarity::top_k;
 use indicatif::{ProgressBar, ProgressStyle};
 
 #[derive(Parser)]
-#[command(about = "The lines of a text file that are nearest in meaning to a query")]
+#[command(about = "Finds the lines of a text file that are closest in meaning to a query")]
 struct Options {
     #[command(flatten)]
     model: Model,
-    /// A text file, one document a line; empty lines are left out.
+    /// Text file, one document per line. Empty lines are ignored.
     file: std::path::PathBuf,
-    /// What is looked for.
+    /// Text to search for.
     query: String,
-    /// How many lines are shown.
+    /// Number of lines to print.
     #[arg(short, default_value_t = 5)]
     k: usize,
 }

@@ -1,35 +1,38 @@
-//! The HorizontalPodAutoscaler's algorithm, as kube-controller-manager has it (Kubernetes 1.34, pkg/controller/podautoscaler:
-//! replica_calculator.go and horizontal.go): the ratio with its tolerance, pods without metrics, policies, stabilisation.
+//! The algorithm of the HorizontalPodAutoscaler, as in kube-controller-manager (Kubernetes 1.34,
+//! pkg/controller/podautoscaler: replica_calculator.go and horizontal.go): the ratio with its
+//! tolerance, pods without metrics, policies, stabilization.
 
-/// Within which a ratio changes nothing (`--horizontal-pod-autoscaler-tolerance`).
+/// A ratio that differs from 1 by less than this has no effect
+/// (`--horizontal-pod-autoscaler-tolerance`).
 const TOLERANCE: f64 = 0.1;
 
-/// How many more, or fewer, in how many seconds.
+/// How many replicas may be added or removed in how many seconds.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Policy {
     Percent(f64, f64),
     Pods(usize, f64),
 }
 
-/// An autoscaler's `spec.behavior` and limits; policies combine by `selectPolicy: Max`.
+/// An autoscaler's `spec.behavior` and limits. Policies are combined by `selectPolicy: Max`.
 #[derive(Clone, Debug)]
 pub(crate) struct Spec {
     pub(crate) min: usize,
     pub(crate) max: usize,
     pub(crate) up: Vec<Policy>,
     pub(crate) down: Vec<Policy>,
-    /// Seconds of `scaleDown.stabilizationWindowSeconds`; that of `scaleUp` is none.
+    /// Seconds of `scaleDown.stabilizationWindowSeconds`. For `scaleUp` it is 0.
     pub(crate) stabilisation: f64,
 }
 
-/// What an autoscaler remembers.
+/// An autoscaler's memory.
 #[derive(Default)]
 pub(crate) struct Autoscaler {
     recommended: Vec<(f64, usize)>,
     changed: Vec<(f64, isize)>,
 }
 
-/// The replicas that one metric asks for: `values` of the pods that have one, `missing` pods that have none (they start).
+/// The number of replicas that one metric asks for: `values` of the pods that report it, and
+/// `missing` pods that do not, because they are starting.
 pub(crate) fn desired(current: usize, values: &[f64], missing: usize, target: f64) -> usize {
     if values.is_empty() {
         return current;
@@ -40,7 +43,8 @@ pub(crate) fn desired(current: usize, values: &[f64], missing: usize, target: f6
         let changed = (ratio - 1.0).abs() > TOLERANCE;
         return if changed { ceil(ratio * values.len() as f64) } else { current };
     }
-    // Who has no metric is taken to do nothing when the others ask for more, and all of its share when they ask for less.
+    // A pod without the metric counts as idle if the others ask for more replicas, and as fully
+    // used if they ask for fewer.
     let all = values.len() + missing;
     let assumed = if ratio < 1.0 { missing as f64 * target } else { 0.0 };
     let guarded = (sum + assumed) / all as f64 / target;
@@ -48,21 +52,22 @@ pub(crate) fn desired(current: usize, values: &[f64], missing: usize, target: f6
         return current;
     }
     let count = ceil(guarded * all as f64);
-    // Not in the other direction than was asked.
+    // The correction must not reverse the direction.
     if (guarded < 1.0 && count > current) || (guarded > 1.0 && count < current) { current } else { count }
 }
 
-/// Rounds up, but for the last digits of a product.
+/// Rounds up, ignoring the rounding error of a product.
 fn ceil(x: f64) -> usize {
     (x - 1e-9).ceil().max(0.0) as usize
 }
 
 impl Autoscaler {
-    /// The replicas that there should be at `now`, of what the metrics ask for.
+    /// The number of replicas that there should be at `now`, given the number that the metrics ask
+    /// for.
     pub(crate) fn decide(&mut self, spec: &Spec, now: f64, current: usize, asked: usize) -> usize {
         self.recommended.retain(|&(at, _)| at > now - spec.stabilisation);
         self.recommended.push((now, asked));
-        // Down only as far as every recommendation of the window.
+        // Scales down only as far as every recommendation of the window allows.
         let highest = self.recommended.iter().map(|&(_, n)| n).max().unwrap_or(asked);
         let stabilised = if asked < current { highest.min(current) } else { asked };
         let limited = if stabilised > current {
@@ -79,7 +84,8 @@ impl Autoscaler {
         next
     }
 
-    /// How far a policy lets the replicas go from where they were when its period began.
+    /// How far a policy lets the number of replicas move from its value when the policy's period
+    /// began.
     fn limit(&self, policy: Policy, now: f64, current: usize, sign: f64) -> usize {
         let (Policy::Percent(_, period) | Policy::Pods(_, period)) = policy;
         let same = |change: isize| (change > 0) == (sign > 0.0);
@@ -109,7 +115,8 @@ mod tests {
 
     #[test]
     fn the_documentations_examples() {
-        // "if the current metric value is 200m, and the desired value is 100m, the number of replicas will be doubled", and halved at 50m.
+        // "if the current metric value is 200m, and the desired value is 100m, the number of
+        // replicas will be doubled", and halved at 50m.
         assert_eq!(desired(4, &[200.0; 4], 0, 100.0), 8);
         assert_eq!(desired(4, &[50.0; 4], 0, 100.0), 2);
         assert_eq!(desired(4, &[109.0; 4], 0, 100.0), 4, "within the tolerance");
@@ -118,10 +125,10 @@ mod tests {
 
     #[test]
     fn pods_without_metrics_dampen() {
-        // Four at 200 % and four that start: as if there were eight at 100 %.
+        // Four pods at 200 % and four that start count as eight at 100 %.
         assert_eq!(desired(8, &[200.0; 4], 4, 100.0), 8);
         assert_eq!(desired(8, &[400.0; 4], 4, 100.0), 16);
-        assert_eq!(desired(8, &[20.0; 4], 4, 100.0), 5, "those that start count with all of their share");
+        assert_eq!(desired(8, &[20.0; 4], 4, 100.0), 5, "pods that start count as fully used");
         assert_eq!(desired(8, &[], 8, 100.0), 8);
     }
 
@@ -131,10 +138,10 @@ mod tests {
         assert_eq!(hpa.decide(&spec, 0.0, 2, 50), 6, "four pods are more than a doubling");
         assert_eq!(hpa.decide(&spec, 5.0, 6, 50), 6, "the period is not over");
         assert_eq!(hpa.decide(&spec, 16.0, 6, 50), 12, "now a doubling is more");
-        assert_eq!(hpa.decide(&spec, 100.0, 12, 3), 12, "others asked for 50 in the last five minutes");
-        assert_eq!(hpa.decide(&spec, 320.0, 12, 3), 6, "a half in a minute");
+        assert_eq!(hpa.decide(&spec, 100.0, 12, 3), 12, "in the last five minutes, 50 were recommended");
+        assert_eq!(hpa.decide(&spec, 320.0, 12, 3), 6, "half of them per minute");
         assert_eq!(hpa.decide(&spec, 330.0, 6, 3), 6);
         assert_eq!(hpa.decide(&spec, 381.0, 6, 0), 3);
-        assert_eq!(hpa.decide(&spec, 700.0, 3, 0), 1, "never below the least");
+        assert_eq!(hpa.decide(&spec, 700.0, 3, 0), 1, "never below the minimum");
     }
 }

@@ -1,15 +1,18 @@
-//! Which target should an autoscaler have? A discrete-event simulation of a day, with the HorizontalPodAutoscaler's own formula over
-//! measured service times:
+//! Which target should an autoscaler have? A discrete-event simulation of a day, with the
+//! HorizontalPodAutoscaler's own formula and measured service times:
 //!
 //!     cargo run --release -p benches --bin autoscale -- --tokens-per-second 228 --peak 40 --out autoscale
 //!
-//! Requests arrive by chance (Poisson) at a rate that follows a curve: a synthetic day with two sudden crowds, or `--curve`, a CSV of
-//! `second,requests_per_second`. Each goes to a pod that is ready, picked by chance as kube-proxy does, waits for what that pod has to
-//! do, and takes its tokens / speed. Metrics are scraped every 15 s; the autoscaler looks at the last scrape every 15 s; a pod is ready
-//! `--start` seconds after it was asked for, and one that goes finishes what it has. Pods wait for no node here.
+//! Requests arrive at random (Poisson) at a rate that follows a curve: a synthetic day with two
+//! sudden peaks, or `--curve`, a CSV of `second,requests_per_second`. Each request goes to a random
+//! ready pod, as with kube-proxy, waits for the pod's earlier requests, and takes tokens / speed
+//! seconds. Metrics are scraped every 15 s, and the autoscaler reads the last scrape every 15 s. A
+//! pod is ready `--start` seconds after it was requested, and a pod that is removed finishes its
+//! requests. Pods do not wait for nodes here.
 //!
-//! Prints for every target: the pod-hours that a day costs, the most pods, latency, and the share of minutes in which the 99th
-//! percentile was within `--slo`. Writes OUT.csv and OUT.svg. The same `--seed` gives the same numbers.
+//! Prints for every target: the pod-hours per day, the maximum number of pods, latency, and the
+//! share of minutes in which the 99th percentile was within `--slo`. Writes OUT.csv and OUT.svg.
+//! The same `--seed` gives the same numbers.
 
 mod hpa;
 mod plant;
@@ -25,37 +28,38 @@ use crate::plant::{Day, Metric, Plant, simulate};
 type Failure = Box<dyn std::error::Error>;
 
 #[derive(Parser)]
-#[command(about = "Simulates a day of an autoscaler by several targets")]
+#[command(about = "Simulates a day of an autoscaler with several targets")]
 struct Options {
-    /// Tokens a second of one pod, as measured under load.
+    /// Tokens per second of one pod, as measured under load.
     #[arg(long)]
     tokens_per_second: f64,
-    /// Requests a second at the day's ordinary peak; the crowds are three times that.
+    /// Requests per second at the day's ordinary peak. The sudden peaks are three times as high.
     #[arg(long, default_value_t = 40.0)]
     peak: f64,
-    /// CSV of second,requests_per_second in place of the synthetic day.
+    /// CSV of second,requests_per_second, instead of the synthetic day.
     #[arg(long)]
     curve: Option<PathBuf>,
-    /// Hours of the day that are simulated.
+    /// Number of hours to simulate.
     #[arg(long, default_value_t = 24.0)]
     hours: f64,
-    /// JSON lines whose lengths the requests have; a character is a token.
+    /// JSON lines with the texts of the requests. Only their lengths matter; a character counts as
+    /// a token.
     #[arg(long, default_value = "benches/texts-mixed.jsonl")]
     texts: PathBuf,
     /// Seconds from a pod's creation to its first request.
     #[arg(long, default_value_t = 20.0)]
     start: f64,
-    /// Replicas at least and at most.
+    /// Minimum and maximum number of replicas.
     #[arg(long, default_value_t = 2)]
     min: usize,
     #[arg(long, default_value_t = 5000)]
     max: usize,
-    /// Seconds that the 99th percentile of a minute should keep within.
+    /// The limit in seconds for the 99th percentile of a minute.
     #[arg(long, default_value_t = 2.0)]
     slo: f64,
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// OUT.csv and OUT.svg.
+    /// Writes OUT.csv and OUT.svg.
     #[arg(long)]
     out: Option<PathBuf>,
 }
@@ -88,7 +92,7 @@ fn main() -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
     writeln!(
         out,
-        "{:.0} tokens/s a pod, {mean:.0} tokens a request, so {:.2} requests/s a pod; {:.0} requests/s at most; a pod starts in {} s",
+        "{:.0} tokens/s per pod, {mean:.0} tokens per request, so {:.2} requests/s per pod; {:.0} requests/s at most; a pod starts in {} s",
         options.tokens_per_second,
         options.tokens_per_second / mean,
         curve.iter().copied().fold(0.0, f64::max),
@@ -141,7 +145,8 @@ fn targets() -> Vec<Vec<Metric>> {
     all
 }
 
-/// Requests a second in each second: quiet at night, two humps, and two crowds that come within a minute.
+/// Requests per second in each second: quiet at night, two broad peaks, and two sudden peaks that
+/// build up within a minute.
 fn synthetic(peak: f64, hours: f64) -> Vec<f64> {
     let hump = |h: f64, at: f64, width: f64| (-((h - at) / width).powi(2)).exp();
     let crowd = |h: f64, at: f64| {
@@ -156,7 +161,7 @@ fn synthetic(peak: f64, hours: f64) -> Vec<f64> {
     (0..(hours * 3600.0) as usize).map(rate).collect()
 }
 
-/// A curve from a CSV: the rate of a line holds until the next.
+/// Reads a curve from a CSV file. The rate of a line holds until the next line.
 fn read(path: &std::path::Path) -> Result<Vec<f64>, Failure> {
     let mut curve: Vec<f64> = Vec::new();
     for (i, line) in std::fs::read_to_string(path)?.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
@@ -169,7 +174,7 @@ fn read(path: &std::path::Path) -> Result<Vec<f64>, Failure> {
                 curve.resize(second, last);
                 curve.push(rate);
             }
-            None if i == 0 => {} // the names of the columns
+            None if i == 0 => {} // the header
             _ => {
                 return Err(format!(
                     "{}:{}: expected rising second,requests_per_second, found {line:?}",
@@ -181,7 +186,7 @@ fn read(path: &std::path::Path) -> Result<Vec<f64>, Failure> {
         }
     }
     match curve.is_empty() {
-        true => Err(format!("{} holds no rates", path.display()).into()),
+        true => Err(format!("{} contains no rates", path.display()).into()),
         false => Ok(curve),
     }
 }
@@ -198,14 +203,14 @@ fn table(days: &[(String, Day)], path: &std::path::Path) -> Result<(), Failure> 
     Ok(())
 }
 
-/// Traffic, replicas and the 99th percentile over the day, of a few targets.
+/// Draws traffic, replicas and the 99th percentile over the day, for some of the targets.
 fn draw(curve: &[f64], days: &[(String, Day)], path: &std::path::Path) -> Result<(), Failure> {
     use plotters::prelude::*;
     let fail = |e: &dyn std::fmt::Display| -> Failure { e.to_string().into() };
     let root = SVGBackend::new(path, (960, 760)).into_drawing_area();
     root.fill(&WHITE).map_err(|e| fail(&e))?;
     let hours = curve.len() as f64 / 3600.0;
-    // What swings most comes first, under the others.
+    // The curves that vary most are drawn first, below the others.
     let shown: Vec<(usize, RGBColor)> =
         [(9, RGBColor(240, 170, 170)), (2, BLUE), (6, RGBColor(0, 130, 60)), (11, RGBColor(140, 90, 0))].into();
     let minutes =
@@ -219,7 +224,7 @@ fn draw(curve: &[f64], days: &[(String, Day)], path: &std::path::Path) -> Result
             .collect()
     };
     let panels: [(&str, Lines); 3] = [
-        ("requests a second", vec![("traffic".into(), BLACK, minutes(&traffic))]),
+        ("requests per second", vec![("traffic".into(), BLACK, minutes(&traffic))]),
         ("replicas", of(&|day| day.replicas.iter().map(|&n| n as f64).collect())),
         ("99th percentile of each minute, s (cut at 10)", of(&|day| day.p99.iter().map(|p| p.min(10.0)).collect())),
     ];
@@ -237,7 +242,7 @@ fn draw(curve: &[f64], days: &[(String, Day)], path: &std::path::Path) -> Result
             let series = chart.draw_series(LineSeries::new(line, &color)).map_err(|e| fail(&e))?;
             series.label(name).legend(move |(x, y)| PathElement::new([(x, y), (x + 16, y)], color));
         }
-        // At night, where nothing happens.
+        // The legend goes where there is little traffic: at night.
         chart
             .configure_series_labels()
             .position(SeriesLabelPosition::UpperLeft)

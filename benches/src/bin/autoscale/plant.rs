@@ -1,4 +1,4 @@
-//! Pods, requests and metrics: what the autoscaler acts on.
+//! The pods, requests and metrics that the autoscaler controls.
 
 use std::fmt;
 
@@ -6,17 +6,20 @@ use hdrhistogram::Histogram;
 
 use crate::hpa::{Autoscaler, Spec, desired};
 
-/// Seconds between scrapes, and between looks of the autoscaler (`--horizontal-pod-autoscaler-sync-period`).
+/// Seconds between scrapes, and between decisions of the autoscaler
+/// (`--horizontal-pod-autoscaler-sync-period`).
 const PERIOD: f64 = 15.0;
 
-/// What is scaled on, with its target.
+/// The metric that the autoscaler uses, with its target.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Metric {
-    /// CPU time over the request, as metrics-server sees it: the mean between two scrapes.
+    /// CPU time relative to the request, as metrics-server reports it: the mean between two
+    /// scrapes.
     Cpu(f64),
     /// `gte_utilization_ratio`: the share of the last ten seconds in which the compute thread was busy.
     Utilization(f64),
-    /// `gte_queue_delay_seconds`: what a request that arrives at the scrape would wait.
+    /// `gte_queue_delay_seconds`: how long a request that arrives at the time of the scrape would
+    /// wait.
     QueueDelay(f64),
 }
 
@@ -30,21 +33,21 @@ impl fmt::Display for Metric {
     }
 }
 
-/// Pods, and how they are scaled.
+/// The pods, and how they are scaled.
 pub(crate) struct Plant {
-    /// Tokens a second of one pod.
+    /// Tokens per second of one pod.
     pub(crate) speed: f64,
-    /// Of requests, in tokens.
+    /// Lengths of the requests in tokens.
     pub(crate) lengths: Vec<f64>,
     /// Seconds until a pod is ready.
     pub(crate) start: f64,
-    /// Seconds of waiting beyond which a request is refused.
+    /// A request that would wait longer than this many seconds is refused.
     pub(crate) timeout: f64,
     pub(crate) seed: u64,
     pub(crate) spec: Spec,
 }
 
-/// What happened.
+/// The results of a day.
 pub(crate) struct Day {
     latency: Histogram<u64>, // milliseconds
     pub(crate) refused: u64,
@@ -52,7 +55,7 @@ pub(crate) struct Day {
     work: f64,
     /// At the end of each minute.
     pub(crate) replicas: Vec<usize>,
-    /// Of the requests that arrived in each minute, in seconds.
+    /// In seconds, over the requests that arrived in each minute.
     pub(crate) p99: Vec<f64>,
 }
 
@@ -69,12 +72,12 @@ impl Day {
         self.replicas.iter().copied().max().unwrap_or(0)
     }
 
-    /// Share of the pods' time that was computing.
+    /// Share of the pods' time that was spent computing.
     pub(crate) fn busy(&self) -> f64 {
         self.work / self.pod_seconds
     }
 
-    /// Share of minutes whose 99th percentile kept within `seconds`.
+    /// Share of minutes whose 99th percentile was within `seconds`.
     pub(crate) fn within(&self, seconds: f64) -> f64 {
         self.p99.iter().filter(|&&p| p <= seconds).count() as f64 / self.p99.len().max(1) as f64
     }
@@ -83,9 +86,9 @@ impl Day {
 /// A pod: first come, first served.
 struct Pod {
     ready: f64,
-    /// When it will have done what it was given.
+    /// When the pod will have finished its requests.
     free: f64,
-    /// Seconds of work that it was given in all.
+    /// Seconds of work of all its requests.
     given: f64,
     /// Work done at the last scrape, and ten seconds before it.
     scraped: Option<f64>,
@@ -113,7 +116,7 @@ impl Pod {
     }
 }
 
-/// SplitMix64 (Steele, Lea, Flood 2014), to numbers in 0..1.
+/// SplitMix64 (Steele, Lea, Flood 2014), converted to numbers in 0..1.
 struct Chance(u64);
 
 impl Chance {
@@ -129,7 +132,8 @@ impl Chance {
     }
 }
 
-/// A day of `plant` under `curve`, requests a second in each second, scaled on `metrics`.
+/// Simulates a day of `plant` under `curve`, the requests per second in each second, scaled by
+/// `metrics`.
 pub(crate) fn simulate(plant: &Plant, curve: &[f64], metrics: &[Metric]) -> Day {
     let histogram = || Histogram::<u64>::new_with_max(3_600_000, 3).expect("valid bounds");
     let mut chance = Chance(plant.seed);
@@ -143,7 +147,7 @@ pub(crate) fn simulate(plant: &Plant, curve: &[f64], metrics: &[Metric]) -> Day 
         let (from, to) = (second as f64, second as f64 + 1.0);
         ready.clear();
         ready.extend((0..pods.len()).filter(|&i| pods[i].ready <= from));
-        // A Poisson process has no memory: it may begin anew with the rate of each second.
+        // A Poisson process has no memory, so it may start again with the rate of each second.
         let mut next = from - (1.0 - chance.next()).ln() / rate.max(1e-9);
         while next < to {
             let tokens = plant.lengths[chance.below(plant.lengths.len())];
@@ -175,7 +179,7 @@ pub(crate) fn simulate(plant: &Plant, curve: &[f64], metrics: &[Metric]) -> Day 
         if phase == 0.0 {
             pods.iter_mut().filter(|pod| pod.ready <= to).for_each(|pod| pod.scrape(to));
         }
-        // The autoscaler's own clock: half a period behind the scrape.
+        // The autoscaler has its own clock, half a period after the scrape.
         if phase == (PERIOD / 2.0).floor() {
             scale(plant, &mut pods, &mut autoscaler, metrics, to, &mut day);
         }
@@ -206,7 +210,8 @@ fn scale(plant: &Plant, pods: &mut Vec<Pod>, autoscaler: &mut Autoscaler, metric
     while pods.len() < count {
         pods.push(Pod::new(now + plant.start));
     }
-    // The youngest go first; what one still has to do, it finishes, and costs.
+    // The youngest pods are removed first. A removed pod finishes its requests, and its time still
+    // costs.
     for gone in pods.drain(count..) {
         day.pod_seconds += (gone.free - now).max(0.0);
     }

@@ -1,11 +1,11 @@
-//! How fast is the forward pass? Prints a JSON line per workload.
+//! How fast is the forward pass? Prints one JSON line per workload.
 //!
 //!     cargo run --release -p benches --bin forward -- MODEL_DIR --threads 2 --precision f32
 //!
-//! Answers are checked before anything is timed: against candle's CPU backend, an implementation
-//! that is not ours. With `--in-turn` the workloads' names come on standard input, which is how
-//! `peers/compare.py` measures this engine in turn with others; it compares the answers with
-//! PyTorch's.
+//! The results are checked before anything is timed: against candle's CPU backend, an independent
+//! implementation. With `--in-turn` it reads names of workloads from standard input, which is how
+//! `peers/compare.py` measures this engine in turn with others; that script compares the results
+//! with PyTorch's.
 
 mod model;
 mod profile;
@@ -31,37 +31,37 @@ pub(crate) type Workloads = BTreeMap<String, Workload>;
 pub(crate) struct Options {
     /// Directory of the model.
     model: String,
-    /// Open the model as a reranker: its answers are a score per text.
+    /// Open the model as a reranker: its results are one score per text.
     #[arg(long)]
     rerank: bool,
-    /// Threads.
+    /// Number of threads.
     #[arg(long, default_value_t = 2)]
     threads: usize,
     /// f32, bf16, int8 or auto.
     #[arg(long, default_value_t)]
     precision: Precision,
-    /// JSON: workload → lengths of its texts in tokens, or its token ids, or a query with its
-    /// documents.
+    /// JSON file: workload → lengths of its texts in tokens, or their token ids, or a query with
+    /// its documents.
     #[arg(long, default_value = "benches/workloads.json")]
     workloads: PathBuf,
-    /// Workloads to run, by name; all if left out.
+    /// Names of the workloads to run. Default: all.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// Timed runs of each workload; the median is printed.
     #[arg(long, default_value_t = 5)]
     repeat: usize,
-    /// Tokens computed at once.
+    /// Maximum number of tokens computed together.
     #[arg(long)]
-    batch_tokens: Option<usize>,
-    /// Print where the time goes, how far the products are from the peak of the instructions, and
-    /// one thread against all.
+    max_batch_tokens: Option<usize>,
+    /// Print where the time goes, how far matrix multiplications are from the peak of the
+    /// instructions, and one thread compared with all.
     #[arg(long)]
     profile: bool,
-    /// Take the answers on trust: for a quick look, and where the caller checks them.
+    /// Do not check the results: for a quick look, or if the caller checks them.
     #[arg(long)]
     unchecked: bool,
-    /// After the check, run one workload for each of its names on standard input, and answer its
-    /// seconds; `answers NAME`, `profile`, `peak` and `memory` are answered too.
+    /// After the check, run one workload for each name on standard input, and print its seconds.
+    /// `answers NAME`, `profile`, `peak` and `memory` are commands too.
     #[arg(long)]
     in_turn: bool,
 }
@@ -93,8 +93,8 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// The workloads of the file that are asked for. Values that are neither list nor object are
-/// remarks.
+/// Reads the requested workloads from the file. Values that are neither a list nor an object are
+/// comments.
 fn read(file: &Path, only: &[String], vocab: usize) -> Result<Workloads> {
     let values: BTreeMap<String, serde_json::Value> = serde_json::from_slice(&std::fs::read(file)?)?;
     if let Some(missing) = only.iter().find(|name| !values.contains_key(*name)) {
@@ -107,7 +107,7 @@ fn read(file: &Path, only: &[String], vocab: usize) -> Result<Workloads> {
         .collect()
 }
 
-/// How well each workload's answers agree with candle's, at worst; an error where they are wrong.
+/// The worst agreement of each workload's results with candle's. Fails if they are wrong.
 fn check(options: &Options, model: &Model, workloads: &Workloads) -> Result<BTreeMap<String, f32>> {
     let oracle = Model::load(options, Device::CandleCpu, Precision::F32, options.threads)?;
     let least = match model.precision() {
@@ -119,14 +119,14 @@ fn check(options: &Options, model: &Model, workloads: &Workloads) -> Result<BTre
     for (name, workload) in workloads {
         let worst = model.compute(workload)?.agreement(&oracle.compute(workload)?)?;
         if worst.is_nan() || worst <= least {
-            return Err(format!("{name}: the answers are wrong, agreement {worst} with candle").into());
+            return Err(format!("{name}: the results are wrong, agreement with candle {worst}").into());
         }
         agreement.insert(name.clone(), worst);
     }
     Ok(agreement)
 }
 
-/// The line of one workload.
+/// The output line of one workload.
 fn measured(
     options: &Options,
     model: &Model,
@@ -134,7 +134,7 @@ fn measured(
     workload: &Workload,
     agreement: Option<&f32>,
 ) -> Result<serde_json::Value> {
-    model.compute(workload)?; // warm, whether checked or not
+    model.compute(workload)?; // warm-up, also without the check
     let timed = || model.seconds(workload);
     let mut seconds = (0..options.repeat.max(1)).map(|_| timed()).collect::<gte_core::Result<Vec<_>>>()?;
     seconds.sort_by(f64::total_cmp);

@@ -1,4 +1,4 @@
-//! One of the engine's doors, by the kind of the model.
+//! An embedder or a reranker, depending on the model.
 
 use std::time::Instant;
 
@@ -22,7 +22,7 @@ impl Model {
             threads: usize,
         ) -> Result<D> {
             let builder = builder.offline(true).device(device).precision(precision).threads(threads);
-            Ok(match options.batch_tokens {
+            Ok(match options.max_batch_tokens {
                 Some(tokens) => builder.budget(Budget::new(tokens)?).build()?,
                 None => builder.build()?,
             })
@@ -34,7 +34,7 @@ impl Model {
         })
     }
 
-    /// Unit vectors of an embedder; of a reranker logits of token ids, and scores of texts, which
+    /// Unit vectors of an embedder. For a reranker, logits of token ids, or scores of texts, which
     /// it tokenizes.
     pub(crate) fn compute(&self, workload: &Workload) -> gte_core::Result<Answers> {
         match (self, workload) {
@@ -55,7 +55,7 @@ impl Model {
         Ok(start.elapsed().as_secs_f64())
     }
 
-    /// Tokens of the pairs of a query and documents.
+    /// Number of tokens in the pairs of a query and documents.
     pub(crate) fn pair_tokens(&self, query: &str, documents: &[String]) -> gte_core::Result<usize> {
         let tokens = match self {
             Self::Embedder(embedder) => embedder.tokenize(documents)?,
@@ -64,10 +64,11 @@ impl Model {
         Ok(tokens.iter().map(|tokens| tokens.ids.len()).sum())
     }
 
-    /// Multiply-adds per second that `threads` threads make at most in registers, all at once: a
-    /// CPU that is busy everywhere may be slower. None where there is no probe.
+    /// The maximum number of multiply-adds per second that `threads` threads reach together on
+    /// registers alone; a CPU with all cores busy may be slower. None if there is no such
+    /// measurement.
     pub(crate) fn peak(&self, threads: usize) -> Result<Option<f64>> {
-        // The probe is an embedder's, of any model: it measures instructions.
+        // Any embedder will do, because only instructions are measured.
         let probe = Embedder::from_files(ModelFiles::bundled()).precision(self.precision()).isa(self.isa()).build()?;
         let peaks: Option<Vec<f64>> = std::thread::scope(|scope| {
             let probes: Vec<_> = (0..threads).map(|_| scope.spawn(|| probe.peak())).collect();

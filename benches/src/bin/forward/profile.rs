@@ -1,5 +1,5 @@
-//! Shares of the time, and the products against the peak that the same threads have in registers
-//! alone.
+//! Shares of the time, and the speed of matrix multiplications relative to the peak that the same
+//! threads reach on registers alone.
 
 use std::io::Write;
 use std::time::Duration;
@@ -39,7 +39,7 @@ struct Shares {
     products: f64,
     attention: f64,
     rest: f64,
-    speed: f64, // multiply-adds per second of the products' time
+    speed: f64, // multiply-adds per second of matrix multiplication time
     threads_over_one: f64,
 }
 
@@ -56,8 +56,8 @@ impl Shares {
         ratios.sort_by(f64::total_cmp);
         let after = all.profile();
         let sum = |p: Profile| (p.products + p.attention + p.rest).as_secs_f64();
-        // Of the sum over what was computed side by side: what is lost between the verbs, waiting
-        // for the last thread, is in no share.
+        // Shares of the sum over all operations, which may run side by side. Time lost between
+        // them, waiting for the last thread, is not included.
         let share = |now: Duration, then: Duration| (now - then).as_secs_f64() / (sum(after) - sum(before));
         let products = share(after.products, before.products);
         Ok(Self {

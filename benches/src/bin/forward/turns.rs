@@ -1,4 +1,5 @@
-//! Answers on standard output to names on standard input: for measuring in turn with others.
+//! Reads names from standard input and prints results, so that this program can be measured in turn
+//! with others.
 
 use std::io::Write;
 
@@ -21,14 +22,14 @@ pub(crate) fn serve(options: &Options, model: &Model, workloads: &Workloads, out
     Ok(())
 }
 
-/// What is resident now, and was at most.
+/// Resident memory now, and its maximum.
 fn memory() -> Option<String> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let field = |name: &str| Some(status.lines().find(|line| line.starts_with(name))?.replace('\t', " "));
     Some(format!("{}, {}", field("VmRSS")?, field("VmHWM")?))
 }
 
-/// Seconds by the verbs of the encoder, which add up over what is computed side by side, and
+/// Seconds per operation of the encoder, summed over operations that run side by side, and
 /// multiply-adds of the linear layers.
 fn profile(model: &Model) -> serde_json::Value {
     let profile = model.profile();

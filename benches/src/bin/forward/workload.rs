@@ -1,4 +1,4 @@
-//! What is computed: token ids, or a query with documents.
+//! A workload: token ids, or a query with documents.
 
 use gte_core::similarity::cosine;
 
@@ -11,7 +11,7 @@ pub(crate) enum Workload {
 }
 
 impl Workload {
-    /// Lengths of texts, their token ids, or `{"query": …, "documents": […]}`.
+    /// Parses lengths of texts, their token ids, or `{"query": …, "documents": […]}`.
     pub(crate) fn read(value: serde_json::Value, vocab: usize) -> Result<Self> {
         if let Some(query) = value.get("query").and_then(|query| query.as_str()) {
             let documents = serde_json::from_value(value["documents"].clone())?;
@@ -23,7 +23,7 @@ impl Workload {
         Ok(Self::Tokens(serde_json::from_value(value)?))
     }
 
-    /// Tokens that are computed.
+    /// Number of tokens to compute.
     pub(crate) fn tokens(&self, model: &Model) -> gte_core::Result<usize> {
         match self {
             Self::Tokens(texts) => Ok(texts.iter().map(Vec::len).sum()),
@@ -32,7 +32,8 @@ impl Workload {
     }
 }
 
-/// Token ids of the given lengths: `[CLS]`, seeded values of the vocabulary's middle, `[SEP]`.
+/// Token ids for the given lengths: `[CLS]`, seeded values from the middle of the vocabulary,
+/// `[SEP]`.
 fn token_ids(lengths: &[usize], vocab: usize) -> Vec<Vec<u32>> {
     let mut state = 11u64;
     let mut next = move || {
@@ -49,14 +50,15 @@ fn token_ids(lengths: &[usize], vocab: usize) -> Vec<Vec<u32>> {
     lengths.iter().map(text).collect()
 }
 
-/// What a model makes of a workload.
+/// The results of a workload.
 pub(crate) enum Answers {
     Vectors(gte_core::Embeddings),
     Scores(Vec<f32>),
 }
 
 impl Answers {
-    /// The worst cosine of two vectors of a text; 1 less the largest difference of two scores.
+    /// The worst cosine between two vectors of the same text, or 1 minus the largest difference
+    /// between two scores.
     pub(crate) fn agreement(&self, other: &Self) -> Result<f32> {
         match (self, other) {
             (Self::Vectors(ours), Self::Vectors(theirs)) => {
@@ -67,11 +69,11 @@ impl Answers {
                 let apart = |(a, b): (&f32, &f32)| (probability(*a) - probability(*b)).abs();
                 Ok(1.0 - ours.iter().zip(theirs).map(apart).fold(0.0, f32::max))
             }
-            _ => Err("vectors are not compared with scores".into()),
+            _ => Err("vectors cannot be compared with scores".into()),
         }
     }
 
-    /// As JSON: a row per text.
+    /// As JSON: one row per text.
     pub(crate) fn to_json(&self) -> serde_json::Value {
         match self {
             Self::Vectors(vectors) => vectors.rows().collect::<Vec<_>>().into(),
