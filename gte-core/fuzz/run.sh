@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Runs each fuzz target for $1 minutes. libFuzzer needs unstable compiler flags, which RUSTC_BOOTSTRAP unlocks on a stable one.
+# Runs each fuzz target for $1 minutes. libFuzzer needs unstable compiler flags, which
+# RUSTC_BOOTSTRAP enables on a stable compiler.
 set -euo pipefail
 cd "$(dirname "$0")"
 tools=$PWD/../../target/tools

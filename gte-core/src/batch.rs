@@ -1,4 +1,4 @@
-//! Which texts are computed together, and how they lie: end to end, without padding.
+//! Which texts are computed together, and their layout: end to end, without padding.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -7,15 +7,15 @@ use crate::error::{Error, Result};
 use crate::models::PositionRule;
 use crate::tokenizer::Tokens;
 
-/// A text as a model reads it: token ids, and what belongs to them.
+/// A text as a model reads it: token ids and what belongs to them.
 pub trait Sequence {
-    /// Token ids, special tokens included.
+    /// Token ids, including special tokens.
     fn ids(&self) -> &[u32];
-    /// A token type per token; empty where all are 0.
+    /// One token type per token; empty if all are 0.
     fn types(&self) -> &[u8] {
         &[]
     }
-    /// The leading tokens that belong to the text's prompt.
+    /// The number of leading tokens that belong to the text's prompt.
     fn prompt_len(&self) -> usize {
         0
     }
@@ -75,8 +75,8 @@ impl<T: Sequence + ?Sized> Sequence for &T {
     }
 }
 
-/// Texts laid end to end as one run of token ids: no padding, ever, so no work is done for nothing and no mask is
-/// needed.
+/// Texts end to end in one sequence of token ids. There is no padding, so that no work is wasted
+/// and no mask is needed.
 ///
 /// Text `i` is `ids[starts[i]..starts[i + 1]]`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -100,7 +100,7 @@ impl PackedBatch {
         Ok(batch)
     }
 
-    /// Adds the tokens `tokens` of one text, of which pooling leaves out the first `unpooled`.
+    /// Adds the tokens `tokens` of one text. Pooling leaves out the first `unpooled` of them.
     pub(crate) fn push<T: Sequence>(&mut self, text: &T, tokens: Range<usize>, unpooled: usize) -> Result<()> {
         if tokens.is_empty() {
             return Err(Error::TokenCount { found: 0, max: usize::MAX });
@@ -146,23 +146,24 @@ impl PackedBatch {
         self.starts.len().saturating_sub(1)
     }
 
-    /// Where each text begins, and where the last one ends: texts + 1 values, none for an empty batch.
+    /// Where each text begins, and where the last one ends: texts + 1 values, or none for an empty
+    /// batch.
     pub fn starts(&self) -> &[usize] {
         &self.starts
     }
 
-    /// The place of each text in the run of tokens.
+    /// The range of each text in the sequence of tokens.
     pub fn ranges(&self) -> impl ExactSizeIterator<Item = Range<usize>> + '_ {
         self.all().ranges()
     }
 
-    /// All of it, for the verbs of a device.
+    /// The whole batch, for the operations of a device.
     pub(crate) fn all(&self) -> Texts<'_> {
         Texts { ids: &self.ids, starts: &self.starts, types: &self.types, unpooled: &self.unpooled }
     }
 }
 
-/// Neighbouring texts of a batch. Places are counted from the first of them.
+/// Consecutive texts of a batch. Positions count from the first of them.
 #[derive(Clone, Copy)]
 pub(crate) struct Texts<'a> {
     ids: &'a [u32],        // (tokens)
@@ -192,48 +193,49 @@ impl<'a> Texts<'a> {
         self.types.get(token).copied().unwrap_or(0)
     }
 
-    /// Leading tokens of text `text` that pooling leaves out.
+    /// Number of leading tokens of text `text` that pooling leaves out.
     pub(crate) fn unpooled(&self, text: usize) -> usize {
         self.unpooled.get(text).copied().unwrap_or(0)
     }
 
-    /// The place of text `text` in the run of tokens.
+    /// The range of text `text` in the sequence of tokens.
     pub(crate) fn range(&self, text: usize) -> Range<usize> {
         self.starts[text] - self.starts[0]..self.starts[text + 1] - self.starts[0]
     }
 
-    /// The place of each text in the run of tokens.
+    /// The range of each text in the sequence of tokens.
     pub(crate) fn ranges(&self) -> impl ExactSizeIterator<Item = Range<usize>> + use<'a> {
         let texts = *self;
         (0..texts.count()).map(move |text| texts.range(text))
     }
 
-    /// The first token of the text that has token `token`.
+    /// The first token of the text that contains token `token`.
     fn start_of(&self, token: usize) -> usize {
         let place = self.starts[0] + token;
         // The last text that starts at or before the token.
         self.starts[self.starts.partition_point(|&start| start <= place) - 1] - self.starts[0]
     }
 
-    /// The place of token `token` in its text.
+    /// The index of token `token` in its text.
     pub(crate) fn index(&self, token: usize) -> usize {
         token - self.start_of(token)
     }
 
-    /// The row of the table of positions that token `token` takes.
+    /// The row of the position table for token `token`.
     pub(crate) fn position(&self, token: usize, rule: PositionRule) -> usize {
         let start = self.start_of(token);
         match rule {
             PositionRule::Index => token - start,
             PositionRule::AfterPad(pad) if self.ids[token] == pad => pad as usize,
-            // Counted anew for every token: a few bytes to look at beside the megabytes of weights per token.
+            // Counted again for every token: that reads a few bytes, compared with megabytes of
+            // weights per token.
             PositionRule::AfterPad(pad) => {
                 pad as usize + self.ids[start..=token].iter().filter(|&&id| id != pad).count()
             }
         }
     }
 
-    /// The texts `texts` of these.
+    /// A range of these texts.
     pub(crate) fn slice(&self, texts: Range<usize>) -> Self {
         let tokens = self.starts[texts.start] - self.starts[0]..self.starts[texts.end] - self.starts[0];
         Self {
@@ -244,23 +246,25 @@ impl<'a> Texts<'a> {
         }
     }
 
-    /// Parts of neighbours, each of up to `tokens` tokens or of one text.
+    /// Splits the texts into parts of consecutive texts, each with at most `tokens` tokens or a
+    /// single text.
     pub(crate) fn parts(self, tokens: usize) -> impl Iterator<Item = Self> {
         neighbours(self.ranges().map(|text| text.len()), tokens).map(move |texts| self.slice(texts))
     }
 }
 
-/// How many tokens are computed at once. It bounds the memory of activations, which is the budget times a few rows of the
-/// widest layer, whatever the input's size.
+/// Maximum number of tokens computed together. It limits the memory for activations, which is this
+/// number times a few rows of the widest layer, whatever the size of the input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Budget(usize);
 
 impl Budget {
-    /// The default: enough rows that every weight that is read is used often, few enough that the activations of a wide model's layer
-    /// stay in the third-level cache. With 1024 the large shape is slower by up to a quarter (Zen 3 with 32 MiB, two threads).
+    /// The default. So large that every weight is used often after it has been read, and so small
+    /// that the activations of a wide model's layer stay in the third-level cache. With 1024, the
+    /// large shape is slower by up to a quarter (Zen 3 with 32 MiB, two threads).
     pub const DEFAULT: Self = Self(512);
 
-    /// A budget of `tokens` tokens a batch. A text that is longer than the budget is computed alone.
+    /// At most `tokens` tokens per batch. A longer text is computed alone.
     ///
     /// # Errors
     /// [`Error::InvalidOption`] for zero.
@@ -275,21 +279,23 @@ impl Budget {
         Ok(Self(tokens))
     }
 
-    /// Tokens a batch.
+    /// Maximum number of tokens per batch.
     pub fn tokens(self) -> usize {
         self.0
     }
 }
 
-/// Splits texts of the given lengths, in tokens, into runs of neighbours that fit `budget`.
+/// Splits texts with the given lengths, in tokens, into runs of consecutive texts that fit into
+/// `budget`.
 ///
-/// Without padding it does not matter how long the texts of one batch are, so nothing is sorted and nothing is put back in
-/// order: a batch takes what comes until the next text does not fit.
+/// Without padding, the lengths within a batch need not be similar. Texts are therefore never
+/// sorted or put back in order: a batch takes texts until the next one does not fit.
 pub fn plan(lengths: &[usize], budget: Budget) -> impl Iterator<Item = Range<usize>> + '_ {
     neighbours(lengths.iter().copied(), budget.0)
 }
 
-/// Runs of neighbours of the given lengths, each of one or of up to `most` together.
+/// Runs of consecutive items with the given lengths, each with a single item or a sum of at most
+/// `most`.
 fn neighbours(lengths: impl Iterator<Item = usize>, most: usize) -> impl Iterator<Item = Range<usize>> {
     let mut lengths = lengths.peekable();
     let mut next = 0;
@@ -348,7 +354,7 @@ mod tests {
             for (i, batch) in batches.iter().enumerate() {
                 prop_assert!(batch.len() == 1 || size(batch.clone()) <= budget.tokens());
                 if let Some(next) = batches.get(i + 1) {
-                    prop_assert!(size(batch.start..next.start + 1) > budget.tokens(), "the next text would have fitted");
+                    prop_assert!(size(batch.start..next.start + 1) > budget.tokens(), "the next text would have fit");
                 }
             }
         }

@@ -1,5 +1,6 @@
-//! Texts through a loaded model: batches, what texts share, a forward pass that may pause, and what is made of its
-//! hidden states. Every door computes by [`Engine::compute`]; so does a scheduler of several models.
+//! Computes texts with a loaded model: batches, shared prefixes, a forward pass that may pause, and
+//! the outputs from its hidden states. Everything that computes does so by [`Engine::compute`],
+//! including a scheduler of several models.
 
 use std::cell::Cell;
 use std::ops::Range;
@@ -15,55 +16,57 @@ use crate::heads::Dense;
 use crate::models::{ClassifierSpec, Pooling, Task};
 use crate::outputs::{AllEmbeddings, MultiVectors, Outputs, SparseEmbeddings, TextOutput};
 
-/// Tokens that texts must have in common at their beginning before it is worth a pass of its own.
+/// A shared beginning of texts must have at least this many tokens to be computed on its own.
 const MIN_SHARED: usize = 8;
 
 /// What [`Engine::compute`] computes, and how it fits among other passes.
 #[derive(Clone, Copy)]
 pub struct Work<'a> {
-    /// What is made of each text.
+    /// The outputs of each text.
     pub outputs: Outputs,
-    /// What all texts begin with, computed before: [`Engine::prefix`]. It serves dense outputs alone.
+    /// The computed beginning of all texts, from [`Engine::prefix`]. It can only be used for dense
+    /// outputs.
     pub prefix: Option<&'a SharedPrefix>,
-    /// The pass, of whichever model, that has paused for this one; `None`: this one waits for its turn.
+    /// The paused pass, of any model, during which this one runs. `None`: this pass waits for its
+    /// turn.
     pub inside: Option<&'a Pause<'a>>,
-    /// Called between two layers of the model. It may compute something short, so that a query need not wait for a
-    /// long text to the end. Results do not depend on it.
+    /// Called between two layers of the model. It may compute something short, so that a query need
+    /// not wait until a long text is finished. Results do not depend on it.
     pub pause: &'a (dyn Fn(&Pause<'_>) + Sync),
 }
 
 impl Work<'_> {
-    /// A vector per text, or a classifier's logits, in its turn and without a pause.
+    /// A vector per text, or a classifier's logits, in its turn and without pauses.
     pub const DENSE: Self = Self { outputs: Outputs::DENSE, prefix: None, inside: None, pause: &|_| () };
 }
 
 /// A forward pass that has paused between two layers.
 pub struct Pause<'a> {
     engine: &'a Engine,
-    layers: usize, // that are done
+    layers: usize, // finished layers
 }
 
 impl Pause<'_> {
-    /// How much of the pass is still to be done: a share of its layers, between 0 and 1.
+    /// How much of the pass remains: a share of its layers, between 0 and 1.
     pub fn left(&self) -> f64 {
         1.0 - self.layers as f64 / self.engine.config.layers as f64
     }
 }
 
-/// Tokens that texts begin with, computed once.
+/// Tokens at the beginning of several texts, computed once.
 pub struct SharedPrefix {
     tokens: usize,
     computed: Shared,
 }
 
 impl Engine {
-    /// What the model makes of each text, in order. A text's output is the same to the bit alone and among any others,
-    /// with a prefix and without, in a pause and in its turn.
+    /// The outputs of each text, in order. They are the same bit for bit, whether a text is
+    /// computed alone or with others, with a prefix or without, during a pause or in its turn.
     ///
     /// # Errors
-    /// [`Error::TokenCount`] for an empty text and one beyond the model's positions, [`Error::TokenId`] for an id
-    /// outside the vocabulary, [`Error::InvalidOption`] for an output that the model does not have,
-    /// [`Error::Device`].
+    /// [`Error::TokenCount`] for an empty text and one beyond the model's positions,
+    /// [`Error::TokenId`] for an id outside the vocabulary, [`Error::InvalidOption`] for an output
+    /// that the model does not have, [`Error::Device`].
     pub fn compute<T: Sequence + Sync>(&self, texts: &[T], work: &Work<'_>) -> Result<Vec<TextOutput>> {
         if !work.outputs.dense_alone() {
             return self.all(texts, work);
@@ -76,8 +79,8 @@ impl Engine {
             .collect())
     }
 
-    /// The vector of each text behind the dense layers, not of unit length: (texts × dim); a classifier's logits:
-    /// (texts × labels).
+    /// The vector of each text after the dense layers, not scaled to unit length: (texts × dim).
+    /// For a classifier, its logits: (texts × labels).
     pub(crate) fn pool<T: Sequence + Sync>(&self, texts: &[T], work: &Work<'_>) -> Result<Vec<f32>> {
         let mut values = vec![0.0; texts.len() * self.config.hidden];
         self.pool_into(texts, &mut values, work)?;
@@ -90,7 +93,7 @@ impl Engine {
         let lengths = self.lengths(texts)?;
         let prefix = match work.prefix {
             Some(prefix) => Some(prefix),
-            // A call in a pause is short.
+            // A call during a pause is short, so it uses its own batch.
             None if work.inside.is_some() => None,
             None => match self.common_prefix(texts) {
                 0 => None,
@@ -112,8 +115,8 @@ impl Engine {
         Ok(())
     }
 
-    /// Runs `f` when it is this call's turn, on a thread of the pool; in a pause at once, for turn and thread are those
-    /// of the pass that has paused.
+    /// Runs `f` on a thread of the pool when it is this call's turn. During a pause it runs at
+    /// once, because the turn and the thread are those of the paused pass.
     fn in_turn<R: Send>(
         &self,
         inside: Option<&Pause<'_>>,
@@ -122,14 +125,15 @@ impl Engine {
         if inside.is_some() {
             return f(&mut PackedBatch::default());
         }
-        // Taken before entering the pool: a thread of the pool that waited here could not work for the one that has it.
+        // The lock is taken before entering the pool: a thread of the pool that waited here could
+        // not work for the call that holds it.
         let mut turn = self.forward.batch.lock().unwrap_or_else(PoisonError::into_inner);
         let batch = &mut *turn;
         batch.clear();
         self.threads.run(|| f(batch))
     }
 
-    /// What is called between two layers.
+    /// The function that is called between two layers.
     fn pausing<'a>(&'a self, work: &'a Work<'_>) -> impl Fn() + 'a {
         let layers = Cell::new(0);
         move || {
@@ -138,10 +142,11 @@ impl Engine {
         }
     }
 
-    /// How many tokens all `texts` begin with alike, if it is worth computing them once: where the model lets a token
-    /// see only those before it, and a text is not the mean of its tokens. Each text keeps a token of its own.
+    /// How many tokens all `texts` have in common at their beginning, if computing them once pays
+    /// off: in models where a token only attends to the tokens before it, unless the vector is a
+    /// mean of tokens. Each text keeps at least one token of its own.
     pub fn common_prefix<T: Sequence>(&self, texts: &[T]) -> usize {
-        // A mean over all tokens needs the hidden states of the first ones too.
+        // A mean over all tokens also needs the hidden states of the first ones.
         if texts.len() < 2 || !self.config.architecture.causal() || self.config.pooling == Pooling::Mean {
             return 0;
         }
@@ -152,8 +157,8 @@ impl Engine {
         Some(alike.min(shortest.saturating_sub(1))).filter(|&tokens| tokens >= MIN_SHARED).unwrap_or(0)
     }
 
-    /// Computes what texts begin with: as many of their token ids as [`common_prefix`](Self::common_prefix) says.
-    /// `inside` is as in [`Work`].
+    /// Computes the beginning of texts: as many of their token ids as
+    /// [`common_prefix`](Self::common_prefix) returns. `inside` is as in [`Work`].
     ///
     /// # Errors
     /// As [`compute`](Self::compute).
@@ -163,13 +168,14 @@ impl Engine {
         Ok(SharedPrefix { tokens: ids.len(), computed })
     }
 
-    /// Adds the tokens of `text` behind the first `skip`.
+    /// Adds the tokens of `text` after the first `skip`.
     fn push<T: Sequence>(&self, batch: &mut PackedBatch, text: &T, skip: usize) -> Result<()> {
         let unpooled = if self.config.include_prompt { 0 } else { text.prompt_len() };
         batch.push(text, skip..self.end(text).max(skip), unpooled)
     }
 
-    /// The token behind the last that counts: pad tokens at the end of what a decoder classifies do not.
+    /// The index after the last token that counts. Pad tokens at the end of the input of a decoder
+    /// that classifies do not count.
     pub(crate) fn end<T: Sequence>(&self, text: &T) -> usize {
         let ids = text.ids();
         match self.config.architecture.task {
@@ -180,7 +186,7 @@ impl Engine {
         }
     }
 
-    /// What stands behind pooled hidden states: dense layers, or a classifier.
+    /// Applies the layers after pooling: dense layers or a classifier.
     pub(crate) fn behind_pooling(&self, pooled: Vec<f32>) -> Vec<f32> {
         if self.config.task != ModelTask::Embed {
             return match &self.heads.classifier {
@@ -203,12 +209,12 @@ impl Engine {
         }
     }
 
-    /// Whether a pooled hidden state is the vector but for its length.
+    /// Whether a pooled hidden state is the final vector, apart from its length.
     pub(crate) fn ends_with_pooling(&self) -> bool {
         self.heads.dense.is_empty() && self.config.dim == self.config.hidden
     }
 
-    /// What the model has.
+    /// The outputs that the model has.
     pub fn outputs(&self) -> Outputs {
         let embeds = self.config.task == ModelTask::Embed;
         Outputs {
@@ -219,7 +225,7 @@ impl Engine {
         }
     }
 
-    /// Values per vector of a token, where the model has such vectors.
+    /// Number of values per token vector, if the model has them.
     pub fn colbert_dim(&self) -> Option<usize> {
         self.heads.colbert.as_ref().map(Dense::outputs)
     }
@@ -248,7 +254,7 @@ impl Engine {
         Ok(all)
     }
 
-    /// The outputs of text number `text` of `batch`, whose hidden states `of` gives.
+    /// The outputs of text number `text` of `batch`, whose hidden states `of` returns.
     fn made_of<'a>(
         &self,
         batch: &PackedBatch,
@@ -268,7 +274,8 @@ impl Engine {
             made.sparse = head.weights(self.kernels, &batch.ids()[tokens.clone()], of(tokens.clone()));
         }
         if let (true, Some(head)) = (wanted.colbert, &self.heads.colbert) {
-            // Without the first token, whose state is that of the whole text (`colbert_reps` of FlagEmbedding).
+            // Without the first token, whose state stands for the whole text (`colbert_reps` of
+            // FlagEmbedding).
             made.colbert = head.apply_rows(self.kernels, of(tokens.start + 1..tokens.end.max(tokens.start + 1)));
             made.colbert.chunks_exact_mut(head.outputs()).for_each(self.kernels.normalize);
         }
@@ -290,13 +297,13 @@ impl Engine {
             Some((_, output, file)) => Err(Error::InvalidOption {
                 option: "outputs",
                 value: output.to_owned(),
-                expected: format!("what {} has: it has no {file}", self.name),
+                expected: format!("an output of {}: it has no {file}", self.name),
             }),
             None => Ok(()),
         }
     }
 
-    /// What the model has of `outputs` for each text, all of one forward pass, as arrays.
+    /// As arrays, those of `outputs` that the model has, for each text, all of one forward pass.
     pub(crate) fn all_outputs<T: Sequence + Sync>(&self, texts: &[T], outputs: Outputs) -> Result<AllEmbeddings> {
         let made = self.compute(texts, &Work { outputs, ..Work::DENSE })?;
         let dense = outputs.dense.then(|| {
@@ -316,7 +323,8 @@ impl Engine {
         Ok(AllEmbeddings { dense: dense.transpose()?, sparse, colbert, states })
     }
 
-    /// The hidden states of the texts of `batch`, which is computed at once: (tokens × hidden).
+    /// The hidden states of the texts of `batch`, which is computed in one piece: (tokens ×
+    /// hidden).
     pub(crate) fn hidden(&self, batch: &PackedBatch, out: &mut [f32]) -> Result<()> {
         self.in_turn(None, |_| self.forward.pass.hidden(batch, out, &|| ()))
     }

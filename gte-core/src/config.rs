@@ -1,5 +1,5 @@
-//! `ModelConfig`: what a model is and how its texts are read, from its own files. What this engine does not compute is
-//! refused there, by key.
+//! `ModelConfig`: what a model is and how its texts are read, according to its own files. Anything
+//! that this engine cannot compute is refused here, with the key's name.
 
 use crate::error::{Error, Result};
 use crate::files::ModelFiles;
@@ -8,24 +8,26 @@ use crate::models::{self, Architecture, Choices, Pooling, Task};
 use crate::modules::{DenseSettings, LogitScore, Modules, PoolingMode};
 use crate::prompts::Prompts;
 
-/// What a model makes of texts.
+/// What a model computes from texts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ModelTask {
     /// A vector per text.
     Embed,
-    /// Scores of a text or of a pair of texts, one per label: with one label a reranker, with several a classifier.
+    /// Scores of a text or of a pair of texts, one per label. With one label it is a reranker, with
+    /// several a classifier.
     Classify {
         /// Scores per text.
         labels: usize,
     },
-    /// A language model's yes or no to the question whether a document answers a query: a reranker.
+    /// Whether a language model answers yes or no when asked if a document answers a query: a
+    /// reranker.
     YesNo,
 }
 
 impl ModelTask {
-    /// What a model is for, by its files. A language model without a pooling in its files is a reranker: of texts it
-    /// makes nothing else.
+    /// The task of a model, according to its files. A language model without a pooling in its files
+    /// is a reranker, because it cannot compute anything else from texts.
     ///
     /// # Errors
     /// As [`ModelConfig::read`].
@@ -40,7 +42,7 @@ impl ModelTask {
         }
     }
 
-    /// What people call such a model.
+    /// The usual name for such a model.
     pub fn name(self) -> &'static str {
         match self {
             Self::Embed => "embedder",
@@ -54,65 +56,67 @@ impl ModelTask {
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct ModelConfig {
-    /// `model_type` of `config.json`.
+    /// `model_type` in `config.json`.
     pub model_type: String,
-    /// What it makes of texts.
+    /// What it computes from texts.
     pub task: ModelTask,
     /// Width of a hidden state.
     pub hidden: usize,
-    /// Values per vector.
+    /// Number of values per vector.
     pub dim: usize,
-    /// Transformer layers.
+    /// Number of transformer layers.
     pub layers: usize,
-    /// Tokens in the vocabulary.
+    /// Number of tokens in the vocabulary.
     pub vocab: usize,
-    /// The longest text that can be computed, special tokens included.
+    /// Length of the longest text that can be computed, including special tokens.
     pub max_positions: usize,
-    /// Where a text is cut unless told otherwise, special tokens included.
+    /// Length at which texts are truncated by default, including special tokens.
     pub max_length: usize,
     /// How a text's hidden states become one vector.
     pub pooling: Pooling,
-    /// The names of a classifier's labels, in the order of its logits, as far as `id2label` of `config.json` has them.
+    /// The names of a classifier's labels, in the order of its logits, as far as `id2label` in
+    /// `config.json` has them.
     pub labels: Vec<String>,
-    /// Where `pooling` was found: a file, `name` for a model known by name, `option`.
+    /// Where `pooling` was found: a file, `name` for a model known by its name, or `option`.
     pub pooling_source: String,
-    /// What the model wants to stand before a text, by name.
+    /// The texts that the model expects before other texts, by name.
     pub prompts: Prompts,
-    /// Whether the tokens of a prompt count for a mean.
+    /// Whether the tokens of a prompt are part of a mean.
     pub(crate) include_prompt: bool,
-    /// Layers behind the pooling.
+    /// The layers after pooling.
     pub(crate) dense: Vec<DenseSettings>,
-    /// The tokens of a language model's yes and no.
+    /// The token ids of a language model's yes and no.
     pub(crate) logit_score: Option<LogitScore>,
-    /// Whether texts go through the tokenizer's chat template.
+    /// Whether texts are formatted by the tokenizer's chat template.
     pub(crate) chat: bool,
     /// Whether a chat template ends with the beginning of an answer.
     pub(crate) generation_prompt: bool,
-    /// The folder of the transformer's own files.
+    /// The folder with the transformer's own files.
     pub(crate) transformer: String,
     /// The folders of all modules.
     pub(crate) module_folders: Vec<String>,
     pub(crate) architecture: Architecture,
 }
 
-/// What a caller says about a model, over what its files say.
+/// The caller's settings for a model, which override its files.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Wishes {
     pub(crate) pooling: Option<Pooling>,
     pub(crate) causal: Option<bool>,
     pub(crate) max_length: Option<usize>,
-    /// Whether scores are asked for: it decides what a bare language model is.
+    /// Whether the caller wants scores, which decides what a bare language model is used for.
     pub(crate) scores: bool,
 }
 
 impl ModelConfig {
-    /// Reads `config.json`, `modules.json` and what it names, `sentence_bert_config.json`, `tokenizer_config.json` and
-    /// `config_sentence_transformers.json`. `pooling` overrides what they say.
+    /// Reads `config.json`, `modules.json` and the files it names, `sentence_bert_config.json`,
+    /// `tokenizer_config.json` and `config_sentence_transformers.json`. `pooling` overrides their
+    /// pooling.
     ///
     /// # Errors
-    /// [`Error::MissingFile`] without `config.json`; [`Error::InvalidFile`] for broken JSON and for sizes that make no
-    /// sense; [`Error::Unsupported`] for what is not computed; [`Error::UnknownPooling`] where neither the files nor
-    /// the model's name tell it.
+    /// [`Error::MissingFile`] without `config.json`; [`Error::InvalidFile`] for broken JSON and
+    /// impossible sizes; [`Error::Unsupported`] for anything that cannot be computed;
+    /// [`Error::UnknownPooling`] if neither the files nor the model's name determine the pooling.
     pub fn read(files: &ModelFiles, pooling: Option<Pooling>) -> Result<Self> {
         Self::read_as(files, &Wishes { pooling, ..Wishes::default() })
     }
@@ -124,7 +128,7 @@ impl ModelConfig {
         let json = Json::read(&own, "config.json")?.ok_or_else(|| Error::MissingFile {
             model: files.place(),
             file: own.inside("config.json"),
-            hint: "it is what tells the sizes of a model",
+            hint: "it contains the sizes of the model",
         })?;
         let architecture = models::read(&json, &Choices { causal: wishes.causal })?;
         let mut config = Self::of(files, &json, architecture, modules.as_ref(), wishes)?;
@@ -154,7 +158,8 @@ impl ModelConfig {
         Ok(config)
     }
 
-    /// What a model of `architecture` is for, by its modules, else by the class in `config.json`.
+    /// The task of a model with this `architecture`, according to its modules, or else the class in
+    /// `config.json`.
     fn of(
         files: &ModelFiles,
         json: &Json,
@@ -209,7 +214,7 @@ impl ModelConfig {
     }
 }
 
-/// The values of `id2label`, from its key `0` on.
+/// The values of `id2label`, beginning with its key `0`.
 fn label_names(json: &Json) -> Vec<String> {
     let Some(names) = json.get("id2label").and_then(|value| value.as_object()) else { return Vec::new() };
     let name = |i: usize| names.get(&i.to_string()).and_then(|name| name.as_str()).map(str::to_owned);
@@ -231,8 +236,9 @@ impl std::fmt::Debug for ModelConfig {
     }
 }
 
-/// Where texts are cut: as the caller says; else by `max_seq_length` of the modules; else by `model_max_length` of the
-/// tokenizer, for which Hugging Face writes 1e30 where nothing limits the length.
+/// The length at which texts are truncated: the caller's; else `max_seq_length` of the modules;
+/// else `model_max_length` of the tokenizer, for which Hugging Face writes 1e30 if the length is
+/// not limited.
 fn max_length(own: &ModelFiles, modules: Option<&Modules>, positions: usize, wishes: &Wishes) -> Result<usize> {
     match wishes.max_length {
         Some(length) if (3..=positions).contains(&length) => return Ok(length),
@@ -249,11 +255,11 @@ fn max_length(own: &ModelFiles, modules: Option<&Modules>, positions: usize, wis
         return Ok(length.min(positions));
     }
     let length = match Json::read(own, "tokenizer_config.json")? {
-        // The second one is an old name.
+        // The second key is an old name.
         Some(json) => json.number("model_max_length")?.or(json.number("max_len")?),
         None => None,
     };
-    // Below one it limits nothing that can be computed.
+    // A length below one is no limit that could be used.
     Ok(length.filter(|&length| length >= 1.0).map_or(positions, |length| positions.min(length.min(1e9) as usize)))
 }
 
@@ -265,7 +271,8 @@ fn pooling_of(mode: PoolingMode) -> Pooling {
     }
 }
 
-/// Why nothing tells what a model is for, where more can be said than that its pooling is unknown.
+/// An error that explains why the task of a model is unknown, if there is more to say than that its
+/// pooling is unknown.
 fn undecided(json: &Json, task: Task, wishes: &Wishes) -> Option<Error> {
     let found = json.get("architectures").map_or_else(|| "absent".to_owned(), shown);
     let supported = match task {
@@ -279,7 +286,8 @@ fn undecided(json: &Json, task: Task, wishes: &Wishes) -> Option<Error> {
     Some(json.unsupported("architectures", &found, supported))
 }
 
-/// Models whose repositories, or older copies of them, lack the file. The Chinese and the English line differ.
+/// Models whose repositories, or older copies of them, lack the pooling file. The Chinese and the
+/// English models differ.
 fn known_by_name(name: &str) -> Result<Pooling> {
     let base = name.rsplit('/').next().unwrap_or(name);
     match base {
@@ -297,13 +305,13 @@ fn known_by_name(name: &str) -> Result<Pooling> {
     }
 }
 
-/// Prompts that a model's authors publish and its files lack.
+/// Prompts that a model's authors have published, but that its files lack.
 fn known_prompts(name: &str, prompts: Prompts) -> Result<Prompts> {
     let base = name.rsplit('/').next().unwrap_or(name);
     if !is_bge_zh(base) {
         return Ok(prompts);
     }
-    // The README of bge-*-zh-v1.5: for queries only, and no longer needed for short ones.
+    // From the README of bge-*-zh-v1.5: only for queries, and no longer needed for short ones.
     let query = "为这个句子生成表示以用于检索相关文章：";
     Prompts::new(vec![("query".to_owned(), query.to_owned()), ("document".to_owned(), String::new())], None)
 }

@@ -1,10 +1,13 @@
-//! Writes a model with 8-bit weights: half the size of f16, and ready to compute with in [`Precision::Int8`](crate::Precision).
+//! Writes a model with 8-bit weights, which takes half the size of f16 and can be used as it is
+//! with [`Precision::Int8`](crate::Precision).
 //!
-//! The layout, which [`Weights`] reads back: a model directory as sentence-transformers writes it; in `model.safetensors` every
-//! matrix is `NAME` of type I8, (outputs × inputs) integers in −127..=127, with `NAME.scale`, F32, one a row, and for the layers that
-//! read the hidden state `NAME.factor`, F32, one a column: a weight is integer · scale · factor. (Such a layer's inputs are multiplied
-//! with the factors before they are narrowed, and the product needs no more.) Vectors are F32. Names are the family's own, without the
-//! prefix of a wrapper. `__metadata__` says `{"format": "pt"}`.
+//! The layout, which [`Weights`] reads: a model directory as sentence-transformers writes it. In
+//! `model.safetensors`, every matrix is `NAME` of type I8, (outputs × inputs) integers in
+//! −127..=127, with `NAME.scale`, F32, one per row, and, for layers that read the hidden state,
+//! `NAME.factor`, F32, one per column: a weight is integer · scale · factor. (The inputs of such a
+//! layer are multiplied by the factors before they are quantized, so that the matrix multiplication
+//! itself does not change.) Vectors are F32. Names are those of the model's family, without the
+//! prefix of an enclosing model. `__metadata__` is `{"format": "pt"}`.
 
 use std::path::Path;
 
@@ -21,10 +24,10 @@ use crate::models::Pooling;
 use crate::tokenizer::Tokenizer;
 use crate::weights::{Tensor, Weights};
 
-/// Files of a model's directory that are copied as they are.
+/// Files of a model's directory that are copied without changes.
 const OF_MODEL: [&str; 2] = ["modules.json", "config_sentence_transformers.json"];
 
-/// Files of the transformer's folder that are copied as they are.
+/// Files of the transformer's folder that are copied without changes.
 const OF_TRANSFORMER: [&str; 19] = [
     "config.json",
     "tokenizer.json",
@@ -47,18 +50,20 @@ const OF_TRANSFORMER: [&str; 19] = [
     "sentence_xlnet_config.json",
 ];
 
-/// Files of the folders of other modules that are copied as they are.
+/// Files in the folders of other modules that are copied without changes.
 const OF_MODULE: [&str; 3] = ["config.json", "model.safetensors", "pytorch_model.bin"];
 
-/// Writes `files` with 8-bit weights to the directory `out`, which is made if need be and must be empty. Each row of a matrix is
-/// scaled by its own largest value and rounded to nearest; rows that are 8-bit already stay as they are.
+/// Writes `files` with 8-bit weights to the directory `out`, which is created if necessary and must
+/// be empty. Each row of a matrix is scaled by its own largest value and rounded to the nearest
+/// integer. Rows that are already 8-bit stay as they are.
 ///
-/// `out` also gets all other files that the engine reads, and the pooling that the model has by its name, so that it may
-/// be named as one likes.
+/// `out` also gets all other files that the engine reads, and the pooling that the model has by its
+/// name, so that the directory can have any name.
 ///
 /// # Errors
-/// [`Error::InvalidOption`] if `out` is not empty, [`Error::Io`] where it cannot be written: then nothing is there under
-/// `model.safetensors`. What is wrong with the model, as in [`Builder::build`](crate::Builder::build).
+/// [`Error::InvalidOption`] if `out` is not empty; [`Error::Io`] if it cannot be written, in which
+/// case there is no `model.safetensors`; errors about the model itself as in
+/// [`Builder::build`](crate::Builder::build).
 pub fn convert_to_int8(files: &ModelFiles, out: impl AsRef<Path>) -> Result<()> {
     let out = out.as_ref();
     let config = read_config(files)?;
@@ -84,11 +89,11 @@ pub fn convert_to_int8(files: &ModelFiles, out: impl AsRef<Path>) -> Result<()> 
         write_modules(out, &config)?;
     }
 
-    // The factors are those that loading would have found.
+    // The smoothing is the same as when the model is loaded with int8.
     let mut weights = weights;
     calibrate(&mut weights, &config.architecture, &tokenizer, Kernels::best())?;
     let (weights, names) = (&weights, weights.spelling());
-    // Heads are small, and what they give is the result: they stay in f32.
+    // Heads are small, and their output is the final result, so they stay in f32.
     let large = |name: &str| {
         [names.layer, names.words, names.positions, names.types]
             .iter()
@@ -96,9 +101,9 @@ pub fn convert_to_int8(files: &ModelFiles, out: impl AsRef<Path>) -> Result<()> 
     };
     let stored = |name: &String| {
         let tensor = weights.read(name)?;
-        let found = weights.factors(name);
-        let factors = if found.is_empty() { tensor.factors().to_vec() } else { found.to_vec() };
-        Ok(stored(name, tensor, large(name).then_some(&factors)))
+        let found = weights.smoothing(name);
+        let smoothing = if found.is_empty() { tensor.smoothing().to_vec() } else { found.to_vec() };
+        Ok(stored(name, tensor, large(name).then_some(&smoothing)))
     };
     let tensors: Vec<Vec<Stored>> = weights.names().par_iter().map(stored).collect::<Result<_>>()?;
     let folder = out.join(&config.transformer);
@@ -121,16 +126,16 @@ pub fn convert_to_int8(files: &ModelFiles, out: impl AsRef<Path>) -> Result<()> 
 /// Name, type, shape, little-endian bytes.
 type Stored = (String, Dtype, Vec<usize>, Vec<u8>);
 
-/// A tensor as it is stored: in f32, or a matrix with its factors in 8 bits.
-fn stored(name: &str, tensor: Tensor, factors: Option<&Vec<f32>>) -> Vec<Stored> {
+/// A tensor as it will be stored: in f32, or as a matrix in 8 bits with its smoothing.
+fn stored(name: &str, tensor: Tensor, smoothing: Option<&Vec<f32>>) -> Vec<Stored> {
     let bytes = |values: Vec<f32>| values.into_iter().flat_map(f32::to_le_bytes).collect();
     let shape = tensor.shape.clone();
-    let (2, Some(factors)) = (shape.len(), factors) else {
+    let (2, Some(smoothing)) = (shape.len(), smoothing) else {
         return vec![(name.to_owned(), Dtype::F32, shape, bytes(tensor.into_f32()))];
     };
-    let (values, scales) = tensor.into_int8(factors);
-    let factor = (format!("{name}.factor"), Dtype::F32, vec![factors.len()], bytes(factors.to_vec()));
-    let factor = (!factors.is_empty()).then_some(factor);
+    let (values, scales) = tensor.into_int8(smoothing);
+    let factor = (format!("{name}.factor"), Dtype::F32, vec![smoothing.len()], bytes(smoothing.to_vec()));
+    let factor = (!smoothing.is_empty()).then_some(factor);
     let matrix = [
         (format!("{name}.scale"), Dtype::F32, vec![scales.len()], bytes(scales)),
         (name.to_owned(), Dtype::I8, shape, values.into_iter().map(|v| v as u8).collect()),
@@ -138,13 +143,13 @@ fn stored(name: &str, tensor: Tensor, factors: Option<&Vec<f32>>) -> Vec<Stored>
     factor.into_iter().chain(matrix).collect()
 }
 
-/// What the model is: an embedder, or what it is for scores.
+/// The model's configuration, whether it is an embedder or computes scores.
 fn read_config(files: &ModelFiles) -> Result<ModelConfig> {
     let scores = Wishes { scores: true, ..Wishes::default() };
     ModelConfig::read(files, None).or_else(|e| ModelConfig::read_as(files, &scores).map_err(|_| e))
 }
 
-/// The modules of a model that has none in its files: what it is by its name.
+/// Writes `modules.json` for a model that has none, whose pooling is known by its name.
 fn write_modules(out: &Path, config: &ModelConfig) -> Result<()> {
     let module = |i: usize, path: &str, kind: &str| json!({ "idx": i, "name": i.to_string(), "path": path, "type": format!("sentence_transformers.models.{kind}") });
     let modules =
@@ -159,7 +164,7 @@ fn write_modules(out: &Path, config: &ModelConfig) -> Result<()> {
     write(&out.join("1_Pooling"), "config.json", pooling.to_string().as_bytes())
 }
 
-/// Writes a file that is there whole or not at all, in a folder that is made if need be.
+/// Writes a file that is either complete or missing, in a folder that is created if necessary.
 fn write(folder: &Path, file: &str, content: &[u8]) -> Result<()> {
     std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
     let path = folder.join(file);
@@ -168,7 +173,7 @@ fn write(folder: &Path, file: &str, content: &[u8]) -> Result<()> {
     publish(&partial, &path)
 }
 
-/// Gives a file that is written its name, once it is on the disk.
+/// Gives a finished file its final name, once its content is on the disk.
 fn publish(partial: &Path, path: &Path) -> Result<()> {
     let file = std::fs::File::open(partial).map_err(|e| Error::io(partial, e))?;
     file.sync_all().map_err(|e| Error::io(partial, e))?;

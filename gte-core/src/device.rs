@@ -1,4 +1,5 @@
-//! `Device` and `Precision`: where a forward pass is computed, in what, and with which kernels.
+//! `Device` and `Precision`: where a forward pass is computed, in which number type, and with which
+//! kernels.
 
 use crate::env::Env;
 use crate::error::{Error, Result};
@@ -135,7 +136,7 @@ impl std::str::FromStr for Precision {
     }
 }
 
-/// The kernels to use: those asked for, those of `GTE_ISA`, the best.
+/// The kernels to use: those requested, or those named by `GTE_ISA`, or the best.
 pub(crate) fn kernels(isa: Option<Isa>, env: &Env<'_>) -> Result<&'static Kernels> {
     let (option, wanted) = match (isa, env.text("GTE_ISA")?) {
         (Some(isa), _) => ("isa", isa),
@@ -153,7 +154,7 @@ fn not_here(option: &'static str, value: String, expected: &str) -> Error {
     Error::InvalidOption { option, value, expected: format!("{expected}; this CPU has {}", here.join(", ")) }
 }
 
-/// What `Auto` means here; and the one line about a precision that this CPU has no instructions for.
+/// What `Auto` means here. Logs one line about a precision for which this CPU has no instructions.
 pub(crate) fn resolve(precision: Precision, device: Device, kernels: &Kernels) -> Precision {
     let format = match precision {
         Precision::Int8 => Format::Int8,
@@ -164,14 +165,14 @@ pub(crate) fn resolve(precision: Precision, device: Device, kernels: &Kernels) -
         (Device::Cpu, Precision::Auto) if narrow.native => Precision::Bf16,
         (_, Precision::Auto) => Precision::F32,
         (Device::Cpu, Precision::Bf16 | Precision::Int8) if !narrow.native => {
-            tracing::info!(%precision, with = narrow.name, "no instructions for this precision here: the same results, with others");
+            tracing::info!(%precision, with = narrow.name, "this CPU has no instructions for this precision: other instructions compute the same results");
             precision
         }
         (_, precision) => precision,
     }
 }
 
-/// The error of a device that does not compute in `precision`.
+/// The error of a device that cannot compute in `precision`.
 pub(crate) fn not_on(expected: &str, precision: Precision) -> Error {
     Error::InvalidOption { option: "precision", value: precision.to_string(), expected: expected.into() }
 }

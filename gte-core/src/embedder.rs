@@ -20,9 +20,10 @@ use crate::prompts::{Prompt, Prompts};
 use crate::tokenizer::{TokenizeOptions, Tokenizer, Tokens, TruncationSide};
 use crate::windows::{WindowedEmbedding, Windows};
 
-/// An embedding model that is ready. Every method takes `&self` and may be called from many threads at once.
+/// An embedding model. Every method takes `&self` and may be called from many threads at once.
 ///
-/// A text's vector is the same to the bit alone, in any batch, in any order and at any number of threads.
+/// A text's vector is the same bit for bit, whether the text is embedded alone or in any batch, in
+/// any order, with any number of threads.
 ///
 /// ```
 /// # #[cfg(feature = "bundled")] {
@@ -48,29 +49,31 @@ impl sealed::Open for Embedder {
     }
 }
 
-/// How [`Embedder::embed_with`] makes vectors. The default is what the model's files say.
+/// How [`Embedder::embed_with`] computes vectors. The default follows the model's files.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct EmbedOptions<'a> {
-    /// What stands before each text. Default: the model's own default prompt, if it has one.
+    /// The prompt before each text. Default: the model's own default prompt, if it has one.
     pub prompt: Prompt<'a>,
-    /// Where a text that is too long is cut. Default: as the model's files say, else at its end.
+    /// The side on which long texts are truncated. Default: as in the model's files, or else the
+    /// end.
     pub truncation_side: Option<TruncationSide>,
-    /// Values per vector: a beginning of the model's own, scaled to unit length again. Default: all of them.
+    /// Number of values per vector: only the first values are kept, scaled to unit length again.
+    /// Default: all of them.
     pub dimensions: Option<usize>,
 }
 
 impl Embedder {
-    /// A model by directory or hub id, with settings.
+    /// Builds a model from a directory or hub id, with settings.
     pub fn builder(model: impl Into<String>) -> Builder<Self> {
         Builder::new(model)
     }
 
-    /// A model whose files are open, with settings.
+    /// Builds a model from files that are already open, with settings.
     pub fn from_files(files: ModelFiles) -> Builder<Self> {
         Builder::from_files(files)
     }
 
-    /// A model in a local directory, with default settings.
+    /// Opens a model in a local directory, with default settings.
     ///
     /// # Errors
     /// As [`Builder::build`].
@@ -78,17 +81,17 @@ impl Embedder {
         Self::from_files(ModelFiles::from_dir(dir)?).build()
     }
 
-    /// The small model that comes with this crate: 384 dimensions, Chinese and English, for trying and testing. For
-    /// production, `thenlper/gte-large-zh`.
+    /// Opens the small model that is part of this crate: 384 dimensions, Chinese and English, for
+    /// trials and tests. For production, use for example `thenlper/gte-large-zh`.
     ///
     /// # Errors
-    /// As [`Builder::build`], for want of threads.
+    /// As [`Builder::build`], if threads cannot be started.
     #[cfg(feature = "bundled")]
     pub fn bundled() -> Result<Self> {
         Self::from_files(ModelFiles::bundled()).build()
     }
 
-    /// A model by its hub id, `thenlper/gte-large-zh` or
+    /// Opens a model by its hub id, for example `thenlper/gte-large-zh` or
     /// `modelscope:iic/nlp_gte_sentence-embedding_chinese-large`, with default settings.
     ///
     /// # Errors
@@ -98,9 +101,10 @@ impl Embedder {
         Self::from_files(ModelFiles::from_hub(id, &HubOptions::from_env()?)?).build()
     }
 
-    /// The unit vector of each text, in order: (texts × dim). The model's own default prompt, if it has one, stands
-    /// before each. No texts, no vectors; an empty text has the vector of its special tokens. Texts beyond
-    /// `max_length` are cut; [`tokenize`](Self::tokenize) tells which.
+    /// The unit vector of each text, in order: (texts × dim). The model's own default prompt, if it
+    /// has one, is put before each text. An empty list gives no vectors; an empty text has the
+    /// vector of its special tokens. Texts longer than `max_length` are truncated;
+    /// [`tokenize`](Self::tokenize) tells which.
     ///
     /// # Errors
     /// [`Error::Tokenize`], [`Error::Device`].
@@ -108,10 +112,11 @@ impl Embedder {
         self.embed_tokens(&self.tokenize(texts)?)
     }
 
-    /// As [`embed`](Self::embed), as `options` say.
+    /// As [`embed`](Self::embed), with `options`.
     ///
     /// # Errors
-    /// As [`embed`](Self::embed); [`Error::InvalidOption`] for a prompt or dimensions that the model does not have.
+    /// As [`embed`](Self::embed); [`Error::InvalidOption`] for a prompt or dimensions that the
+    /// model does not have.
     pub fn embed_with<S: AsRef<str> + Sync>(&self, texts: &[S], options: &EmbedOptions<'_>) -> Result<Embeddings> {
         let tokenize = TokenizeOptions { prompt: options.prompt, truncation_side: options.truncation_side };
         let vectors = self.embed_tokens(&self.tokenize_with(texts, &tokenize)?)?;
@@ -121,8 +126,8 @@ impl Embedder {
         }
     }
 
-    /// The token ids of each text behind the model's own default prompt, in order, cut at `max_length`, with the number
-    /// of tokens before the cut.
+    /// The token ids of each text with the model's own default prompt, in order, truncated to
+    /// `max_length`, and the number of tokens before truncation.
     ///
     /// # Errors
     /// [`Error::Tokenize`] with the text's position.
@@ -130,10 +135,11 @@ impl Embedder {
         self.engine.tokenize_plain(texts)
     }
 
-    /// As [`tokenize`](Self::tokenize), with a prompt and a side of the cut of the caller's choice.
+    /// As [`tokenize`](Self::tokenize), with any prompt and side of truncation.
     ///
     /// # Errors
-    /// [`Error::Tokenize`] with the text's position; [`Error::InvalidOption`] for a prompt that the model does not have.
+    /// [`Error::Tokenize`] with the text's position; [`Error::InvalidOption`] for a prompt that the
+    /// model does not have.
     pub fn tokenize_with<S: AsRef<str> + Sync>(
         &self,
         texts: &[S],
@@ -142,7 +148,8 @@ impl Embedder {
         self.engine.tokenize(texts, options)
     }
 
-    /// As [`tokenize_with`](Self::tokenize_with), one text on this thread: it does not wait for the pool, which computes.
+    /// As [`tokenize_with`](Self::tokenize_with), for one text on the calling thread, so that it
+    /// does not wait for the pool, which may be busy.
     ///
     /// # Errors
     /// As [`tokenize_with`](Self::tokenize_with).
@@ -150,23 +157,23 @@ impl Embedder {
         self.engine.tokenize_one(text, options)
     }
 
-    /// The prompts of the model's files, by name.
+    /// The prompts in the model's files, by name.
     pub fn prompts(&self) -> &Prompts {
         &self.engine.config.prompts
     }
 
-    /// The unit vector of each list of token ids, in order: (texts × dim). The ids are taken as they are: special tokens
-    /// belong to them.
+    /// The unit vector of each list of token ids, in order: (texts × dim). The ids are used as they
+    /// are, so they must include the special tokens.
     ///
     /// # Errors
-    /// [`Error::TokenCount`] for an empty list and one beyond the model's positions, [`Error::TokenId`] for an id outside
-    /// the vocabulary, [`Error::Device`].
+    /// [`Error::TokenCount`] for an empty list and one beyond the model's positions,
+    /// [`Error::TokenId`] for an id outside the vocabulary, [`Error::Device`].
     pub fn embed_tokens<T: Sequence + Sync>(&self, texts: &[T]) -> Result<Embeddings> {
         self.normalize(self.pool_tokens(texts)?)
     }
 
-    /// The pooled vector of each list of token ids, as the model gives it, not of unit length: (texts × dim), row after
-    /// row.
+    /// The pooled vector of each list of token ids, as the model computes it, not scaled to unit
+    /// length: (texts × dim), row after row.
     ///
     /// # Errors
     /// As [`embed_tokens`](Self::embed_tokens).
@@ -174,11 +181,12 @@ impl Embedder {
         self.engine.pool(texts, &Work::DENSE)
     }
 
-    /// As [`embed_tokens`](Self::embed_tokens), into `out`: (texts × dim), row after row. For who has a place for the
-    /// vectors already.
+    /// As [`embed_tokens`](Self::embed_tokens), but writes the vectors to `out`: (texts × dim), row
+    /// after row, for callers that already have memory for them.
     ///
     /// # Errors
-    /// As [`embed_tokens`](Self::embed_tokens); [`Error::OutputLength`] if `out` has not just as many values.
+    /// As [`embed_tokens`](Self::embed_tokens); [`Error::OutputLength`] if `out` does not have
+    /// exactly this many values.
     pub fn embed_tokens_into<T: Sequence + Sync>(&self, texts: &[T], out: &mut [f32]) -> Result<()> {
         if out.len() != texts.len() * self.dim() {
             return Err(Error::OutputLength { expected: texts.len() * self.dim(), found: out.len() });
@@ -192,7 +200,8 @@ impl Embedder {
         Ok(())
     }
 
-    /// Which of `texts` are computed together, in order: for who wants to do something between two forward passes.
+    /// Which of `texts` are computed together, in order, for callers that want to do something
+    /// between two forward passes.
     ///
     /// # Errors
     /// As [`embed_tokens`](Self::embed_tokens).
@@ -200,17 +209,18 @@ impl Embedder {
         self.engine.batches(texts)
     }
 
-    /// Pooled vectors, row after row, scaled to unit length: the second half of [`embed_tokens`](Self::embed_tokens).
+    /// Scales pooled vectors, row after row, to unit length: the second half of
+    /// [`embed_tokens`](Self::embed_tokens).
     ///
     /// # Errors
-    /// [`Error::Rows`] if `pooled` is no whole number of rows.
+    /// [`Error::Rows`] if `pooled` is not a whole number of rows.
     pub fn normalize(&self, mut pooled: Vec<f32>) -> Result<Embeddings> {
         pooled.chunks_exact_mut(self.dim()).for_each(self.engine.kernels.normalize);
         Embeddings::from_unit_rows(pooled, self.dim())
     }
 
-    /// The hidden state of every token of `batch` after the last layer, before pooling: (tokens × hidden), the texts end
-    /// to end. The batch is computed at once, whatever the budget.
+    /// The hidden state of every token of `batch` after the last layer, before pooling: (tokens ×
+    /// hidden), with the texts end to end. The batch is computed in one piece, whatever its size.
     ///
     /// # Errors
     /// As [`embed_tokens`](Self::embed_tokens).
@@ -225,11 +235,13 @@ impl Embedder {
         Ok(out)
     }
 
-    /// The vector of a text that may be longer than the model takes, computed window by window behind the model's own
-    /// default prompt. A text that fits one window has the vector that [`embed`](Self::embed) gives.
+    /// The vector of a text that may be longer than the model's limit, computed window by window,
+    /// with the model's own default prompt. A text that fits into one window has the same vector as
+    /// with [`embed`](Self::embed).
     ///
     /// # Errors
-    /// As [`embed`](Self::embed); [`Error::InvalidOption`] for windows that the model cannot have.
+    /// As [`embed`](Self::embed); [`Error::InvalidOption`] for windows that are impossible with
+    /// this model.
     pub fn embed_windows(&self, text: &str, windows: &Windows) -> Result<WindowedEmbedding> {
         let prompt = self.engine.config.prompts.resolve(Prompt::Default)?;
         let (tokens, length) = windows.of(&self.engine.tokenizer, prompt, text)?;
@@ -241,21 +253,22 @@ impl Embedder {
         Ok(WindowedEmbedding { embedding: combined, tokens: length, windows: tokens.len() })
     }
 
-    /// What the model has of `outputs` for each list of token ids, all of one forward pass.
+    /// Those of `outputs` that the model has, for each list of token ids, all of one forward pass.
     ///
     /// # Errors
-    /// As [`embed_tokens`](Self::embed_tokens); [`Error::Unsupported`] for an output that the model does not have.
+    /// As [`embed_tokens`](Self::embed_tokens); [`Error::Unsupported`] for an output that the model
+    /// does not have.
     pub fn embed_all<T: Sequence + Sync>(&self, texts: &[T], outputs: Outputs) -> Result<AllEmbeddings> {
         self.engine.all_outputs(texts, outputs)
     }
 
-    /// What the model has beside a vector per text.
+    /// The outputs that the model has besides a vector per text.
     pub fn outputs(&self) -> Outputs {
         self.engine.outputs()
     }
 
-    /// The vectors of a corpus that need not fit into memory: texts are drawn as they are needed, vectors come in their
-    /// order, in pieces of up to 1024 texts.
+    /// The vectors of a corpus that need not fit into memory. Texts are read as they are needed,
+    /// and vectors come in their order, in pieces of up to 1024 texts.
     pub fn embed_iter<I>(&self, texts: I) -> impl Iterator<Item = Result<Embeddings>> + use<'_, I>
     where
         I: IntoIterator<Item: AsRef<str> + Sync>,
@@ -267,17 +280,17 @@ impl Embedder {
         })
     }
 
-    /// The loaded model, for a scheduler of several.
+    /// The loaded model, for a scheduler of several models.
     pub fn engine(&self) -> &Engine {
         &self.engine
     }
 
-    /// The hub id, or the directory's name.
+    /// The model's id on a hub, or its directory's name.
     pub fn name(&self) -> &str {
         &self.engine.name
     }
 
-    /// Values per vector.
+    /// Number of values per vector.
     pub fn dim(&self) -> usize {
         self.engine.config.dim
     }
@@ -287,23 +300,25 @@ impl Embedder {
         &self.engine.config
     }
 
-    /// Its tokenizer.
+    /// The model's tokenizer.
     pub fn tokenizer(&self) -> &Tokenizer {
         &self.engine.tokenizer
     }
 
-    /// Where texts are cut, in tokens.
+    /// Length in tokens at which texts are truncated.
     pub fn max_length(&self) -> usize {
         self.engine.tokenizer.max_length()
     }
 
-    /// Where the time of forward passes went since the model was loaded; of [`Device::Cpu`](crate::Device::Cpu) alone.
+    /// Where the time of forward passes was spent since the model was loaded; only for
+    /// [`Device::Cpu`](crate::Device::Cpu).
     pub fn profile(&self) -> Profile {
         self.engine.profile()
     }
 
-    /// Multiply-adds per second that one thread of this CPU makes at most with the instructions that the linear layers
-    /// are computed with: measured in registers alone, in some tenths of a second. None where there is no probe.
+    /// The maximum number of multiply-adds per second of one thread of this CPU, with the
+    /// instructions that the linear layers use, measured on registers alone in some tenths of a
+    /// second. None if there is no such measurement.
     pub fn peak(&self) -> Option<f64> {
         self.engine.kernels.peak(match self.engine.precision {
             Precision::Bf16 => Some(Format::Bf16),
@@ -312,7 +327,7 @@ impl Embedder {
         })
     }
 
-    /// The type of the matrix products.
+    /// The number type of matrix multiplications.
     pub fn precision(&self) -> Precision {
         self.engine.precision
     }
@@ -322,12 +337,12 @@ impl Embedder {
         self.engine.kernels.isa
     }
 
-    /// Threads of its pool.
+    /// Number of threads in its pool.
     pub fn threads(&self) -> usize {
         self.engine.threads.count()
     }
 
-    /// Tokens that are computed at once.
+    /// Maximum number of tokens computed together.
     pub fn budget(&self) -> Budget {
         self.engine.budget
     }

@@ -1,10 +1,11 @@
-//! `Embeddings`: unit vectors, one a row, in one allocation; their shorter and smaller forms.
+//! `Embeddings`: unit vectors, one per row, in one allocation, and their shorter and smaller forms.
 
 use ndarray::{Array2, ArrayView2};
 
 use crate::error::{Error, Result};
 
-/// Vectors of unit length, one a text: because they are, their dot product *is* their cosine.
+/// Vectors of unit length, one per text. Because of their length, their dot product *is* their
+/// cosine.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Embeddings {
     values: Vec<f32>, // (rows × dim)
@@ -12,12 +13,13 @@ pub struct Embeddings {
 }
 
 impl Embeddings {
-    /// Takes rows that are of unit length already. `dim` is the length of a row.
+    /// Takes rows that already have unit length. `dim` is the length of a row.
     ///
     /// # Errors
-    /// [`Error::Rows`] if `values` is no whole number of rows, or `dim` more than an array can have.
+    /// [`Error::Rows`] if `values` is not a whole number of rows, or if `dim` is more than an array
+    /// can have.
     pub fn from_unit_rows(values: Vec<f32>, dim: usize) -> Result<Self> {
-        // The upper limit is that of `ndarray`, which checks it even where there are no rows.
+        // The upper limit is that of `ndarray`, which checks it even if there are no rows.
         if dim == 0 || isize::try_from(dim).is_err() || !values.len().is_multiple_of(dim) {
             return Err(Error::Rows { values: values.len(), dim });
         }
@@ -29,17 +31,17 @@ impl Embeddings {
         self.values.len() / self.dim
     }
 
-    /// Whether there are none.
+    /// Whether there are no vectors.
     pub fn is_empty(&self) -> bool {
         self.values.is_empty()
     }
 
-    /// Values a vector.
+    /// Number of values per vector.
     pub fn dim(&self) -> usize {
         self.dim
     }
 
-    /// Vector `i`, if there are as many.
+    /// Vector `i`, or None if there are fewer vectors.
     pub fn get(&self, i: usize) -> Option<&[f32]> {
         self.rows().nth(i)
     }
@@ -54,24 +56,24 @@ impl Embeddings {
         &self.values
     }
 
-    /// The values themselves, row after row, without a copy.
+    /// All values, row after row, without a copy.
     pub fn into_vec(self) -> Vec<f32> {
         self.values
     }
 
-    /// A view of (rows × dim).
+    /// A view of shape (rows × dim).
     pub fn view(&self) -> ArrayView2<'_, f32> {
         ArrayView2::from_shape((self.len(), self.dim), &self.values).expect("whole rows, by construction")
     }
 
-    /// An array of (rows × dim), without a copy.
+    /// An array of shape (rows × dim), without a copy.
     pub fn into_array(self) -> Array2<f32> {
         Array2::from_shape_vec((self.len(), self.dim), self.values).expect("whole rows, by construction")
     }
 
-    /// The first `dim` values of each vector, scaled to unit length again (Matryoshka embeddings, Kusupati et al. 2022,
-    /// <https://arxiv.org/abs/2205.13147>). A vector whose first values are all zero stays zero; all values are left as they
-    /// are, to the bit.
+    /// The first `dim` values of each vector, scaled to unit length again (Matryoshka embeddings,
+    /// Kusupati et al. 2022, <https://arxiv.org/abs/2205.13147>). A vector whose first values are
+    /// all zero stays zero. If `dim` is the full length, the values stay the same bit for bit.
     ///
     /// # Errors
     /// [`Error::InvalidOption`] for zero and for more values than there are.
@@ -96,7 +98,8 @@ impl Embeddings {
         Ok(Self { values, dim })
     }
 
-    /// A quarter of the size: integers in −127..=127 with one scale a vector, its largest magnitude ÷ 127.
+    /// A quarter of the size: integers in −127..=127, with one scale per vector, which is its
+    /// largest magnitude ÷ 127.
     pub fn to_int8(&self) -> Int8Embeddings {
         let mut quantized =
             Int8Embeddings { values: Vec::with_capacity(self.values.len()), scales: Vec::new(), dim: self.dim };
@@ -110,8 +113,9 @@ impl Embeddings {
         quantized
     }
 
-    /// A thirty-second of the size: one bit a value, set where it is positive; eight to a byte, the first in the highest bit,
-    /// the last byte filled up with zeros (`numpy.packbits`, sentence-transformers' `ubinary`).
+    /// 1/32 of the size: one bit per value, set if the value is positive. Eight bits form a byte,
+    /// with the first value in the highest bit, and the last byte is padded with zeros
+    /// (`numpy.packbits`, sentence-transformers' `ubinary`).
     pub fn to_binary(&self) -> BinaryEmbeddings {
         let bytes = self.dim.div_ceil(8);
         let mut values = Vec::with_capacity(self.len() * bytes);
@@ -131,24 +135,25 @@ pub struct Int8Embeddings {
     pub values: Vec<i8>,
     /// (rows)
     pub scales: Vec<f32>,
-    /// Values a vector.
+    /// Number of values per vector.
     pub dim: usize,
 }
 
 impl Int8Embeddings {
-    /// Dot product of vectors `i` and `j`, summed exactly in integers. Each value is off by at most half a scale, so the product
-    /// differs from the cosine of the originals by at most √dim / 2 · (scaleᵢ + scaleⱼ) + dim / 4 · scaleᵢ · scaleⱼ: 0.04 for
-    /// 1024 dimensions with a largest value of 0.15, and far less in the mean, as the errors have both signs.
+    /// Dot product of vectors `i` and `j`, summed exactly in integers. Each value is off by at most
+    /// half a scale, so the product differs from the cosine of the originals by at most √dim / 2 ·
+    /// (scaleᵢ + scaleⱼ) + dim / 4 · scaleᵢ · scaleⱼ: 0.04 for 1024 dimensions with a largest value
+    /// of 0.15, and far less on average, because the errors have both signs.
     ///
     /// # Errors
-    /// [`Error::NoRow`] if there are not as many vectors.
+    /// [`Error::NoRow`] if there are fewer vectors.
     pub fn dot(&self, i: usize, j: usize) -> Result<f32> {
         let row = |i: usize| match (row(&self.values, self.dim, i), self.scales.get(i)) {
             (Some(values), Some(&scale)) => Ok((values, scale)),
             _ => Err(no_row(i, self.scales.len())),
         };
         let ((a, scale_a), (b, scale_b)) = (row(i)?, row(j)?);
-        // 32 bits hold no more than 131,072 products.
+        // 32 bits hold at most 131,072 products.
         let sum: i64 = a.iter().zip(b).map(|(&a, &b)| i64::from(i32::from(a) * i32::from(b))).sum();
         Ok(sum as f32 * scale_a * scale_b)
     }
@@ -159,15 +164,16 @@ impl Int8Embeddings {
 pub struct BinaryEmbeddings {
     /// (rows × ⌈dim / 8⌉)
     pub values: Vec<u8>,
-    /// Bits a vector.
+    /// Number of bits per vector.
     pub dim: usize,
 }
 
 impl BinaryEmbeddings {
-    /// In how many signs vectors `i` and `j` differ: 0 for the same direction, about dim / 2 for unrelated ones.
+    /// The number of signs in which vectors `i` and `j` differ: 0 for the same direction, about dim
+    /// / 2 for unrelated vectors.
     ///
     /// # Errors
-    /// [`Error::NoRow`] if there are not as many vectors.
+    /// [`Error::NoRow`] if there are fewer vectors.
     pub fn hamming(&self, i: usize, j: usize) -> Result<u32> {
         let bytes = self.dim.div_ceil(8);
         let row = |i: usize| row(&self.values, bytes, i).ok_or_else(|| no_row(i, self.values.len() / bytes.max(1)));
@@ -175,7 +181,8 @@ impl BinaryEmbeddings {
     }
 }
 
-/// Row `i` of `values`, if it is there: the small forms have public fields, which may hold anything.
+/// Row `i` of `values`, if it exists: the small forms have public fields, which may contain
+/// anything.
 fn row<T>(values: &[T], width: usize, i: usize) -> Option<&[T]> {
     (width > 0).then(|| values.chunks_exact(width).nth(i))?
 }

@@ -1,5 +1,6 @@
-//! The forward pass, once, for every architecture and every device. It reads like the papers' figures: a block's norm
-//! stands before it or after it, and what a block adds goes back to the stream.
+//! The forward pass, written once for every architecture and every device. It follows the figures
+//! of the papers: a block's norm comes before or after the block, and the block's output is added
+//! to the stream.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -11,11 +12,11 @@ use crate::error::Result;
 use crate::models::{Architecture, MlpSpec, NormPlace, Pooling};
 use crate::weights::Weights;
 
-/// The weights of an encoder, as the device of `B` holds them.
+/// The weights of an encoder, in the form that the device of `B` uses.
 pub(crate) struct Encoder<B: Backend> {
     embedding: B::Embedding,
     layers: Vec<Layer<B>>,
-    norm: Option<B::Norm>, // of the last hidden state
+    norm: Option<B::Norm>, // after the last layer
 }
 
 pub(crate) struct Layer<B: Backend> {
@@ -31,13 +32,14 @@ pub(crate) struct Layer<B: Backend> {
     after_mlp: Option<B::Norm>,
 }
 
-/// Tokens that several texts begin with, computed once: their queries, keys and values in each layer.
+/// Tokens at the beginning of several texts, computed once: their queries, keys and values in each
+/// layer.
 pub(crate) struct Prefix<B: Backend> {
     layers: Vec<B::Projected>,
 }
 
 impl<B: Backend> Encoder<B> {
-    /// Loads all weights of a checkpoint, layers in parallel.
+    /// Loads all weights of a checkpoint, with the layers in parallel.
     pub(crate) fn load(backend: &B, weights: &Weights, architecture: &Architecture) -> Result<Self> {
         let names = weights.spelling();
         let norm = architecture.norm.at_end.then_some(names.final_norm);
@@ -51,8 +53,8 @@ impl<B: Backend> Encoder<B> {
         })
     }
 
-    /// Loads one layer after the other, computes `batch` through it, and gives `look` those of its linear layers that
-    /// read the hidden state, with the names of their weights.
+    /// Loads one layer after the other, computes `batch` with it, and passes its linear layers that
+    /// read the hidden state to `look`, with the names of their weights.
     pub(crate) fn walk(
         backend: &B,
         weights: &Weights,
@@ -73,7 +75,8 @@ impl<B: Backend> Encoder<B> {
         Ok(())
     }
 
-    /// Writes the hidden state of each token of `batch` behind the last layer to `out`: (tokens × hidden).
+    /// Writes the hidden state of each token of `batch` after the last layer to `out`: (tokens ×
+    /// hidden).
     pub(crate) fn hidden(
         &self,
         backend: &B,
@@ -89,8 +92,9 @@ impl<B: Backend> Encoder<B> {
         Ok(())
     }
 
-    /// Writes the pooled hidden state of each text of `batch` to `out`: (texts × hidden), not of unit length. `between`
-    /// is called between two layers. Each text goes on from the tokens of `prefix`, which is for last-token pooling.
+    /// Writes the pooled hidden state of each text of `batch` to `out`: (texts × hidden), not
+    /// scaled to unit length. `between` is called between two layers. Each text continues the
+    /// tokens of `prefix`, which requires last-token pooling.
     pub(crate) fn pooled(
         &self,
         backend: &B,
@@ -101,8 +105,8 @@ impl<B: Backend> Encoder<B> {
         between: &dyn Fn(),
     ) -> Result<()> {
         let mut pooled = match (Token::of(pooling), self.layers.split_last()) {
-            // One token of each text is asked for, and behind its attention the last layer mixes tokens no more: three
-            // quarters of its work need not be done.
+            // Only one token of each text is needed, and after its attention the last layer no
+            // longer mixes tokens: three quarters of its work can be skipped.
             (Some(token), Some((last, layers))) => {
                 let parts = self.through(layers, backend, batch, prefix, between)?;
                 let before = prefix.and_then(|p| p.layers.last());
@@ -129,7 +133,7 @@ impl<B: Backend> Encoder<B> {
         backend.read(&pooled, out)
     }
 
-    /// Computes the tokens `ids`, which texts are going to begin with.
+    /// Computes the tokens `ids`, with which texts will begin.
     pub(crate) fn prefix(&self, backend: &B, ids: &[u32]) -> Result<Prefix<B>> {
         let batch = PackedBatch::new([ids])?;
         let mut x = backend.embed(batch.all(), &self.embedding)?;
@@ -142,7 +146,7 @@ impl<B: Backend> Encoder<B> {
         Ok(Prefix { layers })
     }
 
-    /// The norm at the end, where there is one.
+    /// Applies the norm at the end, if there is one.
     fn finish(&self, backend: &B, x: &mut B::Hidden) -> Result<()> {
         match &self.norm {
             Some(norm) => backend.norm(x, norm),
@@ -150,7 +154,8 @@ impl<B: Backend> Encoder<B> {
         }
     }
 
-    /// The hidden states of all texts of `batch` behind `layers`, in the parts that the device likes.
+    /// The hidden states of all texts of `batch` after `layers`, in parts of the size that suits
+    /// the device.
     fn through<'a>(
         &self,
         layers: &[Layer<B>],
@@ -160,7 +165,7 @@ impl<B: Backend> Encoder<B> {
         between: &dyn Fn(),
     ) -> Result<Vec<(B::Hidden, Texts<'a>)>> {
         let most = backend.part(batch.tokens());
-        // Two neighbours together are always more than one may be.
+        // Two neighbouring parts together always exceed the maximum of a single one.
         let mut parts = Vec::with_capacity(2 * batch.tokens().div_ceil(most.max(1)));
         for texts in batch.all().parts(most) {
             parts.push((backend.embed(texts, &self.embedding)?, texts));
@@ -178,12 +183,13 @@ impl<B: Backend> Encoder<B> {
     }
 }
 
-/// Does `f` to every part, to as many at once as there are threads.
+/// Applies `f` to every part, with as many parts at the same time as there are threads.
 ///
-/// A queue, and not a parallel iterator: a thread that waits for a piece of its part would begin with another part
-/// meanwhile, and there would be what any number of them need.
+/// It uses a queue rather than a parallel iterator: a thread that waits for a piece of its part
+/// would begin another part meanwhile, and the memory of any number of parts could be in use.
 fn side_by_side<P: Send>(parts: &mut [P], f: impl Fn(&mut P) -> Result<()> + Sync) -> Result<()> {
-    // One alone stays on this thread: a query waits for no other, and a device need not bear to be called from several.
+    // A single part stays on this thread: a query does not wait for other work, and a device need
+    // not support calls from several threads.
     if let [part] = parts {
         return f(part);
     }
@@ -224,7 +230,8 @@ impl<B: Backend> Layer<B> {
         })
     }
 
-    /// What each token has gathered from the tokens of its text, and the queries, keys and values that it came from.
+    /// What each token has gathered from the tokens of its text, and the queries, keys and values
+    /// that were used.
     fn context(
         &self,
         backend: &B,
@@ -235,7 +242,7 @@ impl<B: Backend> Layer<B> {
         backend.attention(x, self.before_attention.as_ref(), &self.qkv, &self.attention, texts, before)
     }
 
-    /// The rest of the layer, in which each token is by itself.
+    /// The rest of the layer, which computes each token on its own.
     fn transform(&self, backend: &B, context: &B::Operand, x: &B::Hidden) -> Result<B::Hidden> {
         let attended = backend.project(context, &self.attention_output)?;
         let x = backend.add_norm(attended, x, self.after_attention.as_ref())?;

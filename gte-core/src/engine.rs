@@ -1,4 +1,4 @@
-//! `Engine`: a loaded model behind every door, and what it says of itself. How it computes is in `compute.rs`.
+//! `Engine`: a loaded model, and what it reports about itself. Its computation is in `compute.rs`.
 
 use std::any::Any;
 use std::sync::Mutex;
@@ -19,8 +19,8 @@ use crate::threads::Threads;
 use crate::tokenizer::{TokenizeOptions, Tokenizer, Tokens};
 use crate::weights::Weights;
 
-/// A loaded model, whichever door it is used by: what a scheduler of several models sees of them. Every method takes
-/// `&self` and may be called from many threads at once.
+/// A loaded model of any task, as a scheduler of several models sees it. Every method takes `&self`
+/// and may be called from many threads at once.
 pub struct Engine {
     pub(crate) name: String,
     pub(crate) files: ModelFiles,
@@ -34,7 +34,7 @@ pub struct Engine {
     pub(crate) forward: Turns,
 }
 
-/// What stands behind the encoder.
+/// The layers after the encoder.
 #[derive(Default)]
 pub(crate) struct Heads {
     pub(crate) dense: Vec<Dense>,
@@ -43,7 +43,8 @@ pub(crate) struct Heads {
     pub(crate) colbert: Option<Dense>,
 }
 
-/// The forward pass, one batch at a time: each uses all threads, and the memory of activations is that of one.
+/// Runs forward passes one batch at a time: each pass uses all threads, and the activations of only
+/// one batch are in memory.
 pub(crate) struct Turns {
     pub(crate) pass: Box<dyn Forward>,
     pub(crate) batch: Mutex<PackedBatch>,
@@ -57,8 +58,8 @@ impl Turns {
 
 /// A loaded encoder on some device.
 pub(crate) trait Forward: Send + Sync {
-    /// Computes the pooled vectors of `batch`, whose texts go on from `shared`, into `out`: (texts × hidden). `between`
-    /// is called between two layers.
+    /// Computes the pooled vectors of `batch`, whose texts continue `shared`, and writes them to
+    /// `out`: (texts × hidden). `between` is called between two layers.
     fn pooled(
         &self,
         batch: &PackedBatch,
@@ -67,18 +68,18 @@ pub(crate) trait Forward: Send + Sync {
         out: &mut [f32],
         between: &dyn Fn(),
     ) -> Result<()>;
-    /// Computes the hidden states of `batch` into `out`: (tokens × hidden).
+    /// Computes the hidden states of `batch` and writes them to `out`: (tokens × hidden).
     fn hidden(&self, batch: &PackedBatch, out: &mut [f32], between: &dyn Fn()) -> Result<()>;
-    /// Computes tokens that texts are going to begin with.
+    /// Computes tokens with which texts will begin.
     fn shared(&self, ids: &[u32]) -> Result<Shared>;
-    /// Where the time went.
+    /// Where the time was spent.
     fn profile(&self) -> Profile;
 }
 
-/// What texts begin with, computed: a [`Prefix`] of the device's own type.
+/// The computed beginning of texts: a [`Prefix`] in the device's own type.
 pub(crate) struct Shared(Box<dyn Any + Send + Sync>);
 
-/// An encoder with the device that holds it.
+/// An encoder and the device on which it runs.
 pub(crate) struct Pass<B: Backend> {
     backend: B,
     encoder: Encoder<B>,
@@ -118,7 +119,7 @@ impl<B: Backend + 'static> Forward for Pass<B> {
 }
 
 impl Engine {
-    /// The hub id, or the directory's name.
+    /// The model's id on a hub, or its directory's name.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -128,12 +129,12 @@ impl Engine {
         &self.config
     }
 
-    /// Its tokenizer.
+    /// The model's tokenizer.
     pub fn tokenizer(&self) -> &Tokenizer {
         &self.tokenizer
     }
 
-    /// The type of the matrix products.
+    /// The number type of matrix multiplications.
     pub fn precision(&self) -> Precision {
         self.precision
     }
@@ -143,17 +144,17 @@ impl Engine {
         self.kernels.isa
     }
 
-    /// Its pool.
+    /// The thread pool.
     pub fn threads(&self) -> &Threads {
         &self.threads
     }
 
-    /// Tokens that are computed at once.
+    /// Maximum number of tokens computed together.
     pub fn budget(&self) -> Budget {
         self.budget
     }
 
-    /// The token ids of each text, in order, with the number of tokens before the cut.
+    /// The token ids of each text, in order, with the number of tokens before truncation.
     pub(crate) fn tokenize<S: AsRef<str> + Sync>(
         &self,
         texts: &[S],
@@ -162,7 +163,7 @@ impl Engine {
         self.threads.run(|| self.tokens(texts, options))
     }
 
-    /// As [`tokenize`](Self::tokenize), one text on this thread.
+    /// As [`tokenize`](Self::tokenize), for one text on this thread.
     pub(crate) fn tokenize_one(&self, text: &str, options: &TokenizeOptions<'_>) -> Result<Tokens> {
         let prompt = self.config.prompts.resolve(options.prompt)?;
         let side = options.truncation_side.unwrap_or(self.tokenizer.truncation_side());
@@ -175,7 +176,7 @@ impl Engine {
         self.tokenizer.encode_prompted(texts, prompt, side)
     }
 
-    /// As the model's files say a text is read.
+    /// Tokenizes texts as the model's files describe.
     pub(crate) fn tokenize_plain<S: AsRef<str> + Sync>(&self, texts: &[S]) -> Result<Vec<Tokens>> {
         self.tokenize(texts, &TokenizeOptions { prompt: Prompt::Default, truncation_side: None })
     }
@@ -189,7 +190,7 @@ impl Engine {
         texts.iter().map(|text| self.checked(text.ids(), text.types()).map(|_| self.end(text))).collect()
     }
 
-    /// The number of tokens, if the model can compute them.
+    /// Checks that the model can compute these tokens, and returns their number.
     pub(crate) fn checked(&self, ids: &[u32], types: &[u8]) -> Result<usize> {
         let (max, vocab) = (self.config.max_positions, self.config.vocab);
         if ids.is_empty() || ids.len() > max {
@@ -209,7 +210,7 @@ impl Engine {
         }
     }
 
-    /// Where the time of forward passes went.
+    /// Where the time of forward passes was spent.
     pub(crate) fn profile(&self) -> Profile {
         self.forward.pass.profile()
     }

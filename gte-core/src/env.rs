@@ -1,16 +1,17 @@
-//! The environment, read in one way: an empty variable is an unset one, white space around a value is
-//! no part of it, a switch has any of the usual words, and `~` in a path is the home directory.
+//! Reads environment variables, always in the same way: an empty variable counts as unset, white
+//! space around a value is ignored, a switch accepts the usual words, and `~` in a path is the home
+//! directory.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 
-/// The words of a switch, in any case.
+/// The words for a switch, in upper or lower case.
 const ON: [&str; 4] = ["1", "yes", "on", "true"];
 const OFF: [&str; 4] = ["0", "no", "off", "false"];
 
-/// Where variables are looked up.
+/// The source of environment variables.
 pub(crate) struct Env<'a> {
     pub(crate) lookup: &'a dyn Fn(&str) -> Option<OsString>,
 }
@@ -55,12 +56,12 @@ impl Env<'_> {
         }
     }
 
-    /// The path that a variable holds, which need not be UTF-8.
+    /// The path in a variable, which need not be UTF-8.
     pub(crate) fn path(&self, name: &'static str) -> Option<PathBuf> {
         self.plain_path(name).map(|path| self.expanded(&path))
     }
 
-    /// The home directory: `HOME`, else what the system says.
+    /// The home directory: `HOME`, or else what the system reports.
     pub(crate) fn home(&self) -> Option<PathBuf> {
         let home = self.plain_path("HOME").or_else(std::env::home_dir);
         home.filter(|home| !home.as_os_str().is_empty())
@@ -93,7 +94,7 @@ mod tests {
     use super::*;
     use crate::files::HubOptions;
 
-    /// What a variable holds.
+    /// The kind of value in a variable.
     #[derive(Clone, Copy)]
     enum Kind {
         Switch,
@@ -101,7 +102,8 @@ mod tests {
         Other,
     }
 
-    /// A variable, what it holds, a value that it takes, and what must be set beside it for that to show.
+    /// A variable, its kind, a valid value, and the other variables that must be set for that value
+    /// to have an effect.
     type Variable = (&'static str, Kind, &'static str, &'static [(&'static str, &'static str)]);
 
     /// Every variable that this crate reads.
@@ -124,7 +126,7 @@ mod tests {
         ("XDG_CACHE_HOME", Kind::Path, "/a", &[]),
     ];
 
-    /// Everything that the environment decides, in words, and the variables that were looked at.
+    /// Everything that depends on the environment, as text, and the variables that were read.
     fn settings(variables: &[(&str, &str)]) -> (Result<String, String>, BTreeSet<String>) {
         let values: BTreeMap<_, _> = variables.iter().copied().collect();
         let seen = RefCell::new(BTreeSet::new());
@@ -148,21 +150,21 @@ mod tests {
     fn every_variable_is_read_in_the_same_way() {
         let seen = settings(&[]).1;
         let listed = VARIABLES.iter().map(|(name, ..)| (*name).to_owned()).collect();
-        assert_eq!(seen, listed, "the table has just those that are read");
+        assert_eq!(seen, listed, "the table has exactly the variables that are read");
         for (name, kind, value, beside) in VARIABLES {
             let read = |value: &str| settings(&[beside, &[(name, value)]].concat()).0.unwrap();
             let (unset, set) = (settings(beside).0.unwrap(), read(value));
-            assert_ne!(set, unset, "{name}={value} changes nothing");
+            assert_ne!(set, unset, "{name}={value} has no effect");
             for empty in ["", " ", "\n"] {
-                assert_eq!(read(empty), unset, "{name}={empty:?} is as if it were unset");
+                assert_eq!(read(empty), unset, "{name}={empty:?} counts as unset");
             }
-            assert_eq!(read(&format!("{value} \r\n")), set, "{name} with a new line behind it");
+            assert_eq!(read(&format!("{value} \r\n")), set, "{name} with a new line after it");
             match kind {
                 Kind::Switch => {
                     for (words, expected) in [(ON, &set), (OFF, &unset)] {
                         for word in words {
                             assert_eq!(&read(word), expected, "{name}={word}");
-                            assert_eq!(&read(&word.to_uppercase()), expected, "{name}={word} in capitals");
+                            assert_eq!(&read(&word.to_uppercase()), expected, "{name}={word} in upper case");
                         }
                     }
                     let error = settings(&[(name, "maybe")]).0.unwrap_err();
@@ -171,7 +173,7 @@ mod tests {
                 Kind::Path => {
                     assert_eq!(read("~/x"), read("/home/me/x"), "{name}=~/x");
                     assert_eq!(read("~"), read("/home/me"), "{name}=~");
-                    assert!(read("/x/~y").contains("/x/~y"), "{name}: a `~` elsewhere is a letter");
+                    assert!(read("/x/~y").contains("/x/~y"), "{name}: a `~` elsewhere is an ordinary character");
                 }
                 Kind::Other => {}
             }

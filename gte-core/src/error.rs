@@ -1,5 +1,5 @@
-//! Everything that can go wrong, as data. Messages name the file, key or tensor at fault and what to do about it;
-//! callers match on variants, never on text.
+//! Everything that can go wrong, as data. Messages name the file, key or tensor and what to do
+//! about it. Callers match on variants, never on text.
 
 use std::path::PathBuf;
 
@@ -15,10 +15,10 @@ pub enum Error {
     Io {
         /// The file or directory.
         path: PathBuf,
-        /// The operating system's answer.
+        /// The operating system's error.
         source: std::io::Error,
     },
-    /// A model lacks a file that it cannot do without.
+    /// A required file of a model is missing.
     #[error("{model}: {file} is missing: {hint}")]
     MissingFile {
         /// The model's directory or name.
@@ -28,18 +28,20 @@ pub enum Error {
         /// What to do about it.
         hint: &'static str,
     },
-    /// A file is there but is not what it should be: broken JSON, a truncated or malformed tensor file, a bad vocabulary.
+    /// A file has invalid content: broken JSON, a truncated or malformed tensor file, a bad
+    /// vocabulary.
     #[error("{file}: {reason}")]
     InvalidFile {
         /// The file.
         file: String,
-        /// What is wrong with it, with the key, line or byte where it shows.
+        /// What is wrong with it, with the key, line or byte.
         reason: String,
     },
-    /// A model asks for something that this engine does not compute. It is refused, never approximated.
+    /// A model requires something that this engine cannot compute. It is refused, never
+    /// approximated.
     #[error("{file}: `{key}` is {found}, supported: {supported}")]
     Unsupported {
-        /// The file that asks for it.
+        /// The file that requires it.
         file: String,
         /// The key in that file.
         key: String,
@@ -48,26 +50,27 @@ pub enum Error {
         /// What would be accepted.
         supported: String,
     },
-    /// Neither the model's files nor its name say how its hidden states become one vector.
+    /// Neither the model's files nor its name determine how its hidden states become one vector.
     #[error(
-        "{model}: no 1_Pooling/config.json, and not a model whose pooling is known by name: choose one of cls, mean, last-token"
+        "{model}: there is no 1_Pooling/config.json, and the model's name does not determine its pooling: choose one of cls, mean, last-token"
     )]
     UnknownPooling {
         /// The model's name or directory.
         model: String,
     },
-    /// A tensor that the architecture needs is not in the checkpoint.
+    /// A tensor that the architecture requires is not in the checkpoint.
     #[error("{file}: tensor `{name}` is missing, expected shape {expected:?}")]
     MissingTensor {
         /// The checkpoint.
         file: String,
         /// The tensor's name.
         name: String,
-        /// The shape that the configuration asks for.
+        /// The shape according to the configuration.
         expected: Vec<usize>,
     },
-    /// The checkpoint holds a tensor that the architecture has no use for: most likely it is another architecture.
-    #[error("{file}: tensor `{name}` of shape {shape:?} has no place in this architecture")]
+    /// The checkpoint contains a tensor that the architecture does not use: most likely the model
+    /// has another architecture.
+    #[error("{file}: tensor `{name}` of shape {shape:?} does not belong to this architecture")]
     UnexpectedTensor {
         /// The checkpoint.
         file: String,
@@ -76,8 +79,8 @@ pub enum Error {
         /// Its shape.
         shape: Vec<usize>,
     },
-    /// A tensor's shape is not the one that the configuration asks for.
-    #[error("{file}: tensor `{name}` has shape {found:?}, config.json asks for {expected:?}")]
+    /// A tensor's shape differs from the configuration.
+    #[error("{file}: tensor `{name}` has shape {found:?}, config.json requires {expected:?}")]
     TensorShape {
         /// The checkpoint.
         file: String,
@@ -85,11 +88,11 @@ pub enum Error {
         name: String,
         /// Its shape in the file.
         found: Vec<usize>,
-        /// The shape that the configuration asks for.
+        /// The shape according to the configuration.
         expected: Vec<usize>,
     },
     /// A weight is NaN or infinite.
-    #[error("{file}: tensor `{name}` holds {value} at index {index}: the checkpoint is damaged")]
+    #[error("{file}: tensor `{name}` contains {value} at index {index}: the checkpoint is damaged")]
     NotFinite {
         /// The checkpoint.
         file: String,
@@ -103,17 +106,17 @@ pub enum Error {
     /// A model name is neither a directory nor `owner/name`.
     #[error("`{id}` is not a model: {reason}")]
     InvalidModelId {
-        /// What was given.
+        /// The given name.
         id: String,
         /// What is wrong with it.
         reason: String,
     },
-    /// The hub does not know the model, the revision or the file.
+    /// The hub does not have the model, the revision or the file.
     #[error("{hub} has no {what}: check the name and the revision")]
     NotOnHub {
         /// The hub's address.
         hub: String,
-        /// Model, revision and file that were asked for.
+        /// The requested model, revision and file.
         what: String,
     },
     /// The hub refused access.
@@ -121,37 +124,37 @@ pub enum Error {
     Unauthorized {
         /// The hub's address.
         hub: String,
-        /// Model, revision and file that were asked for.
+        /// The requested model, revision and file.
         what: String,
         /// 401 or 403.
         status: u16,
-        /// Where a token is looked for.
+        /// Where a token can be set.
         token_hint: &'static str,
     },
-    /// Offline mode was asked for and the cache is not complete.
-    #[error("offline, and {what} is not in the cache ({}): download it once while online, or give a directory", cache.display())]
+    /// Offline mode is on, and the model in the cache is not complete.
+    #[error("offline, and {what} is not in the cache ({}): download it once while online, or use a directory", cache.display())]
     Offline {
         /// Model, revision and file.
         what: String,
         /// The cache directory that was searched.
         cache: PathBuf,
     },
-    /// A download failed after all retries. What has arrived is kept for the next try.
+    /// A download failed after all retries. What has arrived is kept for the next attempt.
     #[error("download of {url} failed: {reason}")]
     Download {
         /// The address.
         url: String,
-        /// The last failure.
+        /// The last error.
         reason: String,
     },
-    /// A downloaded file is not the one that the hub announced. It was removed.
+    /// A downloaded file differs from what the hub announced. It was removed.
     #[error("{url}: expected {expected}, received {found}: the file was discarded, try again or use another mirror")]
     Corrupt {
         /// The address.
         url: String,
         /// The announced size or sha256.
         expected: String,
-        /// The size or sha256 of what arrived.
+        /// The size or sha256 of the received file.
         found: String,
     },
     /// The tokenizer failed on a text.
@@ -159,10 +162,10 @@ pub enum Error {
     Tokenize {
         /// The text's position in the input.
         index: usize,
-        /// The tokenizer's own words.
+        /// The tokenizer's own message.
         reason: String,
     },
-    /// A token id lies outside the vocabulary.
+    /// A token id is outside the vocabulary.
     #[error("token id {id} is outside the vocabulary of {vocab} tokens")]
     TokenId {
         /// The id.
@@ -186,7 +189,7 @@ pub enum Error {
         /// Dimension of the second.
         right: usize,
     },
-    /// Values that should be vectors, row after row, are no whole number of rows.
+    /// Values that should be vectors, row after row, are not a whole number of rows.
     #[error("{values} values are not a whole number of rows of {dim}")]
     Rows {
         /// The number of values.
@@ -197,20 +200,20 @@ pub enum Error {
     /// A buffer for vectors is too short or too long.
     #[error("the output buffer has {found} values, expected {expected}: one row for each text")]
     OutputLength {
-        /// The number of values that the vectors have.
+        /// The number of values in the vectors.
         expected: usize,
-        /// The number of values that the buffer has room for.
+        /// The number of values that fit into the buffer.
         found: usize,
     },
-    /// There is no row of this number.
+    /// There is no row with this number.
     #[error("there is no row {index}: the rows are numbered from 0, and there are {rows}")]
     NoRow {
-        /// The number that was asked for.
+        /// The requested number.
         index: usize,
         /// How many rows there are.
         rows: usize,
     },
-    /// An option has a value that cannot be used.
+    /// An option has an invalid value.
     #[error("{option} is {value}, expected {expected}")]
     InvalidOption {
         /// The option or environment variable.
@@ -220,8 +223,8 @@ pub enum Error {
         /// What is accepted.
         expected: String,
     },
-    /// A model of one kind was opened as one of another.
-    #[error("{model} is {}: open it as one (`{}` in Rust, the example `{}`)", article(found), door(found).0, door(found).1)]
+    /// A model was opened as another kind of model.
+    #[error("{model} is {}: open it with `{}` in Rust, or use the example `{}`", article(found), door(found).0, door(found).1)]
     WrongTask {
         /// The model.
         model: String,
@@ -231,9 +234,9 @@ pub enum Error {
     /// The device cannot be used, or failed while computing.
     #[error("device {device}: {reason}")]
     Device {
-        /// The device, as it was named.
+        /// The name of the device.
         device: String,
-        /// The driver's or candle's own words.
+        /// The message of the driver or of candle.
         reason: String,
     },
 }
@@ -244,7 +247,7 @@ impl Error {
         Self::Io { path: path.into(), source }
     }
 
-    /// A file that is not what it should be.
+    /// An error about a file with invalid content.
     pub(crate) fn invalid(file: impl std::fmt::Display, reason: impl std::fmt::Display) -> Self {
         Self::InvalidFile { file: file.to_string(), reason: reason.to_string() }
     }
@@ -255,7 +258,7 @@ fn article(kind: &str) -> String {
     format!("{article} {kind}")
 }
 
-/// What opens a model of a kind: the type, and the example.
+/// The type that opens a model of this kind, and the example.
 fn door(kind: &str) -> (&'static str, &'static str) {
     if kind == "embedder" { ("Embedder", "embed") } else { ("Reranker", "rerank") }
 }
@@ -263,6 +266,6 @@ fn door(kind: &str) -> (&'static str, &'static str) {
 fn token_count(found: usize, max: usize) -> String {
     match found {
         0 => "a list of token ids is empty: a text has at least one token".to_owned(),
-        _ => format!("{found} tokens in one text: this model takes at most {max}"),
+        _ => format!("{found} tokens in one text: the limit of this model is {max}"),
     }
 }

@@ -1,5 +1,6 @@
-//! What stands behind the encoder: dense layers after pooling, classifiers, and the heads of sparse and multi-vector
-//! models. Small layers in f32, each row computed by itself, on the host whatever the device.
+//! The layers after the encoder: dense layers after pooling, classifiers, and the heads of sparse
+//! and multi-vector models. They are small and computed in f32, each row on its own, on the host
+//! for every device.
 
 use std::collections::BTreeMap;
 
@@ -22,9 +23,9 @@ pub(crate) struct Dense {
 /// What is added to a layer's output.
 pub(crate) enum Residual {
     Nothing,
-    /// Its input.
+    /// The layer's input.
     Input,
-    /// A linear image of its input, where the widths differ: (outputs × inputs)
+    /// A linear map of the input, for layers that change the width: (outputs × inputs).
     Projected(Vec<f32>),
 }
 
@@ -37,13 +38,13 @@ impl Dense {
         Ok(Self { weight: weight.into_f32(), bias, inputs, activation, residual: Residual::Nothing })
     }
 
-    /// A layer of one output without bias, whose weights are `row`.
+    /// A layer with one output and without bias, whose weights are `row`.
     pub(crate) fn of_row(row: Vec<f32>) -> Self {
         let (activation, residual) = (HeadActivation::Identity, Residual::Nothing);
         Self { inputs: row.len(), weight: row, bias: Vec::new(), activation, residual }
     }
 
-    /// The same layer with something added to its output.
+    /// The same layer, with something added to its output.
     pub(crate) fn with(self, residual: Residual) -> Self {
         Self { residual, ..self }
     }
@@ -52,7 +53,7 @@ impl Dense {
         self.weight.len() / self.inputs
     }
 
-    /// The outputs for the input `x`.
+    /// Computes the outputs for the input `x`.
     pub(crate) fn apply(&self, kernels: &Kernels, x: &[f32], out: &mut [f32]) {
         for (i, (out, row)) in out.iter_mut().zip(self.weight.chunks_exact(self.inputs)).enumerate() {
             let sum = (kernels.dot)(x, row) + self.bias.get(i).copied().unwrap_or(0.0);
@@ -76,7 +77,8 @@ impl Dense {
     }
 }
 
-/// By the formulas of PyTorch's modules of these names; GELU is exact. In f64: a few values per text.
+/// The formulas of the PyTorch modules with these names; GELU is exact. Computed in f64, because
+/// there are only a few values per text.
 fn activate(activation: HeadActivation, x: f32) -> f32 {
     let x64 = f64::from(x);
     match activation {
@@ -93,8 +95,8 @@ fn activate(activation: HeadActivation, x: f32) -> f32 {
     }
 }
 
-/// The error function by its series, and by its continued fraction beyond 3 (Abramowitz, Stegun 1964, 7.1.6 and
-/// 7.1.14). Maximum error 1e-12.
+/// The error function, by its series up to 3 and by its continued fraction beyond (Abramowitz,
+/// Stegun 1964, 7.1.6 and 7.1.14). Maximum error 1e-12.
 fn erf(x: f64) -> f64 {
     let square = x * x;
     if x.abs() < 3.0 {
@@ -112,7 +114,7 @@ fn erf(x: f64) -> f64 {
     (1.0 - tail).copysign(x)
 }
 
-/// A classifier: logits of a pooled hidden state.
+/// A classifier: computes logits from a pooled hidden state.
 pub(crate) struct Classifier {
     dense: Option<Dense>,
     norm: Option<(Vec<f32>, Vec<f32>, f32)>, // scale, shift, eps
@@ -120,7 +122,7 @@ pub(crate) struct Classifier {
 }
 
 impl Classifier {
-    /// The classifier of a checkpoint.
+    /// Loads the classifier of a checkpoint.
     pub(crate) fn load(weights: &Weights, architecture: &Architecture, spec: &ClassifierSpec) -> Result<Self> {
         let names: &Names = weights.spelling();
         let norm = || -> Result<_> {
@@ -138,8 +140,9 @@ impl Classifier {
         })
     }
 
-    /// The logit of a yes over a no at the end of a language model: one dot product with the difference of the two
-    /// rows of its output layer, never the logits of a vocabulary.
+    /// The difference between the logits of yes and no at the end of a language model: one dot
+    /// product with the difference of two rows of its output layer, without the logits of the other
+    /// tokens.
     pub(crate) fn yes_no(weights: &Weights, tied: bool, yes: u32, no: Option<u32>) -> Result<Self> {
         let names = weights.spelling();
         let table = format!("{}.weight", if tied { names.words } else { names.language });
@@ -151,7 +154,7 @@ impl Classifier {
         Ok(Self { dense: None, norm: None, out: Dense::of_row(difference) })
     }
 
-    /// Logits per text.
+    /// Number of logits per text.
     pub(crate) fn labels(&self) -> usize {
         self.out.outputs()
     }
@@ -169,20 +172,22 @@ impl Classifier {
     }
 }
 
-/// The weight of each token of a text, and of each id the largest: bge-m3's `sparse_linear` (`m3/modeling.py` of
-/// FlagEmbedding), gte-multilingual's token classifier (`scripts/gte_embedding.py`).
+/// Computes the weight of each token of a text, and keeps the largest for each token id:
+/// `sparse_linear` of bge-m3 (`m3/modeling.py` of FlagEmbedding), or the token classifier of
+/// gte-multilingual (`scripts/gte_embedding.py`).
 pub(crate) struct Sparse {
     head: Dense,
     ignored: Vec<u32>,
 }
 
 impl Sparse {
-    /// `ignored`: ids that have no weight: those of the special tokens.
+    /// `ignored` are the ids without a weight: those of the special tokens.
     pub(crate) fn new(head: Dense, ignored: Vec<u32>) -> Self {
         Self { head, ignored }
     }
 
-    /// Ids with their weights, by id, of a text's tokens `ids` with the hidden states `hidden`: (tokens × hidden).
+    /// Token ids and weights, in the order of ids, for a text with the tokens `ids` and the hidden
+    /// states `hidden`: (tokens × hidden).
     pub(crate) fn weights(&self, kernels: &Kernels, ids: &[u32], hidden: &[f32]) -> Vec<(u32, f32)> {
         let mut largest = BTreeMap::new();
         for (&id, state) in ids.iter().zip(hidden.chunks_exact(self.head.inputs)) {

@@ -1,6 +1,6 @@
-//! `Json`: a JSON object out of a model's files, read as Python's `json` module reads it. It knows
-//! the name of its file, for messages, and which keys it was asked for, so that a key that nobody
-//! read can be named.
+//! `Json`: a JSON object in a model's files, read as Python's `json` module reads it. It knows the
+//! name of its file, for messages, and which keys have been read, so that unread keys can be
+//! reported.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -11,48 +11,48 @@ use serde_json::{Map, Value};
 use crate::error::{Error, Result};
 use crate::files::ModelFiles;
 
-/// A JSON object. Of a key that is there twice the last one counts, as in Python.
+/// A JSON object. If a key occurs twice, the last one counts, as in Python.
 ///
-/// Python writes `NaN`, `Infinity` and `-Infinity`, which JSON does not have.
-/// [`number`](Self::number) gives them; [`get`](Self::get) shows them as strings that no file
-/// holds.
+/// Python writes `NaN`, `Infinity` and `-Infinity`, which are not part of JSON.
+/// [`number`](Self::number) returns them as numbers; [`get`](Self::get) returns them as strings
+/// that cannot occur otherwise.
 pub(crate) struct Json {
     label: String,
-    path: String, // of this object in its file: empty, or `rope_parameters.`
+    path: String, // of this object in its file: empty, or for example `rope_parameters.`
     object: Map<String, Value>,
-    asked: Rc<RefCell<BTreeSet<String>>>, // full paths, shared by the objects of a file; an opened object's ends in a dot
+    asked: Rc<RefCell<BTreeSet<String>>>, // full paths, shared by all objects of a file; those of opened objects end in a dot
 }
 
-/// What becomes of a key that the loaders of `transformers` or `sentence-transformers` read.
+/// How this engine treats a key that the loaders of `transformers` or `sentence-transformers` read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fate {
-    /// It does what it does there.
+    /// It has the same effect.
     Obeyed,
-    /// A value that would change a vector, and that is not computed here, is an error that names
+    /// A value that would change a vector, and that cannot be computed here, is an error that names
     /// the key.
     Refused,
     /// No value of it changes a vector.
     Harmless,
 }
 
-/// A key of a model's files: a line of `docs/model-files.md`.
+/// A key in a model's files: a line of `docs/model-files.md`.
 #[derive(Clone, Copy, Debug)]
 #[cfg_attr(not(test), expect(dead_code, reason = "the test that holds docs/model-files.md reads all of it"))]
 pub(crate) struct Key {
-    /// `config.json`; `*_Dense/config.json` for a module's.
+    /// `config.json`, or `*_Dense/config.json` for the config of a module.
     pub(crate) file: &'static str,
-    /// Its name; a dot leads into an object.
+    /// Its name. A dot leads into an object.
     pub(crate) key: &'static str,
     pub(crate) fate: Fate,
-    /// What the reference does with it, and why it has this fate here.
+    /// What the reference does with it, and why it is treated this way here.
     pub(crate) why: &'static str,
 }
 
 impl Json {
-    /// The object in `file`, which may be absent.
+    /// The object in `file`, which may be missing.
     ///
     /// # Errors
-    /// [`Error::InvalidFile`] for what is no JSON object.
+    /// [`Error::InvalidFile`] if the file is not a JSON object.
     pub(crate) fn read(files: &ModelFiles, file: &str) -> Result<Option<Self>> {
         let Some(content) = files.read(file)? else { return Ok(None) };
         Self::parse(files.label(file), content).map(Some)
@@ -70,7 +70,7 @@ impl Json {
         }
     }
 
-    /// The object that is number `index` of a list, the content of the file `label`; messages name
+    /// The object number `index` of a list, which is the content of the file `label`. Messages name
     /// its keys `[index].…`.
     ///
     /// # Errors
@@ -85,26 +85,26 @@ impl Json {
         }
     }
 
-    /// The names of all keys, in no certain order. Asks for none.
+    /// The names of all keys, in any order. They do not count as read.
     pub(crate) fn keys(&self) -> impl Iterator<Item = &str> {
         self.object.keys().map(String::as_str)
     }
 
-    /// The value of a key, `null` too.
+    /// The value of a key, including `null`.
     pub(crate) fn get(&self, key: &str) -> Option<&Value> {
         self.asked.borrow_mut().insert(format!("{}{key}", self.path));
         self.object.get(key)
     }
 
-    /// As [`get`](Self::get), without `null`.
+    /// As [`get`](Self::get), but None for `null`.
     fn some(&self, key: &str) -> Option<&Value> {
         self.get(key).filter(|value| !value.is_null())
     }
 
-    /// A number, NaN and infinity among them; `null` counts as absent.
+    /// A number, which may be NaN or infinite; `null` counts as missing.
     ///
     /// # Errors
-    /// [`Error::InvalidFile`] for another type, as those below.
+    /// [`Error::InvalidFile`] for another type, as in the functions below.
     pub(crate) fn number(&self, key: &str) -> Result<Option<f64>> {
         self.typed(key, "a number", |value| match value.as_str() {
             Some(NAN) => Some(f64::NAN),
@@ -114,22 +114,22 @@ impl Json {
         })
     }
 
-    /// `true` or `false`; `null` counts as absent.
+    /// `true` or `false`; `null` counts as missing.
     pub(crate) fn flag(&self, key: &str) -> Result<Option<bool>> {
         self.typed(key, "true or false", Value::as_bool)
     }
 
-    /// A string; `null` counts as absent.
+    /// A string; `null` counts as missing.
     pub(crate) fn string(&self, key: &str) -> Result<Option<&str>> {
         self.typed(key, "a string", |value| value.as_str().filter(|s| ![NAN, INFINITY, NEGATIVE].contains(s)))
     }
 
-    /// A list; `null` counts as absent.
+    /// A list; `null` counts as missing.
     pub(crate) fn list(&self, key: &str) -> Result<Option<&[Value]>> {
         self.typed(key, "a list", |value| value.as_array().map(Vec::as_slice))
     }
 
-    /// An object within this one; messages name its keys `key.…`. `null` counts as absent.
+    /// An object within this one. Messages name its keys `key.…`. `null` counts as missing.
     pub(crate) fn object(&self, key: &str) -> Result<Option<Self>> {
         let Some(object) = self.typed(key, "an object", Value::as_object)? else { return Ok(None) };
         let path = format!("{}{key}.", self.path);
@@ -145,15 +145,15 @@ impl Json {
         }
     }
 
-    /// A count from 1 to `max`: beyond that it is no model but a trap for the allocator.
+    /// A size from 1 to `max`. A larger one is not a model but an attack on the allocator.
     ///
     /// # Errors
-    /// [`Error::InvalidFile`] for anything else, and where it is missing.
+    /// [`Error::InvalidFile`] for anything else, and if the key is missing.
     pub(crate) fn size(&self, key: &str, max: u64) -> Result<usize> {
         self.size_or(key, max, None)
     }
 
-    /// As [`size`](Self::size); `default` where the key is absent, but not where it is `null`.
+    /// As [`size`](Self::size), but `default` if the key is missing. `null` is an error.
     ///
     /// # Errors
     /// As [`size`](Self::size).
@@ -168,11 +168,12 @@ impl Json {
         }
     }
 
-    /// Checks that a string is one of `supported`; absent or `null` it is fine where there is a
+    /// Checks that a string is one of `supported`. It may be missing or `null` if there is a
     /// `default`.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] for another value, [`Error::InvalidFile`] where it is missing.
+    /// [`Error::Unsupported`] for another value, [`Error::InvalidFile`] if it is missing without a
+    /// default.
     pub(crate) fn only(&self, key: &str, supported: &[&str], default: Option<&str>) -> Result<()> {
         match self.get(key) {
             None | Some(Value::Null) if default.is_some() => Ok(()),
@@ -182,17 +183,17 @@ impl Json {
         }
     }
 
-    /// The file is not what it should be.
+    /// An error about the file's content.
     pub(crate) fn invalid(&self, reason: impl std::fmt::Display) -> Error {
         Error::invalid(&self.label, reason)
     }
 
-    /// A key is needed, and not there.
+    /// The error for a required key that is missing.
     pub(crate) fn missing(&self, key: &str) -> Error {
         self.invalid(format_args!("`{}{key}` is missing", self.path))
     }
 
-    /// `key` asks for what is not computed here.
+    /// The error for a `key` that requires something that cannot be computed here.
     pub(crate) fn unsupported(&self, key: &str, found: &str, supported: &str) -> Error {
         Error::Unsupported {
             file: self.label.clone(),
@@ -202,7 +203,7 @@ impl Json {
         }
     }
 
-    /// The keys that nobody asked for, also those of the objects that were opened.
+    /// The keys that have not been read, including those of opened objects.
     pub(crate) fn unread(&self) -> Vec<String> {
         fn walk(object: &Map<String, Value>, path: &str, asked: &BTreeSet<String>, unread: &mut Vec<String>) {
             for (key, value) in object {
@@ -220,7 +221,7 @@ impl Json {
         unread
     }
 
-    /// Refuses a key that `known`, the table of this file, does not list, as the reference does with
+    /// Refuses a key that is not in `known`, the table of this file, as the reference does with
     /// files whose keys are the arguments of a class.
     ///
     /// # Errors
@@ -237,8 +238,8 @@ impl Json {
         }
     }
 
-    /// Logs the keys that nobody asked for and that `known`, the table of this file, does not list:
-    /// no loader of the reference reads them either.
+    /// Logs the keys that have not been read and are not in `known`, the table of this file: no
+    /// loader of the reference reads them either.
     pub(crate) fn log_unknown(&self, known: &[Key]) {
         #[cfg(test)]
         tests::READ.with_borrow_mut(|read| {
@@ -246,7 +247,7 @@ impl Json {
         });
         for path in self.unread() {
             if !known.iter().any(|known| path.strip_prefix(&self.path) == Some(known.key)) {
-                tracing::debug!(file = self.label, key = path, "unknown key: not read");
+                tracing::debug!(file = self.label, key = path, "unknown key, ignored");
             }
         }
     }
@@ -259,23 +260,22 @@ pub(crate) fn shown(value: &Value) -> String {
     text.replace(&quoted(INFINITY), "Infinity").replace(&quoted(NEGATIVE), "-Infinity")
 }
 
-/// Any value, as Python's `json` module reads it.
+/// Parses any value as Python's `json` module does.
 ///
 /// # Errors
-/// What `serde_json` says of it.
+/// Those of `serde_json`.
 pub(crate) fn parse(mut content: Vec<u8>) -> serde_json::Result<Value> {
     hide_non_finite(&mut content);
     serde_json::from_slice(&content)
 }
 
-// What stands for Python's three words: strings that begin with a DEL, which JSON allows and nobody
-// writes.
+// Replacements for Python's three words: strings that begin with a DEL, which JSON allows and
+// nobody writes.
 const NAN: &str = "\u{7f}";
 const INFINITY: &str = "\u{7f}+";
 const NEGATIVE: &str = "\u{7f}-";
 
-/// Puts strings in place of the three words, each as wide as its word, so that errors name the
-/// right column.
+/// Replaces the three words by strings of the same width, so that errors name the right column.
 fn hide_non_finite(json: &mut [u8]) {
     const WORDS: [(&[u8], &[u8]); 3] =
         [(b"NaN", b"\"\x7f\""), (b"Infinity", b"\"\x7f+\"    "), (b"-Infinity", b"\"\x7f-\"     ")];
@@ -285,7 +285,7 @@ fn hide_non_finite(json: &mut [u8]) {
         if rest[0] == b'"' {
             at += string_len(rest);
         } else if let Some((word, stand_in)) = WORDS.iter().find(|(word, _)| rest.starts_with(word)) {
-            // A word that is a key is as wrong in Python as in JSON.
+            // As a key, such a word is as invalid in Python as in JSON.
             if rest[word.len()..].trim_ascii_start().first() != Some(&b':') {
                 rest[..word.len()].copy_from_slice(stand_in);
             }
@@ -296,7 +296,7 @@ fn hide_non_finite(json: &mut [u8]) {
     }
 }
 
-/// Bytes of the string at the beginning, quotes included.
+/// Number of bytes in the string at the beginning, including its quotes.
 fn string_len(json: &[u8]) -> usize {
     let mut at = 1;
     while at < json.len() {
@@ -315,7 +315,7 @@ pub(crate) mod tests {
     use super::*;
 
     thread_local! {
-        /// The files that this thread has read to their end, and the keys that it asked for.
+        /// The files that this thread has read completely, and the keys that were read.
         pub(crate) static READ: RefCell<Vec<(String, BTreeSet<String>)>> = const { RefCell::new(Vec::new()) };
     }
 
@@ -325,7 +325,7 @@ pub(crate) mod tests {
 
     #[test]
     fn it_reads_what_python_writes() {
-        // json.dumps({"a": float("nan"), …}), and what must stay as it is.
+        // The output of json.dumps({"a": float("nan"), …}), and text that must not change.
         let text = r#"{"a": NaN, "b": [Infinity, -Infinity], "c":-Infinity,"d": "NaN, \"Infinity\\\" NaN",
             "e": {"\"NaN": NaN}, "f": "\\", "g": Infinity}"#;
         assert!(serde_json::from_str::<Value>(text).is_err(), "plain JSON has none of them");

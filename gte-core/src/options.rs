@@ -1,4 +1,4 @@
-//! `Builder`: the settings that every door to a model shares, and how a model is loaded with them.
+//! `Builder`: the settings for opening a model of any kind, and how a model is loaded with them.
 
 use std::marker::PhantomData;
 
@@ -19,8 +19,9 @@ use crate::threads::Threads;
 use crate::tokenizer::Tokenizer;
 use crate::weights::Weights;
 
-/// Settings of a model, whichever door `D` it is used by: [`Embedder`](crate::Embedder),
-/// [`Reranker`](crate::Reranker) or [`SparseEmbedder`](crate::SparseEmbedder). Each has a default that serves.
+/// Settings for opening a model as a `D`: [`Embedder`](crate::Embedder),
+/// [`Reranker`](crate::Reranker) or [`SparseEmbedder`](crate::SparseEmbedder). Every setting has a
+/// sensible default.
 #[must_use = "a builder does nothing until `build`"]
 pub struct Builder<D> {
     model: Model,
@@ -49,20 +50,20 @@ pub(crate) mod sealed {
     use crate::error::Result;
 
     pub trait Open: Sized {
-        /// Whether scores are asked for.
+        /// Whether the caller wants scores.
         const SCORES: bool;
-        /// The door to a loaded model.
+        /// Wraps a loaded model.
         fn open(engine: Engine) -> Result<Self>;
     }
 }
 
 impl<D: Door> Builder<D> {
-    /// A model by directory or hub id.
+    /// A model by its directory or hub id.
     pub fn new(model: impl Into<String>) -> Self {
         Self::of(Model::Named(model.into()))
     }
 
-    /// A model whose files are open.
+    /// A model whose files are already open.
     pub fn from_files(files: ModelFiles) -> Self {
         Self::of(Model::Files(files))
     }
@@ -89,60 +90,62 @@ impl<D: Door> Builder<D> {
         self
     }
 
-    /// The type of the matrix products. Default: [`Precision::Auto`].
+    /// The number type of matrix multiplications. Default: [`Precision::Auto`].
     pub fn precision(mut self, precision: Precision) -> Self {
         self.precision = precision;
         self
     }
 
-    /// Threads of the model's pool. Default: `GTE_THREADS`, else what the process may use by its affinity and cgroup.
-    /// Where they are as many as the CPUs that it may run on, each is kept on one of them (Linux).
+    /// Number of threads in the model's pool. Default: `GTE_THREADS`, or else as many as the CPU
+    /// affinity and the cgroup of the process allow. If there are as many threads as CPUs on which
+    /// the process may run, each thread is pinned to one of them (Linux).
     pub fn threads(mut self, threads: usize) -> Self {
         self.threads = Some(threads);
         self
     }
 
-    /// A pool that other models compute on too, in place of one of its own: so several models in one process have no
-    /// more threads than CPUs.
+    /// A pool that other models compute on too, instead of a pool of its own, so that several
+    /// models in one process have no more threads than there are CPUs.
     pub fn share_threads(mut self, threads: &Threads) -> Self {
         self.shared_threads = Some(threads.clone());
         self
     }
 
-    /// Where the model is loaded. Default: on the pool that it computes on. [`Threads::background`] leaves the CPUs to
-    /// models that serve meanwhile.
+    /// The threads on which the model is loaded. Default: the pool on which it computes.
+    /// [`Threads::background`] leaves the CPUs to models that are already in use.
     pub fn load_on(mut self, threads: &Threads) -> Self {
         self.loading = Some(threads.clone());
         self
     }
 
-    /// The instruction set of the kernels. Default: `GTE_ISA`, else the widest that the CPU has.
+    /// The instruction set of the kernels. Default: `GTE_ISA`, or else the best that the CPU has.
     pub fn isa(mut self, isa: Isa) -> Self {
         self.isa = Some(isa);
         self
     }
 
-    /// Where texts are cut, in tokens, special tokens included: up to the model's positions. Default: what the model's
-    /// files say.
+    /// Length in tokens at which texts are truncated, including special tokens, up to the model's
+    /// positions. Default: as in the model's files.
     pub fn max_length(mut self, tokens: usize) -> Self {
         self.wishes.max_length = Some(tokens);
         self
     }
 
-    /// Tokens that are computed at once, which bounds the memory of activations. Default: [`Budget::DEFAULT`].
+    /// Maximum number of tokens computed together, which limits the memory for activations.
+    /// Default: [`Budget::DEFAULT`].
     pub fn budget(mut self, budget: Budget) -> Self {
         self.budget = budget;
         self
     }
 
-    /// Overrides the pooling that an embedder's files, or its name, say.
+    /// Overrides the pooling of an embedder, which its files or its name determine.
     pub fn pooling(mut self, pooling: Pooling) -> Self {
         self.wishes.pooling = Some(pooling);
         self
     }
 
-    /// Whether a token of a decoder sees only the tokens before it. Default: what the model's files say; Qwen2's must
-    /// say it, or this.
+    /// Whether a token of a decoder only attends to the tokens before it. Default: as in the
+    /// model's files. For Qwen2 models, either the files or this setting must say so.
     pub fn causal(mut self, causal: bool) -> Self {
         self.wishes.causal = Some(causal);
         self
@@ -154,29 +157,29 @@ impl<D: Door> Builder<D> {
         self
     }
 
-    /// The commit, branch or tag on the hub. Default: its main branch.
+    /// The commit, branch or tag on the hub. Default: the main branch.
     pub fn revision(mut self, revision: impl Into<String>) -> Self {
         self.hub = self.hub.map(|hub| HubOptions { revision: Some(revision.into()), ..hub });
         self
     }
 
-    /// Whether no request is made to a hub at all. Default: `HF_HUB_OFFLINE`.
+    /// Whether to work without contacting a hub. Default: `HF_HUB_OFFLINE`.
     pub fn offline(mut self, offline: bool) -> Self {
         self.hub = self.hub.map(|hub| HubOptions { offline, ..hub });
         self
     }
 
-    /// Called as downloads proceed.
+    /// Called during downloads.
     pub fn progress(mut self, progress: OnProgress) -> Self {
         self.hub = self.hub.map(|hub| HubOptions { progress: Some(progress), ..hub });
         self
     }
 
-    /// Fetches what is missing, loads the weights, and packs them for the device.
+    /// Downloads missing files, loads the weights, and packs them for the device.
     ///
     /// # Errors
-    /// Whatever is wrong with the options, the model's files or the device; [`Error::WrongTask`] for a model that is
-    /// not of this door's kind.
+    /// Anything that is wrong with the options, the model's files or the device;
+    /// [`Error::WrongTask`] if the model cannot be opened as a `D`.
     pub fn build(self) -> Result<D> {
         D::open(self.engine()?)
     }
@@ -213,7 +216,7 @@ impl<D: Door> Builder<D> {
                 let pass = load(&weights)?;
                 return Ok((tokenizer, weights, pass));
             }
-            // A small model's tokenizer takes as long as its weights.
+            // Loading a small model's tokenizer takes as long as loading its weights.
             let (tokenizer, loaded) = rayon::join(read, || {
                 let weights = open()?;
                 let pass = load(&weights)?;
@@ -243,7 +246,7 @@ impl<D: Door> Builder<D> {
     }
 }
 
-/// What stands behind the encoder by the model's files.
+/// The layers after the encoder, according to the model's files.
 fn heads(files: &ModelFiles, config: &ModelConfig, weights: &Weights, tokenizer: &Tokenizer) -> Result<Heads> {
     let (architecture, names) = (&config.architecture, weights.spelling());
     let mut heads = Heads::default();
@@ -275,7 +278,8 @@ fn heads(files: &ModelFiles, config: &ModelConfig, weights: &Weights, tokenizer:
     Ok(heads)
 }
 
-/// The ids of a language model's yes and no: those of its LogitScore, else those of its vocabulary.
+/// The token ids of a language model's yes and no: those of its LogitScore, or else those in its
+/// vocabulary.
 fn yes_and_no(files: &ModelFiles, config: &ModelConfig, tokenizer: &Tokenizer) -> Result<(u32, Option<u32>)> {
     let (yes, no) = match config.logit_score {
         Some(score) => (score.true_id, score.false_id),
@@ -295,17 +299,18 @@ fn yes_and_no(files: &ModelFiles, config: &ModelConfig, tokenizer: &Tokenizer) -
     }
 }
 
-/// The linear layer in one of bge-m3's small files, under the name `head`; `None` where there is no such file.
+/// The linear layer in one of bge-m3's small files, under the name `head`; `None` if there is no
+/// such file.
 fn head_of(own: &ModelFiles, file: &str, outputs: usize, weights: &Weights) -> Result<Option<Weights>> {
     if own.open_data(file)?.is_none() {
         return Ok(None);
     }
     let inputs = weights.width();
     let table = [("head.weight".to_owned(), vec![outputs, inputs]), ("head.bias".to_owned(), vec![outputs])];
-    Weights::open_small(own, &[file], &table, "head.", weights.spelling(), "it was there a moment ago").map(Some)
+    Weights::open_small(own, &[file], &table, "head.", weights.spelling(), "it existed a moment ago").map(Some)
 }
 
-/// A Dense module of sentence-transformers.
+/// Loads a Dense module of sentence-transformers.
 fn dense_of(files: &ModelFiles, settings: &DenseSettings, weights: &Weights) -> Result<Dense> {
     let shape = vec![settings.outputs, settings.inputs];
     let mut table = vec![("linear.weight".to_owned(), shape.clone())];
@@ -317,7 +322,7 @@ fn dense_of(files: &ModelFiles, settings: &DenseSettings, weights: &Weights) -> 
         table.push(("residual.weight".to_owned(), shape));
     }
     let candidates = ["model.safetensors", "pytorch_model.bin"];
-    let hint = "modules.json names a Dense, whose weights it holds";
+    let hint = "modules.json names a Dense, and this file contains its weights";
     let own = Weights::open_small(&files.within(&settings.folder)?, &candidates, &table, "", weights.spelling(), hint)?;
     let activation = match settings.activation {
         Activation::Identity => HeadActivation::Identity,

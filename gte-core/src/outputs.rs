@@ -1,9 +1,10 @@
-//! What a model can give beside a vector per text: sparse weights and a vector per token, of one forward pass.
+//! Outputs of a model besides one vector per text: sparse weights and a vector per token, from the
+//! same forward pass.
 
 use crate::embedding::Embeddings;
 use crate::error::{Error, Result};
 
-/// Which outputs of a model are asked for, or which it has.
+/// The outputs that are requested, or that a model has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Outputs {
     /// A unit vector per text.
@@ -12,35 +13,37 @@ pub struct Outputs {
     pub sparse: bool,
     /// A unit vector per token.
     pub colbert: bool,
-    /// The hidden state of each token behind the last layer.
+    /// The hidden state of each token after the last layer.
     pub states: bool,
 }
 
 impl Outputs {
-    /// A vector per text, and nothing else.
+    /// Only a vector per text.
     pub const DENSE: Self = Self { dense: true, sparse: false, colbert: false, states: false };
 
-    /// Whether nothing but a vector per text is asked for, which takes less work.
+    /// Whether only a vector per text is requested, which takes less work.
     pub fn dense_alone(self) -> bool {
         self == Self::DENSE
     }
 }
 
-/// What [`Engine::compute`](crate::Engine::compute) makes of one text; what was not asked for is empty.
+/// The outputs of [`Engine::compute`](crate::Engine::compute) for one text. Outputs that were not
+/// requested are empty.
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct TextOutput {
-    /// The vector, as the model gives it, not of unit length: (dim); of a classifier its logits: (labels)
+    /// The vector as the model computes it, not scaled to unit length: (dim). For a classifier, its
+    /// logits: (labels).
     pub dense: Vec<f32>,
-    /// Token ids in rising order, each with a weight above 0.
+    /// Token ids in ascending order, each with a weight above 0.
     pub sparse: Vec<(u32, f32)>,
-    /// A unit vector per token but the first, row after row: (tokens − 1 × ColBERT's dim)
+    /// A unit vector per token except the first, row after row: (tokens − 1 × ColBERT's dim).
     pub colbert: Vec<f32>,
-    /// The hidden state of each token behind the last layer, row after row: (tokens × hidden)
+    /// The hidden state of each token after the last layer, row after row: (tokens × hidden).
     pub states: Vec<f32>,
 }
 
-/// Several outputs of one forward pass; what was not asked for is absent.
+/// Several outputs of one forward pass. Outputs that were not requested are absent.
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct AllEmbeddings {
@@ -50,12 +53,12 @@ pub struct AllEmbeddings {
     pub sparse: Option<SparseEmbeddings>,
     /// A unit vector per token.
     pub colbert: Option<MultiVectors>,
-    /// The hidden state of each token, not of unit length.
+    /// The hidden state of each token, not scaled to unit length.
     pub states: Option<MultiVectors>,
 }
 
-/// Sparse vectors, one per text, as compressed rows: text `i` has the ids `ids[indptr[i]..indptr[i + 1]]`, in rising
-/// order, and as many weights, each above 0.
+/// Sparse vectors, one per text, as compressed rows: text `i` has the ids `ids[indptr[i]..indptr[i
+/// + 1]]`, in ascending order, and one weight for each, above 0.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct SparseEmbeddings {
@@ -63,7 +66,7 @@ pub struct SparseEmbeddings {
     pub indptr: Vec<usize>,
     /// Token ids.
     pub ids: Vec<u32>,
-    /// As many weights.
+    /// One weight per token id.
     pub weights: Vec<f32>,
 }
 
@@ -79,19 +82,19 @@ impl SparseEmbeddings {
         self.indptr.len() - 1
     }
 
-    /// Whether there are none.
+    /// Whether there are no vectors.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Ids and weights of vector `i`, if there are as many.
+    /// Ids and weights of vector `i`, or None if there are fewer vectors.
     pub fn get(&self, i: usize) -> Option<(&[u32], &[f32])> {
         let row = *self.indptr.get(i)?..*self.indptr.get(i + 1)?;
         Some((self.ids.get(row.clone())?, self.weights.get(row)?))
     }
 
-    /// Σ of the products of the weights of ids that vectors `i` and `j` share (`compute_lexical_matching_score` of
-    /// FlagEmbedding); 0 where there is no such vector.
+    /// The sum, over the ids that vectors `i` and `j` share, of the product of both weights
+    /// (`compute_lexical_matching_score` of FlagEmbedding); 0 if one of the vectors does not exist.
     pub fn dot(&self, i: usize, j: usize) -> f32 {
         let (Some((ids, weights)), Some((other_ids, other_weights))) = (self.get(i), self.get(j)) else { return 0.0 };
         let mut sum = 0.0;
@@ -109,7 +112,7 @@ impl SparseEmbeddings {
         sum
     }
 
-    /// Adds a vector: ids with their weights, in rising order.
+    /// Adds a vector: ids in ascending order with their weights.
     pub(crate) fn push(&mut self, vector: impl IntoIterator<Item = (u32, f32)>) {
         for (id, weight) in vector {
             self.ids.push(id);
@@ -123,16 +126,17 @@ impl SparseEmbeddings {
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct MultiVectors {
-    /// The first vector of each text, and behind them the number of all: (texts + 1)
+    /// The index of the first vector of each text, followed by the number of all vectors: (texts +
+    /// 1).
     pub indptr: Vec<usize>,
     /// (vectors × dim)
     pub values: Vec<f32>,
-    /// Values per vector.
+    /// Number of values per vector.
     pub dim: usize,
 }
 
 impl MultiVectors {
-    /// The vectors of each text, row after row, of `dim` values each.
+    /// The vectors of each text, row after row, with `dim` values each.
     pub(crate) fn of_rows<'a>(texts: impl Iterator<Item = &'a [f32]>, dim: usize) -> Self {
         let mut all = Self { indptr: vec![0], values: Vec::new(), dim };
         for rows in texts {
@@ -147,21 +151,22 @@ impl MultiVectors {
         self.indptr.len() - 1
     }
 
-    /// Whether there are none.
+    /// Whether there are no texts.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// The vectors of text `i`, row after row, if there are as many texts.
+    /// The vectors of text `i`, row after row, or None if there are fewer texts.
     pub fn get(&self, i: usize) -> Option<&[f32]> {
         self.values.get(*self.indptr.get(i)? * self.dim..*self.indptr.get(i + 1)? * self.dim)
     }
 
-    /// MaxSim: the mean over the vectors of text `query` of the largest dot product with a vector of text `document`
-    /// of `documents`; 0 where either has no vector (`colbert_score` of FlagEmbedding).
+    /// MaxSim: the mean, over the vectors of text `query`, of the largest dot product with a vector
+    /// of text `document` in `documents`; 0 if either has no vector (`colbert_score` of
+    /// FlagEmbedding).
     ///
     /// # Errors
-    /// [`Error::Dimensions`] for vectors of another dimension.
+    /// [`Error::Dimensions`] if the dimensions differ.
     pub fn max_sim(&self, query: usize, documents: &Self, document: usize) -> Result<f32> {
         if self.dim != documents.dim {
             return Err(Error::Dimensions { left: self.dim, right: documents.dim });

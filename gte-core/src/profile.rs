@@ -1,24 +1,25 @@
-//! Where the time of forward passes goes.
+//! Where the time of forward passes is spent.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// Time spent in forward passes since the model was loaded, by the verbs of the encoder, and what the linear layers computed in theirs. Parts of
-/// a batch that are computed side by side add up: shares of the sum are meaningful, the sum is not the time that passed.
+/// Time spent in forward passes since the model was loaded, by the encoder's operations, and the
+/// work of the linear layers. Parts of a batch that are computed side by side are added: shares of
+/// the sum are meaningful, but the sum is not the elapsed time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Profile {
-    /// Linear layers, with the narrowing of their inputs, biases and GELU.
+    /// Linear layers, including quantization of their inputs, biases and GELU.
     pub products: Duration,
     /// Attention: scores, softmax, weighted values.
     pub attention: Duration,
-    /// Embedding tables, LayerNorms with their residuals, pooling.
+    /// Embedding tables, norms with their residuals, pooling.
     pub rest: Duration,
-    /// Multiply-adds of the linear layers.
+    /// Number of multiply-adds in the linear layers.
     pub multiplications: u64,
 }
 
-/// A [`Profile`] in the making.
+/// Collects a [`Profile`].
 #[derive(Default)]
 pub(crate) struct Clock {
     products: AtomicU64,

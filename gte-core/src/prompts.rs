@@ -1,38 +1,40 @@
-//! `Prompts`: what a model wants to stand before a text, by name, and which of it a caller asks for. `config.rs` reads them from a
-//! model's files, `tokenizer/` puts the string before each text.
+//! `Prompts`: the texts that a model expects before other texts, by name, and which of them a
+//! caller wants. `config.rs` reads them from a model's files, and `tokenizer/` puts them before
+//! each text.
 
 use crate::error::{Error, Result};
 
-/// What stands before each text of a call.
+/// The prompt before each text of a call.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Prompt<'a> {
-    /// The prompt that the model's files name as the default; nothing where they name none.
+    /// The model's default prompt, or none if its files have no default.
     #[default]
     Default,
-    /// Nothing, whatever the model's files say.
+    /// No prompt, whatever the model's files say.
     None,
-    /// The prompt of this name in the model's files.
+    /// The prompt with this name in the model's files.
     Named(&'a str),
-    /// This string.
+    /// This text.
     Text(&'a str),
 }
 
-/// The prompts of a model, by name, in the order of its files.
+/// The prompts of a model by name, in the order of its files.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Prompts {
     entries: Vec<(String, String)>,
     default_name: Option<String>,
 }
 
-/// Names that sentence-transformers gives to every model, with an empty prompt where its files have none.
+/// Names that sentence-transformers defines for every model, with an empty prompt if its files have
+/// none.
 const ALWAYS: [&str; 2] = ["query", "document"];
 
 impl Prompts {
-    /// Prompts by name, and the name of the one that is used unless told otherwise.
+    /// Prompts by name, and the name of the default prompt.
     ///
     /// # Errors
-    /// [`Error::InvalidOption`] if `default_name` is none of the names.
+    /// [`Error::InvalidOption`] if `default_name` is not one of the names.
     pub fn new(entries: Vec<(String, String)>, default_name: Option<String>) -> Result<Self> {
         let prompts = Self { entries, default_name };
         if let Some(name) = &prompts.default_name {
@@ -46,18 +48,18 @@ impl Prompts {
         self.entries.iter().map(|(name, _)| name.as_str())
     }
 
-    /// The prompt of a name that the model's files have.
+    /// The prompt with this name in the model's files.
     pub fn get(&self, name: &str) -> Option<&str> {
         self.entries.iter().find(|(n, _)| n == name).map(|(_, text)| text.as_str())
     }
 
-    /// The name of the prompt that is used unless told otherwise.
+    /// The name of the default prompt.
     pub fn default_name(&self) -> Option<&str> {
         self.default_name.as_deref()
     }
 
-    /// The string that `prompt` means for this model; empty where nothing stands before a text. As in sentence-transformers, `query` and
-    /// `document` are names of every model, and mean nothing where its files lack them.
+    /// The text of `prompt` for this model; empty for none. As in sentence-transformers, every
+    /// model has the names `query` and `document`, which mean no prompt if its files lack them.
     ///
     /// # Errors
     /// [`Error::InvalidOption`] for a name that the model does not have.
@@ -82,7 +84,7 @@ impl Prompts {
         }
         let names: Vec<&str> = self.names().collect();
         let expected = match names[..] {
-            [] => "none: the model's files have no prompts; give the prompt itself".to_owned(),
+            [] => "none, because the model's files have no prompts: use the prompt's text instead".to_owned(),
             _ => format!("one of the model's prompts: {}", names.join(", ")),
         };
         Err(Error::InvalidOption { option, value: format!("{name:?}"), expected })

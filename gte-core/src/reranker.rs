@@ -18,13 +18,13 @@ use crate::similarity::Hit;
 use crate::template::Question;
 use crate::tokenizer::{Tokenizer, Tokens, TruncationSide};
 
-/// A reranker that is ready: a cross-encoder, which reads a query and a document together, or a language model that
-/// answers yes or no. Every method takes `&self` and may be called from many threads at once.
+/// A reranker: a cross-encoder, which reads a query and a document together, or a language model
+/// that answers yes or no. Every method takes `&self` and may be called from many threads at once.
 ///
-/// A document's score is the same to the bit alone and among any others.
+/// A document's score is the same bit for bit, whether it is computed alone or with others.
 pub struct Reranker {
     engine: Engine,
-    question: Option<Question>, // how a language model is asked
+    question: Option<Question>, // for a language model
 }
 
 impl Door for Reranker {}
@@ -34,7 +34,8 @@ impl sealed::Open for Reranker {
 
     fn open(engine: Engine) -> Result<Self> {
         let question = match engine.config.task {
-            // A converted language model is asked as the original is. (A decoder has no template of pairs.)
+            // A language model that was converted to a classifier gets the same question as the
+            // original. (A decoder has no template for pairs.)
             ModelTask::YesNo | ModelTask::Classify { labels: 1 } if engine.config.architecture.causal() => {
                 Some(Question::read(&engine.files, &engine.config, &engine.tokenizer)?)
             }
@@ -45,17 +46,17 @@ impl sealed::Open for Reranker {
 }
 
 impl Reranker {
-    /// A model by directory or hub id, with settings.
+    /// Builds a model from a directory or hub id, with settings.
     pub fn builder(model: impl Into<String>) -> Builder<Self> {
         Builder::new(model)
     }
 
-    /// A model whose files are open, with settings.
+    /// Builds a model from files that are already open, with settings.
     pub fn from_files(files: ModelFiles) -> Builder<Self> {
         Builder::from_files(files)
     }
 
-    /// A model in a local directory, with default settings.
+    /// Opens a model in a local directory, with default settings.
     ///
     /// # Errors
     /// As [`Builder::build`].
@@ -63,7 +64,7 @@ impl Reranker {
         Self::from_files(ModelFiles::from_dir(dir)?).build()
     }
 
-    /// A model by its hub id, such as `BAAI/bge-reranker-v2-m3`, with default settings.
+    /// Opens a model by its hub id, for example `BAAI/bge-reranker-v2-m3`, with default settings.
     ///
     /// # Errors
     /// As [`Builder::build`].
@@ -72,17 +73,19 @@ impl Reranker {
         Self::from_files(ModelFiles::from_hub(id, &HubOptions::from_env()?)?).build()
     }
 
-    /// How well each document answers `query`, in their order: from 0 to 1, by the sigmoid of the model's one logit.
-    /// Pairs beyond `max_length` lose tokens at the end of the longer text; [`tokenize`](Self::tokenize) tells which.
+    /// How well each document answers `query`, in order: from 0 to 1, by the sigmoid of the model's
+    /// single logit. Pairs longer than `max_length` are truncated at the end of the longer text;
+    /// [`tokenize`](Self::tokenize) tells which.
     ///
     /// # Errors
-    /// [`Error::Tokenize`], [`Error::Device`]; [`Error::Unsupported`] for a classifier with several labels, whose
-    /// [`logits`](Self::logits) are no scores of an answer.
+    /// [`Error::Tokenize`], [`Error::Device`]; [`Error::Unsupported`] for a classifier with several
+    /// labels, whose [`logits`](Self::logits) are not scores of an answer.
     pub fn scores<D: AsRef<str> + Sync>(&self, query: &str, documents: &[D]) -> Result<Vec<f32>> {
         self.scores_of(&self.tokenize(query, documents, None)?)
     }
 
-    /// The documents by falling score, each with its place in `documents`; equal scores in order of their places.
+    /// The documents by descending score, each with its index in `documents`. Equal scores keep
+    /// their order.
     ///
     /// # Errors
     /// As [`scores`](Self::scores).
@@ -90,12 +93,13 @@ impl Reranker {
         Ok(ranked(&self.scores(query, documents)?))
     }
 
-    /// The tokens of each pair of `query` and a document, with the number of tokens before the cut. `instruction`
-    /// tells a language model what an answer is, in place of the model's own.
+    /// The tokens of each pair of `query` and a document, with the number of tokens before
+    /// truncation. `instruction` tells a language model what counts as an answer, instead of the
+    /// model's own instruction.
     ///
     /// # Errors
-    /// [`Error::Tokenize`] with the document's position; [`Error::InvalidOption`] for an instruction to a model that
-    /// takes none.
+    /// [`Error::Tokenize`] with the document's position; [`Error::InvalidOption`] for an
+    /// instruction to a model that has none.
     pub fn tokenize<D: AsRef<str> + Sync>(
         &self,
         query: &str,
@@ -111,7 +115,7 @@ impl Reranker {
         self.tokenize_pairs(&pairs)
     }
 
-    /// The tokens of each pair of texts, of a cross-encoder.
+    /// The tokens of each pair of texts, for a cross-encoder.
     ///
     /// # Errors
     /// As [`tokenize`](Self::tokenize).
@@ -126,11 +130,13 @@ impl Reranker {
         engine.threads.run(|| engine.tokenizer.encode_pairs(pairs, engine.tokenizer.max_length(), side))
     }
 
-    /// The tokens of one pair, on this thread: it does not wait for the pool, which computes. `side` is where a pair
-    /// that is too long is cut; default: as the model's files say, else at the end.
+    /// The tokens of one pair, on the calling thread, so that it does not wait for the pool, which
+    /// may be busy. `side` is the side on which a long pair is truncated. Default: as in the
+    /// model's files, or else the end.
     ///
     /// # Errors
-    /// As [`tokenize`](Self::tokenize); [`Error::InvalidOption`] for a cut at the left of a language model's question.
+    /// As [`tokenize`](Self::tokenize); [`Error::InvalidOption`] for truncating a language model's
+    /// question on the left.
     pub fn tokenize_one(
         &self,
         query: &str,
@@ -143,7 +149,7 @@ impl Reranker {
             Some(_) if side == Some(TruncationSide::Left) => Err(Error::InvalidOption {
                 option: "truncation_side",
                 value: "left".into(),
-                expected: format!("right: {} is asked a question, of which the beginning stays", self.engine.name),
+                expected: format!("right: {} reads a question, whose beginning must stay", self.engine.name),
             }),
             Some(question) => question.tokens_of(tokenizer, query, document, 0, instruction),
             None => {
@@ -154,7 +160,7 @@ impl Reranker {
         }
     }
 
-    /// The tokens of one text alone, of a classifier, on this thread.
+    /// The tokens of a single text, for a classifier, on the calling thread.
     ///
     /// # Errors
     /// [`Error::Tokenize`].
@@ -169,17 +175,18 @@ impl Reranker {
             Some(instruction) => Err(Error::InvalidOption {
                 option: "instruction",
                 value: format!("{instruction:?}"),
-                expected: format!("none: {} is a cross-encoder, which takes none", self.engine.name),
+                expected: format!("none: {} is a cross-encoder, which has no instruction", self.engine.name),
             }),
         }
     }
 
-    /// Whether a language model is asked, to which an instruction says what an answer is.
+    /// Whether it is a language model, which can be told what counts as an answer.
     pub fn takes_instruction(&self) -> bool {
         self.question.is_some()
     }
 
-    /// The name of each label, in the order of the logits: those of `config.json`, else `LABEL_0` and so on.
+    /// The name of each label, in the order of the logits: those of `config.json`, or else
+    /// `LABEL_0` and so on.
     pub fn label_names(&self) -> Vec<String> {
         let names = &self.engine.config.labels;
         (0..self.labels()).map(|i| names.get(i).cloned().unwrap_or_else(|| format!("LABEL_{i}"))).collect()
@@ -193,7 +200,7 @@ impl Reranker {
         self.engine.pool(pairs, &Work::DENSE)
     }
 
-    /// The scores, from 0 to 1, of pairs that are tokens already.
+    /// The scores, from 0 to 1, of pairs that are already tokenized.
     ///
     /// # Errors
     /// As [`scores`](Self::scores).
@@ -201,7 +208,7 @@ impl Reranker {
         self.scores_from(&self.logits(pairs)?)
     }
 
-    /// The scores, from 0 to 1, of logits that [`logits`](Self::logits) gave.
+    /// The scores, from 0 to 1, of logits that [`logits`](Self::logits) returned.
     ///
     /// # Errors
     /// [`Error::Unsupported`] for a classifier with several labels.
@@ -217,17 +224,17 @@ impl Reranker {
         Ok(logits.iter().copied().map(sigmoid).collect())
     }
 
-    /// Logits per pair: 1 for a reranker.
+    /// Number of logits per pair: 1 for a reranker.
     pub fn labels(&self) -> usize {
         self.engine.heads.classifier.as_ref().map_or(0, |classifier| classifier.labels())
     }
 
-    /// The loaded model, for a scheduler of several.
+    /// The loaded model, for a scheduler of several models.
     pub fn engine(&self) -> &Engine {
         &self.engine
     }
 
-    /// The hub id, or the directory's name.
+    /// The model's id on a hub, or its directory's name.
     pub fn name(&self) -> &str {
         &self.engine.name
     }
@@ -237,22 +244,23 @@ impl Reranker {
         &self.engine.config
     }
 
-    /// Its tokenizer.
+    /// The model's tokenizer.
     pub fn tokenizer(&self) -> &Tokenizer {
         &self.engine.tokenizer
     }
 
-    /// Where pairs are cut, in tokens.
+    /// Length in tokens at which pairs are truncated.
     pub fn max_length(&self) -> usize {
         self.engine.tokenizer.max_length()
     }
 
-    /// Where the time of forward passes went since the model was loaded; of [`Device::Cpu`](crate::Device::Cpu) alone.
+    /// Where the time of forward passes was spent since the model was loaded; only for
+    /// [`Device::Cpu`](crate::Device::Cpu).
     pub fn profile(&self) -> Profile {
         self.engine.profile()
     }
 
-    /// The type of the matrix products.
+    /// The number type of matrix multiplications.
     pub fn precision(&self) -> Precision {
         self.engine.precision
     }
@@ -262,7 +270,7 @@ impl Reranker {
         self.engine.kernels.isa
     }
 
-    /// Threads of its pool.
+    /// Number of threads in its pool.
     pub fn threads(&self) -> usize {
         self.engine.threads.count()
     }
@@ -287,7 +295,7 @@ fn sigmoid(x: f32) -> f32 {
     (1.0 / (1.0 + (-f64::from(x)).exp())) as f32
 }
 
-/// Places by falling score; equal scores in order of their places.
+/// Indices by descending score. Equal scores keep their order.
 fn ranked(scores: &[f32]) -> Vec<Hit> {
     let mut hits: Vec<Hit> = scores.iter().enumerate().map(|(index, &score)| Hit { index, score }).collect();
     hits.sort_by(|a, b| b.score.total_cmp(&a.score));

@@ -1,4 +1,5 @@
-//! How near vectors are: cosine, score matrices, exact search. Works on the rayon pool that it is called from.
+//! How similar vectors are: cosine, score matrices, exact search. Runs on the rayon pool of the
+//! caller.
 
 use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
@@ -10,11 +11,11 @@ use crate::embedding::Embeddings;
 use crate::error::{Error, Result};
 use crate::kernels::Kernels;
 
-/// Cosine of the angle between two vectors of any length, −1 to 1; 0 if one of them is zero, not a number if one of them holds
-/// such. Sums are in f64.
+/// Cosine of the angle between two vectors of any length, from −1 to 1; 0 if one of them is zero,
+/// NaN if one of them contains NaN. Sums are in f64.
 ///
 /// # Errors
-/// [`Error::Dimensions`] if they do not have as many values.
+/// [`Error::Dimensions`] if their numbers of values differ.
 pub fn cosine(a: &[f32], b: &[f32]) -> Result<f32> {
     same(a.len(), b.len())?;
     let sum = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum::<f64>();
@@ -22,7 +23,7 @@ pub fn cosine(a: &[f32], b: &[f32]) -> Result<f32> {
     Ok(if lengths == 0.0 { 0.0 } else { (sum(a, b) / lengths).clamp(-1.0, 1.0) as f32 })
 }
 
-/// Documents that one task of [`scores`] looks at.
+/// Number of documents per task of [`scores`].
 const PART: usize = 1024;
 
 /// All dot products: row i, column j is the cosine of query i and document j. (queries × documents)
@@ -35,7 +36,7 @@ pub fn scores(queries: &Embeddings, documents: &Embeddings) -> Result<Array2<f32
     let mut scores = Array2::zeros((queries.len(), documents.len()));
     if let Some(values) = scores.as_slice_mut().filter(|values| !values.is_empty()) {
         values.par_chunks_mut(documents.len()).zip(queries.as_slice().par_chunks(dim)).for_each(|(row, query)| {
-            // Parts of a row, so that all threads have work with a single query too.
+            // Rows are split into parts, so that all threads have work even with a single query.
             row.par_chunks_mut(PART).zip(documents.as_slice().par_chunks(PART * dim)).for_each(
                 |(scores, documents)| {
                     let documents = documents.chunks_exact(dim);
@@ -47,23 +48,26 @@ pub fn scores(queries: &Embeddings, documents: &Embeddings) -> Result<Array2<f32
     Ok(scores)
 }
 
-/// A row that was found.
+/// A search result.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Hit {
-    /// Its number in the corpus.
+    /// The row's index in the corpus.
     pub index: usize,
-    /// Its dot product with the query.
+    /// The row's dot product with the query.
     pub score: f32,
 }
 
-/// The `k` rows of `corpus` with the largest dot products with each query, best first; equal scores in order of the rows.
-/// Exact: every row is read once, for all queries: at the speed of memory for one, at that of the dot products for many. Fewer hits if the
-/// corpus has fewer rows.
+/// The `k` rows of `corpus` with the largest dot products with each query, best first; equal scores
+/// in the order of the rows. The search is exact: every row is read once for all queries, at the
+/// speed of memory for a single query, and at the speed of the dot products for many. There are
+/// fewer hits if the corpus has fewer rows.
 ///
-/// Both are (rows × dim) with contiguous rows; [`Embeddings::view`] gives them. A score that is not a number comes last.
+/// Both arguments are (rows × dim) with contiguous rows, as [`Embeddings::view`] returns them. A
+/// NaN score comes last.
 ///
 /// # Errors
-/// [`Error::Dimensions`] for other dimensions, [`Error::InvalidOption`] for rows that are not contiguous.
+/// [`Error::Dimensions`] for different dimensions, [`Error::InvalidOption`] for rows that are not
+/// contiguous.
 pub fn top_k(queries: ArrayView2<'_, f32>, corpus: ArrayView2<'_, f32>, k: usize) -> Result<Vec<Vec<Hit>>> {
     same(queries.ncols(), corpus.ncols())?;
     for (option, view) in [("queries", &queries), ("corpus", &corpus)] {
@@ -75,7 +79,7 @@ pub fn top_k(queries: ArrayView2<'_, f32>, corpus: ArrayView2<'_, f32>, k: usize
             });
         }
     }
-    // Rows of a run stay in the first-level cache while the queries pass by.
+    // The rows of a run stay in the first-level cache while all queries are compared with them.
     let run = (16 << 10) / (4 * corpus.ncols().max(1)) + 1;
     let dot = Kernels::best().dot;
     let none = || (0..queries.nrows()).map(|_| Best::new(k)).collect::<Vec<_>>();
@@ -102,8 +106,8 @@ fn same(left: usize, right: usize) -> Result<()> {
     if left == right { Ok(()) } else { Err(Error::Dimensions { left, right }) }
 }
 
-/// Orders hits: higher score first, then lower index, a NaN after everything. −0 equals 0, unlike in `total_cmp`: which of
-/// the two a sum of nothing gives is up to the kernel.
+/// Orders hits: higher score first, then lower index, NaN after everything else. −0 equals 0,
+/// unlike in `total_cmp`, because kernels differ in the sign of an empty sum.
 fn rank(a: &Hit, b: &Hit) -> Ordering {
     let by_score = b.score.partial_cmp(&a.score).unwrap_or_else(|| a.score.is_nan().cmp(&b.score.is_nan()));
     by_score.then(a.index.cmp(&b.index))
@@ -129,7 +133,7 @@ impl Ord for Ranked {
     }
 }
 
-/// The `k` best hits so far, the worst of them on top.
+/// The `k` best hits so far, with the worst of them on top.
 struct Best {
     heap: BinaryHeap<Ranked>,
     k: usize,
@@ -206,7 +210,7 @@ mod tests {
             for (query, found) in queries.rows().into_iter().zip(found) {
                 let mut all: Vec<(f32, usize)> = corpus.rows().into_iter().enumerate().map(|(i, row)| (row.dot(&query), i)).collect();
                 all.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
-                // Products of small half-integers: exact in f32, in any order.
+                // Products of small half-integers are exact in f32, in any order.
                 prop_assert_eq!(found.iter().map(|h| (h.score, h.index)).collect::<Vec<_>>(), all.into_iter().take(k).collect::<Vec<_>>());
             }
         }

@@ -9,8 +9,8 @@ use crate::options::{Builder, Door, sealed};
 use crate::outputs::{Outputs, SparseEmbeddings};
 use crate::tokenizer::{TokenizeOptions, Tokenizer, Tokens};
 
-/// A model with a weight per token, bge-m3 or gte-multilingual-base, that is ready. Every method takes `&self` and may
-/// be called from many threads at once.
+/// A model with a weight per token, such as bge-m3 or gte-multilingual-base. Every method takes
+/// `&self` and may be called from many threads at once.
 pub struct SparseEmbedder {
     engine: Engine,
 }
@@ -25,7 +25,7 @@ impl sealed::Open for SparseEmbedder {
             return Err(Error::MissingFile {
                 model: engine.name.clone(),
                 file: "sparse_linear.pt".into(),
-                hint: "it gives the weight of a token; nor is the model a token classifier of one label",
+                hint: "it contains the layer for token weights, and the model is not a token classifier with one label either",
             });
         }
         Ok(Self { engine })
@@ -33,17 +33,17 @@ impl sealed::Open for SparseEmbedder {
 }
 
 impl SparseEmbedder {
-    /// A model by directory or hub id, with settings.
+    /// Builds a model from a directory or hub id, with settings.
     pub fn builder(model: impl Into<String>) -> Builder<Self> {
         Builder::new(model)
     }
 
-    /// A model whose files are open, with settings.
+    /// Builds a model from files that are already open, with settings.
     pub fn from_files(files: ModelFiles) -> Builder<Self> {
         Builder::from_files(files)
     }
 
-    /// A model in a local directory, with default settings.
+    /// Opens a model in a local directory, with default settings.
     ///
     /// # Errors
     /// As [`Builder::build`].
@@ -51,7 +51,7 @@ impl SparseEmbedder {
         Self::from_files(ModelFiles::from_dir(dir)?).build()
     }
 
-    /// The weights of the tokens of each text, in order, behind the model's own default prompt.
+    /// The weights of the tokens of each text, in order, with the model's own default prompt.
     ///
     /// # Errors
     /// [`Error::Tokenize`], [`Error::Device`].
@@ -59,7 +59,7 @@ impl SparseEmbedder {
         self.embed_tokens(&self.tokenize_with(texts, &TokenizeOptions::default())?)
     }
 
-    /// The token ids of each text, in order, cut at `max_length`.
+    /// The token ids of each text, in order, truncated to `max_length`.
     ///
     /// # Errors
     /// As [`Embedder::tokenize_with`](crate::Embedder::tokenize_with).
@@ -71,7 +71,7 @@ impl SparseEmbedder {
         self.engine.tokenize(texts, options)
     }
 
-    /// The weights of each list of token ids, in order.
+    /// The weights for each list of token ids, in order.
     ///
     /// # Errors
     /// As [`Embedder::embed_tokens`](crate::Embedder::embed_tokens).
@@ -85,7 +85,7 @@ impl SparseEmbedder {
         &self.engine.config
     }
 
-    /// Its tokenizer.
+    /// The model's tokenizer.
     pub fn tokenizer(&self) -> &Tokenizer {
         &self.engine.tokenizer
     }

@@ -1,5 +1,6 @@
-//! `Question`: how a language model is asked whether a document answers a query: by the chat template of its files, else
-//! as its authors publish it (README of Qwen3-Reranker, <https://huggingface.co/Qwen/Qwen3-Reranker-0.6B>).
+//! `Question`: the text that asks a language model whether a document answers a query. It is
+//! formatted by the chat template of the model's files, or else as its authors publish it (README
+//! of Qwen3-Reranker, <https://huggingface.co/Qwen/Qwen3-Reranker-0.6B>).
 
 use minijinja::{Environment, context};
 use rayon::prelude::*;
@@ -15,22 +16,22 @@ const BEFORE: &str = "<|im_start|>system\nJudge whether the Document meets the r
 const AFTER: &str = "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n";
 const INSTRUCTION: &str = "Given a web search query, retrieve relevant passages that answer the query";
 
-/// What stands around a query and a document.
+/// The text around a query and a document.
 pub(crate) struct Question {
     form: Form,
-    instruction: Option<String>, // unless the caller has another
+    instruction: Option<String>, // the default instruction
     generation_prompt: bool,     // whether a chat template ends with the beginning of an answer
-    after: Vec<u32>,             // tokens behind the document, which a cut keeps
+    after: Vec<u32>,             // tokens after the document, which are never truncated
 }
 
 enum Form {
-    /// The tokens before the instruction, which a cut keeps too.
+    /// The tokens before the instruction, which are never truncated either.
     Published(Vec<u32>),
     Chat(Environment<'static>),
 }
 
 impl Question {
-    /// The question of a model's files.
+    /// The question according to a model's files.
     pub(crate) fn read(files: &ModelFiles, config: &ModelConfig, tokenizer: &Tokenizer) -> Result<Self> {
         let default = config.prompts.resolve(crate::prompts::Prompt::Default)?;
         let instruction = (!default.is_empty()).then(|| default.to_owned());
@@ -61,12 +62,12 @@ impl Question {
         tokenizer: &Tokenizer,
     ) -> Result<Self> {
         let mut environment = Environment::new();
-        // As transformers sets Jinja up (`_compile_jinja_template`).
+        // With the Jinja settings of transformers (`_compile_jinja_template`).
         environment.set_trim_blocks(true);
         environment.set_lstrip_blocks(true);
         environment.add_template_owned("chat", source).map_err(|e| Error::invalid(&label, e))?;
         let mut question = Self { form: Form::Chat(environment), instruction, generation_prompt, after: Vec::new() };
-        // What stands behind the document is what does not change with it.
+        // The part after the document is what does not change with the document.
         let [first, second] = ["\u{1}", "\u{2}\u{3}"].map(|document| question.rendered("q", document, None));
         let (first, second) = (first?, second?);
         let (Some(end), true) = (first.rfind('\u{1}'), second.contains("\u{2}\u{3}")) else {
@@ -83,7 +84,8 @@ impl Question {
         }
     }
 
-    /// The text between the tokens that a cut keeps; of a chat template the whole, what stands behind it included.
+    /// The text between the tokens that are never truncated. With a chat template it is the whole
+    /// text, including the part after the document.
     fn rendered(&self, query: &str, document: &str, instruction: Option<&str>) -> Result<String> {
         let instruction = instruction.or(self.instruction.as_deref());
         let environment = match &self.form {
@@ -104,8 +106,8 @@ impl Question {
             .map_err(|e| Error::invalid("chat_template.jinja", e))
     }
 
-    /// The tokens of the question for each document. What is too long loses tokens at the end of the document, never
-    /// behind it.
+    /// The tokens of the question for each document. Long documents are truncated at their end;
+    /// what follows the document always stays.
     pub(crate) fn tokens<D: AsRef<str> + Sync>(
         &self,
         tokenizer: &Tokenizer,
@@ -117,7 +119,8 @@ impl Question {
         documents.par_iter().enumerate().map(tokens).collect()
     }
 
-    /// The tokens of the question for one document, on this thread. `index` is its position in the input, for errors.
+    /// The tokens of the question for one document, on the calling thread. `index` is its position
+    /// in the input, for errors.
     pub(crate) fn tokens_of(
         &self,
         tokenizer: &Tokenizer,
@@ -140,8 +143,8 @@ impl Question {
     }
 }
 
-/// The chat template of a model's files, with its label, if it has a place for a query and a document: a language
-/// model's usual template has none.
+/// The chat template in a model's files, with its label, if it has a place for a query and a
+/// document. A language model's usual template has none.
 fn chat_template(own: &ModelFiles, config: &ModelConfig) -> Result<Option<(String, String)>> {
     let of_pairs = |source: &str| config.chat || (source.contains("document") && source.contains("query"));
     if let Some(content) = own.read("chat_template.jinja")? {

@@ -1,30 +1,33 @@
-//! How many threads, and the one pool that models compute on.
+//! The number of threads, and the pool on which models compute.
 
 use std::sync::Arc;
 
 use crate::env::Env;
 use crate::error::{Error, Result};
 
-/// The pool that all parallel work of a model runs on: tokenizing, packing, the forward pass. A clone is the same pool,
-/// which several models may share: [`Builder::share_threads`](crate::Builder::share_threads).
+/// The pool on which all parallel work of a model runs: tokenizing, packing, the forward pass. A
+/// clone is the same pool, which several models may share:
+/// [`Builder::share_threads`](crate::Builder::share_threads).
 #[derive(Clone)]
 pub struct Threads(Arc<rayon::ThreadPool>);
 
 impl Threads {
-    /// A pool of `count` threads. Default: `GTE_THREADS`, else what this process may use.
+    /// A pool with `count` threads. Default: `GTE_THREADS`, or else as many as this process may
+    /// use.
     ///
-    /// What it may use is what `std::thread::available_parallelism` says: CPU affinity and, in a container, the cgroup's CPU
-    /// quota, so that a pod with a limit of two CPUs on a machine of 64 gets two threads.
+    /// That number is `std::thread::available_parallelism`: it follows the CPU affinity and, in a
+    /// container, the cgroup's CPU quota, so that a pod with a limit of two CPUs on a machine with
+    /// 64 gets two threads.
     ///
     /// # Errors
-    /// [`Error::InvalidOption`] for a count that makes no sense, or that the system does not start.
+    /// [`Error::InvalidOption`] for an invalid count, or if the system cannot start the threads.
     pub fn new(count: Option<usize>) -> Result<Self> {
         let count = self::count(count, &Env::process())?;
-        let places = places(count);
+        let affinity = affinity(count);
         rayon::ThreadPoolBuilder::new()
             .num_threads(count)
             .thread_name(|i| format!("gte-{i}"))
-            .start_handler(move |i| stay_on(places.get(i).copied()))
+            .start_handler(move |i| pin_to(affinity.get(i).copied()))
             .build()
             .map(|pool| Self(Arc::new(pool)))
             .map_err(|e| Error::InvalidOption {
@@ -34,16 +37,16 @@ impl Threads {
             })
     }
 
-    /// One thread that gives way to all others of the system, for loading a model while another one serves (Linux;
-    /// elsewhere a thread as any other).
+    /// One thread with the lowest priority, for loading a model while another one serves requests
+    /// (on Linux; elsewhere it is an ordinary thread).
     ///
     /// # Errors
-    /// [`Error::InvalidOption`] where the system starts no thread.
+    /// [`Error::InvalidOption`] if the system cannot start a thread.
     pub fn background() -> Result<Self> {
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(1)
             .thread_name(|_| "gte-load".to_owned())
-            .start_handler(|_| give_way())
+            .start_handler(|_| lower_priority())
             .build();
         pool.map(|pool| Self(Arc::new(pool))).map_err(|e| Error::InvalidOption {
             option: "threads",
@@ -57,55 +60,59 @@ impl Threads {
         self.0.current_num_threads()
     }
 
-    /// Runs `f` on the pool, where rayon's parallel iterators use its threads and no others.
+    /// Runs `f` on the pool, so that rayon's parallel iterators use its threads and no others.
     pub(crate) fn run<R: Send>(&self, f: impl FnOnce() -> R + Send) -> R {
         self.0.install(f)
     }
 }
 
-/// The CPUs that `count` threads are kept on, one each: those that this process may run on, if they are as many; else none.
+/// The CPUs to which `count` threads are pinned, one each: those on which this process may run, if
+/// there are exactly `count` of them; otherwise none.
 ///
-/// Threads that have slept are often woken on the CPU of the one that wakes them, and share it for milliseconds while another is idle: a
-/// query after half a second of silence takes almost twice as long (a virtual machine of two CPUs). Fewer threads than CPUs are left to
-/// the system, for a neighbour would be on the same few.
+/// A thread that has slept is often woken on the CPU of the thread that wakes it, and shares that
+/// CPU for milliseconds while another one is idle. A query after half a second of silence would
+/// then take almost twice as long (on a virtual machine with two CPUs). If there are fewer threads
+/// than CPUs, the system affinity them, because other processes may be pinned to the same few CPUs.
 #[cfg(target_os = "linux")]
-fn places(count: usize) -> Vec<usize> {
+fn affinity(count: usize) -> Vec<usize> {
     let Ok(allowed) = rustix::thread::sched_getaffinity(None) else { return Vec::new() };
     let allowed = (0..rustix::thread::CpuSet::MAX_CPU).filter(|&cpu| allowed.is_set(cpu));
     Some(allowed.collect::<Vec<_>>()).filter(|cpus| cpus.len() == count).unwrap_or_default()
 }
 
-/// Keeps this thread on `cpu`. Where the system refuses, it runs where it likes: slower at times, never wrong.
+/// Pins this thread to `cpu`. If the system refuses, the thread runs anywhere, which is sometimes
+/// slower and never wrong.
 #[cfg(target_os = "linux")]
-fn stay_on(cpu: Option<usize>) {
+fn pin_to(cpu: Option<usize>) {
     let Some(cpu) = cpu else { return };
     let mut only = rustix::thread::CpuSet::new();
     only.set(cpu);
     if let Err(e) = rustix::thread::sched_setaffinity(None, &only) {
-        tracing::debug!("a thread is not kept on CPU {cpu}: {e}");
+        tracing::debug!("cannot pin a thread to CPU {cpu}: {e}");
     }
 }
 
-/// Makes this thread run when others have nothing to do. Linux counts niceness by thread (`sched(7)`).
+/// Gives this thread the lowest priority. On Linux, niceness belongs to a thread (`sched(7)`).
 #[cfg(target_os = "linux")]
-fn give_way() {
+fn lower_priority() {
     if let Err(e) = rustix::process::nice(19) {
-        tracing::debug!("a thread does not give way to others: {e}");
+        tracing::debug!("cannot lower the priority of a thread: {e}");
     }
 }
 
 #[cfg(not(target_os = "linux"))]
-fn give_way() {}
+fn lower_priority() {}
 
 #[cfg(not(target_os = "linux"))]
-fn places(_count: usize) -> Vec<usize> {
+fn affinity(_count: usize) -> Vec<usize> {
     Vec::new()
 }
 
 #[cfg(not(target_os = "linux"))]
-fn stay_on(_cpu: Option<usize>) {}
+fn pin_to(_cpu: Option<usize>) {}
 
-/// The number of threads: those asked for, `GTE_THREADS`, what this process may use.
+/// The number of threads: as requested, or else `GTE_THREADS`, or else as many as this process may
+/// use.
 pub(crate) fn count(wanted: Option<usize>, env: &Env<'_>) -> Result<usize> {
     if let Some(count) = wanted {
         return checked("threads", count, count.to_string());
@@ -116,7 +123,7 @@ pub(crate) fn count(wanted: Option<usize>, env: &Env<'_>) -> Result<usize> {
     }
 }
 
-/// A thread count that makes sense: more than a few hundred is a typing error, not a machine.
+/// Checks a thread count: more than a few hundred is a typing error rather than a machine.
 fn checked(option: &'static str, count: usize, value: String) -> Result<usize> {
     if (1..=1024).contains(&count) {
         Ok(count)

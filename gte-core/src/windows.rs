@@ -1,19 +1,20 @@
-//! Texts that are longer than a model takes: windows of tokens that overlap, and one vector of theirs.
+//! Texts that are longer than the model's limit: overlapping windows of tokens, and one vector from
+//! their vectors.
 
 use std::str::FromStr;
 
 use crate::error::{Error, Result};
 use crate::tokenizer::{Tokenizer, Tokens};
 
-/// How a long text is cut into windows.
+/// How a long text is split into windows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Windows {
-    /// Tokens in a window, special tokens included.
+    /// Number of tokens per window, including special tokens.
     pub tokens: usize,
-    /// Tokens that a window shares with the one before it; less than half of a window, so that each brings more new
-    /// tokens than old ones.
+    /// Number of tokens that a window shares with the one before it: less than half of a window, so
+    /// that each window has more new tokens than old ones.
     pub overlap: usize,
-    /// What becomes of the windows' vectors.
+    /// How the vectors of the windows become one.
     pub combine: Combine,
 }
 
@@ -24,7 +25,7 @@ pub enum Combine {
     /// Their mean, scaled to unit length.
     #[default]
     Mean,
-    /// The largest of each value, scaled to unit length.
+    /// The maximum of each value, scaled to unit length.
     Max,
 }
 
@@ -37,7 +38,7 @@ impl Combine {
         }
     }
 
-    /// One vector of the rows of `vectors`: (windows × dim), not of unit length.
+    /// Combines the rows of `vectors` to one vector: (windows × dim), not scaled to unit length.
     pub(crate) fn of(self, vectors: &[f32], dim: usize) -> Vec<f32> {
         let mut rows = vectors.chunks_exact(dim);
         let mut combined = rows.next().map_or_else(|| vec![0.0; dim], <[f32]>::to_vec);
@@ -73,17 +74,17 @@ impl FromStr for Combine {
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct WindowedEmbedding {
-    /// A unit vector: (dim)
+    /// A unit vector: (dim).
     pub embedding: Vec<f32>,
     /// Tokens of the text, without special ones.
     pub tokens: usize,
-    /// How many windows there were.
+    /// Number of windows.
     pub windows: usize,
 }
 
 impl Windows {
-    /// The windows of `text` behind `prompt`, each within the template of a text, and how many tokens the text has. An
-    /// empty text has one window.
+    /// The windows of `text` after `prompt`, each in the template of a text, and the number of
+    /// tokens in the text. An empty text has one window.
     pub(crate) fn of(&self, tokenizer: &Tokenizer, prompt: &str, text: &str) -> Result<(Vec<Tokens>, usize)> {
         let invalid =
             |option, value: usize, expected| Error::InvalidOption { option, value: value.to_string(), expected };

@@ -1,4 +1,5 @@
-//! A forward pass allocates nothing that grows with its batch: hidden states, narrowed rows and scratch are used again.
+//! A forward pass allocates nothing that grows with its batch: hidden states, quantized rows and
+//! scratch memory are reused.
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test")]
 
 mod model;
@@ -29,8 +30,9 @@ fn a_batch_that_fits_the_buffers_allocates_next_to_nothing() {
                 }
                 region.change()
             };
-            // Until each thread has met the longest text, and there are buffers for all that may be needed at once: which thread computes what
-            // is different every time. What allocates anew for each batch does not come to rest.
+            // Repeated until each thread has met the longest text, and there are buffers for
+            // everything that may be needed at the same time, because threads compute different
+            // parts every time. Anything that allocates for each batch would not come to rest.
             let rest = (0..50).map(|_| twenty_passes()).min_by_key(|change| change.bytes_allocated).unwrap();
             eprintln!(
                 "{precision}, {} texts: {} allocations, {} bytes in 20 passes",
@@ -41,9 +43,10 @@ fn a_batch_that_fits_the_buffers_allocates_next_to_nothing() {
             rest.bytes_allocated / 20
         };
         let (small, large) = (bytes_of(&small), bytes_of(&large));
-        // What remains: the lengths by which batches are planned, the list of the parts that are computed side by side (a hundred bytes
-        // for each of 128 tokens, whose hidden states are megabytes), and the pool's queue of jobs.
-        assert!(small < 4 << 10, "{precision}: {small} bytes a pass");
-        assert!(large < small + (8 << 10), "{precision}: {large} bytes a pass of 60 texts, {small} of one");
+        // What remains are the lengths by which batches are planned, the list of the parts that are
+        // computed side by side (a hundred bytes for each 128 tokens, whose hidden states take
+        // megabytes), and the pool's queue of jobs.
+        assert!(small < 4 << 10, "{precision}: {small} bytes per pass");
+        assert!(large < small + (8 << 10), "{precision}: {large} bytes per pass of 60 texts, {small} of one");
     }
 }

@@ -1,5 +1,5 @@
-//! The model that comes with the crate: PyTorch's vectors, and sense, in Chinese and English. `bundled/train/export.py` made the
-//! expected values.
+//! The bundled model computes PyTorch's vectors, and these make sense, in Chinese and English.
+//! `bundled/train/export.py` wrote the expected values.
 #![cfg(feature = "bundled")]
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test")]
 
@@ -33,7 +33,8 @@ fn it_gives_the_vectors_of_pytorch_on_its_own_weights() {
     }
 }
 
-/// (Chinese, English) of the blocks that training never saw: see `bundled/train/data.py`.
+/// (Chinese, English) pairs of the blocks that were not used for training: see
+/// `bundled/train/data.py`.
 fn held_out() -> Vec<(String, String)> {
     let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("bundled/train/data");
     let domains = ["service", "life", "tech", "business", "culture"];
@@ -51,7 +52,7 @@ fn a_chinese_text_finds_its_translation() {
     let pairs = held_out();
     assert!(pairs.len() > 700);
     let (chinese, english): (Vec<_>, Vec<_>) = pairs.into_iter().unzip();
-    // A little below what the model card says.
+    // Slightly below the figures of the model card.
     for (precision, least) in [(Precision::F32, 0.922), (Precision::Int8, 0.915)] {
         let embedder = Embedder::from_files(ModelFiles::bundled()).precision(precision).build().unwrap();
         let scores = scores(&embedder.embed(&chinese).unwrap(), &embedder.embed(&english).unwrap()).unwrap();
@@ -60,7 +61,7 @@ fn a_chinese_text_finds_its_translation() {
             english[best] == english[*i]
         });
         let share = right.count() as f64 / chinese.len() as f64;
-        eprintln!("{precision}: {share:.4} of {} find their translation", chinese.len());
+        eprintln!("{precision}: {share:.4} of {} texts find their translation", chinese.len());
         assert!(share >= least, "{precision}: {share}");
     }
 }
@@ -73,7 +74,8 @@ fn other_ways_to_write_a_text_are_the_same_text() {
         .unwrap();
     assert_eq!(vectors.get(0), vectors.get(1), "traditional characters");
     assert_eq!(vectors.get(0), vectors.get(2), "full-width signs");
-    // Rare words are names of common ones, Chinese words of English ones, which is what they are decoded to, in every process.
+    // Rare words are other names of common ones, and Chinese words of English ones. They are
+    // decoded to these, the same in every process.
     let tokens = embedder.tokenizer().encode_one("我想退貨: snails, photographs").unwrap();
     assert_eq!(embedder.tokenizer().decode(&tokens.ids, true).unwrap(), "我 想 return : snail, photograph");
     let pieces = embedder.tokenizer().pieces("我想退貨").unwrap();
@@ -81,7 +83,7 @@ fn other_ways_to_write_a_text_are_the_same_text() {
     assert_eq!(pieces[1..4], [("我", 0, 3), ("##想", 3, 6), ("##退货", 6, 12)]);
     let pieces = embedder.tokenizer().pieces("snails").unwrap();
     assert_eq!(pieces[1].text, "snails");
-    // A character that it does not know costs little beside those that it does.
+    // An unknown character costs little if the others are known.
     let rare = embedder.embed(&["龘先生想退货，请问怎么办理？", "龘"]).unwrap();
     let with = |row: &[f32]| row.iter().zip(vectors.get(0).unwrap()).map(|(a, b)| a * b).sum::<f32>();
     assert!(with(rare.get(0).unwrap()) > 0.7, "{}", with(rare.get(0).unwrap()));

@@ -1,19 +1,23 @@
 #!/usr/bin/env bash
-# The kernel tests, every family's tiny model and the bundled one on emulated ARM CPUs, for machines that are none: a
-# compiler for aarch64 and qemu from Debian's packages, unpacked below target/check-arm; nothing is installed. It needs
-# cargo, apt-get and dpkg, and root or the right to use apt-get. CPUS names the emulated CPUs, CASES how many cases each
-# property is tested with.
+# Runs the kernel tests, every family's tiny model and the bundled one on emulated ARM CPUs, on
+# machines with another architecture: with a compiler for aarch64 and qemu from Debian's packages,
+# unpacked in target/check-arm. Nothing is installed. It needs cargo, apt-get and dpkg, and root or
+# the right to use apt-get. CPUS names the emulated CPUs, CASES is the number of cases per property
+# test.
 #
-# `max` has every table. neoverse-n1 (Graviton 2, Altra) ends at dot products, cortex-a72 (Graviton 1, Raspberry Pi 4) is
-# bare NEON: there the others must be found to be missing.
+# `max` has every table. neoverse-n1 (Graviton 2, Altra) has dot products but nothing newer, and
+# cortex-a72 (Graviton 1, Raspberry Pi 4) only NEON: the tests check that the other tables are found
+# to be missing.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 work=$PWD/target/check-arm
 tools=$work/tc
-# Debian's rustc goes with Debian's arm64 std, rustup's does not. The version is part of the package's name.
+# Debian's rustc matches Debian's std for arm64; rustup's does not. The version is part of the
+# package's name.
 rust=1.96 llvm=22 gcc=12
 
-# Packages of arm64 from this machine's own mirrors, with lists of their own: the system's stay as they are.
+# Packages for arm64 from this machine's own mirrors, with separate package lists, so that those of
+# the system do not change.
 arm64_package() {
   local apt=$work/apt
   mkdir -p "$apt/lists/partial" "$apt/cache/archives/partial"
@@ -40,7 +44,7 @@ if [ ! -e "$work/ready" ]; then
       *) dpkg -x "$package" "$tools" ;;
     esac
   done
-  # A linker script that names the place where the package would be installed.
+  # A linker script that contains the path where the package would be installed.
   sed -i 's#/usr/aarch64-linux-gnu/lib/##g' "$tools/usr/aarch64-linux-gnu/lib/libc.so"
   for program in rustc=rustc gcc=aarch64-linux-gnu-gcc ar=aarch64-linux-gnu-ar; do
     printf '#!/bin/sh\nLD_LIBRARY_PATH=%s exec %s "$@"\n' "$tools/usr/lib/x86_64-linux-gnu" "$tools/usr/bin/${program#*=}" \
@@ -56,7 +60,8 @@ target=aarch64-unknown-linux-gnu
 export RUSTC=$work/bin/rustc CARGO_BUILD_TARGET=$target CARGO_TARGET_DIR=$work/build CARGO_PROFILE_RELEASE_DEBUG=false
 export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=$work/bin/gcc CC_aarch64_unknown_linux_gnu=$work/bin/gcc
 export AR_aarch64_unknown_linux_gnu=$work/bin/ar
-# The second implementation that tests compare with is most of the build, and does not depend on the kernels.
+# The second implementation, with which tests compare, is most of the build, and does not depend on
+# the kernels.
 export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUSTFLAGS="--cfg gte_without_candle"
 
 # The binary of a test target.
@@ -81,7 +86,7 @@ for cpu in ${CPUS:-max,sve=off neoverse-n1 cortex-a72}; do
   (cd gte-core && RAYON_NUM_THREADS=1 emulated "$cpu" "$kernels" kernels --test-threads 1)
   (cd gte-core && RAYON_NUM_THREADS=1 emulated "$cpu" "$kernels" every_table_is_had_by_its_name --test-threads 1)
   (cd gte-core && RAYON_NUM_THREADS=1 emulated "$cpu" "$families" --test-threads 1)
-  # A table is had by name, or refused with the names of those that are here.
+  # Each table can be selected by name, or is refused with the names of those that exist.
   for isa in scalar aarch64-neon aarch64-dotprod aarch64-i8mm aarch64-bf16; do
     if [[ ,$here, == *,$isa,* ]]; then
       GTE_ISA=$isa emulated "$cpu" "$embed" "怎么退货？" | cut -c 1-60

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Runs the kernel tests on an emulated CPU with AVX-512, for machines that lack it: Bochs boots a Debian kernel whose initial
-# file system is the test binary. Slow and exact; takes some minutes. Needs root for apt-get, or the packages already there.
+# Runs the kernel tests on an emulated CPU with AVX-512, for machines without it: Bochs boots a
+# Debian kernel whose initial file system is the test binary. It is slow and exact, and takes some
+# minutes. Needs root for apt-get, or the packages already installed.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 if ! command -v bochs xorriso busybox cpio >/dev/null || [ ! -e /usr/lib/ISOLINUX/isolinux.bin ]; then
@@ -11,13 +12,13 @@ work=target/check-avx512
 rm -rf "$work/root" "$work/iso"
 mkdir -p "$work/root/bin" "$work/iso"
 
-# The kernel, from its package; nothing is installed.
+# The kernel comes from its package, which is not installed.
 if [ ! -e "$work/vmlinuz" ]; then
   package=$(apt-cache depends linux-image-cloud-amd64 | sed -n 's/^ *Depends: \(linux-image-[0-9].*\)$/\1/p' | head -n 1)
   (cd "$work" && apt-get download -q "$package" && dpkg -x "$package"_*.deb kernel && cp kernel/boot/vmlinuz-* vmlinuz && rm -rf kernel ./*.deb)
 fi
 
-# The test binary and the libraries it asks for.
+# The test binary and the libraries it needs.
 binary=${BINARY:-$(cargo test --release --workspace --no-run --message-format=json | sed -n 's/.*"executable":"\([^"]*\/gte_core-[^"]*\)".*/\1/p' | tail -n 1)}
 strip -o "$work/root/tests" "$binary"
 for library in $(ldd "$binary" | grep -o '/[^ ]*'); do
@@ -36,7 +37,7 @@ exec >/dev/ttyS0 2>&1
 (/tests kernels --test-threads 1 2>&1; echo "exit status $?") >/tmp/log
 /bin/busybox head -n 60 /tmp/log
 /bin/busybox tail -n 1 /tmp/log
-# The serial line is slower than the end.
+# The serial line is slower than the shutdown.
 /bin/busybox sleep 5
 /bin/busybox poweroff -f
 INIT
@@ -44,7 +45,7 @@ chmod +x "$work/root/init"
 (cd "$work/root" && find . | cpio -o -H newc --quiet | gzip -1) >"$work/iso/initrd"
 cp "$work/vmlinuz" "$work/iso/"
 cp /usr/lib/ISOLINUX/isolinux.bin /usr/lib/syslinux/modules/bios/ldlinux.c32 "$work/iso/"
-# Without the compacted form of xsave: the emulator's is not the one that the kernel computes.
+# Without the compacted form of xsave: the emulator's size differs from what the kernel computes.
 printf 'DEFAULT t\nPROMPT 0\nLABEL t\n KERNEL vmlinuz\n APPEND initrd=initrd console=ttyS0 quiet clearcpuid=xsavec,xsaves mitigations=off nokaslr tsc=reliable\n' >"$work/iso/isolinux.cfg"
 xorriso -as mkisofs -quiet -o "$work/test.iso" -b isolinux.bin -c boot.cat -no-emul-boot -boot-load-size 4 -boot-info-table "$work/iso"
 
@@ -62,7 +63,7 @@ log: $work/bochs.log
 panic: action=fatal
 BOCHS
 : >"$work/serial.txt"
-# The display is a terminal and wants one of some size; `c` lets the machine run.
+# Bochs needs a terminal of some size as its display; `c` starts the machine.
 echo c >"$work/start"
 TERM=xterm timeout "${LIMIT:-1500}" script -q -c "stty rows 50 cols 132; bochs -q -f $work/bochsrc -rc $work/start" /dev/null >/dev/null 2>&1 </dev/null || true
 cat "$work/serial.txt"

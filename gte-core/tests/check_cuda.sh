@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Our kernels: run on the CPU, and compiled to PTX that must be the committed one. Then compiles and links gte-core with the
-# feature `cuda`, which is candle. The compiler comes in Python wheels: no CUDA installation is needed. Where there is a GPU,
-# the tests of that feature run; elsewhere they are linked without the driver's library and not started.
+# Tests our kernels on the CPU, and compiles them to PTX that must equal the committed files. Then
+# compiles and links gte-core with the feature `cuda`, which is candle. The compiler comes in Python
+# wheels, so no CUDA installation is needed. If there is a GPU, the tests of that feature run;
+# otherwise they are linked without the driver's library and not started.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 gte-core/tests/check_cuda_kernels.sh
@@ -16,7 +17,7 @@ ln -sfn lib "$cuda/lib64"
 for name in cublas cublasLt cudart curand nvrtc; do
   ln -sf "$(basename "$(ls "$cuda"/lib/lib$name.so.* | head -n 1)")" "$cuda/lib/lib$name.so"
 done
-# A stand-in for the driver's library, which only machines with a driver have.
+# A replacement for the driver's library, which only exists on machines with a driver.
 if ! ldconfig -p | grep -q libcuda.so.1; then
   echo | cc -shared -x c - -Wl,-soname,libcuda.so.1 -o "$cuda/lib/libcuda.so"
 fi
@@ -29,5 +30,5 @@ RUSTFLAGS="${link[*]}" cargo test --release -p gte-core --features cuda --test g
 if command -v nvidia-smi >/dev/null && nvidia-smi -L | grep -q GPU; then
   RUSTFLAGS="${link[*]}" cargo test --release -p gte-core --features cuda --test gpu -- --nocapture
 else
-  echo "compiled and linked; no GPU here, so the tests of tests/gpu.rs did not run"
+  echo "compiled and linked; there is no GPU, so the tests of tests/gpu.rs did not run"
 fi

@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# Runs every CUDA kernel on the CPU, where its threads are fibers (gte-core/src/backend/cuda/emulator), against a reference
-# in double precision: with an address sanitizer, in three orders of the threads, each text alone and in a batch. Needs
-# g++ and no GPU. Also says whether the committed PTX is of these sources.
+# Runs every CUDA kernel on the CPU, where its threads are fibers
+# (gte-core/src/backend/cuda/emulator), and compares it with a reference in double precision: with
+# an address sanitizer, with three orders of the threads, each text alone and in a batch. Needs g++
+# and no GPU. Also checks that the committed PTX was made from these sources.
 #
-# With --break [REGEX]: breaks the kernels in one place after the other (emulator/tests/mutations.txt), and fails if a test
-# does not notice.
+# With --break [REGEX], breaks the kernels in one place after the other
+# (emulator/tests/mutations.txt), and fails if no test notices.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 cuda=$PWD/gte-core/src/backend/cuda
@@ -22,7 +23,7 @@ sanitizers="-fsanitize=address,undefined -fno-sanitize-recover=all"
 run_test() {
   local program=$out/$1
   if [ ! -x "$program" ] || [ -n "$(find "$cuda/kernels" "$cuda/emulator" -name '*.[ch]*' -newer "$program" -print -quit)" ]; then
-    # All kernels at once, which their own tests run with sanitizers.
+    # All kernels at once; the sanitizers run in their own tests.
     [ "$1" = library ] && sanitizers=
     compile "$cuda" "$1" "$program" $sanitizers
   fi
@@ -31,7 +32,8 @@ run_test() {
 export cuda out sanitizers
 export -f compile run_test
 
-# break_one TEST FILE CHANGE: whether the test fails when FILE is changed. Without sanitizers first, which compiles faster.
+# break_one TEST FILE CHANGE: checks that the test fails when FILE is changed. First without
+# sanitizers, which compiles faster.
 break_one() {
   local copy found='' flags
   copy=$(mktemp -d "$out/break.XXXXXX")
@@ -63,6 +65,6 @@ fi
   echo "the sources have changed since kernels/ptx was made: run $cuda/kernels/ptx.sh" >&2
   exit 1
 }
-# The longest first.
+# The longest tests first.
 printf '%s\n' attention attention_f32 norm embedding activation rope pooling heads convert library emulator |
   xargs -P "$(nproc)" -I{} bash -euo pipefail -c 'run_test {}'

@@ -1,4 +1,5 @@
-//! Checkpoints in every form that is accepted give the same vectors; damaged ones give an error that names what is wrong.
+//! Checkpoints in every accepted form give the same vectors. Damaged ones give an error that names
+//! what is wrong.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 mod model;
@@ -43,7 +44,7 @@ fn every_way_of_naming_is_understood() {
     assert_eq!(vectors(with(&more).path()).unwrap(), expected);
 }
 
-/// Writes the model's tensors in `dtype`, values converted by `bytes`.
+/// Writes the model's tensors in `dtype`, with values converted by `bytes`.
 fn write_as(path: &Path, dtype: Dtype, bytes: impl Fn(f32) -> Vec<u8>) {
     let data: Vec<(String, Vec<usize>, Vec<u8>)> = tensors()
         .into_iter()
@@ -102,7 +103,7 @@ fn int8_with_scales_is_read_as_their_product() {
     };
     write(&data);
     assert_eq!(vectors(dir.path()).unwrap(), vectors(with(&exact).path()).unwrap());
-    // A column that is divided by nothing.
+    // A column whose factor is zero.
     let (name, shape) =
         data.iter().find(|(_, dtype, ..)| *dtype == Dtype::I8).map(|t| (t.0.clone(), t.2.clone())).unwrap();
     data.push((format!("{name}.factor"), Dtype::F32, vec![shape[1]], vec![0; 4 * shape[1]]));
@@ -195,7 +196,7 @@ fn torch_vectors(dir: &Path) -> gte_core::Result<Embeddings> {
 fn pickles_of_pytorch_are_read() {
     let bytes = std::fs::read(torch_fixtures().join("expected.f32")).unwrap();
     let expected: Vec<f32> = bytes.as_chunks().0.iter().map(|&b| f32::from_le_bytes(b)).collect();
-    // f16 and bf16 hold the same values: they were chosen so.
+    // f16 and bf16 represent the same values, because the values were chosen so.
     for file in [
         "zip-f32.bin",
         "legacy-f32.bin",
@@ -257,7 +258,8 @@ proptest! {
         let path = dir.path().join("pytorch_model.bin");
         let mut bytes = std::fs::read(&path).unwrap();
         for (place, value) in flips {
-            // Both ends: the pickle of a legacy file is at its front, the directory of a zip file at its end.
+            // At both ends: the pickle of a legacy file is at its beginning, the directory of a zip
+            // file at its end.
             let place = if place % 2 == 0 { place / 2 } else { bytes.len() - 1 - place / 2 };
             bytes[place] = value;
         }
@@ -341,7 +343,7 @@ fn the_pooling_is_read_and_never_guessed() {
     assert!(matches!(pooling(None, None), Err(Error::UnknownPooling { .. })));
     let dense = &with(r#""type": "sentence_transformers.models.Dense", "path": "2_Dense""#);
     assert!(matches!(pooling(Some(dense), None), Err(Error::Unsupported { .. })));
-    // A known model by the name of its directory.
+    // A model that is known by the name of its directory.
     let dir = tiny_model();
     std::fs::remove_file(dir.path().join("modules.json")).unwrap();
     for (name, expected) in [

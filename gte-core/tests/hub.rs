@@ -1,4 +1,4 @@
-//! Downloads from both hubs, over a real socket, with everything that goes wrong on the way.
+//! Downloads from both hubs over a real socket, with everything that can go wrong on the way.
 #![cfg(feature = "hub")]
 #![allow(clippy::unwrap_used, reason = "a test")]
 
@@ -15,7 +15,7 @@ use tempfile::TempDir;
 
 const WEIGHTS: &str = "model.safetensors";
 
-/// The files of a tiny model, and one that is no business of ours.
+/// The files of a tiny model, and one that the engine does not need.
 fn files() -> BTreeMap<String, Vec<u8>> {
     let dir = model::tiny_model();
     let mut files = BTreeMap::new();
@@ -62,7 +62,7 @@ impl World {
         self.server.state.lock().unwrap().files[WEIGHTS].clone()
     }
 
-    /// Every file of the cache that has the content of the weights, whole.
+    /// Every complete file in the cache that has the content of the weights.
     fn holds_weights(&self) -> bool {
         fn walk(dir: &Path, found: &mut Vec<PathBuf>) {
             for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
@@ -90,7 +90,7 @@ fn a_download_lands_in_the_layout_that_python_shares() {
     assert_eq!(files.name(), ID);
     assert!(
         files.read("README.md").unwrap().is_none() && !files.dir().unwrap().join("onnx").exists(),
-        "only what is needed is fetched"
+        "only the required files are downloaded"
     );
     let embedder = Embedder::from_files(files).build().unwrap();
     assert_eq!(embedder.embed(&["今天 a"]).unwrap().dim(), model::HIDDEN);
@@ -106,12 +106,12 @@ fn a_complete_cache_needs_no_request() {
     ModelFiles::from_hub(ID, &offline).unwrap();
     let pinned = HubOptions { revision: Some(COMMIT.into()), ..world.options() };
     ModelFiles::from_hub(ID, &pinned).unwrap();
-    assert_eq!(world.server.requests(), before, "offline, and a pinned commit, ask nothing");
+    assert_eq!(world.server.requests(), before, "offline mode and a pinned commit send no requests");
     world.fetch().unwrap();
-    assert_eq!(world.server.requests(), before + 1, "a branch is asked for its commit, and nothing more");
+    assert_eq!(world.server.requests(), before + 1, "for a branch, only its commit is requested");
     let unreachable = HubOptions { endpoint: "http://127.0.0.1:9".into(), tries: 1, ..world.options() };
     ModelFiles::from_hub(ID, &unreachable).unwrap();
-    // Nor does a hub that refuses, or that has lost the model, stop it.
+    // A hub that refuses, or no longer has the model, must not stop it either.
     for statuses in [vec![401], vec![403], vec![404], vec![500; 3]] {
         world.faults(Faults { statuses, ..Faults::default() });
         world.fetch().unwrap();
@@ -122,7 +122,7 @@ fn a_complete_cache_needs_no_request() {
     assert!(matches!(ModelFiles::from_hub(ID, &unreachable), Err(Error::Download { .. })));
     let before = world.server.requests();
     assert!(Embedder::builder(model::tiny_model().path().to_str().unwrap()).hub(world.options()).build().is_ok());
-    assert_eq!(world.server.requests(), before, "a directory asks nothing");
+    assert_eq!(world.server.requests(), before, "a directory sends no requests");
 }
 
 #[test]
@@ -140,7 +140,7 @@ fn a_cut_download_goes_on_where_it_was() {
             HubOptions { cache: cache.path().into(), transfer_timeout: Duration::from_millis(1500), ..world.options() };
         let files = ModelFiles::from_hub(ID, &options).unwrap();
         assert_eq!(files.read(WEIGHTS).unwrap().unwrap(), world.weights());
-        assert_eq!(world.server.state.lock().unwrap().bytes_sent, size, "no byte twice");
+        assert_eq!(world.server.state.lock().unwrap().bytes_sent, size, "no byte is sent twice");
     }
 }
 
@@ -168,7 +168,7 @@ fn a_corrupt_file_is_refused_and_never_kept() {
     world.faults(Faults { corrupt: true, ..Faults::default() });
     for id in [ID.to_owned(), format!("modelscope:{ID}")] {
         assert!(matches!(ModelFiles::from_hub(&id, &world.options()), Err(Error::Corrupt { .. })), "{id}");
-        assert!(!world.holds_weights(), "{id}: nothing under a final name");
+        assert!(!world.holds_weights(), "{id}: there is no file with a final name");
     }
     world.faults(Faults::default());
     world.fetch().unwrap();
@@ -220,7 +220,7 @@ fn modelscope_has_its_own_protocol_and_cache() {
     assert_eq!(world.server.state.lock().unwrap().bytes_sent, size);
     let before = world.server.requests();
     ModelFiles::from_hub(&id, &world.options()).unwrap();
-    assert_eq!(world.server.requests(), before + 1, "only the list is asked for");
+    assert_eq!(world.server.requests(), before + 1, "only the list is requested");
     ModelFiles::from_hub(&id, &HubOptions { offline: true, ..world.options() }).unwrap();
     assert_eq!(world.server.requests(), before + 1);
     // A new revision of one file is noticed by its hash.
@@ -230,7 +230,7 @@ fn modelscope_has_its_own_protocol_and_cache() {
     let files = ModelFiles::from_hub(&id, &world.options()).unwrap();
     assert_eq!(files.read("modules.json").unwrap().unwrap(), modules);
     Embedder::from_files(files).build().unwrap();
-    // Broken off between two files, it is neither the old model nor the new one.
+    // If the download stops between two files, the cache has neither the old model nor the new one.
     {
         let mut state = world.server.state.lock().unwrap();
         state.files.get_mut("config.json").unwrap().push(b'\n');
@@ -260,7 +260,7 @@ fn sharded_checkpoints_come_with_their_shards() {
         );
     }
     Embedder::from_files(world.fetch().unwrap()).build().unwrap();
-    // An index that leads out of the cache.
+    // An index with a path outside the cache.
     let world = World::new();
     {
         let mut state = world.server.state.lock().unwrap();
@@ -286,16 +286,16 @@ fn a_mirror_that_lists_no_hashes_has_them_elsewhere() {
     Embedder::from_files(world.fetch().unwrap()).build().unwrap();
     assert!(requests(&world, "/tree/") > 1, "all pages of the tree");
     assert_eq!(requests(&world, "HEAD"), 0);
-    // Nor is there a tree.
+    // There is no tree either.
     for status in [404, 405, 500] {
         let world = World::new();
         world.faults(Faults { no_tree: Some(status), ..no_hashes.clone() });
         Embedder::from_files(world.fetch().unwrap()).build().unwrap();
         assert!(requests(&world, "HEAD") > 3, "the headers of each file");
         let blobs = world.cache.path().join("models--thenlper--gte-tiny-zh/blobs");
-        assert!(blobs.join(sha256(&world.weights())).exists(), "a blob has the name that Python gives it");
+        assert!(blobs.join(sha256(&world.weights())).exists(), "a blob has the same name as in Python");
     }
-    // Still verified, by each of them.
+    // The files are still verified in each of these cases.
     for no_tree in [None, Some(404)] {
         let world = World::new();
         world.faults(Faults { corrupt: true, no_tree, ..no_hashes.clone() });
@@ -398,7 +398,7 @@ fn names_that_are_none_are_refused_without_a_request() {
     assert_eq!(world.server.requests(), 0);
 }
 
-/// Takes or gives the right to write, for everyone, in a directory and all beneath it.
+/// Allows or forbids writing to a directory and everything in it, for everyone.
 #[cfg(unix)]
 fn make_writable(path: &Path, writable: bool) {
     use std::os::unix::fs::PermissionsExt;
@@ -416,7 +416,7 @@ fn make_writable(path: &Path, writable: bool) {
     }
 }
 
-/// A cache that was filled, and that nobody can write to any more.
+/// A complete cache to which nobody can write any more.
 #[cfg(unix)]
 struct ReadOnly(World);
 
@@ -431,7 +431,8 @@ impl ReadOnly {
         Self(world)
     }
 
-    /// Opens the model in a process that may read the cache and not write it, which nobody may be who is root.
+    /// Opens the model in a process that may read the cache but not write it, which is impossible
+    /// for root.
     fn open(&self, id: &str, endpoint: &str) -> bool {
         use std::os::unix::process::CommandExt;
         let probe = self.0.cache.path().join("probe");
@@ -454,14 +455,14 @@ impl Drop for ReadOnly {
     }
 }
 
-/// Not a test of its own: what `ReadOnly` starts.
+/// Not a test by itself: `ReadOnly` starts it.
 #[cfg(unix)]
 #[test]
 #[ignore = "started by a_complete_cache_that_cannot_be_written_is_enough"]
 fn read_only_child() {
     let var = |name: &str| std::env::var(name).unwrap();
     let cache = PathBuf::from(var("GTE_TEST_CACHE"));
-    assert!(std::fs::write(cache.join("x"), "").is_err(), "this process can write the cache");
+    assert!(std::fs::write(cache.join("x"), "").is_err(), "this process can write to the cache");
     let options = HubOptions {
         endpoint: var("GTE_TEST_HUB"),
         modelscope_endpoint: var("GTE_TEST_HUB"),
@@ -485,7 +486,7 @@ fn a_complete_cache_that_cannot_be_written_is_enough() {
         open(id, &reachable);
         open(id, "http://127.0.0.1:9");
     }
-    // Marks that are missing are not needed, nor is what the hub has beyond that.
+    // Missing marks are not needed, nor is anything else on the hub.
     let root = cache.0.cache.path().join("models--thenlper--gte-tiny-zh");
     make_writable(cache.0.cache.path(), true);
     std::fs::remove_dir_all(root.join(".no_exist")).unwrap();
@@ -500,7 +501,7 @@ fn a_complete_cache_that_cannot_be_written_is_enough() {
     }
     open(ID, &reachable);
     open(&scope, &reachable);
-    // What is not complete is still an error.
+    // An incomplete model is still an error.
     make_writable(cache.0.cache.path(), true);
     let weights = root.join("snapshots").join(COMMIT).join(WEIGHTS);
     std::fs::remove_file(weights).unwrap();
@@ -533,7 +534,7 @@ fn nothing_is_written_where_nothing_has_changed() {
     }
 }
 
-/// Not a test of its own: what `two_processes…` starts.
+/// Not a test by itself: `two_processes…` starts it.
 #[test]
 #[ignore = "started by two_processes_do_not_hurt_each_other"]
 fn child() {
@@ -563,5 +564,5 @@ fn two_processes_do_not_hurt_each_other() {
         assert!(child.wait().unwrap().success());
     }
     let size = world.weights().len();
-    assert_eq!(world.server.state.lock().unwrap().bytes_sent, size, "each byte came once, for all");
+    assert_eq!(world.server.state.lock().unwrap().bytes_sent, size, "each byte is downloaded once for all processes");
 }

@@ -1,5 +1,6 @@
-//! A text's vector does not depend on its company: the same to the bit alone, in any batch and order, at any budget and number
-//! of threads, on every instruction set.
+//! A text's vector does not depend on other texts: it is the same bit for bit alone, in any batch
+//! and order, with any maximum of tokens per batch, any number of threads and every instruction
+//! set.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 mod model;

@@ -1,9 +1,10 @@
-//! The shape of the crate: imports go down, `unsafe` stays in the kernel folders, files stay short.
+//! The structure of the crate: imports go down, `unsafe` stays in the kernel folders, files stay
+//! short.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::path::{Path, PathBuf};
 
-/// The layers, lowest first: a module imports only from those before it.
+/// The layers, lowest first: a module only imports from those before it.
 const ORDER: [&str; 32] = [
     "error",
     "env",
@@ -54,7 +55,7 @@ fn sources() -> Vec<(PathBuf, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut found = Vec::new();
     walk(&root, &root, &mut found);
-    assert!(found.len() > 20, "the sources are where the test looks for them");
+    assert!(found.len() > 20, "the test must find the sources");
     found
 }
 
@@ -64,18 +65,18 @@ fn layer(path: &Path) -> String {
     first.trim_end_matches(".rs").to_owned()
 }
 
-/// The code without its tests, which may look at anything.
+/// The code without its tests, which may use anything.
 fn code(source: &str) -> &str {
     let tests = ["#[cfg(test)]\nmod tests", "#[cfg(test)]\npub(crate) mod tests"];
     tests.iter().fold(source, |code, tests| code.split(tests).next().unwrap())
 }
 
-/// How many modules a file lies below the root of the crate.
+/// How many modules a file is below the root of the crate.
 fn depth(path: &Path) -> usize {
     path.components().count() - usize::from(path.ends_with("mod.rs"))
 }
 
-/// The layers that are named after `crate::`, or after as many `super::` as lead there.
+/// The layers that are named after `crate::`, or after the number of `super::` that leads there.
 fn imports(code: &str, depth: usize) -> Vec<String> {
     let code = code.replace(&"super::".repeat(depth), "crate::");
     let mut found = Vec::new();
@@ -91,14 +92,15 @@ fn imports(code: &str, depth: usize) -> Vec<String> {
                 c if nested < 2 => item.push(c),
                 _ => {}
             }
-            // One name ends where it is no name any more, a list in braces where the braces close.
+            // A single name ends at the first character that cannot be part of it, a list in braces
+            // where the braces close.
             if nested == 0 && !(c.is_alphanumeric() || c == '_') {
                 break;
             }
         }
         found.push(item);
     }
-    // A glob of the whole crate is a name of its own, and no layer.
+    // A glob of the whole crate counts as a separate name, which is not a layer.
     let name =
         |item: String| item.trim().chars().take_while(|c| c.is_alphanumeric() || "_*".contains(*c)).collect::<String>();
     // `use crate::{Error, Result}` and `crate::Result` are the error layer, re-exported.
@@ -133,9 +135,9 @@ fn imports_go_down() {
             let used_place = ORDER
                 .iter()
                 .position(|&l| l == used)
-                .unwrap_or_else(|| panic!("{}: imports `{used}`, which is no layer", path.display()));
-            assert!(used_place <= place, "{} imports from `{used}`, which lies above it", path.display());
-            assert!(own != "kernels" || used == "kernels", "{}: the kernels know nothing but kernels", path.display());
+                .unwrap_or_else(|| panic!("{}: imports `{used}`, which is not a layer", path.display()));
+            assert!(used_place <= place, "{} imports from `{used}`, which is above it", path.display());
+            assert!(own != "kernels" || used == "kernels", "{}: kernels may only import kernels", path.display());
         }
     }
 }
@@ -143,12 +145,13 @@ fn imports_go_down() {
 #[test]
 fn the_environment_is_read_in_one_file() {
     for (path, source) in sources() {
-        let reads = code(&source).contains("env::var") && !path.ends_with("model_files.rs"); // a test itself
+        let reads = code(&source).contains("env::var") && !path.ends_with("model_files.rs"); // this file is a test
         assert!(!reads || path.ends_with("env.rs") || path.ends_with("tests.rs"), "{}", path.display());
     }
 }
 
-/// A tensor's name is spelled in its family's file alone: none of its parts stands in a string elsewhere.
+/// A tensor's name is only spelled in the file of its family: no part of it occurs in a string
+/// elsewhere.
 #[test]
 fn tensor_names_stay_with_the_models() {
     const PARTS: [&str; 14] = [
@@ -194,6 +197,6 @@ fn unsafe_stays_with_the_instructions() {
 fn files_are_short() {
     for (path, source) in sources() {
         let lines = source.lines().count();
-        assert!(lines <= 600, "{} has {lines} lines: the design asks for a change", path.display());
+        assert!(lines <= 600, "{} has {lines} lines: split it", path.display());
     }
 }

@@ -5,16 +5,15 @@
 It needs the packages of requirements-fixtures.txt. Each model becomes a model directory
 gte-core/tests/fixtures/families/NAME with an expected.json in it:
 
-cases    ids (and types, where the model has them) with what they give: `embedding` (the unit
-         vector after pooling and Dense modules), `logits` (raw scores), `sparse` (weight by id),
+cases    ids (and types, if the model has them) and their results: `embedding` (the unit vector
+         after pooling and Dense modules), `logits` (raw scores), `sparse` (weight by id),
          `colbert` (unit vectors, token after token)
-texts    texts, or queries with documents, with their ids by the package `tokenizers` on that
-         tokenizer.json, cut to the model's length; `tokens` says how many there were where
-         something was cut
-scores   queries with documents and their raw scores, from the text to the end
+texts    texts, or queries with documents, and their ids by the package `tokenizers` with that
+         tokenizer.json, truncated to the model's length; `tokens` is the number before truncation
+scores   queries with documents, and their raw scores from the texts
 
-Weights and ids are seeded; expected values are of the files as written, read again by
-transformers, and are compared with sentence-transformers once more.
+Weights and ids are seeded. Expected values are computed from the written files, read again by
+transformers, and compared with sentence-transformers once more.
 """
 
 import os

@@ -1,24 +1,30 @@
-"""Writes the expected values of gte-core's tests, from an implementation that is not ours: Hugging Face transformers on PyTorch,
-in float64.
+"""Writes the expected values for the tests of gte-core, with an independent implementation:
+Hugging Face transformers on PyTorch, in float64.
 
-    python gte-core/tests/make_fixtures.py MINILM_DIR      # needs the packages of requirements-fixtures.txt
+    python gte-core/tests/make_fixtures.py MINILM_DIR
 
-Writes to gte-core/tests/fixtures/:
+It needs the packages of requirements-fixtures.txt, and writes to gte-core/tests/fixtures/:
 
-parity/{small,base,large}.f32   expected unit vectors of the texts of `lengths()` on seeded checkpoints of the three GTE
-                                shapes: CLS pooling, float64, rounded to little-endian f32, text after text
-minilm.json, minilm.f32         real texts with the real all-MiniLM-L6-v2: ids after the cut at 256, tokens before it, vectors
-torch/                          a tiny checkpoint in the formats of torch.save, and the vector of one text by it
-tokens.json                     ids of hard texts, by the tokenizer.json of MiniLM and by vocab.txt alone under each setting
+parity/{small,base,large}.f32   expected unit vectors of the texts of `lengths()` with seeded
+                                checkpoints of the three GTE shapes: CLS pooling, float64, rounded
+                                to little-endian f32, text after text
+minilm.json, minilm.f32         real texts with the real all-MiniLM-L6-v2: ids truncated to 256,
+                                number of tokens before that, vectors
+torch/                          a tiny checkpoint in the formats of torch.save, and its vector of
+                                one text
+tokens.json                     ids of difficult texts, by the tokenizer.json of MiniLM, and by
+                                vocab.txt alone with each setting
 
-A seeded checkpoint cannot be committed (large has 650 MB), so both sides make it. A tensor's seed is FNV-1a (64 bit) of its
-Hugging Face name; value i is base + spread · (2u − 1), where u = (splitmix64(seed + i) >> 40) / 2²⁴ and splitmix64(x) is the
-finaliser of Vigna's generator on x + 0x9E3779B97F4A7C15, computed in f32 and rounded to f16:
+A seeded checkpoint is too large to be committed (large has 650 MB), so both sides create it. A
+tensor's seed is FNV-1a (64 bit) of its Hugging Face name. Value i is base + spread · (2u − 1),
+where u = (splitmix64(seed + i) >> 40) / 2²⁴, and splitmix64(x) is the finalizer of Vigna's
+generator for x + 0x9E3779B97F4A7C15, computed in f32 and rounded to f16:
 
     LayerNorm weight: base 1, spread 0.3      LayerNorm bias: 0, 0.1       other biases: 0, 0.1
     query and key weight: 0, 0.12             other matrices: 0, 0.06
 
-Token ids of text t, position p: 670 + splitmix64(t · 1000 + p) mod 20000, [CLS] = 101 first and [SEP] = 102 last.
+The token id of text t at position p is 670 + splitmix64(t · 1000 + p) mod 20000, with [CLS] = 101
+first and [SEP] = 102 last.
 """
 import json
 import os
@@ -65,7 +71,7 @@ def values(name, shape):
 
 
 def lengths():
-    """200 short and middling lengths, and the extremes."""
+    """200 short and medium lengths, and the extremes."""
     with np.errstate(over="ignore"):
         draw = splitmix64(np.arange(200, dtype=np.uint64) + np.uint64(77_000_000))
     short = [3 + int(d % np.uint64(40 if i % 5 else 120)) for i, d in enumerate(draw)]
@@ -113,7 +119,7 @@ def parity(name):
 
 
 def texts():
-    """Original sentences in Chinese and English, and the odd ones."""
+    """Original sentences in Chinese and English, and unusual ones."""
     with open(os.path.join(HERE, "fixtures", "texts.txt"), encoding="utf8") as f:
         lines = f.read().split("\n")[:-1]
     joined = " ".join(lines)
@@ -154,7 +160,7 @@ def torch_formats():
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            # Multiples of 1/64 below 1, which f16 and bf16 hold exactly.
+            # Multiples of 1/64 below 1, which f16 and bf16 represent exactly.
             parameter.copy_(torch.randint(-60, 61, parameter.shape, generator=generator) / 64)
         vector = model(input_ids=torch.tensor([[2, 5, 6, 3]])).last_hidden_state[0, :1].numpy()
     write_f32(os.path.join(out, "expected.f32"), unit(vector))
@@ -167,7 +173,7 @@ def torch_formats():
     save("legacy-f32.bin", state, _use_new_zipfile_serialization=False)
     save("zip-f16.bin", cast(torch.float16))
     save("legacy-bf16.bin", cast(torch.bfloat16), _use_new_zipfile_serialization=False)
-    # Matrices the other way round, as conversions from TensorFlow save them, and parts of shared storages.
+    # Transposed matrices, as conversions from TensorFlow save them, and parts of shared storages.
     strided = {k: v.t().contiguous().t() if v.dim() == 2 else v for k, v in state.items()}
     names = [f"encoder.layer.0.attention.self.{part}.weight" for part in ("query", "key", "value")]
     strided.update(zip(names, torch.cat([state[name] for name in names]).chunk(3)))

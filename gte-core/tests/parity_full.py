@@ -1,12 +1,13 @@
-"""The true shapes of five models on seeded weights: expected values by transformers in float64,
-then our examples beside them.
+"""Tests the true shapes of five models on seeded weights: expected values by transformers in
+float64, and the results of our examples.
 
     python gte-core/tests/parity_full.py [NAME...]
 
-It needs the packages of requirements-fixtures.txt, 4 GB of disk and 12 GB of memory. Each directory is made once, under target/parity/NAME, with expected.jsonl in it; then `embed` or
-`rerank` of target/release (OURS names another folder) compute the same texts in f32, bf16 and
-int8. The tokenizers are those of the tiny models: rows of the tables beyond theirs are there,
-and are not used. `--make` stops before ours is run.
+It needs the packages of requirements-fixtures.txt, 4 GB of disk and 12 GB of memory. Each directory
+is created once, as target/parity/NAME, with expected.jsonl in it. Then `embed` or `rerank` of
+target/release (OURS names another folder) compute the same texts in f32, bf16 and int8. The
+tokenizers are those of the tiny models: the tables have rows beyond theirs, which are not used.
+`--make` stops before our examples run.
 """
 
 import json
@@ -26,7 +27,7 @@ from families.directory import Directory, encoded, logits, seed_of, states, unit
 
 ROOT = os.path.join("target", "parity")
 OURS = os.environ.get("OURS", os.path.join("target", "release"))
-# Largest difference of unit vectors in f32; scores relative to their size; cosines of the narrow
+# Largest difference of unit vectors in f32, with scores relative to their size; cosines of the low
 # precisions.
 ENCODER, DECODER, SCORE, BF16, INT8 = 2e-6, 5e-6, 1e-5, 0.9999, 0.999
 
@@ -189,7 +190,9 @@ SHAPES = {
 
 
 def make(name):
-    """The directory, with expected.jsonl as the last file, so that one that is there is whole."""
+    """The directory. expected.jsonl is its last file, so that the directory is complete if that
+    exists.
+    """
     directory.OUT = ROOT
     out = Directory(name)
     (tokenizer, tokens), length, load, pool = SHAPES[name](out, name)
@@ -236,7 +239,7 @@ def run(program, name, precision, lines, *more):
 
 
 def compare(name):
-    """Prints a line a precision; whether all of them keep their bounds."""
+    """Prints a line per precision. Returns whether all of them are within their bounds."""
     with open(os.path.join(ROOT, name, "expected.jsonl"), encoding="utf8") as f:
         rows = [json.loads(line) for line in f]
     good = True

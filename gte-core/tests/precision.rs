@@ -1,5 +1,6 @@
-//! What narrow numbers cost: cosines and rankings against f32 on real weights and real sentences; and 8-bit checkpoints.
-#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test; what it measured is worth reading")]
+//! What low precision costs: cosines and rankings compared with f32, on real weights and real
+//! sentences; and 8-bit checkpoints.
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test whose measurements are worth reading")]
 
 mod model;
 
@@ -17,7 +18,7 @@ fn minilm() -> std::path::PathBuf {
     dir
 }
 
-/// Real English sentences, each once.
+/// Real English sentences, without duplicates.
 fn sentences(count: usize) -> Vec<String> {
     let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("bundled/train/data");
     let mut seen = HashSet::new();
@@ -40,7 +41,7 @@ fn embedder(dir: &Path, precision: Precision, isa: Isa) -> Embedder {
     Embedder::builder(dir.to_str().unwrap()).offline(true).precision(precision).isa(isa).threads(2).build().unwrap()
 }
 
-/// Mean and smallest cosine of the rows.
+/// Mean and smallest cosine over the rows.
 fn fidelity(found: &Embeddings, expected: &Embeddings) -> (f64, f64) {
     let cosines: Vec<f64> = found.rows().zip(expected.rows()).map(|(a, b)| f64::from(cosine(a, b).unwrap())).collect();
     (cosines.iter().sum::<f64>() / cosines.len() as f64, cosines.into_iter().fold(1.0, f64::min))
@@ -63,9 +64,7 @@ fn narrow_numbers_keep_cosines_and_rankings() {
             common += found.iter().filter(|hit| expected.contains(&hit.index)).count();
         }
         let overlap = common as f64 / (10 * texts.len()) as f64;
-        eprintln!(
-            "{precision} on {best}: cosine {mean:.6} in the mean, {worst:.6} at worst; top-10 overlap {overlap:.4}"
-        );
+        eprintln!("{precision} on {best}: mean cosine {mean:.6}, worst {worst:.6}; top-10 overlap {overlap:.4}");
         assert!(
             mean >= mean_bound && worst >= worst_bound && overlap >= overlap_bound,
             "{precision}: {mean} {worst} {overlap}"
@@ -80,9 +79,10 @@ fn every_instruction_set_gives_the_same_vectors_but_for_rounding() {
         let expected = embedder(&minilm(), precision, Isa::Scalar).embed(&texts).unwrap();
         for isa in Isa::available().skip(1) {
             let (mean, worst) = fidelity(&embedder(&minilm(), precision, isa).embed(&texts).unwrap(), &expected);
-            eprintln!("{precision}, {isa} against plain Rust: cosine {mean:.7} in the mean, {worst:.7} at worst");
-            // The 8-bit products are the same to the bit. But between them a last digit of f32 turns some rounding to 8 bits, that turns
-            // more in the next layer, and in the end the rounding errors of the two have little in common.
+            eprintln!("{precision}, {isa} against plain Rust: mean cosine {mean:.7}, worst {worst:.7}");
+            // 8-bit matrix multiplications are the same bit for bit. But between them, a last digit
+            // of f32 changes some rounding to 8 bits, which changes more in the next layer, and in
+            // the end the rounding errors of both have little in common.
             assert!(mean > mean_bound && worst > worst_bound, "{precision} on {isa}: {mean}, {worst}");
         }
     }
@@ -96,7 +96,7 @@ fn auto_is_what_the_cpu_computes_natively() {
         let native = matches!(isa, Isa::Avx512Bf16 | Isa::Bf16);
         assert_eq!(chosen, if native { Precision::Bf16 } else { Precision::F32 }, "{isa}");
     }
-    // Who chooses none gets the same, and is told which it became.
+    // Without a choice the result is the same, and the precision is reported.
     let best = Isa::available().last().unwrap();
     let default = Embedder::from_dir(dir.path()).unwrap();
     assert_eq!(
@@ -117,10 +117,10 @@ fn an_8_bit_checkpoint_is_half_of_f16_and_as_good() {
     let expected = embedder(&minilm(), Precision::F32, best).embed(&texts).unwrap();
     for precision in [Precision::F32, Precision::Int8] {
         let (mean, worst) = fidelity(&embedder(&out, precision, best).embed(&texts).unwrap(), &expected);
-        eprintln!("8-bit checkpoint in {precision}: cosine {mean:.6} in the mean, {worst:.6} at worst");
+        eprintln!("8-bit checkpoint in {precision}: mean cosine {mean:.6}, worst {worst:.6}");
         assert!(mean >= 0.999 && worst >= 0.995, "{precision}: {mean}, {worst}");
     }
-    // What is 8-bit stays as it is: a second conversion changes nothing.
+    // Weights that are already 8-bit stay as they are: quantizing again changes nothing.
     let again = parent.path().join("again");
     convert_to_int8(&ModelFiles::from_dir(&out).unwrap(), &again).unwrap();
     assert!(
@@ -143,7 +143,7 @@ fn a_conversion_keeps_the_pooling_and_overwrites_nothing() {
     assert_eq!(converted.config().pooling, Pooling::Cls);
     let weights = Weights::open(&ModelFiles::from_dir(&out).unwrap(), converted.config()).unwrap();
     assert_eq!(weights.names().len(), model::tensors().len());
-    // A file where a directory should be.
+    // A file instead of a directory.
     let file = parent.path().join("file");
     std::fs::write(&file, "kept").unwrap();
     assert!(matches!(convert_to_int8(&files, &file), Err(Error::Io { .. })));

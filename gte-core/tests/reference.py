@@ -1,13 +1,13 @@
-"""Model directories that differ from a working one in one key, by sentence-transformers and by our
-`embed` and `rerank`.
+"""Compares model directories that differ from a working one in one key, in sentence-transformers
+and in our `embed` and `rerank`.
 
     MODELS=target/models OURS=target/release/embed python gte-core/tests/reference.py [WORD...]
-    # rerank lies beside embed
 
-A case passes where every cosine with the reference is above 0.9999 (every raw score within
-1e-4), or where we refuse and the case says that this is allowed and the message names the key.
-Where the reference itself does not load or compute, whatever we do passes but is shown. With
-words, only cases whose names hold one of them run. `--reference` runs the reference alone.
+`rerank` must be in the same folder as `embed`. A case passes if every cosine with the reference is
+above 0.9999 (every raw score within 1e-4), or if we refuse, the case allows that, and the message
+names the key. If the reference itself cannot load or compute a case, our result passes in any case,
+but is shown. With words, only cases whose names contain one of them run. `--reference` runs the
+reference alone.
 """
 
 import json
@@ -31,12 +31,12 @@ OURS = os.environ.get("OURS", "target/release/embed")
 
 
 def copy(base):
-    """A copy of the base to work on, in a folder whose name says nothing."""
+    """A copy of the base to work on, in a folder whose name does not reveal the model."""
     source = (
         MODELS / "all-MiniLM-L6-v2" if base == "minilm" else HERE / "fixtures" / "families" / base
     )
     target = pathlib.Path(tempfile.mkdtemp(prefix="gte-reference-")) / "model"
-    # Weights are large: a link is enough, and whoever changes them writes another file.
+    # Weights are large, so a link is enough; a case that changes them writes another file.
     link = lambda a, b: (
         os.link(a, b)
         if a.endswith(".safetensors") and os.stat(a).st_dev == os.stat(os.path.dirname(b)).st_dev
@@ -54,7 +54,7 @@ def copy(base):
 
 
 def reference(case, directory):
-    """Vectors or scores, or the reference's complaint."""
+    """Vectors or scores of the reference, or its error."""
     import torch
     from sentence_transformers import CrossEncoder, SentenceTransformer
     from transformers.utils import logging
@@ -78,7 +78,7 @@ def reference(case, directory):
 
 
 def ours(case, directory):
-    """The same of ours, or what it says on its way out."""
+    """Those of our programs, or the error message."""
     rerank = case.program == "rerank"
     lines = [
         json.dumps({"query": t[0], "documents": t[1]}, ensure_ascii=False) if rerank else t
@@ -103,7 +103,7 @@ def cosine(a, b):
 
 
 def judge(case, wanted, complaint, found, error):
-    """(passed, what to say)."""
+    """(passed, message)."""
     refused = found is None
     crashed = refused and "panicked" in error
     if crashed:

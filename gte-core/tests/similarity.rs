@@ -1,4 +1,5 @@
-//! Similarity and the small forms of vectors against naive f64 loops: every documented bound, order and error, from outside.
+//! Compares similarity and the small forms of vectors with naive f64 loops: every documented bound,
+//! order and error, through the public interface.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 use gte_core::similarity::{Hit, cosine, scores, top_k};
@@ -7,7 +8,7 @@ use ndarray::{Array2, ArrayView2, s};
 use proptest::prelude::*;
 use proptest::test_runner::Config;
 
-/// What `dot` may be off by, as a multiple of Σ|aᵢ·bᵢ|; stated in `kernels/dot.rs`.
+/// The maximum error of `dot`, as a multiple of Σ|aᵢ·bᵢ|, which `kernels/dot.rs` states.
 const DOT_ERROR: f64 = 4e-6;
 
 /// Numbers in −1..1, the same for the same seed.
@@ -61,7 +62,7 @@ proptest! {
                 let (sum, magnitude) = exact(query, document);
                 prop_assert!((f64::from(matrix[[q, d]]) - sum).abs() <= DOT_ERROR * magnitude);
             }
-            // The search is the sorted head of the matrix, to the bit.
+            // The search result equals the beginning of the sorted matrix row, bit for bit.
             let mut row: Vec<Hit> = (0..n).map(|index| Hit { index, score: matrix[[q, index]] }).collect();
             row.sort_by(|a, b| b.score.partial_cmp(&a.score).unwrap().then(a.index.cmp(&b.index)));
             row.truncate(k);
@@ -129,13 +130,15 @@ proptest! {
     }
 }
 
-/// The bound that `Int8Embeddings::dot` states, and 1e-6 for rows that are of unit length in f32 only.
+/// The bound that `Int8Embeddings::dot` states, plus 1e-6 for rows that have unit length only in
+/// f32.
 fn int8_bound(small: &Int8Embeddings, i: usize, j: usize) -> f64 {
     let (dim, a, b) = (small.dim as f64, f64::from(small.scales[i]), f64::from(small.scales[j]));
     dim.sqrt() / 2.0 * (a + b) + dim / 4.0 * a * b + 1e-6
 }
 
-/// The worst that rounding can do: every value just below half a scale, all errors of one sign.
+/// The worst case of rounding: every value just below half a scale, with all errors of the same
+/// sign.
 #[test]
 fn int8_bound_is_near_what_can_happen() {
     let (dim, largest) = (1024, 0.15f32);
@@ -143,7 +146,7 @@ fn int8_bound_is_near_what_can_happen() {
     let mut values = vec![largest];
     let mut square = f64::from(largest).powi(2);
     while values.len() < dim {
-        // As near to unit length as rows of these two values come.
+        // As close to unit length as rows of these two values can be.
         let left = (1.0 - square) / (dim - values.len()) as f64;
         let value = if left > f64::from(26.0 * scale).powi(2) { 26.49 * scale } else { 25.49 * scale };
         square += f64::from(value).powi(2);
@@ -155,15 +158,15 @@ fn int8_bound_is_near_what_can_happen() {
     let error = (f64::from(small.dot(0, 0).unwrap()) - square).abs();
     let bound = int8_bound(&small, 0, 0);
     assert!(error <= bound && error > 0.9 * bound, "error {error}, bound {bound}");
-    assert!(bound < 0.04, "the doc says 0.04, the bound is {bound}");
+    assert!(bound < 0.04, "the documentation says 0.04, the bound is {bound}");
 }
 
 #[test]
 fn small_forms_never_panic() {
-    // Larger than any sum of 32 bits: 200,000 · 127².
+    // Larger than any 32-bit sum: 200,000 · 127².
     let wide = Int8Embeddings { values: vec![127; 200_000], scales: vec![1.0], dim: 200_000 };
     assert_eq!(wide.dot(0, 0).unwrap(), 200_000.0 * 127.0 * 127.0);
-    // The fields are public: whatever they hold is answered, not believed.
+    // The fields are public, so their content is checked before use.
     assert!(Int8Embeddings { values: vec![], scales: vec![], dim: 0 }.dot(0, 0).is_err());
     assert!(Int8Embeddings { values: vec![1, 2], scales: vec![], dim: 2 }.dot(0, 0).is_err());
     assert!(BinaryEmbeddings { values: vec![], dim: 0 }.hamming(0, 0).is_err());
@@ -181,13 +184,14 @@ fn no_rows_are_fine() {
     assert_eq!(scores(&one, &empty).unwrap().dim(), (1, 0));
     assert!(top_k(empty.view(), one.view(), 3).unwrap().is_empty());
     assert_eq!(top_k(one.view(), empty.view(), 3).unwrap(), [vec![]]);
-    // A dimension that no array can have is refused where it comes in, not where it is viewed.
+    // A dimension that is impossible for an array is refused when the vectors are created, not when
+    // they are viewed.
     assert!(Embeddings::from_unit_rows(vec![], usize::MAX).is_err());
 }
 
 #[test]
 fn truncation_to_all_dimensions_changes_no_bit() {
-    // Normalised in f32, as kernels do it: in f64 most values would come out another way.
+    // Normalized in f32, like in kernels. In f64 most values would be different.
     let mut next = noise(7);
     let row: Vec<f32> = (0..384).map(|_| next()).collect();
     let length = row.iter().map(|v| v * v).sum::<f32>().sqrt();
@@ -214,7 +218,7 @@ fn cosine_hides_no_nan() {
 #[test]
 fn equal_scores_come_in_order_of_the_rows() {
     let one = [1.0];
-    // A row that comes up again a long way on, in another thread's part.
+    // Equal rows far apart, in parts of different threads.
     let values: Vec<f32> = (0..100_000).map(|i| (i % 100) as f32).collect();
     let hits = &top_k(column(&one), column(&values), 1500).unwrap()[0];
     let expected: Vec<usize> = (0..1000).map(|i| i * 100 + 99).chain((0..500).map(|i| i * 100 + 98)).collect();
@@ -241,7 +245,7 @@ fn other_dimensions_and_strided_rows_are_errors() {
     let square = Array2::<f32>::eye(4);
     assert!(matches!(top_k(square.view(), square.t(), 1), Err(Error::InvalidOption { .. })));
     assert!(top_k(square.slice(s![.., ..;-1]), square.view(), 1).is_err());
-    // Some columns of some rows are contiguous where it counts.
+    // Some columns of some rows, which are contiguous within each row.
     let part = square.slice(s![..;2, 1..3]);
     assert_eq!(order(&top_k(part, part, 2).unwrap()[0]), [0, 1]);
     assert_eq!(order(&top_k(square.slice(s![1..2, 1..2]), square.slice(s![.., 1..2]), 1).unwrap()[0]), [1]);

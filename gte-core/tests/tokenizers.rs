@@ -1,5 +1,6 @@
-//! A model's files say how texts become tokens: each key of them, changed alone, does what it does in Hugging Face transformers. The cases
-//! and what they give there are written by `make_tokenizers.py`.
+//! A model's files determine how texts become tokens: each key in them, changed alone, has the same
+//! effect as in Hugging Face transformers. `make_tokenizers.py` writes the cases and the expected
+//! results.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::path::Path;
@@ -12,7 +13,7 @@ fn fixture() -> Value {
     serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
 }
 
-/// The files of a case, as `merged` in the script makes them.
+/// The files of a case, merged as by `merged` in the script.
 fn directory(base: &Value, changes: &Value) -> tempfile::TempDir {
     let mut files: Map<String, Value> = base.as_object().unwrap().clone();
     for (file, change) in changes.as_object().unwrap() {
@@ -78,7 +79,7 @@ fn each_key_does_what_it_does_in_transformers() {
         let rows = base["config.json"]["vocab_size"].as_u64().unwrap() as usize;
         let read = |max_length| Tokenizer::open(&files, rows, max_length);
         let tokenizer = match read(1 << 20) {
-            // What transformers does not load may be refused or not, and does no harm.
+            // Files that transformers cannot load may be accepted or refused.
             _ if case.get("raises").is_some() => {
                 raised += 1;
                 continue;
@@ -99,7 +100,8 @@ fn each_key_does_what_it_does_in_transformers() {
         let cut = read(7).unwrap();
         for (i, text) in texts.iter().enumerate() {
             check("text", text, tokenizer.encode_one(text).unwrap().ids, ids(&case["ids"][i]));
-            // As sentence-transformers counts a prompt: as many as it has alone, without a special token at its end.
+            // As sentence-transformers counts a prompt: as many tokens as it has alone, without a
+            // special token at its end.
             let (alone, special) = (ids(&case["ids"][i]), ids(&case["special"]));
             let expected = alone.len() - usize::from(alone.last().is_some_and(|id| special.contains(id)));
             if !text.is_empty() {

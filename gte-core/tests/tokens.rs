@@ -1,4 +1,5 @@
-//! Token ids are those of Hugging Face on any text, from `tokenizer.json` and from `vocab.txt` alone; a cut is counted.
+//! Token ids equal those of Hugging Face on any text, from `tokenizer.json` and from `vocab.txt`
+//! alone, and truncated tokens are counted.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 mod model;
@@ -22,7 +23,7 @@ fn tokenizer(dir: &Path, max_length: usize) -> gte_core::Result<Tokenizer> {
     Tokenizer::read(&files, &config)
 }
 
-/// A directory with MiniLM's vocabulary alone, and settings.
+/// A directory with only MiniLM's vocabulary, and settings.
 fn vocab_only(settings: Option<&serde_json::Value>) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     for file in ["config.json", "vocab.txt"] {

@@ -1,13 +1,15 @@
-"""Sentences in twos that differ in a word or in the order of two, and in what they say: who did it to whom, what is more than what, whether, when, how.
+"""Pairs of sentences that differ in a word, or in the order of two words, and therefore in their
+meaning: who did it to whom, what is more than what, whether, when, how.
 
-A teacher that reads words has nearly the same vector for both. `data/contraries.tsv` has hand-written ones, the templates here make others: `draw` gives a
-sentence, the same said in another way, its English, its contrary, the contrary's English.
+A teacher that reads words has nearly the same vector for both. `data/contraries.tsv` has
+hand-written pairs, and the templates here produce others: `draw` returns a sentence, a paraphrase,
+its English translation, its contrary, and the English translation of the contrary.
 """
 import data
 
 
 def _table(text):
-    """Rows of `|`-separated cells, one row between semicolons."""
+    """Rows of `|`-separated cells; rows are separated by semicolons."""
     return [tuple(cell.strip() for cell in row.split("|")) for row in text.replace("\n", " ").split(";") if row.strip()]
 
 
@@ -75,7 +77,7 @@ class Contraries:
         self.reworded = data.Rewording()
 
     def draw(self, rng):
-        """(Chinese, the same said in another way, English, the contrary's Chinese, the contrary's English)."""
+        """(Chinese, a paraphrase, English, the contrary in Chinese, the contrary in English)."""
         if rng.random() < 0.4:
             return rng.choice(self.written)
         one, same, english, other, contrary = rng.choice(KINDS)(rng)
@@ -136,7 +138,7 @@ def trend(rng):
 
 def when(rng):
     what, name = rng.choice(EVENTS)
-    (x, ex), (y, ey) = rng.sample(rng.choice([TIMES[:6], TIMES[6:9], TIMES[9:12]]), 2)  # days of the week, days from now, hours: not both can be
+    (x, ex), (y, ey) = rng.sample(rng.choice([TIMES[:6], TIMES[6:9], TIMES[9:12]]), 2)  # days of the week, days from now, hours: they exclude each other
     return f"{what}定在{x}。", f"{x}有{what}。", _cap(f"{name} is {ex}"), f"{what}定在{y}。", _cap(f"{name} is {ey}")
 
 
@@ -230,7 +232,7 @@ def enough(rng):
 
 
 def _either(rng, yes, english_yes, no, english_no):
-    """Either of the two as the one, the other as its contrary."""
+    """Either of the two as the sentence, and the other as its contrary."""
     sides = [(yes, english_yes), (no, english_no)]
     rng.shuffle(sides)
     (own, english), (other, contrary) = sides

@@ -1,4 +1,6 @@
-"""The texts: hand-written pairs, a lexicon, and pairs that the generators print. Paths, splits, cleaning."""
+"""The texts: hand-written pairs, a lexicon, and pairs that the generators print. Paths, splits,
+cleaning.
+"""
 import collections
 import pathlib
 import re
@@ -8,7 +10,7 @@ import sys
 HERE = pathlib.Path(__file__).resolve().parent
 DATA = HERE / "data"
 DOMAINS = ["service", "life", "tech", "business", "culture"]
-TRAINED_ONLY = ["health", "contrasts", "topics", "daily"]  # not in the evaluation, whose figures shall stay comparable
+TRAINED_ONLY = ["health", "contrasts", "topics", "daily"]  # not in the evaluation, so that its figures stay comparable
 
 
 def held_out(line):
@@ -49,12 +51,14 @@ def generated(count, seed):
     for domain in DOMAINS:
         printed = subprocess.run([sys.executable, DATA / f"{domain}.gen.py", str(count), str(seed)], capture_output=True, text=True, check=True).stdout
         out += [tuple(line.split("\t")[:2]) for line in printed.splitlines() if "\t" in line]
-    # A generator may print by chance what is held out.
+    # By chance, a generator may print a sentence that is held out.
     return [pair for pair in out if not held & set(pair)]
 
 
 def joined(rng):
-    """Passages: runs of two to four consecutive lines of a file, for the model shall read longer texts too."""
+    """Passages: runs of two to four consecutive lines of a file, so that the model reads longer
+    texts too.
+    """
     out = []
     for domain in DOMAINS + TRAINED_ONLY:
         block = []
@@ -70,13 +74,17 @@ def joined(rng):
 
 
 def _spans():
-    """The lexicon's words of two characters and more with their glosses, in its order, which is by theme: a word's neighbours are of its kind."""
+    """The lexicon's words of at least two characters with their glosses, in its order, which is by
+    theme: neighbouring words are of the same kind.
+    """
     return [(word, gloss) for word, gloss in lexicon() if len(word) > 1]
 
 
 class Substitution:
-    """Pairs made of those that were `written`: words and their glosses, found in both sides of a pair, give way to others of the lexicon, half of them to near ones,
-    which are of their kind."""
+    """Pairs derived from those that were `written`: words and their glosses that occur on both
+    sides of a pair are replaced by others from the lexicon, half of them by near ones, which are of
+    the same kind.
+    """
 
     def __init__(self, written):
         self.pairs, self.entries = written, _spans()
@@ -96,7 +104,7 @@ class Substitution:
         self.found, self.rows = found, sorted(found)
 
     def draw(self, rng, count, reach=12, most=3):
-        """`count` pairs made of one."""
+        """`count` pairs derived from one."""
         while True:
             row, out = rng.choice(self.rows), []
             for _ in range(4 * count):
@@ -111,7 +119,7 @@ class Substitution:
         spans = rng.sample(self.found[row], min(rng.randint(1, most), len(self.found[row])))
         for start, end, at, gloss in sorted(spans, key=lambda span: -span[0]):
             if end > before or not gloss.search(english):
-                continue  # it overlaps one that was replaced
+                continue  # it overlaps a word that was replaced
             near = min(max(at + rng.randint(-reach, reach), 0), len(self.entries) - 1)
             word, new = self.entries[near] if rng.random() < 0.5 else rng.choice(self.entries)
             chinese, english, before = chinese[:start] + word + chinese[end:], gloss.sub(lambda _: new, english, count=1), start
@@ -119,7 +127,7 @@ class Substitution:
 
 
 def listed(lexicon, rng):
-    """A few words of the lexicon, and their glosses, one after the other."""
+    """Some words of the lexicon, and their glosses, one after the other."""
     entries = rng.sample(lexicon, rng.randint(2, 6))
     return "，".join(word for word, _ in entries), ", ".join(gloss for _, gloss in entries)
 
@@ -136,8 +144,10 @@ def words(texts):
 
 
 def noised(english, words, rng):
-    """`english` with words replaced by any others, or left out, or its two parts turned round: what it means the teacher says, and so the student
-    sees each word beside all others, not in the few sentences alone that were written."""
+    """`english` with some words replaced by random ones or left out, or with its two halves
+    swapped. The teacher decides what the text then means, so that the student sees each word beside
+    all others, not only in the few written sentences.
+    """
     own, kind = english.split(" "), rng.random()
     if kind < 0.6:
         own = [rng.choice(words) if rng.random() < 0.3 else word for word in own]
@@ -150,7 +160,7 @@ def noised(english, words, rng):
 
 
 def by_gloss():
-    """{English word: the lexicon's words of two characters and more that it is the gloss of}."""
+    """{English word: the lexicon's words of at least two characters of which it is the gloss}."""
     out = collections.defaultdict(list)
     for word, gloss in _spans():
         out[gloss.lower()].append(word)
@@ -158,7 +168,9 @@ def by_gloss():
 
 
 class Rewording:
-    """Chinese words, longest first, in place of which stand others with the same gloss; but for those that say whether."""
+    """Chinese words, longest first, that may be replaced by others with the same gloss, except for
+    words of negation.
+    """
 
     def __init__(self):
         self.same = {}
@@ -178,7 +190,9 @@ class Rewording:
 
 
 def mixed(english, glosses, rng, share=0.4):
-    """`english` with about `share` of the words that the lexicon has (runs of up to three) in Chinese."""
+    """`english` with about `share` of the words that the lexicon has (runs of up to three words) in
+    Chinese.
+    """
     words, out, at = english.split(" "), [], 0
     while at < len(words):
         for length in (3, 2, 1):

@@ -1,4 +1,4 @@
-"""How good the student is on the held-out blocks: see `evaluate`."""
+"""Measures the student on the held-out blocks: see `evaluate`."""
 import numpy as np
 
 import data
@@ -14,10 +14,14 @@ def ranks(values):
 def evaluate(embed, teacher):
     """`embed`: texts → unit rows; `teacher`: {English text: unit row}.
 
-    zh_en: share of Chinese texts whose nearest English text, of all that are held out, is their own (or the same English).
-    zh_zh: share of Chinese texts with a paraphrase (a neighbouring line whose English the teacher finds alike, ≥ 0.8) whose nearest other
-    Chinese text is one of its paraphrases.
-    english: Spearman correlation of student's and teacher's cosines over pairs of English texts.
+    zh_en: share of Chinese texts whose nearest English text, of all that are held out, is their own
+    (or the same English text).
+
+    zh_zh: share of Chinese texts with a paraphrase (a neighbouring line whose English the teacher
+    finds similar, ≥ 0.8) whose nearest other Chinese text is one of their paraphrases.
+
+    english: Spearman correlation of the student's and the teacher's cosines over pairs of English
+    texts.
     """
     pairs = data.pairs(True)
     chinese, english = embed([c for c, _ in pairs]), embed([e for _, e in pairs])

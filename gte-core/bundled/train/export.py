@@ -1,7 +1,9 @@
-"""Writes the trained student as a model directory with int8 weights: python export.py TEACHER_DIR WORK_DIR OUT_DIR
+"""Writes the trained student as a model directory with int8 weights: python export.py TEACHER_DIR
+WORK_DIR OUT_DIR
 
-Matrices: integers in −127..=127 with one scale a row (`NAME`, I8, and `NAME.scale`, F32); vectors: F32. The layout that gte-core reads.
-Then measures the student as it was written, and writes its vectors of some texts for gte-core's tests.
+Matrices are integers in −127..=127 with one scale per row (`NAME`, I8, and `NAME.scale`, F32), and
+vectors are F32: the layout that gte-core reads. Then it measures the student from the written
+files, and writes its vectors of some texts for the tests of gte-core.
 """
 import base64
 import json
@@ -44,7 +46,8 @@ limit = config["max_position_embeddings"]
 write("config.json", {"architectures": ["BertModel"], **config})
 write("vocab.txt", "\n".join(tokens) + "\n")
 write("tokenizer.json", vocabulary.tokenizer_json(tokens, others, base64.b64decode(charsmap), limit))
-# The class that reads tokenizer.json as it is: BERT's own would read vocab.txt, which has no words.
+# The class that uses tokenizer.json as it is. BERT's own class would read vocab.txt, which has no
+# words.
 write("tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast", "do_lower_case": True, "model_max_length": limit,
                                 **{f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}})
 write("sentence_bert_config.json", {"max_seq_length": limit, "do_lower_case": False})
@@ -58,7 +61,7 @@ size = sum(f.stat().st_size for f in out.rglob("*") if f.is_file() and "train" n
 print(f"{size / 1e6:.2f} MB")
 assert size <= 9.5e6, "too large to be published"
 
-# As it was written: the rounded weights, in PyTorch.
+# From the written files: the rounded weights, in PyTorch.
 student = BertModel(BertConfig(**saved["config"]), add_pooling_layer=False).eval()
 student.load_state_dict(saved["state"])
 tokenizer = Tokenizer.from_str((out / "tokenizer.json").read_text(encoding="utf8"))

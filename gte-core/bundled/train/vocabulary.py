@@ -1,14 +1,19 @@
-"""The student's vocabulary, and the rows that its tokens start with.
+"""The student's vocabulary, and the initial rows of its tokens.
 
-English pieces are the teacher's, with its rows: the most frequent have rows of their own, the others are further names of the piece whose
-row is nearest to theirs (`walks` of `walk`, `sapling` of `tree`), so that English is cut up just as the teacher cuts it, and a rare word
-costs no row and means something. A missing piece would fall apart into letters, which say nothing: of the held-out English texts three in five had one.
-Pieces with digits are never merged: a number must stay itself.
+English pieces are the teacher's, with its rows: the most frequent have rows of their own, and the
+others are further names of the piece with the nearest row (`walks` of `walk`, `sapling` of `tree`).
+English is therefore split exactly as by the teacher, and a rare word costs no row and still has a
+meaning. A missing piece would fall apart into letters, which mean nothing: three in five of the
+held-out English texts had one. Pieces with digits are never merged, because numbers must stay
+different.
 
-Chinese is read in words where the lexicon has them, longest first, else character by character. A word with a gloss of one English piece is a further
-name of that piece: 发票 is read as `invoice` is, and costs a name, no row. The most frequent of the others have rows of their own, which start as the mean of
-their gloss's. A character's row starts as the mean of the rows for the glosses of the words that contain it; rare characters are names of the
-nearest frequent one. Traditional characters and full-width signs and letters become simplified and half-width ones first: they cannot come out different.
+Chinese is read in words that are in the lexicon, longest first, and otherwise character by
+character. A word whose gloss is one English piece is a further name of that piece: 发票 is read like
+`invoice`, and costs a name instead of a row. The most frequent of the other words have rows of
+their own, which start as the mean of the rows of their gloss. The row of a character starts as the
+mean of the rows of the glosses of all words that contain it; rare characters are names of the
+nearest frequent one. Traditional characters and full-width signs and letters are first converted to
+simplified and half-width ones, so that they cannot give different vectors.
 """
 import base64
 import collections
@@ -24,13 +29,13 @@ import sentencepiece
 import data
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-OURS = 0.7  # the weight of our texts in how frequent a piece is
-COMMON = 21000  # pieces that neither occur nor have a teacher's id below this fall apart
+OURS = 0.7  # weight of our texts in the frequency of a piece
+COMMON = 21000  # pieces that neither occur nor have a teacher's id below this are split into letters
 SIGNS = dict(zip("，。？！：；（）【】〔〕〈〉“”‘’「」『』、—…《》～·￥", ",.?!:;()[]()()\"\"''\"\"'',-.\"\"~.¥", strict=True))
 MORE_SIGNS = "¥€£°±×÷"
-ALIKE = 0.5  # how near its piece's row must be to a row for a Chinese word to be named after it
-RUN = 32  # Chinese characters that are cut up together: a word longer than the rest of its run is not found, a run without end costs no more than its length
-CHINESE = "㐀-䶿一-鿿豈-\ufaff\U00020000-\U0002fa1f"  # as BERT has them, but for those that no text has
+ALIKE = 0.5  # minimum cosine for a Chinese word to become a name of a piece
+RUN = 32  # Chinese characters that are split together: a word longer than the rest of its run is not found, and a very long run only costs its length
+CHINESE = "㐀-䶿一-鿿豈-\ufaff\U00020000-\U0002fa1f"  # as in BERT, without those that do not occur
 
 
 def is_chinese(character):
@@ -38,8 +43,10 @@ def is_chinese(character):
 
 
 def charsmap():
-    """What characters become before all else, in the form that `tokenizers` calls Precompiled: traditional ones simplified, by ICU's Hant-Hans
-    rules; full-width signs and letters half as wide."""
+    """What characters become before everything else, in the form that `tokenizers` calls
+    Precompiled: traditional characters become simplified, by ICU's Hant-Hans rules; full-width
+    signs and letters become half-width.
+    """
     candidates = [chr(c) for c in (*range(0x3400, 0x4DC0), *range(0x4E00, 0xA000))]
     converted = subprocess.run(["uconv", "-f", "utf8", "-t", "utf8", "-x", "Hant-Hans"], input="\n".join(candidates), capture_output=True, text=True, check=True)
     becomes = dict(zip(candidates, converted.stdout.split("\n"), strict=True)) | {chr(c): chr(c - 0xFEE0) for c in range(0xFF01, 0xFF5F)} | SIGNS
@@ -47,7 +54,7 @@ def charsmap():
     with tempfile.NamedTemporaryFile("w", suffix=".tsv") as rules:
         rules.writelines(f"{ord(old):X}\t{ord(new):X}\n" for old, new in becomes.items() if old != new)
         rules.flush()
-        # SentencePiece compiles the rules when it trains, whatever on.
+        # SentencePiece compiles the rules when it trains, on any text.
         sentencepiece.SentencePieceTrainer.train(sentence_iterator=iter(["a b c"] * 10), model_writer=model, model_type="char", vocab_size=7,
                                                  normalization_rule_tsv=rules.name, minloglevel=2)
     # sentencepiece_model.proto: ModelProto.normalizer_spec = 3, NormalizerSpec.precompiled_charsmap = 2.
@@ -78,7 +85,9 @@ def _fields(message):
 
 
 def nearest(rows, others):
-    """For each of `others` the cosine with the row that is nearest to it, seen from the rows' centre, and that row's index."""
+    """For each of `others`, the cosine with the nearest row, relative to the rows' centre, and that
+    row's index.
+    """
     centre = rows.mean(0)
     unit = lambda x: (x - centre) / np.linalg.norm(x - centre, axis=1, keepdims=True)
     scores = unit(others) @ unit(rows).T
@@ -86,7 +95,9 @@ def nearest(rows, others):
 
 
 def cut(chinese, words, longest=8):
-    """The words of a Chinese text, longest first, and the characters between them, as the tokenizer will find them."""
+    """The words of a Chinese text, longest first, and the characters between them, as the tokenizer
+    will find them.
+    """
     at = 0
     while at < len(chinese):
         size = next((n for n in range(min(longest, len(chinese) - at), 1, -1) if chinese[at : at + n] in words), 1)
@@ -95,7 +106,9 @@ def cut(chinese, words, longest=8):
 
 
 def build(teacher_tokenizer, teacher_rows, texts, english_rows, character_rows, word_rows):
-    """The tokens in order of their ids, Chinese ones last, the row that each starts with, and {other name: id}. `texts`: (Chinese, English)."""
+    """The tokens in the order of their ids, with Chinese ones last; the initial row of each; and
+    {other name: id}. `texts`: (Chinese, English).
+    """
     teacher = teacher_tokenizer.get_vocab()
     row = lambda tokens: teacher_rows[[teacher[token] for token in tokens]]
     bare = lambda gloss: teacher_tokenizer.tokenize(re.sub("^(to be|to|an?|the|be) ", "", gloss.lower()))
@@ -113,7 +126,8 @@ def build(teacher_tokenizer, teacher_rows, texts, english_rows, character_rows, 
         # Latin letters and digits in Chinese texts are pieces too.
         counts.update(teacher_tokenizer.tokenize("".join(c if ord(c) < 128 else " " for c in chinese)))
 
-    # How often a piece comes up: in our texts, and in general, by Zipf's law for the teacher's ids, which fall with the frequency.
+    # How often a piece occurs: in our texts, and in general, by Zipf's law for the teacher's ids,
+    # which are sorted by frequency.
     pieces = [t for t in sorted(teacher, key=teacher.get) if re.fullmatch("(##)?[a-z0-9]+", t)]
     zipf = [1 / (rank + 1) for rank in range(len(pieces))]
     total, whole = sum(counts[t] for t in pieces), sum(zipf)
@@ -152,7 +166,7 @@ def build(teacher_tokenizer, teacher_rows, texts, english_rows, character_rows, 
 
 
 def ranges(characters):
-    """The inside of a regular expression's class that holds `characters`."""
+    """The inside of a regular expression's class for `characters`."""
     runs = []
     for c in sorted(map(ord, characters)):
         if runs and c == runs[-1][1] + 1:
@@ -163,7 +177,9 @@ def ranges(characters):
 
 
 def tokenizer_json(tokens, others, charsmap, max_length):
-    """The file of Hugging Face `tokenizers` for BERT's tokenizer over these names, Chinese in runs."""
+    """The file of Hugging Face `tokenizers` for BERT's tokenizer with these names, and Chinese in
+    runs.
+    """
     vocabulary = {token: i for i, token in enumerate(tokens)} | others
     # A run with an unknown character would be unknown as a whole.
     run = f"[{ranges(name for name in vocabulary if len(name) == 1 and is_chinese(name))}]{{1,{RUN}}}|[{CHINESE}]"

@@ -1,5 +1,5 @@
 #![no_main]
-//! config.json of any content: an error or a configuration that can be computed.
+//! A config.json with any content gives an error or a configuration that can be computed.
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
     gte_core_fuzz::with_file("config.json", data, |files| {
         if let Ok(config) = gte_core::ModelConfig::read(&files, None) {

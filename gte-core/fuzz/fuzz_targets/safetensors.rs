@@ -1,3 +1,3 @@
 #![no_main]
-//! model.safetensors of any content: an error or something that works.
+//! A model.safetensors with any content gives an error or works.
 libfuzzer_sys::fuzz_target!(|data: &[u8]| gte_core_fuzz::with_file("model.safetensors", data, gte_core_fuzz::read_weights));

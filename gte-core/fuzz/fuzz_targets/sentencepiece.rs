@@ -1,6 +1,6 @@
 #![no_main]
-//! Any text: our fast way through XLM-RoBERTa's tokenizer gives the ids of the crate `tokenizers`, on the bundled model's words as pieces,
-//! with its map of characters.
+//! For any text, our fast implementation of XLM-RoBERTa's tokenizer gives the ids of the crate
+//! `tokenizers`, with the words of the bundled model as pieces, and with its map of characters.
 use std::sync::LazyLock;
 
 use gte_core::{ModelFiles, Tokenizer};
@@ -30,7 +30,7 @@ static BOTH: LazyLock<(Tokenizer, tokenizers::Tokenizer)> = LazyLock::new(|| {
     std::fs::write(dir.path().join("tokenizer.json"), &file).expect("a file");
     std::fs::write(dir.path().join("config.json"), r#"{"model_type": "other"}"#).expect("a file");
     let files = ModelFiles::from_dir(dir.path()).expect("a directory with a configuration");
-    (Tokenizer::open(&files, 1 << 20, 1 << 20).expect("it is sound"), tokenizers::Tokenizer::from_bytes(file).expect("it is sound"))
+    (Tokenizer::open(&files, 1 << 20, 1 << 20).expect("a valid file"), tokenizers::Tokenizer::from_bytes(file).expect("a valid file"))
 });
 
 libfuzzer_sys::fuzz_target!(|text: &str| {

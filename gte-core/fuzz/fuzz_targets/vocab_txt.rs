@@ -1,3 +1,3 @@
 #![no_main]
-//! vocab.txt of any content: an error or something that works.
+//! A vocab.txt with any content gives an error or works.
 libfuzzer_sys::fuzz_target!(|data: &[u8]| gte_core_fuzz::with_file("vocab.txt", data, gte_core_fuzz::tokenize));

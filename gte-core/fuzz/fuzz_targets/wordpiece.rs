@@ -1,5 +1,6 @@
 #![no_main]
-//! Any text: our fast way through BERT's tokenizer gives the ids of the crate `tokenizers`, on the bundled model's vocabulary.
+//! For any text, our fast implementation of BERT's tokenizer gives the ids of the crate
+//! `tokenizers`, with the vocabulary of the bundled model.
 use std::sync::LazyLock;
 
 use gte_core::{ModelConfig, ModelFiles, Tokenizer};

@@ -1,5 +1,5 @@
-//! A model directory in which a fuzz target replaces one file: the engine reads models from directories, so that is what is
-//! fuzzed. It lies on a memory file system where there is one.
+//! A model directory in which a fuzz target replaces one file: directories are fuzzed, because the
+//! engine reads models from them. It is on a memory file system if there is one.
 
 use std::path::Path;
 
@@ -15,14 +15,14 @@ thread_local! {
     };
 }
 
-/// A temporary directory, in memory where that is possible.
+/// A temporary directory, in memory if possible.
 pub fn temporary() -> tempfile::TempDir {
     let memory = Path::new("/dev/shm");
     let dir = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
     dir.expect("a temporary directory")
 }
 
-/// Writes `data` as `file` beside a sound configuration and vocabulary, and opens the directory.
+/// Writes `data` as `file` beside a valid configuration and vocabulary, and opens the directory.
 pub fn with_file(file: &str, data: &[u8], check: impl FnOnce(ModelFiles)) {
     DIR.with(|dir| {
         for (name, content) in [("config.json", CONFIG), ("vocab.txt", VOCAB), (file, data)] {
@@ -32,7 +32,7 @@ pub fn with_file(file: &str, data: &[u8], check: impl FnOnce(ModelFiles)) {
     });
 }
 
-/// Opens the weights and reads each of a few tensors.
+/// Opens the weights and reads some tensors.
 pub fn read_weights(files: ModelFiles) {
     let Ok(config) = ModelConfig::read(&files, Some(Pooling::Cls)) else { return };
     if let Ok(weights) = Weights::open(&files, &config) {
@@ -42,8 +42,9 @@ pub fn read_weights(files: ModelFiles) {
     }
 }
 
-/// Builds the tokenizer and tokenizes a few texts. A panic that the engine catches is no finding: libFuzzer's hook, which ends the process
-/// at any, is taken out; one that gets through still ends it.
+/// Builds the tokenizer and tokenizes some texts. A panic that the engine catches is not an error,
+/// so libFuzzer's panic hook, which ends the process, is removed. A panic that is not caught still
+/// ends it.
 pub fn tokenize(files: ModelFiles) {
     static QUIET: std::sync::Once = std::sync::Once::new();
     QUIET.call_once(|| std::panic::set_hook(Box::new(|_| {})));
@@ -56,13 +57,13 @@ pub fn tokenize(files: ModelFiles) {
         }
     };
     check();
-    // The same file for classes that take more, or other things, from it.
+    // The same file for classes that read more of it, or something else.
     let config = Path::new(&files.label("tokenizer_config.json")).to_path_buf();
     if !config.exists() {
         for class in ["PreTrainedTokenizerFast", "XLMRobertaTokenizer", "Qwen2Tokenizer"] {
             std::fs::write(&config, format!("{{\"tokenizer_class\": \"{class}\"}}")).expect("a file");
             check();
         }
-        std::fs::remove_file(&config).expect("it was there");
+        std::fs::remove_file(&config).expect("the file exists");
     }
 }

@@ -1,5 +1,6 @@
-//! The verbs on candle tensors: NVIDIA GPUs (feature `cuda`), Apple GPUs (`metal`), and on candle's CPU backend the
-//! whole-model oracle of the tests. Plain on purpose: each verb is its formula in candle's own operations.
+//! Implements `Backend` with candle tensors: on NVIDIA GPUs (feature `cuda`), on Apple GPUs
+//! (`metal`), and on candle's CPU backend, with which the tests compare whole models. Plain on
+//! purpose: each operation is its formula in candle's own operations.
 
 use candle_core::{D, DType, Device, Tensor};
 
@@ -12,7 +13,7 @@ use crate::models::{
 };
 use crate::weights::Weights;
 
-/// A candle device, computing in one type; norms and softmax are in f32 whatever that is.
+/// A candle device that computes in one number type. Norms and softmax are always in f32.
 pub(crate) struct Candle {
     device: Device,
     dtype: DType,
@@ -60,7 +61,7 @@ impl Candle {
         })
     }
 
-    /// Each position of `positions` turned by its angles: (heads, tokens, d).
+    /// Rotates each position of `positions` by its angles: (heads, tokens, d).
     fn turned(&self, x: &Tensor, rope: &RopeSpec, first: usize) -> Result<Tensor> {
         let (_, tokens, d) = x.dims3()?;
         let half = d / 2;
@@ -79,7 +80,8 @@ impl Candle {
         Ok(Tensor::cat(&[first_half, second_half], 2)?.to_dtype(self.dtype)?)
     }
 
-    /// What `mask` adds to the scores of `queries` behind `first` tokens: (queries, keys), or nothing.
+    /// What `mask` adds to the scores of `queries` that follow `first` tokens: (queries, keys), or
+    /// nothing.
     fn mask(&self, mask: Mask, first: usize, queries: usize) -> Result<Option<Tensor>> {
         let sees = |query: usize, key: usize| match mask {
             Mask::Full => true,
@@ -137,7 +139,7 @@ pub(crate) struct Attention {
     head_norms: Option<[Norm; 2]>,
 }
 
-/// Keys and values of each text, turned: (kv_heads, tokens, d).
+/// Keys and values of each text, rotated: (kv_heads, tokens, d).
 pub(crate) struct Projected {
     keys: Vec<Tensor>,
     values: Vec<Tensor>,
@@ -248,7 +250,7 @@ impl Backend for Candle {
             let (all_k, all_v) = (join(before.map(|b| b.0), &k)?, join(before.map(|b| b.1), &v)?);
             projected.keys.push(k);
             projected.values.push(v);
-            // Query heads that share a key head are rows of one product.
+            // Query heads that share a key head become rows of one matrix multiplication.
             let q = q.reshape((spec.kv_heads, group * tokens, d))?;
             let scores = (q.matmul(&all_k.t()?.contiguous()?)? / (d as f64).sqrt())?.to_dtype(DType::F32)?;
             let scores = match self.mask(attention.layer.mask, first, tokens)? {
@@ -301,7 +303,8 @@ impl Backend for Candle {
             for text in 0..texts.count() {
                 let range = texts.range(text);
                 let skip = Some(texts.unpooled(text)).filter(|&skip| skip < range.len()).unwrap_or(0);
-                // In f32: a mean over hundreds of tokens would lose digits in a half precision.
+                // In f32, because a mean over hundreds of tokens would lose digits in half
+                // precision.
                 let tokens = x.narrow(0, range.start + skip, range.len() - skip)?.to_dtype(DType::F32)?;
                 rows.push(tokens.mean_keepdim(0)?.to_dtype(self.dtype)?);
             }

@@ -1,4 +1,5 @@
-//! `trait Backend`: the few verbs that an encoder needs. `encoder.rs` says what a model is in them; each device says how.
+//! `trait Backend`: the few operations that an encoder needs. `encoder.rs` builds models from them,
+//! and each device implements them.
 
 #[cfg(feature = "candle")]
 pub(crate) mod candle;
@@ -12,34 +13,38 @@ use crate::models::{Architecture, LayerSpec, MlpSpec, NormSpec, Pooling};
 use crate::profile::Profile;
 use crate::weights::Weights;
 
-/// What a device must do. Every hidden state is (tokens × width), the tokens of a batch end to end. Verbs that take
-/// several layers leave it to the device in what form the states between them are kept.
+/// What a device must implement. Every hidden state is (tokens × width), with the tokens of a batch
+/// end to end. Operations that cover several layers leave the form of the states between these
+/// layers to the device.
 ///
-/// No verb lets one text see another, or the size of its batch: that is what makes results independent of the batch.
+/// No operation lets one text see another text or the size of its batch. That is what makes results
+/// independent of the batch.
 pub(crate) trait Backend: Send + Sync {
     /// A (tokens × hidden) matrix: the stream that layers read from and add to.
     type Hidden: Send + Sync;
-    /// A (tokens × width) matrix that only a linear layer reads, in the form that it likes best.
+    /// A (tokens × width) matrix that only linear layers read, in the form that suits the device
+    /// best.
     type Operand: Send + Sync;
-    /// Queries, keys and values of some tokens, positions applied.
+    /// Queries, keys and values of some tokens, with positions applied.
     type Projected: Send + Sync;
-    /// The tables of embeddings with their norm.
+    /// The embedding tables and their norm.
     type Embedding: Send + Sync;
     /// A linear layer.
     type Linear: Send + Sync;
     /// A norm: its kind, scale and shift.
     type Norm: Send + Sync;
-    /// How one layer attends: heads, norms of heads, positions, mask.
+    /// How one layer computes attention: heads, norms of heads, positions, mask.
     type Attention: Send + Sync;
 
-    /// Loads the tables of token embeddings.
+    /// Loads the embedding tables.
     fn load_embedding(&self, weights: &Weights, architecture: &Architecture) -> Result<Self::Embedding>;
-    /// Loads linear layers of one input as one, their outputs side by side. `names` lack the `.weight` and `.bias`.
+    /// Loads linear layers that have the same input as one layer, with their outputs side by side.
+    /// `names` are without `.weight` and `.bias`.
     fn load_linear(&self, weights: &Weights, names: &[String], bias: bool) -> Result<Self::Linear>;
-    /// Loads a norm. `name` lacks the `.weight` and `.bias`.
+    /// Loads a norm. `name` is without `.weight` and `.bias`.
     fn load_norm(&self, weights: &Weights, name: &str, spec: &NormSpec) -> Result<Self::Norm>;
-    /// Loads what a layer's attention needs beside its linear layers; `norms`: the names of the norms of queries and
-    /// keys, where there are any.
+    /// Loads what a layer's attention needs besides its linear layers. `norms` are the names of the
+    /// norms for queries and keys, if there are any.
     fn load_attention(
         &self,
         weights: &Weights,
@@ -50,8 +55,9 @@ pub(crate) trait Backend: Send + Sync {
 
     /// norm(word + position + type) of every token.
     fn embed(&self, texts: Texts<'_>, tables: &Self::Embedding) -> Result<Self::Hidden>;
-    /// Softmax attention within each text, over what `qkv` makes of norm(x). Each text goes on from the one text of
-    /// `before`, whose queries, keys and values an earlier call gave.
+    /// Softmax attention within each text, over what `qkv` computes from norm(x). Each text
+    /// continues the single text of `before`, whose queries, keys and values an earlier call
+    /// returned.
     fn attention(
         &self,
         x: &Self::Hidden,
@@ -63,7 +69,8 @@ pub(crate) trait Backend: Send + Sync {
     ) -> Result<(Self::Operand, Self::Projected)>;
     /// x · weightᵀ + bias
     fn project(&self, x: &Self::Operand, layer: &Self::Linear) -> Result<Self::Hidden>;
-    /// down(activation(up(norm(x)))), or with a gate down(activation(a) · b) for the halves a and b of up(norm(x)).
+    /// down(activation(up(norm(x)))), or with a gate down(activation(a) · b), where a and b are the
+    /// halves of up(norm(x)).
     fn mlp(
         &self,
         x: &Self::Hidden,
@@ -76,19 +83,20 @@ pub(crate) trait Backend: Send + Sync {
     fn add_norm(&self, x: Self::Hidden, residual: &Self::Hidden, norm: Option<&Self::Norm>) -> Result<Self::Hidden>;
     /// x ← norm(x)
     fn norm(&self, x: &mut Self::Hidden, norm: &Self::Norm) -> Result<()>;
-    /// One row per text of all parts, not of unit length.
+    /// One row per text of all parts, not scaled to unit length.
     fn pool(&self, parts: &[(Self::Hidden, Texts<'_>)], pooling: Pooling) -> Result<Self::Hidden>;
     /// The row of the first or the last token of each text of all parts.
     fn pick(&self, parts: &[(Self::Operand, Texts<'_>)], token: Token) -> Result<Self::Operand>;
-    /// Tokens of a part, where a batch of `tokens` tokens is computed faster in parts of whole texts side by side.
+    /// Number of tokens per part, if a batch of `tokens` tokens is faster when it is split into
+    /// parts of whole texts that are computed side by side.
     fn part(&self, tokens: usize) -> usize {
         tokens
     }
-    /// Where the time went, on devices that know.
+    /// Where the time was spent, on devices that measure it.
     fn profile(&self) -> Profile {
         Profile::default()
     }
-    /// Copies `x` to `out`, which has just its size, row after row.
+    /// Copies `x` to `out`, which has exactly its size, row after row.
     fn read(&self, x: &Self::Hidden, out: &mut [f32]) -> Result<()>;
 }
 
@@ -100,7 +108,7 @@ pub(crate) enum Token {
 }
 
 impl Token {
-    /// The token that `pooling` asks for; none where it asks for all.
+    /// The token that `pooling` uses, or None if it uses all of them.
     pub(crate) fn of(pooling: Pooling) -> Option<Self> {
         match pooling {
             Pooling::Cls => Some(Self::First),
@@ -109,7 +117,8 @@ impl Token {
         }
     }
 
-    /// Its place among the tokens of a text, whose first `unpooled` do not count, unless they are all of it.
+    /// The token's index among the tokens of a text. The first `unpooled` tokens do not count,
+    /// unless the text has no others.
     pub(crate) fn place(self, text: &Range<usize>, unpooled: usize) -> usize {
         match self {
             Self::First if unpooled < text.len() => text.start + unpooled,
@@ -119,7 +128,8 @@ impl Token {
     }
 }
 
-/// Pools the tokens `text`, whose hidden states `row` gives, into `out`. The first `unpooled` do not count.
+/// Pools the tokens `text`, whose hidden states `row` returns, into `out`. The first `unpooled`
+/// tokens do not count.
 pub(crate) fn pool_rows<'a>(
     row: impl Fn(usize) -> &'a [f32],
     text: Range<usize>,
@@ -130,7 +140,8 @@ pub(crate) fn pool_rows<'a>(
     if let Some(token) = Token::of(pooling) {
         return out.copy_from_slice(row(token.place(&text, unpooled)));
     }
-    // A text of which nothing counts has the mean of all its tokens, not a division by zero.
+    // If no token of a text counts, the mean is over all of its tokens instead of a division by
+    // zero.
     let tokens = if unpooled < text.len() { text.start + unpooled..text.end } else { text };
     let scale = 1.0 / tokens.len() as f32;
     out.fill(0.0);

@@ -1,6 +1,7 @@
-//! The files of the model that comes with the crate; `bundled/README.md` tells how it was made.
+//! The files of the bundled model. `bundled/README.md` tells how it was made.
 
-/// The name by which the bundled model is opened, as a directory or a hub id would be. A directory of this name is `./bundled`.
+/// The name of the bundled model, which is used like a directory or a hub id. A directory with this
+/// name can be opened as `./bundled`.
 pub const NAME: &str = "bundled";
 
 /// The content of one of its files.

@@ -1,6 +1,8 @@
-//! The one downloader, for every hub: resumes, verifies, and gives a file its final name only when it is whole.
+//! The downloader for every hub. It resumes and verifies downloads, and gives a file its final name
+//! only when it is complete.
 //!
-//! (The crate `hf-hub` was weighed: it knows one hub of the two, and checks no hash of what it received.)
+//! (The crate `hf-hub` was considered: it knows only one of the two hubs, and does not check the
+//! hash of what it receives.)
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -12,9 +14,9 @@ use sha2::Digest;
 use super::{HubOptions, OnProgress, Progress};
 use crate::error::{Error, Result};
 
-/// What the hub says a file is.
+/// What the hub announces about a file.
 pub(super) struct Announced {
-    /// Path in the model.
+    /// Path of the file in the model.
     pub(super) file: String,
     pub(super) size: u64,
     pub(super) hash: Hash,
@@ -29,22 +31,23 @@ pub(super) enum Hash {
     GitSha1(String),
 }
 
-/// Where a download goes.
-pub(super) struct Place {
+/// The paths of a download.
+pub(super) struct DownloadPaths {
     /// The final name.
     pub(super) target: PathBuf,
-    /// What has arrived of it.
+    /// What has arrived so far.
     pub(super) partial: PathBuf,
-    /// Held by the process that downloads it.
+    /// Locked by the process that downloads it.
     pub(super) lock: PathBuf,
 }
 
 type Response = ureq::http::Response<ureq::Body>;
 
-/// Talks to one hub. Follows redirects itself, so that the token goes to the hub's own host and no other.
+/// A client of one hub. It follows redirects itself, so that the token is only sent to the hub's
+/// own host.
 pub(super) struct Client {
     agent: ureq::Agent,
-    hub: String, // its address
+    hub: String, // the address
     token: Option<String>,
     tries: u32,
     progress: Option<OnProgress>,
@@ -69,13 +72,13 @@ impl Client {
         }
     }
 
-    /// One GET with up to five redirects. `from`: ask for the bytes from there on.
+    /// One GET with up to five redirects. `from`: request the bytes from this position on.
     fn get(&self, url: &str, from: u64) -> Result<Response, String> {
         self.request(false, url, from)
     }
 
-    /// One GET or HEAD. A HEAD ends where the headers of a large file stand, before it is sent on to
-    /// its place.
+    /// One GET or HEAD. A HEAD stops at the response that has the headers of a large file, before
+    /// it is redirected to the file's storage.
     fn request(&self, head: bool, url: &str, from: u64) -> Result<Response, String> {
         let first_host = host(url).to_owned();
         let mut url = url.to_owned();
@@ -99,31 +102,32 @@ impl Client {
         Err("more than five redirects".into())
     }
 
-    /// A small JSON answer. `what` names it in errors.
+    /// A small JSON response. `what` names it in errors.
     pub(super) fn json(&self, url: &str, what: &str) -> Result<serde_json::Value> {
         Ok(self.page(url, what)?.0)
     }
 
-    /// All entries of a list that comes in pages, each of which names the next one in its `Link`.
+    /// All entries of a list that is split into pages. Each page names the next one in its `Link`
+    /// header.
     pub(super) fn pages(&self, url: &str, what: &str) -> Result<Vec<serde_json::Value>> {
         let mut url = url.to_owned();
         let mut entries = Vec::new();
         loop {
             let (page, next) = self.page(&url, what)?;
             let serde_json::Value::Array(mut page) = page else {
-                return Err(Error::Download { url, reason: "unexpected answer: not a list".into() });
+                return Err(Error::Download { url, reason: "unexpected response: not a list".into() });
             };
             let more = !page.is_empty();
             entries.append(&mut page);
             match next.map(|next| absolute(&url, &next)) {
-                // The token goes with the request, so the list does not lead elsewhere.
+                // The token is sent with the request, so the next page must be on the same host.
                 Some(next) if more && host(&next) == host(&url) => url = next,
                 _ => return Ok(entries),
             }
         }
     }
 
-    /// A JSON answer, and the address of the next page of a list.
+    /// A JSON response, and the address of the next page of a list.
     fn page(&self, url: &str, what: &str) -> Result<(serde_json::Value, Option<String>)> {
         let answer = self.patiently(url, what, || {
             let mut response = self.get(url, 0)?;
@@ -132,11 +136,11 @@ impl Client {
             Ok((response.status().as_u16(), (body, next)))
         });
         let (body, next) = answer?;
-        let malformed = |e| Error::Download { url: url.to_owned(), reason: format!("the answer is not JSON: {e}") };
+        let malformed = |e| Error::Download { url: url.to_owned(), reason: format!("the response is not JSON: {e}") };
         Ok((serde_json::from_slice(&body).map_err(malformed)?, next))
     }
 
-    /// What the headers of `file` say that it is.
+    /// What the headers of `file` announce about it.
     pub(super) fn headers(&self, url: &str, file: &str) -> Result<Announced> {
         let headers = self.patiently(url, file, || {
             let response = self.request(true, url, 0)?;
@@ -152,13 +156,13 @@ impl Client {
             _ => Err(Error::Download {
                 url: url.to_owned(),
                 reason:
-                    "this mirror tells neither in its lists nor in the file's headers what its hash is: use another one"
+                    "this mirror announces no hash, neither in its lists nor in the file's headers: use another mirror"
                         .into(),
             }),
         }
     }
 
-    /// Asks until there is an answer of status 200.
+    /// Repeats the request until the response has status 200.
     fn patiently<T>(&self, url: &str, what: &str, ask: impl Fn() -> Result<(u16, T), String>) -> Result<T> {
         let mut reason = String::new();
         for attempt in 0..self.tries {
@@ -172,7 +176,7 @@ impl Client {
         Err(Error::Download { url: url.to_owned(), reason })
     }
 
-    /// Final refusals as errors, passing ones as a reason to try again.
+    /// Final refusals are errors; temporary ones are a reason to retry.
     fn refused(&self, status: u16, what: &str) -> Result<String> {
         let (hub, what) = (self.hub.clone(), what.to_owned());
         match status {
@@ -180,7 +184,7 @@ impl Client {
                 hub,
                 what,
                 status,
-                token_hint: "HF_TOKEN; hubs answer the same where there is no such model",
+                token_hint: "HF_TOKEN; hubs send the same response if there is no such model",
             }),
             404 => Err(Error::NotOnHub { hub, what }),
             408 | 429 | 500..=599 => Ok(format!("HTTP {status}")),
@@ -188,34 +192,41 @@ impl Client {
         }
     }
 
-    /// Downloads `url` to `place.target`. What arrives is kept in `place.partial` until it is whole and its hash is right; a
-    /// partial file of an earlier try is continued. `place.lock` keeps other processes out meanwhile.
-    pub(super) fn download(&self, url: &str, announced: &Announced, place: &Place) -> Result<()> {
-        self.fetch(url, announced, place, || Ok(place.target.exists()))
+    /// Downloads `url` to `paths.target`. What arrives is kept in `paths.partial` until it is
+    /// complete and its hash is correct. A partial file of an earlier attempt is continued.
+    /// `paths.lock` keeps other processes out meanwhile.
+    pub(super) fn download(&self, url: &str, announced: &Announced, paths: &DownloadPaths) -> Result<()> {
+        self.fetch(url, announced, paths, || Ok(paths.target.exists()))
     }
 
-    /// As [`download`](Self::download), where `place.target` may be another file already.
-    pub(super) fn replace(&self, url: &str, announced: &Announced, place: &Place) -> Result<()> {
-        self.fetch(url, announced, place, || {
-            let whole = std::fs::metadata(&place.target).is_ok_and(|found| found.len() == announced.size);
-            Ok(whole && checksum(&place.target, &announced.hash, announced.size)? == announced.hash)
+    /// As [`download`](Self::download), but replaces a different file at `paths.target`.
+    pub(super) fn replace(&self, url: &str, announced: &Announced, paths: &DownloadPaths) -> Result<()> {
+        self.fetch(url, announced, paths, || {
+            let whole = std::fs::metadata(&paths.target).is_ok_and(|found| found.len() == announced.size);
+            Ok(whole && checksum(&paths.target, &announced.hash, announced.size)? == announced.hash)
         })
     }
 
-    /// Downloads, unless the file is `there` once no other process is at it.
-    fn fetch(&self, url: &str, announced: &Announced, place: &Place, there: impl Fn() -> Result<bool>) -> Result<()> {
-        let Place { target, partial, lock } = place;
+    /// Downloads the file, unless it is `there` after any other process has finished with it.
+    fn fetch(
+        &self,
+        url: &str,
+        announced: &Announced,
+        paths: &DownloadPaths,
+        there: impl Fn() -> Result<bool>,
+    ) -> Result<()> {
+        let DownloadPaths { target, partial, lock } = paths;
         for path in [target, partial, lock] {
             if let Some(parent) = path.parent() {
                 std::fs::create_dir_all(parent).map_err(|e| Error::io(parent, e))?;
             }
         }
         let guard = File::create(lock).map_err(|e| Error::io(lock, e))?;
-        // Another process that downloads the same file: wait for it, its work will be ours. Released when `guard` is dropped,
-        // or by the system when the process dies.
-        // Where the file system knows no locks, what two processes make of one file fails its checksum.
+        // Another process may be downloading the same file: wait for it, and use its result. The
+        // lock is released when `guard` is dropped, or by the system when the process dies. On file
+        // systems without locks, a file that two processes have written fails its checksum.
         if let Err(error) = guard.lock() {
-            tracing::warn!(file = %lock.display(), %error, "cannot be locked");
+            tracing::warn!(file = %lock.display(), %error, "cannot lock the file");
         }
         if there()? {
             return Ok(());
@@ -233,7 +244,7 @@ impl Client {
         std::fs::rename(partial, target).map_err(|e| Error::io(target, e))
     }
 
-    /// Fetches until `partial` has the announced size.
+    /// Downloads until `partial` has the announced size.
     fn complete(&self, url: &str, announced: &Announced, partial: &Path) -> Result<()> {
         let mut file = OpenOptions::new()
             .create(true)
@@ -259,7 +270,7 @@ impl Client {
             if fruitless == self.tries {
                 return Err(Error::Download {
                     url: url.to_owned(),
-                    reason: format!("{reason} ({done} of {total} bytes are kept)"),
+                    reason: format!("{reason} ({done} of {total} bytes are kept for the next attempt)"),
                 });
             }
             pause(fruitless);
@@ -273,9 +284,10 @@ impl Client {
             };
             match response.status().as_u16() {
                 206 => {}
-                // The whole file, whatever was asked for.
+                // The server sends the whole file, not only the requested range.
                 200 => (file, done) = (restart(file, partial)?, 0),
-                // Nothing behind what is here: the partial file is not a part of this one.
+                // There is nothing after the requested position, so the partial file is not a part
+                // of this file.
                 416 => {
                     (file, done) = (restart(file, partial)?, 0);
                     continue;
@@ -326,14 +338,15 @@ fn restart(mut file: File, path: &Path) -> Result<File> {
     Ok(file)
 }
 
-/// Waits before try number `attempt`: nothing before the first, then 0.2 s, doubled each time up to 5 s.
+/// Waits before attempt number `attempt`: not before the first, then 0.2 s, doubled each time up to
+/// 5 s.
 fn pause(attempt: u32) {
     if attempt > 0 {
         std::thread::sleep(Duration::from_millis((100u64 << attempt.min(10)).min(5000)));
     }
 }
 
-/// Computes the checksum of a file, of the kind of `like`.
+/// Computes the checksum of a file, of the same kind as `like`.
 pub(super) fn checksum(path: &Path, like: &Hash, size: u64) -> Result<Hash> {
     fn digest<D: Digest>(mut hasher: D, path: &Path) -> Result<String> {
         let mut file = File::open(path).map_err(|e| Error::io(path, e))?;
@@ -353,7 +366,8 @@ pub(super) fn checksum(path: &Path, like: &Hash, size: u64) -> Result<Hash> {
 }
 
 impl Hash {
-    /// Hugging Face's tag of a file is its hash: sha256 of a large file, git's sha1 of a small one.
+    /// The tag of a file on Hugging Face is its hash: sha256 for a large file, git's sha1 for a
+    /// small one.
     fn of_tag(tag: &str) -> Option<Self> {
         let hex = tag.trim_start_matches("W/").trim_matches('"').to_lowercase();
         match hex.len() {
@@ -381,13 +395,13 @@ impl std::fmt::Display for Hash {
     }
 }
 
-/// The address of the next page in a `Link: <address>; rel="next"`.
+/// The address of the next page in `Link: <address>; rel="next"`.
 fn next_of(link: &str) -> Option<String> {
     let next = link.split(',').find(|part| part.contains("rel=\"next\""))?;
     Some(next.split_once('<')?.1.split_once('>')?.0.to_owned())
 }
 
-/// `https://host:port` of an address.
+/// The part `https://host:port` of an address.
 fn host(url: &str) -> &str {
     let start = url.find("://").map_or(0, |i| i + 3);
     let end = url[start..].find('/').map_or(url.len(), |i| start + i);

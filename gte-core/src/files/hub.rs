@@ -1,30 +1,31 @@
-//! What the Hugging Face hub and ModelScope say over HTTP, and how their Python libraries lay out their caches.
+//! The HTTP APIs of the Hugging Face hub and ModelScope, and the cache layouts of their Python
+//! libraries.
 //!
-//! Hugging Face: `GET /api/models/{id}/revision/{revision}?blobs=true` gives the commit and every
-//! file's size and hash; a mirror that gives no hashes there gives them in
-//! `GET /api/models/{id}/tree/{commit}?recursive=true` or in the headers of the files.
-//! `GET /{id}/resolve/{commit}/{file}` is the content; the cache is
-//! `models--owner--name/{blobs/<hash>, snapshots/<commit>/<file> → blob, refs/<revision>, .no_exist/<commit>/<file>}`.
-//! ModelScope: `GET /api/v1/models/{id}/repo/files?Revision=…&Recursive=true` and
-//! `GET /api/v1/models/{id}/repo?Revision=…&FilePath=…`; the cache is `models/owner/name/<file>`.
+//! Hugging Face: `GET /api/models/{id}/revision/{revision}?blobs=true` returns the commit and the
+//! size and hash of every file. A mirror that returns no hashes there returns them in `GET
+//! /api/models/{id}/tree/{commit}?recursive=true` or in the headers of the files. `GET
+//! /{id}/resolve/{commit}/{file}` is the content. The cache is `models--owner--name/{blobs/<hash>,
+//! snapshots/<commit>/<file> → blob, refs/<revision>, .no_exist/<commit>/<file>}`.
 //!
-//! A cache that holds a whole model is enough: where it cannot be written, and where a newer
-//! revision cannot be fetched, the model that is there is used. Nothing is written where nothing has
-//! changed.
+//! ModelScope: `GET /api/v1/models/{id}/repo/files?Revision=…&Recursive=true` and `GET
+//! /api/v1/models/{id}/repo?Revision=…&FilePath=…`. The cache is `models/owner/name/<file>`.
+//!
+//! A complete model in the cache is enough: if the cache cannot be written, or a newer revision
+//! cannot be downloaded, the existing model is used. Nothing is written if nothing has changed.
 
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
 use super::HubOptions;
-use super::download::{Announced, Client, Hash, Place, checksum};
+use super::download::{Announced, Client, DownloadPaths, Hash, checksum};
 use super::needed::{self, Missing};
 use crate::error::{Error, Result};
 
-/// What an id on ModelScope begins with.
+/// The prefix of ids on ModelScope.
 pub(super) const MODELSCOPE: &str = "modelscope:";
 
-/// The directory of the model `id`, complete.
+/// The directory of the complete model `id`.
 pub(super) fn fetch(id: &str, options: &HubOptions) -> Result<PathBuf> {
     let (modelscope, id) = match id.strip_prefix(MODELSCOPE) {
         Some(id) => (true, id),
@@ -35,7 +36,7 @@ pub(super) fn fetch(id: &str, options: &HubOptions) -> Result<PathBuf> {
     for part in [owner, name] {
         let allowed = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
         if part.is_empty() || !part.chars().all(allowed) || part.starts_with('.') || part.contains("..") {
-            return Err(bad("expected owner/name of letters, digits, `-`, `_` and `.`"));
+            return Err(bad("expected owner/name with letters, digits, `-`, `_` and `.`"));
         }
     }
     let revision = options.revision.as_deref().unwrap_or(if modelscope { "master" } else { "main" });
@@ -62,7 +63,7 @@ fn from_hugging_face(id: &str, revision: &str, options: &HubOptions) -> Result<P
     if options.offline {
         return cached().ok_or_else(|| Error::Offline { what, cache: root.clone() });
     }
-    // A commit never changes: what was looked for there once needs no second look.
+    // A commit never changes, so its files need not be looked up again.
     let settled = |dir: &PathBuf| {
         let seen = |file: &str| dir.join(file).exists() || root.join(".no_exist").join(revision).join(file).exists();
         is_commit && needed::OPTIONAL.iter().all(|file| seen(file))
@@ -84,22 +85,23 @@ fn from_hugging_face(id: &str, revision: &str, options: &HubOptions) -> Result<P
             let url = format!("{endpoint}/{id}/resolve/{commit}/{file}");
             let announced = listing.announced(file).map_or_else(|| client.headers(&url, file), Ok)?;
             let blob = root.join("blobs").join(announced.hash.hex());
-            let place = Place {
+            let paths = DownloadPaths {
                 target: blob.clone(),
                 partial: blob.with_extension("incomplete"),
                 lock: locks.join(announced.hash.hex()).with_extension("lock"),
             };
-            client.download(&url, &announced, &place)?;
+            client.download(&url, &announced, &paths)?;
             link_to(&blob, &link, file.matches('/').count() + 2)
         })
         .map_err(|missing| missing.or(endpoint, &what))?;
-        // Of what the model lacks, in the way of Python's library: nobody needs to ask again.
+        // Notes the files that the model lacks, as Python's library does, so that they need not be
+        // requested again.
         let absent = needed::OPTIONAL.iter().filter(|file| !listing.names().contains(file));
         let notes = absent.map(|file| note(&root.join(".no_exist").join(commit).join(file), b""));
         let reference = root.join("refs").join(revision);
         let reference = (!is_commit).then(|| note(&reference, commit.as_bytes()));
         if let Some(Err(error)) = notes.chain(reference).find(Result::is_err) {
-            tracing::warn!(model = id, %error, "the cache cannot be written");
+            tracing::warn!(model = id, %error, "cannot write to the cache");
         }
         Ok(snapshot)
     });
@@ -113,8 +115,9 @@ fn from_hugging_face(id: &str, revision: &str, options: &HubOptions) -> Result<P
     }
 }
 
-/// Whether a model that is here is used all the same: a hub that cannot be reached or does not answer
-/// any more, or a cache that cannot be written, must not stop a service. Python's library does alike.
+/// Whether an existing model is used in spite of this error: a hub that cannot be reached or no
+/// longer answers, or a cache that cannot be written, must not stop a service. Python's library
+/// does the same.
 fn is_passed_over(error: &Error) -> bool {
     matches!(error, Error::Download { .. } | Error::Io { .. } | Error::Unauthorized { .. } | Error::NotOnHub { .. })
 }
@@ -122,7 +125,7 @@ fn is_passed_over(error: &Error) -> bool {
 /// The files of a commit.
 struct Listing {
     commit: String,
-    files: Vec<(String, Option<(u64, Hash)>)>, // with size and hash, where the list has them
+    files: Vec<(String, Option<(u64, Hash)>)>, // with size and hash, if the list has them
 }
 
 impl Listing {
@@ -139,7 +142,8 @@ impl Listing {
 /// What Hugging Face has at `revision`.
 fn list(client: &Client, endpoint: &str, id: &str, revision: &str, what: &str) -> Result<Listing> {
     let url = format!("{endpoint}/api/models/{id}/revision/{}?blobs=true", revision.replace('/', "%2F"));
-    let malformed = |reason: &str| Error::Download { url: url.clone(), reason: format!("unexpected answer: {reason}") };
+    let malformed =
+        |reason: &str| Error::Download { url: url.clone(), reason: format!("unexpected response: {reason}") };
     let info = client.json(&url, what)?;
     let commit = info["sha"].as_str().filter(|c| is_plain_name(c)).ok_or_else(|| malformed("no commit in `sha`"))?;
     let siblings = info["siblings"].as_array().ok_or_else(|| malformed("no list in `siblings`"))?;
@@ -155,14 +159,14 @@ fn list(client: &Client, endpoint: &str, id: &str, revision: &str, what: &str) -
                 }
             }
             Err(error @ Error::Unauthorized { .. }) => return Err(error),
-            Err(error) => tracing::debug!(%error, "no list of hashes: asking for each file's headers"),
+            Err(error) => tracing::debug!(%error, "there is no list of hashes: requesting the headers of each file"),
         }
     }
     Ok(Listing { commit: commit.to_owned(), files })
 }
 
-/// Size and hash of an entry of a list: `lfs` has those of a large file, `sha1` is the key of
-/// git's hash.
+/// Size and hash of an entry in a list. `lfs` has those of a large file; `sha1` is the key of git's
+/// hash.
 fn of_list(entry: &Value, sha1: &str) -> Option<(u64, Hash)> {
     let lfs = &entry["lfs"];
     let hash = match lfs["sha256"].as_str().or(lfs["oid"].as_str()) {
@@ -176,9 +180,9 @@ fn of_list(entry: &Value, sha1: &str) -> Option<(u64, Hash)> {
 fn from_modelscope(owner: &str, name: &str, revision: &str, options: &HubOptions) -> Result<PathBuf> {
     let id = format!("{owner}/{name}");
     let what = format!("{id} at {revision}");
-    // As the Python library does, which keeps dots out of a module's path.
+    // As in the Python library, which does not allow dots in the path of a module.
     let dir = options.modelscope_cache.join("models").join(owner).join(name.replace('.', "___"));
-    // There while files of one revision are replaced by those of another.
+    // This file exists while files of one revision are being replaced by those of another.
     let updating = dir.join("._____temp").join("updating");
     let is_complete = || needed::is_complete(&dir) && !updating.exists();
     if options.offline {
@@ -195,17 +199,19 @@ fn from_modelscope(owner: &str, name: &str, revision: &str, options: &HubOptions
         }
         Err(error) => return Err(error),
     };
-    let malformed = |reason: &str| Error::Download { url: url.clone(), reason: format!("unexpected answer: {reason}") };
+    let malformed =
+        |reason: &str| Error::Download { url: url.clone(), reason: format!("unexpected response: {reason}") };
     let entries = listing["Data"]["Files"].as_array().ok_or_else(|| malformed("no list in `Data.Files`"))?;
     let entries = || entries.iter().filter(|entry| entry["Type"].as_str() != Some("tree"));
     let names: Vec<&str> = entries().filter_map(|entry| entry["Path"].as_str()).collect();
     let fetched = needed::fetch(&dir, &names, |file| {
         let entry = entries().find(|entry| entry["Path"].as_str() == Some(file));
         let of = |entry: &Value| Some((entry["Size"].as_u64()?, entry["Sha256"].as_str()?.to_lowercase()));
-        let (size, sha256) = entry.and_then(of).ok_or_else(|| malformed(&format!("no size or no hash of {file}")))?;
+        let (size, sha256) = entry.and_then(of).ok_or_else(|| malformed(&format!("no size or no hash for {file}")))?;
         let announced = Announced { file: file.to_owned(), size, hash: Hash::Sha256(sha256) };
         let target = dir.join(file);
-        // A checksum once verified is noted: hashing a large file anew at every start would take longer than loading it.
+        // A verified checksum is noted, because hashing a large file again at every start would
+        // take longer than loading it.
         let verified = dir.join(".verified").join(file.replace('/', "--"));
         let noted = std::fs::read_to_string(&verified).unwrap_or_default();
         let whole = std::fs::metadata(&target).is_ok_and(|m| m.len() == size);
@@ -214,11 +220,11 @@ fn from_modelscope(owner: &str, name: &str, revision: &str, options: &HubOptions
             return Ok(());
         }
         let partial = dir.join("._____temp").join(format!("{}.{}", file.replace('/', "--"), announced.hash.hex()));
-        let place = Place { target, lock: partial.with_extension("lock"), partial };
+        let paths = DownloadPaths { target, lock: partial.with_extension("lock"), partial };
         let url = format!("{endpoint}/api/v1/models/{id}/repo?Revision={revision}&FilePath={file}");
-        // Another revision's file, or a damaged one, is replaced when the new one is whole.
+        // A file of another revision, or a damaged one, is replaced when the new one is complete.
         note(&updating, b"")?;
-        client.replace(&url, &announced, &place)?;
+        client.replace(&url, &announced, &paths)?;
         noted_if_possible(&verified, announced.hash.hex());
         Ok(())
     });
@@ -227,7 +233,7 @@ fn from_modelscope(owner: &str, name: &str, revision: &str, options: &HubOptions
             if updating.exists()
                 && let Err(error) = std::fs::remove_file(&updating)
             {
-                tracing::warn!(%error, "the cache cannot be written");
+                tracing::warn!(%error, "cannot write to the cache");
             }
             Ok(dir)
         }
@@ -240,12 +246,13 @@ fn from_modelscope(owner: &str, name: &str, revision: &str, options: &HubOptions
     }
 }
 
-/// A name that is safe as the name of a file: no separators, no dots in front.
+/// A name that is safe as a file name: without separators, and without a leading dot.
 fn is_plain_name(name: &str) -> bool {
     !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric())
 }
 
-/// Makes `link` point to `blob`, `up` folders above it; a copy where the file system has no symbolic links.
+/// Makes `link` point to `blob`, `up` folders above it. If the file system has no symbolic links,
+/// it becomes a copy.
 fn link_to(blob: &Path, link: &Path, up: usize) -> Result<()> {
     if let Some(parent) = link.parent() {
         std::fs::create_dir_all(parent).map_err(|e| Error::io(parent, e))?;
@@ -266,14 +273,14 @@ fn link_to(blob: &Path, link: &Path, up: usize) -> Result<()> {
     }
 }
 
-/// Notes a checksum. Without the note the file is read once more at the next start.
+/// Notes a checksum. Without the note, the file is hashed again at the next start.
 fn noted_if_possible(path: &Path, hash: &str) {
     if let Err(error) = note(path, hash.as_bytes()) {
-        tracing::debug!(%error, "the cache cannot be written");
+        tracing::debug!(%error, "cannot write to the cache");
     }
 }
 
-/// Writes a small file, unless it has this content already.
+/// Writes a small file, unless it already has this content.
 fn note(path: &Path, content: &[u8]) -> Result<()> {
     match std::fs::read(path) {
         Ok(found) if found == content => Ok(()),
@@ -281,7 +288,8 @@ fn note(path: &Path, content: &[u8]) -> Result<()> {
     }
 }
 
-/// Writes a small file so that a reader sees the old content or the new, never a part.
+/// Writes a small file in such a way that readers see either the old or the new content, never a
+/// part.
 fn write_atomically(path: &Path, content: &[u8]) -> Result<()> {
     if let Some(parent) = path.parent() {
         std::fs::create_dir_all(parent).map_err(|e| Error::io(parent, e))?;

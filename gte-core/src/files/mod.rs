@@ -1,6 +1,7 @@
-//! `ModelFiles`: where a model's files are, and how to read them. Local directories here; `bundled.rs` has the model that comes with
-//! the crate; `hub.rs` brings models from the Hugging Face hub, its mirrors and ModelScope into their caches, through the one
-//! downloader in `download.rs`; `needed.rs` knows which of a repository's files.
+//! `ModelFiles`: where the files of a model are, and how to read them. This file handles local
+//! directories. `bundled.rs` has the bundled model. `hub.rs` downloads models from the Hugging Face
+//! hub, its mirrors and ModelScope into their caches, with the downloader in `download.rs`.
+//! `needed.rs` selects the files of a repository.
 
 #[cfg(feature = "bundled")]
 pub(crate) mod bundled;
@@ -23,55 +24,56 @@ use crate::error::{Error, Result};
 #[derive(Clone, Debug)]
 pub struct ModelFiles {
     name: String,
-    place: Place,
-    folder: String, // in `place`, without a slash at its end; mostly empty
+    place: Location,
+    folder: String, // in `place`, without a slash at its end; usually empty
 }
 
 #[derive(Clone, Debug)]
-enum Place {
+enum Location {
     Dir(PathBuf),
     #[cfg(feature = "bundled")]
     Bundled,
 }
 
-/// How far a download is.
+/// The progress of a download.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Progress<'a> {
     /// The file, relative to the model.
     pub file: &'a str,
-    /// Bytes that are here.
+    /// Number of bytes that have arrived.
     pub done: u64,
-    /// Bytes that the file has.
+    /// Number of bytes in the file.
     pub total: u64,
 }
 
-/// Called as a download proceeds, from the thread that asked for the model.
+/// Called during a download, on the thread that requested the model.
 pub type OnProgress = Arc<dyn Fn(Progress<'_>) + Send + Sync>;
 
-/// Where models come from and where they are kept. `Default` knows the public hubs and reads no environment.
+/// Where models come from and where they are kept. `Default` uses the public hubs and does not read
+/// the environment.
 #[derive(Clone)]
 pub struct HubOptions {
-    /// A commit, branch or tag; `None`: the hub's main branch.
+    /// A commit, branch or tag. `None`: the hub's main branch.
     pub revision: Option<String>,
-    /// No request at all: a model that is not complete in the cache is an error.
+    /// Never contact a hub: a model that is not complete in the cache is an error.
     pub offline: bool,
-    /// Address of the Hugging Face hub or a mirror of it.
+    /// Address of the Hugging Face hub or one of its mirrors.
     pub endpoint: String,
     /// Address of ModelScope.
     pub modelscope_endpoint: String,
-    /// Access token for private and gated models. Sent to the hub's own host only.
+    /// Access token for private and gated models. It is only sent to the hub's own host.
     pub token: Option<String>,
-    /// Hugging Face cache, in the layout that Python's `huggingface_hub` shares.
+    /// Hugging Face cache, in the same layout as Python's `huggingface_hub`.
     pub cache: PathBuf,
-    /// ModelScope cache, in the layout that Python's `modelscope` shares.
+    /// ModelScope cache, in the same layout as Python's `modelscope`.
     pub modelscope_cache: PathBuf,
-    /// Time for a connection, and for the headers of an answer.
+    /// Timeout for a connection, and for the headers of a response.
     pub connect_timeout: Duration,
-    /// Time after which a transfer is broken off and taken up again where it was.
+    /// Timeout for a transfer, which is then resumed where it stopped.
     pub transfer_timeout: Duration,
-    /// Tries in a row that bring no byte before a download is given up.
+    /// Number of consecutive attempts without any data after which a download fails.
     pub tries: u32,
-    /// Called as downloads proceed.
+    /// Called during downloads.
     pub progress: Option<OnProgress>,
 }
 
@@ -95,17 +97,18 @@ impl Default for HubOptions {
 }
 
 impl HubOptions {
-    /// The variables that Python's `huggingface_hub` and `modelscope` read: `HF_ENDPOINT`, `HF_TOKEN` (or
-    /// `HUGGING_FACE_HUB_TOKEN`, or the file `HF_TOKEN_PATH`, which is `$HF_HOME/token` where `hf auth login`
-    /// writes it) unless `HF_HUB_DISABLE_IMPLICIT_TOKEN` is on, `HF_HUB_CACHE` (or `HUGGINGFACE_HUB_CACHE`),
-    /// `HF_HOME`, `HF_HUB_OFFLINE` (or `TRANSFORMERS_OFFLINE`), `MODELSCOPE_ENDPOINT`, `MODELSCOPE_CACHE`,
-    /// `XDG_CACHE_HOME`.
+    /// The settings from the variables that Python's `huggingface_hub` and `modelscope` read:
+    /// `HF_ENDPOINT`, `HF_TOKEN` (or `HUGGING_FACE_HUB_TOKEN`, or the file `HF_TOKEN_PATH`, which
+    /// is `$HF_HOME/token` where `hf auth login` writes it) unless `HF_HUB_DISABLE_IMPLICIT_TOKEN`
+    /// is on, `HF_HUB_CACHE` (or `HUGGINGFACE_HUB_CACHE`), `HF_HOME`, `HF_HUB_OFFLINE` (or
+    /// `TRANSFORMERS_OFFLINE`), `MODELSCOPE_ENDPOINT`, `MODELSCOPE_CACHE`, `XDG_CACHE_HOME`.
     ///
-    /// An empty variable is an unset one, white space around a value is no part of it, `~` at the beginning of
-    /// a path is the home directory, and a switch is `1`, `yes`, `on`, `true` or `0`, `no`, `off`, `false`.
+    /// An empty variable counts as unset, white space around a value is ignored, `~` at the
+    /// beginning of a path is the home directory, and a switch is `1`, `yes`, `on`, `true` or `0`,
+    /// `no`, `off`, `false`.
     ///
     /// # Errors
-    /// [`Error::InvalidOption`] for another word in a switch, and for a value that is not UTF-8.
+    /// [`Error::InvalidOption`] for any other word in a switch, and for a value that is not UTF-8.
     pub fn from_env() -> Result<Self> {
         Self::read(&Env::process())
     }
@@ -142,7 +145,7 @@ impl HubOptions {
 }
 
 impl std::fmt::Debug for HubOptions {
-    /// Everything but the token.
+    /// Shows everything but the token.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("HubOptions")
             .field("revision", &self.revision)
@@ -157,11 +160,11 @@ impl std::fmt::Debug for HubOptions {
 }
 
 impl ModelFiles {
-    /// A model in a local directory. Makes no request, ever.
+    /// Opens a model in a local directory. Never contacts a hub.
     ///
     /// # Errors
-    /// [`Error::Io`] if it cannot be read, [`Error::MissingFile`] if it holds neither `config.json`
-    /// nor a `modules.json` that may say where that is.
+    /// [`Error::Io`] if it cannot be read, [`Error::MissingFile`] if it contains neither
+    /// `config.json` nor a `modules.json` that may name another folder.
     pub fn from_dir(dir: impl AsRef<Path>) -> Result<Self> {
         let dir = dir.as_ref();
         let found = std::fs::metadata(dir).map_err(|e| Error::io(dir, e))?;
@@ -172,34 +175,36 @@ impl ModelFiles {
             return Err(Error::MissingFile {
                 model: dir.display().to_string(),
                 file: "config.json".into(),
-                hint: "give the directory that holds the model's config.json",
+                hint: "use the directory that contains the model's config.json",
             });
         }
         let name = dir.file_name().map_or_else(|| dir.display().to_string(), |n| n.to_string_lossy().into_owned());
-        Ok(Self { name, place: Place::Dir(dir.to_path_buf()), folder: String::new() })
+        Ok(Self { name, place: Location::Dir(dir.to_path_buf()), folder: String::new() })
     }
 
-    /// The small model that comes with this crate: 384 dimensions, Chinese and English, for trying and testing. Reads no file and
-    /// makes no request.
+    /// The small model that is part of this crate: 384 dimensions, Chinese and English, for trials
+    /// and tests. Reads no file and contacts no hub.
     #[cfg(feature = "bundled")]
     pub fn bundled() -> Self {
-        Self { name: bundled::NAME.to_owned(), place: Place::Bundled, folder: String::new() }
+        Self { name: bundled::NAME.to_owned(), place: Location::Bundled, folder: String::new() }
     }
 
-    /// A model by its hub id, `thenlper/gte-large-zh`, or `modelscope:iic/nlp_gte_sentence-embedding_chinese-large`: from
-    /// the cache, or downloaded into it.
+    /// Opens a model by its hub id, `thenlper/gte-large-zh` or
+    /// `modelscope:iic/nlp_gte_sentence-embedding_chinese-large`, from the cache; downloads it
+    /// first if necessary.
     ///
     /// # Errors
-    /// [`Error::InvalidModelId`], [`Error::NotOnHub`], [`Error::Unauthorized`], [`Error::Offline`], [`Error::Download`],
-    /// [`Error::Corrupt`], and [`Error::Io`] for a cache that cannot be written.
+    /// [`Error::InvalidModelId`], [`Error::NotOnHub`], [`Error::Unauthorized`], [`Error::Offline`],
+    /// [`Error::Download`], [`Error::Corrupt`], and [`Error::Io`] for a cache that cannot be
+    /// written.
     #[cfg(feature = "hub")]
     pub fn from_hub(id: &str, options: &HubOptions) -> Result<Self> {
         let dir = hub::fetch(id, options)?;
         let name = id.strip_prefix(hub::MODELSCOPE).unwrap_or(id).to_owned();
-        Ok(Self { name, place: Place::Dir(dir), folder: String::new() })
+        Ok(Self { name, place: Location::Dir(dir), folder: String::new() })
     }
 
-    /// `bundled` with that feature, else an existing directory, else a hub id.
+    /// Opens `bundled` (with that feature), or else an existing directory, or else a hub id.
     ///
     /// # Errors
     /// As [`from_dir`](Self::from_dir) and [`from_hub`](Self::from_hub).
@@ -211,7 +216,7 @@ impl ModelFiles {
         if Path::new(id_or_dir).is_dir() {
             return Self::from_dir(id_or_dir);
         }
-        // What looks like a path was meant as one: its error is about the path.
+        // Something that looks like a path is meant as one, so the error is about the path.
         if id_or_dir.starts_with(['.', '/', '~', '\\']) || id_or_dir.split('/').count() > 2 {
             return Self::from_dir(id_or_dir);
         }
@@ -224,27 +229,27 @@ impl ModelFiles {
         }
     }
 
-    /// The hub id, or the directory's name.
+    /// The model's id on a hub, or its directory's name.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// The directory that holds the files; `None` for the bundled model.
+    /// The directory of the files; `None` for the bundled model.
     pub fn dir(&self) -> Option<&Path> {
         match &self.place {
-            Place::Dir(dir) => Some(dir),
+            Location::Dir(dir) => Some(dir),
             #[cfg(feature = "bundled")]
-            Place::Bundled => None,
+            Location::Bundled => None,
         }
     }
 
-    /// How messages name the model: its directory, if it has one.
+    /// How messages name the model: by its directory, if it has one.
     pub(crate) fn place(&self) -> String {
         self.dir().map_or_else(|| self.name.clone(), |dir| dir.display().to_string())
     }
 
-    /// The files of one folder of this model: every name is looked for beneath it. An empty path is
-    /// the folder itself, as is `.`; slashes at the end count for nothing.
+    /// The files of one folder of this model: every name is relative to it. An empty path is the
+    /// folder itself, and so is `.`; trailing slashes are ignored.
     ///
     /// # Errors
     /// [`Error::InvalidFile`] for a path that leaves the model's directory.
@@ -252,13 +257,13 @@ impl ModelFiles {
         let windows = folder.contains('\\') || folder.as_bytes().get(1) == Some(&b':');
         let parts = || folder.split('/').filter(|part| !part.is_empty() && *part != ".");
         if folder.starts_with('/') || windows || folder.contains('\0') || parts().any(|part| part == "..") {
-            return Err(Error::invalid(self.place(), format_args!("`{folder}` is no folder of this directory")));
+            return Err(Error::invalid(self.place(), format_args!("`{folder}` is not a folder in this directory")));
         }
         let folder = parts().fold(self.folder.clone(), |path, part| join(&path, part));
         Ok(Self { folder, ..self.clone() })
     }
 
-    /// The folder that names are looked for in; empty for the model's directory.
+    /// The folder in which names are looked up; empty for the model's directory.
     pub(crate) fn folder(&self) -> &str {
         &self.folder
     }
@@ -272,21 +277,21 @@ impl ModelFiles {
     pub fn label(&self, file: &str) -> String {
         let file = &self.inside(file);
         match &self.place {
-            Place::Dir(dir) => dir.join(file).display().to_string(),
+            Location::Dir(dir) => dir.join(file).display().to_string(),
             #[cfg(feature = "bundled")]
-            Place::Bundled => format!("{}/{file}", self.name),
+            Location::Bundled => format!("{}/{file}", self.name),
         }
     }
 
-    /// A whole small file; `None` if the model has no such file.
+    /// The content of a small file; `None` if the model has no such file.
     ///
     /// # Errors
-    /// [`Error::Io`] if it is there and cannot be read; [`Error::InvalidFile`] if its name leaves the
-    /// model's directory, and if a Git LFS pointer stands in its place.
+    /// [`Error::Io`] if it exists but cannot be read; [`Error::InvalidFile`] if its name leaves the
+    /// model's directory, or if it is a Git LFS pointer.
     pub fn read(&self, file: &str) -> Result<Option<Vec<u8>>> {
         let file = &self.inside(file);
         match &self.place {
-            Place::Dir(dir) => {
+            Location::Dir(dir) => {
                 let path = inside(dir, file)?;
                 match std::fs::read(&path) {
                     Ok(content) => refuse_pointer(&path, &content).map(|()| Some(content)),
@@ -295,7 +300,7 @@ impl ModelFiles {
                 }
             }
             #[cfg(feature = "bundled")]
-            Place::Bundled => Ok(bundled::file(file).map(<[u8]>::to_vec)),
+            Location::Bundled => Ok(bundled::file(file).map(<[u8]>::to_vec)),
         }
     }
 
@@ -306,7 +311,7 @@ impl ModelFiles {
     pub fn open_data(&self, file: &str) -> Result<Option<DataFile>> {
         let file = &self.inside(file);
         match &self.place {
-            Place::Dir(dir) => {
+            Location::Dir(dir) => {
                 let path = inside(dir, file)?;
                 let opened = match File::open(&path) {
                     Ok(opened) => opened,
@@ -322,7 +327,7 @@ impl ModelFiles {
                 Ok(Some(DataFile { label: path.display().to_string(), data: Data::File(opened, path), len }))
             }
             #[cfg(feature = "bundled")]
-            Place::Bundled => Ok(bundled::file(file).map(|content| DataFile {
+            Location::Bundled => Ok(bundled::file(file).map(|content| DataFile {
                 label: format!("{}/{file}", self.name),
                 len: content.len() as u64,
                 data: Data::Bundled(content),
@@ -331,7 +336,7 @@ impl ModelFiles {
     }
 }
 
-/// How the text begins that Git LFS keeps in place of a large file.
+/// The beginning of the text that Git LFS stores instead of a large file.
 const POINTER: &[u8] = b"version https://git-lfs.github.com/spec/";
 
 fn refuse_pointer(path: &Path, start: &[u8]) -> Result<()> {
@@ -346,7 +351,8 @@ fn join(folder: &str, name: &str) -> String {
     if folder.is_empty() { name.to_owned() } else { format!("{folder}/{name}") }
 }
 
-/// Names come out of a model's own files (shards of an index, paths of modules): none may lead out of its directory.
+/// Names come from a model's own files (shards of an index, paths of modules): none may leave its
+/// directory.
 fn inside(dir: &Path, file: &str) -> Result<PathBuf> {
     let plain = Path::new(file).components().all(|c| matches!(c, std::path::Component::Normal(_)));
     if plain && !file.is_empty() {
@@ -356,8 +362,9 @@ fn inside(dir: &Path, file: &str) -> Result<PathBuf> {
     }
 }
 
-/// A file that is read in parts, from several threads at once. It is read, not mapped: a mapped file that shrinks kills the
-/// process, and weights are copied into their packed layout anyway.
+/// A file that is read in parts, from several threads at once. It is not memory-mapped, because a
+/// mapped file that shrinks kills the process, and weights are copied into their packed layout
+/// anyway.
 #[derive(Debug)]
 pub struct DataFile {
     label: String,
@@ -378,7 +385,7 @@ impl DataFile {
         self.len
     }
 
-    /// Whether it has no bytes.
+    /// Whether it is empty.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
@@ -391,7 +398,7 @@ impl DataFile {
     /// Fills `buffer` with the bytes at `offset`.
     ///
     /// # Errors
-    /// [`Error::Io`], also where the file ends before the buffer is full.
+    /// [`Error::Io`], also if the file ends before the buffer is full.
     pub fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
         match &self.data {
             Data::File(file, path) => read_exact_at(file, path, offset, buffer).map_err(|e| Error::io(path, e)),
@@ -413,7 +420,7 @@ fn read_exact_at(file: &File, _: &Path, offset: u64, buffer: &mut [u8]) -> std::
 #[cfg(not(unix))]
 fn read_exact_at(_: &File, path: &Path, offset: u64, buffer: &mut [u8]) -> std::io::Result<()> {
     use std::io::{Read, Seek};
-    // A second handle has a position of its own.
+    // A second handle has its own position.
     let mut file = File::open(path)?;
     file.seek(std::io::SeekFrom::Start(offset))?;
     file.read_exact(buffer)

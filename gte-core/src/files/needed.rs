@@ -1,5 +1,5 @@
-//! Which files of a model's repository the engine reads, and whether a directory has all that it
-//! cannot do without.
+//! Which files of a model's repository the engine reads, and whether a directory has all required
+//! files.
 
 use std::path::Path;
 
@@ -7,11 +7,11 @@ use serde_json::Value;
 
 use crate::error::{Error, Result};
 
-/// Read from the model's directory, where the model has them.
+/// Files that are read from the model's directory, if they exist.
 const ROOT: [&str; 3] = ["modules.json", "config_sentence_transformers.json", "configuration.json"];
 
-/// Read from the transformer's folder, where the model has them; `adapter_config.json` to be
-/// refused.
+/// Files that are read from the transformer's folder, if they exist. `adapter_config.json` is read
+/// to be refused.
 const TRANSFORMER: [&str; 16] = [
     "config.json",
     "tokenizer.json",
@@ -31,10 +31,10 @@ const TRANSFORMER: [&str; 16] = [
     "sentence_xlnet_config.json",
 ];
 
-/// Read in place of a `tokenizer.json`.
+/// Files that are read instead of a `tokenizer.json`.
 const VOCABULARIES: [&str; 4] = ["vocab.txt", "vocab.json", "merges.txt", "sentencepiece.bpe.model"];
 
-/// What a model is not known to lack before it was looked for.
+/// Files that may be missing without an error, so their absence is noted in the cache.
 pub(super) const OPTIONAL: [&str; 6] = [
     "modules.json",
     "config_sentence_transformers.json",
@@ -44,20 +44,20 @@ pub(super) const OPTIONAL: [&str; 6] = [
     "colbert_linear.pt",
 ];
 
-/// Weights, best first: a single file, or the index of several.
+/// Files with weights, best first: a single file, or the index of several.
 const WEIGHTS: [&str; 4] =
     ["model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json"];
 
 /// Why a model is not complete.
 pub(super) enum Missing {
-    /// The repository lacks what the engine cannot do without.
+    /// The repository lacks a required file.
     File(String),
-    /// A file could not be had.
+    /// A file could not be downloaded.
     Failed(Error),
 }
 
 impl Missing {
-    /// The error for `what` on `hub`.
+    /// The error about `what` on `hub`.
     pub(super) fn or(self, hub: &str, what: &str) -> Error {
         match self {
             Self::File(file) => Error::NotOnHub { hub: hub.to_owned(), what: format!("{file} in {what}") },
@@ -72,14 +72,14 @@ impl From<Error> for Missing {
     }
 }
 
-/// Calls `fetch` for each file of the repository, whose files are `names`, that the engine reads;
-/// they come to lie in `dir`.
+/// Calls `fetch` for each file of the repository that the engine reads. `names` are all files of
+/// the repository; the downloaded files are stored in `dir`.
 pub(super) fn fetch(
     dir: &Path,
     names: &[&str],
     fetch: impl Fn(&str) -> Result<()>,
 ) -> std::result::Result<(), Missing> {
-    // The list comes over the network: none of its names may lead out of the directory.
+    // The list comes over the network: none of its names may leave the directory.
     let plain = |name: &&&str| name.split(['/', '\\']).all(|part| !part.is_empty() && !part.starts_with('.'));
     let names: Vec<&str> = names.iter().filter(plain).copied().collect();
     let has = |name: &str| names.contains(&name);
@@ -118,7 +118,7 @@ pub(super) fn fetch(
     Ok(())
 }
 
-/// Whether `dir` has all that the engine cannot do without.
+/// Whether `dir` has all required files.
 pub(super) fn is_complete(dir: &Path) -> bool {
     let has = |file: &str| dir.join(file).is_file();
     let folders = Folders::of(dir);
@@ -139,11 +139,10 @@ pub(super) fn is_complete(dir: &Path) -> bool {
     config && tokenizer && weights(&folders.transformer) && folders.modules.iter().all(module)
 }
 
-/// Where `modules.json` says that files are. What it says wrong is told where it is read in
-/// earnest.
+/// The folders that `modules.json` names. Its errors are reported later, when the model is loaded.
 struct Folders {
     transformer: String,            // empty: the model's directory
-    modules: Vec<(String, String)>, // kind and folder of the others
+    modules: Vec<(String, String)>, // kind and folder of the other modules
 }
 
 impl Folders {
@@ -167,7 +166,7 @@ fn beneath(folder: &str, name: &str) -> String {
     if folder.is_empty() { name.to_owned() } else { format!("{folder}/{name}") }
 }
 
-/// The files that the index of a sharded checkpoint names; `None` for what is no index.
+/// The files that the index of a sharded checkpoint names; `None` if it is not an index.
 fn shards(dir: &Path, index: &str) -> Option<Vec<String>> {
     if !index.ends_with(".index.json") {
         return None;

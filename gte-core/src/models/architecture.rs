@@ -1,5 +1,5 @@
-//! `Architecture`: a transformer encoder as values. `encoder.rs` computes any of them; a family's file makes one of a
-//! `config.json`.
+//! `Architecture`: a transformer encoder as values. `encoder.rs` computes any of them, and the file
+//! of each family builds one from a `config.json`.
 
 use super::{Family, Pooling};
 use crate::kernels::{Activation, Mask};
@@ -10,15 +10,15 @@ pub(crate) struct Architecture {
     pub(crate) family: &'static Family,
     /// Width of a hidden state.
     pub(crate) hidden: usize,
-    /// Tokens in the vocabulary.
+    /// Number of tokens in the vocabulary.
     pub(crate) vocab: usize,
-    /// The longest text that the positions allow.
+    /// Length of the longest text that the positions allow.
     pub(crate) max_tokens: usize,
-    /// A table of learned positions: its rows, and which of them a token takes.
+    /// The number of rows in a table of learned positions, and the rule for the row of a token.
     pub(crate) positions: Option<(usize, PositionRule)>,
-    /// Rows of the token type table; 0 where there is none.
+    /// Number of rows in the token type table; 0 without one.
     pub(crate) token_types: usize,
-    /// Whether the sum of the embeddings is normed.
+    /// Whether the sum of the embeddings is normalized.
     pub(crate) embedding_norm: bool,
     pub(crate) norm: NormSpec,
     pub(crate) attention: AttentionSpec,
@@ -28,13 +28,14 @@ pub(crate) struct Architecture {
     pub(crate) task: Task,
 }
 
-/// Which row of a table of positions a token takes.
+/// The row of the position table that a token uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PositionRule {
-    /// Its place in the text, from 0.
+    /// The token's index in the text, from 0.
     Index,
-    /// The pad id plus the number of tokens up to it that are not the pad token, itself included; a pad token takes
-    /// the row of the pad id (`create_position_ids_from_input_ids` in transformers' `modeling_roberta.py`).
+    /// The pad id plus the number of tokens up to this one that are not the pad token, including
+    /// itself. A pad token uses the row of the pad id (`create_position_ids_from_input_ids` in
+    /// transformers' `modeling_roberta.py`).
     AfterPad(u32),
 }
 
@@ -44,9 +45,10 @@ pub(crate) struct NormSpec {
     pub(crate) eps: f32,
     pub(crate) bias: bool,
     pub(crate) place: NormPlace,
-    /// Whether the first layer norms what goes into its attention. (ModernBERT's does not: the embedding is normed.)
+    /// Whether the first layer normalizes the input of its attention. (ModernBERT's does not,
+    /// because the embedding is normalized.)
     pub(crate) first_attention: bool,
-    /// Whether the last hidden state is normed once more.
+    /// Whether the last hidden state is normalized once more.
     pub(crate) at_end: bool,
 }
 
@@ -58,7 +60,7 @@ pub(crate) enum NormKind {
     Rms,
 }
 
-/// Where a block's norm stands.
+/// Where a block's norm is applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum NormPlace {
     /// x ← norm(x + block(x))
@@ -69,12 +71,13 @@ pub(crate) enum NormPlace {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct AttentionSpec {
-    /// Query heads.
+    /// Number of query heads.
     pub(crate) heads: usize,
-    /// Key and value heads, a divisor of `heads`: each serves as many query heads.
+    /// Number of key and value heads, a divisor of `heads`: each is shared by `heads / kv_heads`
+    /// query heads.
     pub(crate) kv_heads: usize,
     pub(crate) head_dim: usize,
-    /// Whether each head of queries and keys is RMS-normed.
+    /// Whether each head of queries and keys is RMS-normalized.
     pub(crate) qk_norm: bool,
     pub(crate) qkv_bias: bool,
     pub(crate) output_bias: bool,
@@ -97,14 +100,15 @@ pub(crate) struct MlpSpec {
     pub(crate) down_bias: bool,
 }
 
-/// Whether the first linear layer has two halves whose product goes on (Shazeer 2020, <https://arxiv.org/abs/2002.05202>).
+/// Whether the output of the first linear layer has two halves that are multiplied (Shazeer 2020,
+/// <https://arxiv.org/abs/2002.05202>).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Gate {
     /// No halves: down(activation(up(x))).
     None,
-    /// The activation is on the first half.
+    /// The activation applies to the first half.
     First,
-    /// The activation is on the second half.
+    /// The activation applies to the second half.
     Second,
 }
 
@@ -114,8 +118,8 @@ pub(crate) struct LayerSpec {
     pub(crate) rope: Option<RopeSpec>,
 }
 
-/// Rotary positions (Su et al. 2021, <https://arxiv.org/abs/2104.09864>): pair i of d / 2 turns by
-/// position · theta^(−2i / d) / divisor.
+/// Rotary positions (Su et al. 2021, <https://arxiv.org/abs/2104.09864>): pair i of d / 2 is
+/// rotated by position · theta^(−2i / d) / divisor.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct RopeSpec {
     pub(crate) theta: f64,
@@ -123,38 +127,38 @@ pub(crate) struct RopeSpec {
 }
 
 impl RopeSpec {
-    /// The angle by which pair `i` of a head of `d` values turns per position.
+    /// The angle per position by which pair `i` of a head with `d` values is rotated.
     pub(crate) fn frequency(&self, i: usize, d: usize) -> f64 {
         self.theta.powf(-((2 * i) as f64) / d as f64) / self.divisor
     }
 }
 
-/// What the files make of the hidden states.
+/// What the files compute from the hidden states.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Task {
-    /// Vectors; `sparse` if the files have a weight per token beside them.
+    /// Vectors. `sparse`: whether the files also have a weight per token.
     Embed { sparse: bool },
     /// Scores of one text or a pair of texts.
     Classify(ClassifierSpec),
-    /// A language model: vectors or the score of a yes, as the modules beside it say. `tied`: the output layer is the
-    /// table of word embeddings.
+    /// A language model: vectors, or the score of a yes, depending on the modules. `tied`: the
+    /// output layer is the table of word embeddings.
     Language { tied: bool },
 }
 
-/// A classifier on top of one pooled hidden state: out(norm(activation(dense(x)))).
+/// A classifier on a pooled hidden state: out(norm(activation(dense(x)))).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct ClassifierSpec {
     pub(crate) labels: usize,
     pub(crate) pooling: Pooling,
-    /// The layer before the last one: its activation, and whether it has a bias.
+    /// The activation of the layer before the last one, and whether it has a bias.
     pub(crate) dense: Option<(HeadActivation, bool)>,
     pub(crate) norm: bool,
     pub(crate) out_bias: bool,
-    /// Tokens of this id at the end of a text are passed over by last-token pooling.
+    /// Last-token pooling ignores tokens with this id at the end of a text.
     pub(crate) pad: Option<u32>,
 }
 
-/// Activations of the small layers behind pooling.
+/// Activations of the small layers after pooling.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum HeadActivation {
     Identity,
@@ -166,14 +170,14 @@ pub(crate) enum HeadActivation {
     Sigmoid,
 }
 
-/// What the tensors of a family are called, without the prefix of a wrapper and without `.weight` and `.bias`. A name
-/// that a family does not have is empty.
+/// The names of a family's tensors, without the prefix of an enclosing model and without `.weight`
+/// and `.bias`. A name that a family does not have is empty.
 pub(crate) struct Names {
     pub(crate) words: &'static str,
     pub(crate) positions: &'static str,
     pub(crate) types: &'static str,
     pub(crate) embedding_norm: &'static str,
-    /// What stands before the number of a layer.
+    /// The prefix before the number of a layer.
     pub(crate) layer: &'static str,
     /// Queries, keys and values: one tensor with all rows, or three.
     pub(crate) qkv: &'static [&'static str],
@@ -191,11 +195,11 @@ pub(crate) struct Names {
     pub(crate) head_out: &'static str,
     /// The output layer of a language model.
     pub(crate) language: &'static str,
-    /// Beginnings of names that checkpoints hold beside these and no result depends on.
+    /// Prefixes of further tensors in checkpoints, on which no result depends.
     pub(crate) harmless: &'static [&'static str],
 }
 
-/// A tensor that a checkpoint must have, with its shape.
+/// A required tensor of a checkpoint, with its shape.
 pub(crate) type TensorSpec = (String, Vec<usize>);
 
 impl Names {
@@ -206,19 +210,20 @@ impl Names {
 }
 
 impl Architecture {
-    /// Whether a token sees only the tokens before it, in every layer.
+    /// Whether a token only attends to the tokens before it, in every layer.
     pub(crate) fn causal(&self) -> bool {
         self.layers.iter().all(|layer| layer.mask == Mask::Causal)
     }
 
-    /// The spelling of names that a checkpoint uses: the first whose layers it `has` a tensor of.
+    /// The spelling of names in a checkpoint: the first one for which the checkpoint `has` a tensor
+    /// of its layers.
     pub(crate) fn spelling(&self, has: impl Fn(&str) -> bool) -> &'static Names {
         let names = self.family.names;
         let used = |names: &&Names| has(&format!("{}.weight", names.of(0, names.qkv[0])));
         names.iter().find(used).unwrap_or(&names[0])
     }
 
-    /// Every tensor of the model under its name in `names`, with its shape.
+    /// Every tensor of the model, by its name in `names`, with its shape.
     pub(crate) fn tensors(&self, names: &Names) -> Vec<TensorSpec> {
         let mut table = Vec::new();
         let hidden = self.hidden;

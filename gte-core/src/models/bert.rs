@@ -1,5 +1,5 @@
-//! BERT (Devlin et al. 2018, <https://arxiv.org/abs/1810.04805>; transformers' `modeling_bert.py`): the Chinese and
-//! English GTE models, bge-*-zh, all-MiniLM, and cross-encoders on top of it.
+//! BERT (Devlin et al. 2018, <https://arxiv.org/abs/1810.04805>; transformers' `modeling_bert.py`):
+//! the Chinese and English GTE models, bge-*-zh, all-MiniLM, and cross-encoders based on it.
 
 use super::read::{FIRST_TOKEN_TANH, Sizes, activation, eps, refuse_causal, refuse_what_is_not_computed, size, task};
 use super::{
@@ -31,7 +31,8 @@ pub(super) const NAMES: Names = Names {
     head_norm: "",
     head_out: "classifier",
     language: "",
-    // Counters, the pooler of next-sentence prediction where no classifier reads it, the heads of pre-training.
+    // Counters, the pooler of next-sentence prediction if no classifier reads it, the heads of
+    // pre-training.
     harmless: &["embeddings.position_ids", "embeddings.token_type_ids", "pooler.", "cls."],
 };
 
@@ -46,12 +47,12 @@ pub(super) static KEYS: &[Key] = &[
     obeyed("type_vocab_size", "default 2"),
     obeyed("vocab_size", "default 30522"),
     harmless("pad_token_id", "there is no padding, and positions count from 0"),
-    harmless("directionality", "of the first BERT files; always bidirectional"),
-    harmless("pooler_fc_size", "of the first BERT files; never read"),
-    harmless("pooler_num_attention_heads", "of the first BERT files; never read"),
-    harmless("pooler_num_fc_layers", "of the first BERT files; never read"),
-    harmless("pooler_size_per_head", "of the first BERT files; never read"),
-    harmless("pooler_type", "of the first BERT files; never read"),
+    harmless("directionality", "in the first BERT files; always bidirectional"),
+    harmless("pooler_fc_size", "in the first BERT files; never read"),
+    harmless("pooler_num_attention_heads", "in the first BERT files; never read"),
+    harmless("pooler_num_fc_layers", "in the first BERT files; never read"),
+    harmless("pooler_size_per_head", "in the first BERT files; never read"),
+    harmless("pooler_type", "in the first BERT files; never read"),
     refused("position_embedding_type", "only absolute"),
 ];
 
@@ -60,7 +61,7 @@ fn read(json: &Json, _choices: &Choices) -> Result<Architecture> {
     encoder(json, &FAMILY, Sizes::read(json, [768, 12, 12, 3072, 30522, 512])?, |_| Ok(PositionRule::Index), task)
 }
 
-/// BERT's encoder, which RoBERTa shares but for its positions.
+/// BERT's encoder, which RoBERTa shares except for its positions.
 pub(super) fn encoder(
     json: &Json,
     family: &'static Family,

@@ -1,6 +1,8 @@
-//! Models are data: what a family's `config.json` means, as an [`Architecture`], and what its tensors are called.
+//! Models are data: this module reads the `config.json` of a family into an [`Architecture`], and
+//! knows the names of its tensors.
 //!
-//! One file per family. Nothing else in the crate knows a family or spells a tensor's name.
+//! There is one file per family. Nothing else in the crate knows a family or spells a tensor's
+//! name.
 
 mod architecture;
 mod bert;
@@ -20,24 +22,25 @@ pub use pooling::Pooling;
 use crate::error::Result;
 use crate::json::{Fate, Json, Key};
 
-/// How to read the `config.json` of some models, and what their tensors are called.
+/// How to read the `config.json` of a family, and the names of its tensors.
 pub(crate) struct Family {
-    /// The values of `model_type` that mean this family.
+    /// The values of `model_type` for this family.
     pub(crate) model_types: &'static [&'static str],
-    /// How a class of `architectures` begins, for files without a `model_type`.
+    /// The beginning of the class names in `architectures`, for files without a `model_type`.
     pub(crate) class: &'static str,
-    /// Reads `config.json`. What this engine does not compute is refused by key.
+    /// Reads `config.json`. Anything that this engine cannot compute is refused, with the key's
+    /// name.
     pub(crate) read: fn(&Json, &Choices) -> Result<Architecture>,
-    /// The spellings of tensor names that files of the family use.
+    /// The spellings of tensor names that occur in files of the family.
     pub(crate) names: &'static [Names],
-    /// The keys that `read` obeys or refuses, and those that it passes over with the reason.
+    /// The keys that `read` obeys or refuses, and those that it ignores, with the reason.
     pub(crate) keys: &'static [Key],
 }
 
-/// What a caller says where a model's files leave it open.
+/// The caller's choices for what a model's files leave open.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Choices {
-    /// Whether a token sees only the tokens before it.
+    /// Whether a token only attends to the tokens before it.
     pub(crate) causal: Option<bool>,
 }
 
@@ -45,11 +48,11 @@ pub(crate) struct Choices {
 pub(crate) static FAMILIES: [&Family; 6] =
     [&bert::FAMILY, &xlm_roberta::FAMILY, &new::FAMILY, &modernbert::FAMILY, &qwen::QWEN3, &qwen::QWEN2];
 
-/// Reads `config.json` as its family says.
+/// Reads `config.json` according to its family.
 ///
 /// # Errors
-/// [`Error::Unsupported`](crate::Error::Unsupported) for a family that is not here, and for what a family does not
-/// compute; [`Error::InvalidFile`](crate::Error::InvalidFile) for values that make no sense.
+/// [`Error::Unsupported`](crate::Error::Unsupported) for an unknown family, and for anything that a
+/// family cannot compute; [`Error::InvalidFile`](crate::Error::InvalidFile) for impossible values.
 pub(crate) fn read(json: &Json, choices: &Choices) -> Result<Architecture> {
     let family = family(json)?;
     let architecture = (family.read)(json, choices)?;
@@ -75,40 +78,40 @@ fn family(json: &Json) -> Result<&'static Family> {
     }
 }
 
-/// Keys that mean the same in every family.
+/// Keys that have the same meaning in every family.
 pub(crate) static COMMON: &[Key] = &[
-    harmless("_name_or_path", "where the file came from"),
-    harmless("attention_dropout", "training only"),
-    harmless("attention_probs_dropout_prob", "training only"),
+    harmless("_name_or_path", "the origin of the file"),
+    harmless("attention_dropout", "only for training"),
+    harmless("attention_probs_dropout_prob", "only for training"),
     harmless("auto_map", "remote code; the architecture is computed by this engine"),
     harmless("bos_token_id", "ids come from the tokenizer"),
-    harmless("classifier_dropout", "training only"),
+    harmless("classifier_dropout", "only for training"),
     harmless("cls_token_id", "ids come from the tokenizer"),
-    harmless("dtype", "the tensors say how they are stored"),
+    harmless("dtype", "the tensors have their own types"),
     harmless("eos_token_id", "ids come from the tokenizer"),
-    harmless("gradient_checkpointing", "training only"),
-    harmless("hidden_dropout_prob", "training only"),
-    harmless("initializer_range", "training only"),
-    harmless("output_attentions", "asks for more outputs, not for other ones"),
-    harmless("output_hidden_states", "asks for more outputs, not for other ones"),
+    harmless("gradient_checkpointing", "only for training"),
+    harmless("hidden_dropout_prob", "only for training"),
+    harmless("initializer_range", "only for training"),
+    harmless("output_attentions", "adds outputs, and does not change the others"),
+    harmless("output_hidden_states", "adds outputs, and does not change the others"),
     harmless("output_past", "a cache for generation"),
-    harmless("problem_type", "the loss of training"),
+    harmless("problem_type", "only for training"),
     harmless("sep_token_id", "ids come from the tokenizer"),
-    harmless("torch_dtype", "the tensors say how they are stored"),
-    harmless("transformers_version", "who wrote the file"),
+    harmless("torch_dtype", "the tensors have their own types"),
+    harmless("transformers_version", "the version that wrote the file"),
     harmless("use_cache", "a cache for generation"),
-    obeyed("architectures", "the class tells the head: an encoder, a classifier, a language model"),
-    obeyed("id2label", "counts the labels of a classifier"),
-    obeyed("model_type", "chooses the family"),
-    obeyed("num_labels", "the labels of a classifier"),
-    refused("add_cross_attention", "cross attention is not computed"),
-    refused("chunk_size_feed_forward", "only 0: the result is the same, the reference adds in another order"),
-    refused("is_decoder", "an encoder family with a causal mask is not computed"),
-    refused("is_encoder_decoder", "only one stack of layers is computed"),
-    refused("is_causal", "a causal mask is computed for decoders alone"),
+    obeyed("architectures", "the class determines the head: an encoder, a classifier, a language model"),
+    obeyed("id2label", "the number of labels of a classifier"),
+    obeyed("model_type", "selects the family"),
+    obeyed("num_labels", "the number of labels of a classifier"),
+    refused("add_cross_attention", "cross attention is not supported"),
+    refused("chunk_size_feed_forward", "only 0: other values only change the order of additions in the reference"),
+    refused("is_decoder", "a causal mask is not supported in encoder families"),
+    refused("is_encoder_decoder", "only a single stack of layers is supported"),
+    refused("is_causal", "a causal mask is only supported for decoders"),
     refused("transformers_weights", "the weights are in model.safetensors or pytorch_model.bin"),
     refused("pruned_heads", "pruned heads change the shapes of a layer"),
-    refused("quantization_config", "weights in another quantized format are not read"),
+    refused("quantization_config", "other quantized formats are not supported"),
 ];
 
 pub(crate) const fn obeyed(key: &'static str, why: &'static str) -> Key {
@@ -123,8 +126,8 @@ pub(crate) const fn harmless(key: &'static str, why: &'static str) -> Key {
     Key { file: "config.json", key, fate: Fate::Harmless, why }
 }
 
-/// The family's name of a tensor: without the prefix of its wrapper, and LayerNorm as PyTorch names it now, not as
-/// TensorFlow did.
+/// The family's name of a tensor: without the prefix of an enclosing model, and with PyTorch's
+/// current name for LayerNorm instead of TensorFlow's.
 pub(crate) fn canonical(name: &str, prefix: &str) -> String {
     let name = name.strip_prefix(prefix).unwrap_or(name);
     match name.rsplit_once(".LayerNorm.") {

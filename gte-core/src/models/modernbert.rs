@@ -1,5 +1,6 @@
-//! ModernBERT (Warner et al. 2024, <https://arxiv.org/abs/2412.13663>; transformers' `modeling_modernbert.py`):
-//! gte-modernbert-base and its reranker, Zhinao-ChineseModernBert-Embedding, granite-embedding r2.
+//! ModernBERT (Warner et al. 2024, <https://arxiv.org/abs/2412.13663>; transformers'
+//! `modeling_modernbert.py`): gte-modernbert-base and its reranker,
+//! Zhinao-ChineseModernBert-Embedding, granite-embedding r2.
 //!
 //! Pre-norm layers without biases, a gated MLP, RoPE, and a window in most layers.
 
@@ -43,19 +44,19 @@ const NAMES: Names = Names {
 
 static KEYS: &[Key] = &[
     obeyed("attention_bias", "default false"),
-    obeyed("classifier_activation", "of a classifier; default gelu"),
-    obeyed("classifier_bias", "of a classifier's dense layer; default false"),
-    obeyed("classifier_pooling", "of a classifier: cls or mean; default cls; of an embedder the modules say"),
+    obeyed("classifier_activation", "for classifiers; default gelu"),
+    obeyed("classifier_bias", "for the dense layer of classifiers; default false"),
+    obeyed("classifier_pooling", "for classifiers: cls or mean; default cls; for embedders the modules decide"),
     obeyed("global_attn_every_n_layers", "default 3"),
     obeyed("global_rope_theta", "default 160000"),
     obeyed("hidden_activation", "default gelu"),
     obeyed("hidden_size", "default 768"),
     obeyed("intermediate_size", "default 1152"),
-    obeyed("layer_norm_eps", "where norm_eps is absent"),
+    obeyed("layer_norm_eps", "if norm_eps is missing"),
     obeyed("layer_types", "full_attention or sliding_attention, per layer"),
-    obeyed("local_attention", "a token sees half of it on either side; default 128"),
+    obeyed("local_attention", "a token attends to half of it on each side; default 128"),
     obeyed("local_rope_theta", "default 10000"),
-    obeyed("max_position_embeddings", "the longest text; default 8192"),
+    obeyed("max_position_embeddings", "the length of the longest text; default 8192"),
     obeyed("mlp_bias", "default false"),
     obeyed("norm_bias", "default false"),
     obeyed("norm_eps", "default 1e-5"),
@@ -63,20 +64,20 @@ static KEYS: &[Key] = &[
     obeyed("num_hidden_layers", "default 22"),
     obeyed("rope_parameters", "per layer type: default or linear"),
     obeyed("rope_scaling", "for both layer types"),
-    obeyed("sliding_window", "half of local_attention, where it is there"),
+    obeyed("sliding_window", "half of local_attention, which it overrides"),
     obeyed("vocab_size", "default 50368"),
-    harmless("decoder_bias", "the head of pre-training is not computed"),
+    harmless("decoder_bias", "only for the head of pre-training"),
     harmless("deterministic_flash_attn", "results are always the same"),
-    harmless("embedding_dropout", "training only"),
-    harmless("initializer_cutoff_factor", "training only"),
-    harmless("mlp_dropout", "training only"),
+    harmless("embedding_dropout", "only for training"),
+    harmless("initializer_cutoff_factor", "only for training"),
+    harmless("mlp_dropout", "only for training"),
     harmless("pad_token_id", "there is no padding"),
     harmless("position_embedding_type", "never read: always RoPE"),
-    harmless("reference_compile", "how, not what"),
-    harmless("repad_logits_with_grad", "training only"),
-    harmless("sparse_pred_ignore_index", "training only"),
-    harmless("sparse_prediction", "the head of pre-training is not computed"),
-    harmless("tie_word_embeddings", "the head of pre-training is not computed"),
+    harmless("reference_compile", "changes the way of computing, not the result"),
+    harmless("repad_logits_with_grad", "only for training"),
+    harmless("sparse_pred_ignore_index", "only for training"),
+    harmless("sparse_prediction", "only for the head of pre-training"),
+    harmless("tie_word_embeddings", "only for the head of pre-training"),
 ];
 
 fn read(json: &Json, _choices: &Choices) -> Result<Architecture> {
@@ -86,7 +87,7 @@ fn read(json: &Json, _choices: &Choices) -> Result<Architecture> {
     let head_dim = sizes.head_dim(json)?;
     let flag = |key: &str| Ok::<bool, crate::error::Error>(json.flag(key)?.unwrap_or(false));
     let (norm_bias, attention_bias, mlp_bias) = (flag("norm_bias")?, flag("attention_bias")?, flag("mlp_bias")?);
-    // The name that transformers gives to half of it.
+    // transformers' own name for half of it.
     let window = match json.get("sliding_window").filter(|value| !value.is_null()) {
         Some(_) => size(json, "sliding_window", 0, 1 << 22, 64)?,
         None => size(json, "local_attention", 0, 1 << 22, 128)? / 2,
@@ -146,7 +147,7 @@ fn read(json: &Json, _choices: &Choices) -> Result<Architecture> {
     })
 }
 
-/// Which layers have a window: as `layer_types` says, else all but every n-th.
+/// Which layers have a window: according to `layer_types`, or else all except every n-th.
 fn local_layers(json: &Json, layers: usize) -> Result<Vec<bool>> {
     let Some(types) = json.get("layer_types").filter(|v| !v.is_null()) else {
         let every = size(json, "global_attn_every_n_layers", 1, 1 << 9, 3)?;
@@ -172,7 +173,8 @@ fn classifier_pooling(json: &Json) -> Result<Pooling> {
     }
 }
 
-/// The RoPE of one type of layer: the new spelling has an object per type, the old one a theta per type.
+/// The RoPE of one type of layer. The new spelling has one object per type, the old one a theta per
+/// type.
 fn rope(json: &Json, layer_type: &str, theta_key: &str, default: f64) -> Result<RopeSpec> {
     let of_type = match json.object("rope_parameters")? {
         Some(all) => all.object(layer_type)?,

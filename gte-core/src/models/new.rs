@@ -1,7 +1,9 @@
-//! GTE v1.5 and mGTE (Zhang et al. 2024, <https://arxiv.org/abs/2407.19669>; `modeling.py` of Alibaba-NLP/new-impl, and
-//! transformers' `modeling_gte.py`): gte-multilingual-base and its reranker, gte-*-en-v1.5, arctic-embed-m-v2.0.
+//! GTE v1.5 and mGTE (Zhang et al. 2024, <https://arxiv.org/abs/2407.19669>; `modeling.py` of
+//! Alibaba-NLP/new-impl, and transformers' `modeling_gte.py`): gte-multilingual-base and its
+//! reranker, gte-*-en-v1.5, arctic-embed-m-v2.0.
 //!
-//! BERT's post-norm layers with RoPE in place of a table of positions, and a gated MLP whose rows are [up; gate].
+//! BERT's post-norm layers with RoPE instead of a position table, and a gated MLP whose rows are
+//! [up; gate].
 
 use serde_json::Value;
 
@@ -20,7 +22,7 @@ use crate::kernels::{Activation, Mask};
 pub(super) static FAMILY: Family =
     Family { model_types: &["new", "gte"], class: "New", read, names: &[ALIBABA, TRANSFORMERS], keys: KEYS };
 
-/// As Alibaba's files spell them, and as transformers saves them by default.
+/// The spelling in Alibaba's files, and in those that transformers saves by default.
 const ALIBABA: Names = Names {
     words: "embeddings.word_embeddings",
     positions: "",
@@ -43,7 +45,7 @@ const ALIBABA: Names = Names {
     harmless: &["embeddings.position_ids", "pooler.", "lm_head.", "embeddings.rotary_emb.", "rotary_emb."],
 };
 
-/// As transformers' own class spells them.
+/// The spelling of transformers' own class.
 const TRANSFORMERS: Names = Names {
     layer: "layers.",
     qkv: &["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"],
@@ -59,7 +61,7 @@ static KEYS: &[Key] = &[
     obeyed("hidden_size", "default 768"),
     obeyed("intermediate_size", "default 3072"),
     obeyed("layer_norm_eps", "default 1e-12"),
-    obeyed("max_position_embeddings", "the longest text; default 2048 (new), 8192 (gte)"),
+    obeyed("max_position_embeddings", "the length of the longest text; default 2048 (new), 8192 (gte)"),
     obeyed("num_attention_heads", "default 12"),
     obeyed("num_hidden_layers", "default 12"),
     obeyed("rope_parameters", "default or linear, with rope_theta and factor"),
@@ -68,9 +70,9 @@ static KEYS: &[Key] = &[
     obeyed("type_vocab_size", "0: no token types; default 1"),
     obeyed("vocab_size", "default 30528 (new), 250048 (gte)"),
     harmless("layer_norm_eps_", "never read"),
-    harmless("pack_qkv", "the tensors say how they are packed"),
+    harmless("pack_qkv", "the tensors show how they are packed"),
     harmless("pad_token_id", "there is no padding, and positions count from 0"),
-    harmless("tie_word_embeddings", "the head of pre-training is not computed"),
+    harmless("tie_word_embeddings", "only for the head of pre-training"),
     harmless("unpad_inputs", "there is no padding"),
     harmless("use_memory_efficient_attention", "the result is the same"),
     refused("layer_norm_type", "only layer_norm"),
@@ -128,8 +130,8 @@ fn read(json: &Json, _choices: &Choices) -> Result<Architecture> {
     })
 }
 
-/// `NTKScalingRotaryEmbedding` of new-impl: the base grows with the factor, and the frequencies shrink by its 2/d-th
-/// power, at every length.
+/// `NTKScalingRotaryEmbedding` of new-impl: at every length, the base grows with the factor, and
+/// the frequencies shrink by the factor's power of 2/d.
 fn own_rope(json: &Json, head_dim: usize) -> Result<RopeSpec> {
     let Some(scaling) = json.object("rope_scaling")? else { return rope(json, 10_000.0) };
     let key = if scaling.string("type")?.is_some() { "type" } else { "rope_type" };
@@ -141,8 +143,8 @@ fn own_rope(json: &Json, head_dim: usize) -> Result<RopeSpec> {
     Ok(RopeSpec { theta: plain.theta * factor, divisor: factor.powf(2.0 / head_dim as f64) })
 }
 
-/// `NewForTokenClassification` beside `NewModel` with one label is the weight per token of a sparse vector
-/// (`scripts/gte_embedding.py` of gte-multilingual-base), not a classifier.
+/// `NewForTokenClassification` besides `NewModel` with one label computes the weight per token of a
+/// sparse vector (`scripts/gte_embedding.py` of gte-multilingual-base). It is not a classifier.
 fn task(json: &Json) -> Result<Task> {
     let own = [heads(json, "New"), heads(json, "Gte")].concat();
     if own.iter().any(|head| head == "ForTokenClassification") {

@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 pub enum Pooling {
     /// The first token, `[CLS]` or `<s>`: the Chinese GTE models, bge, bce, gte-multilingual.
     Cls,
-    /// The mean of all tokens, special ones included: the English GTE models, E5, all-MiniLM.
+    /// The mean of all tokens, including special tokens: the English GTE models, E5, all-MiniLM.
     Mean,
     /// The last token: the Qwen models.
     LastToken,

@@ -1,8 +1,8 @@
-//! Qwen2 and Qwen3 (Yang et al. 2025, <https://arxiv.org/abs/2505.09388>; transformers' `modeling_qwen3.py`,
-//! `modeling_qwen2.py`): Qwen3-Embedding, Qwen3-Reranker, gte-Qwen2.
+//! Qwen2 and Qwen3 (Yang et al. 2025, <https://arxiv.org/abs/2505.09388>; transformers'
+//! `modeling_qwen3.py`, `modeling_qwen2.py`): Qwen3-Embedding, Qwen3-Reranker, gte-Qwen2.
 //!
-//! Pre-norm decoders with RMSNorm, grouped queries, RoPE and a gated MLP. Qwen3 norms each head of queries and keys;
-//! Qwen2 has biases there.
+//! Pre-norm decoders with RMSNorm, grouped queries, RoPE and a gated MLP. Qwen3 normalizes each
+//! head of queries and keys; Qwen2 has biases there instead.
 
 use serde_json::Value;
 
@@ -46,14 +46,14 @@ const NAMES: Names = Names {
 };
 
 static KEYS: &[Key] = &[
-    obeyed("attention_bias", "of qwen3: biases of all four projections; default false"),
-    obeyed("head_dim", "of qwen3, default 128; of qwen2 only hidden_size / num_attention_heads"),
+    obeyed("attention_bias", "for qwen3: biases of all four projections; default false"),
+    obeyed("head_dim", "for qwen3, default 128; for qwen2 only hidden_size / num_attention_heads"),
     obeyed("hidden_act", "default silu"),
     obeyed("hidden_size", "default 4096"),
     obeyed("intermediate_size", "default 22016"),
-    obeyed("is_causal", "false: every token sees every other; default true (qwen3), must be said (qwen2)"),
+    obeyed("is_causal", "false: every token attends to every other; default true (qwen3), required (qwen2)"),
     obeyed("layer_types", "only full_attention"),
-    obeyed("max_position_embeddings", "the longest text; default 32768"),
+    obeyed("max_position_embeddings", "the length of the longest text; default 32768"),
     obeyed("num_attention_heads", "default 32"),
     obeyed("num_hidden_layers", "default 32"),
     obeyed("num_key_value_heads", "default 32; null: as many as num_attention_heads"),
@@ -61,12 +61,15 @@ static KEYS: &[Key] = &[
     obeyed("rope_parameters", "default or linear, with rope_theta and factor"),
     obeyed("rope_scaling", "linear"),
     obeyed("rope_theta", "default 10000"),
-    obeyed("tie_word_embeddings", "whether a language model's output layer is the table of words; default false"),
+    obeyed(
+        "tie_word_embeddings",
+        "whether a language model's output layer is the table of word embeddings; default false",
+    ),
     obeyed("vocab_size", "default 151936"),
     harmless("max_window_layers", "only with use_sliding_window"),
-    obeyed("pad_token_id", "of a classifier: tokens of this id at the end are passed over; there is no padding"),
+    obeyed("pad_token_id", "for classifiers: tokens with this id at the end are ignored; there is no padding"),
     harmless("sliding_window", "only with use_sliding_window"),
-    refused("use_bidirectional_attention", "transformers passes over it: say is_causal"),
+    refused("use_bidirectional_attention", "transformers ignores it: use is_causal"),
     refused("use_sliding_window", "only false"),
 ];
 
@@ -94,7 +97,7 @@ fn read_qwen2(json: &Json, choices: &Choices) -> Result<Architecture> {
     decoder(json, &QWEN2, causal, |sizes| sizes.head_dim(json), |spec| spec)
 }
 
-/// Whether a token sees only those before it: as the caller says, else the file.
+/// Whether a token only attends to the tokens before it, according to the caller, or else the file.
 fn causal(json: &Json, choices: &Choices) -> Result<Option<bool>> {
     let said = json.flag("is_causal")?;
     if let Some(both) = json.flag("use_bidirectional_attention")?.filter(|_| said.is_none() && choices.causal.is_none())
@@ -130,7 +133,7 @@ fn decoder(
     };
     if !sizes.heads.is_multiple_of(kv_heads) {
         return Err(json.invalid(format_args!(
-            "`num_attention_heads` {} is no multiple of `num_key_value_heads` {kv_heads}",
+            "`num_attention_heads` {} is not a multiple of `num_key_value_heads` {kv_heads}",
             sizes.heads
         )));
     }
@@ -170,8 +173,8 @@ fn decoder(
 fn task(json: &Json, family: &Family, sizes: &Sizes, causal: bool) -> Result<Task> {
     match heads(json, family.class).first().map(String::as_str) {
         Some("ForSequenceClassification") => {
-            // The reference pools the last token that is not the pad token, even where nothing is padded. In a causal
-            // model those behind it may as well not be there.
+            // The reference pools the last token that is not the pad token, even without padding.
+            // In a causal model, the tokens after it have no effect on it.
             let pad = match json.get("pad_token_id") {
                 None | Some(Value::Null) => sizes.vocab,
                 Some(_) => size(json, "pad_token_id", 0, sizes.vocab as u64 - 1, sizes.vocab)?,

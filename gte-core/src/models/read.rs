@@ -1,4 +1,5 @@
-//! What the families read alike from `config.json`: sizes, activations, labels, RoPE, and what none of them computes.
+//! Parts of `config.json` that families read in the same way: sizes, activations, labels, RoPE, and
+//! values that none of them can compute.
 
 use serde_json::Value;
 
@@ -7,7 +8,7 @@ use crate::error::Result;
 use crate::json::{Json, shown};
 use crate::kernels::Activation;
 
-/// Largest sizes of each kind that are believed: beyond them a file is no model but a trap for the allocator.
+/// Maximum sizes. A file with a larger size is not a model but an attack on the allocator.
 pub(super) const MAX_HIDDEN: u64 = 1 << 14;
 pub(super) const MAX_LAYERS: u64 = 1 << 9;
 pub(super) const MAX_HEADS: u64 = 1 << 9;
@@ -15,7 +16,8 @@ pub(super) const MAX_INNER: u64 = 1 << 17;
 pub(super) const MAX_VOCAB: u64 = 1 << 22;
 pub(super) const MAX_POSITIONS: u64 = 1 << 22;
 
-/// The sizes that every family has under the same keys, with the defaults of its class in transformers.
+/// The sizes that have the same keys in every family, with the defaults of its class in
+/// transformers.
 pub(super) struct Sizes {
     pub(super) hidden: usize,
     pub(super) layers: usize,
@@ -39,19 +41,20 @@ impl Sizes {
         })
     }
 
-    /// Values per head, where heads share a hidden state.
+    /// Number of values per head, if the heads divide the hidden state.
     pub(super) fn head_dim(&self, json: &Json) -> Result<usize> {
         if self.hidden.is_multiple_of(self.heads) {
             return Ok(self.hidden / self.heads);
         }
         Err(json.invalid(format_args!(
-            "`hidden_size` {} is no multiple of `num_attention_heads` {}",
+            "`hidden_size` {} is not a multiple of `num_attention_heads` {}",
             self.hidden, self.heads
         )))
     }
 }
 
-/// A count from `min` to `max`; `default` where the key is absent, but not where it is null, as in transformers.
+/// A size from `min` to `max`. Default: `default` if the key is missing; null is an error, as in
+/// transformers.
 pub(super) fn size(json: &Json, key: &str, min: u64, max: u64, default: usize) -> Result<usize> {
     match json.get(key) {
         None => Ok(default),
@@ -62,7 +65,7 @@ pub(super) fn size(json: &Json, key: &str, min: u64, max: u64, default: usize) -
     }
 }
 
-/// Refuses every value of `key` but `value`, absent and null.
+/// Refuses every value of `key` other than `value`, a missing key and null.
 pub(super) fn must_be(json: &Json, key: &str, value: &Value) -> Result<()> {
     match json.get(key).filter(|found| !found.is_null() && *found != value) {
         None => Ok(()),
@@ -70,7 +73,8 @@ pub(super) fn must_be(json: &Json, key: &str, value: &Value) -> Result<()> {
     }
 }
 
-/// Refuses what no family here computes: decoders, cross attention, pruned heads, foreign quantization.
+/// Refuses what no family here computes: decoders, cross attention, pruned heads, other quantized
+/// formats.
 pub(super) fn refuse_what_is_not_computed(json: &Json) -> Result<()> {
     for key in ["is_decoder", "add_cross_attention", "is_encoder_decoder"] {
         must_be(json, key, &Value::Bool(false))?;
@@ -84,7 +88,7 @@ pub(super) fn refuse_what_is_not_computed(json: &Json) -> Result<()> {
     Ok(())
 }
 
-/// Refuses a causal mask, which a family of encoders does not compute.
+/// Refuses a causal mask, which an encoder family cannot compute.
 pub(super) fn refuse_causal(json: &Json) -> Result<()> {
     must_be(json, "is_causal", &Value::Bool(false))
 }
@@ -105,7 +109,7 @@ pub(super) fn activation(json: &Json, key: &str, default: Activation) -> Result<
     }
 }
 
-/// The same activation behind pooling.
+/// The same activation for the layers after pooling.
 pub(super) fn head_activation(activation: Activation) -> HeadActivation {
     match activation {
         Activation::None => HeadActivation::Identity,
@@ -116,7 +120,8 @@ pub(super) fn head_activation(activation: Activation) -> HeadActivation {
     }
 }
 
-/// What LayerNorm or RMSNorm adds to the variance, under the first of `keys` that is there.
+/// The epsilon that LayerNorm or RMSNorm adds to the variance, under the first of `keys` that
+/// exists.
 pub(super) fn eps(json: &Json, keys: &[&str], default: f32) -> Result<f32> {
     for key in keys {
         if let Some(Value::Null) = json.get(key) {
@@ -131,14 +136,15 @@ pub(super) fn eps(json: &Json, keys: &[&str], default: f32) -> Result<f32> {
     Ok(default)
 }
 
-/// The last part of the class of `architectures`, behind `class`: `Model`, `ForSequenceClassification`, … The first
-/// entry counts, as in transformers.
+/// The last part of each class name in `architectures`, after `class`: `Model`,
+/// `ForSequenceClassification`, … Only the first entry counts, as in transformers.
 pub(super) fn heads(json: &Json, class: &str) -> Vec<String> {
     let entries = json.get("architectures").and_then(|v| v.as_array().cloned()).unwrap_or_default();
     entries.iter().filter_map(|e| e.as_str()?.strip_prefix(class).map(str::to_owned)).collect()
 }
 
-/// The task of an encoder by its class: `spec` is what its `ForSequenceClassification` computes.
+/// The task of an encoder according to its class. `spec` is what its `ForSequenceClassification`
+/// computes.
 pub(super) fn task(json: &Json, class: &str, spec: ClassifierSpec) -> Result<Task> {
     match heads(json, class).first().map(String::as_str) {
         Some("ForSequenceClassification") => Ok(Task::Classify(ClassifierSpec { labels: labels(json)?, ..spec })),
@@ -152,7 +158,7 @@ pub(super) fn task(json: &Json, class: &str, spec: ClassifierSpec) -> Result<Tas
     }
 }
 
-/// The number of labels: `id2label`, else `num_labels`, else transformers' default of 2.
+/// The number of labels: `id2label`, else `num_labels`, else 2, the default of transformers.
 pub(super) fn labels(json: &Json) -> Result<usize> {
     let named = json.get("id2label").and_then(|v| v.as_object().map(|o| o.len()));
     match named {
@@ -161,7 +167,8 @@ pub(super) fn labels(json: &Json) -> Result<usize> {
     }
 }
 
-/// The classifier of BERT and its likes: the first token, a dense layer with tanh, an output with bias.
+/// The classifier of BERT and similar models: the first token, a dense layer with tanh, an output
+/// layer with bias.
 pub(super) const FIRST_TOKEN_TANH: ClassifierSpec = ClassifierSpec {
     labels: 1,
     pooling: Pooling::Cls,
@@ -171,8 +178,8 @@ pub(super) const FIRST_TOKEN_TANH: ClassifierSpec = ClassifierSpec {
     pad: None,
 };
 
-/// The one RoPE of a model, in the old spelling (`rope_theta`, `rope_scaling`) or the new one (`rope_parameters`). Where
-/// there are both, the old one counts, as in transformers.
+/// The RoPE of a model with only one, in the old spelling (`rope_theta`, `rope_scaling`) or the new
+/// one (`rope_parameters`). If both exist, the old one counts, as in transformers.
 pub(super) fn rope(json: &Json, default_theta: f64) -> Result<RopeSpec> {
     let old_theta = json.number("rope_theta")?;
     let scaling = match json.object("rope_scaling")? {
@@ -185,7 +192,8 @@ pub(super) fn rope(json: &Json, default_theta: f64) -> Result<RopeSpec> {
     }
 }
 
-/// A RoPE from objects with `rope_type` (or `type`), `rope_theta` and `factor`, of which a later one overrides.
+/// A RoPE from objects with `rope_type` (or `type`), `rope_theta` and `factor`. Later objects
+/// override earlier ones.
 pub(super) fn rope_of(objects: &[&Json], default_theta: f64, json: &Json) -> Result<RopeSpec> {
     let mut spec = RopeSpec { theta: default_theta, divisor: 1.0 };
     for object in objects {
@@ -208,7 +216,7 @@ pub(super) fn rope_of(objects: &[&Json], default_theta: f64, json: &Json) -> Res
     Err(json.unsupported("rope_theta", &spec.theta.to_string(), "a number above 0"))
 }
 
-/// The `factor` of a scaling, which must be there.
+/// The `factor` of a scaling, which is required.
 pub(super) fn factor(scaling: &Json) -> Result<f64> {
     match scaling.number("factor")? {
         Some(factor) if factor.is_finite() && factor > 0.0 => Ok(factor),

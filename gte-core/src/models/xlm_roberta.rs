@@ -1,7 +1,8 @@
-//! RoBERTa and XLM-RoBERTa (Liu et al. 2019, <https://arxiv.org/abs/1907.11692>; Conneau et al. 2019,
-//! <https://arxiv.org/abs/1911.02116>; transformers' `modeling_xlm_roberta.py`): bge-m3, bge-reranker, bce, E5.
+//! RoBERTa and XLM-RoBERTa (Liu et al. 2019, <https://arxiv.org/abs/1907.11692>; Conneau et al.
+//! 2019, <https://arxiv.org/abs/1911.02116>; transformers' `modeling_xlm_roberta.py`): bge-m3,
+//! bge-reranker, bce, E5.
 //!
-//! BERT's encoder with positions that start behind the pad id, and a classifier of its own.
+//! BERT's encoder with positions that start after the pad id, and its own classifier.
 
 use super::read::{FIRST_TOKEN_TANH, Sizes, size, task};
 use super::{Architecture, Choices, Family, Key, Names, PositionRule, bert, harmless, obeyed, refused};
@@ -28,13 +29,13 @@ static KEYS: &[Key] = &[
     obeyed("hidden_size", "default 768"),
     obeyed("intermediate_size", "default 3072"),
     obeyed("layer_norm_eps", "default 1e-12"),
-    obeyed("max_position_embeddings", "default 512; the usable length is this less the pad id and one"),
+    obeyed("max_position_embeddings", "default 512; the usable length is smaller by the pad id plus one"),
     obeyed("num_attention_heads", "default 12"),
     obeyed("num_hidden_layers", "default 12"),
-    obeyed("pad_token_id", "positions start behind it; default 1"),
+    obeyed("pad_token_id", "positions start after it; default 1"),
     obeyed("type_vocab_size", "default 2"),
     obeyed("vocab_size", "default 50265 (roberta), 30522 (xlm-roberta)"),
-    harmless("tie_word_embeddings", "the head of pre-training is not computed"),
+    harmless("tie_word_embeddings", "only for the head of pre-training"),
     refused("position_embedding_type", "only absolute"),
 ];
 

@@ -1,5 +1,5 @@
 //! Every key that sentence-transformers 6.2.0 reads from `modules.json` and from the files of
-//! modules, and what becomes of it here. `docs/model-files.md` shows this table.
+//! modules, and how it is treated here. `docs/model-files.md` shows this table.
 
 use crate::json::Fate::{Harmless, Obeyed, Refused};
 use crate::json::{Fate, Key};
@@ -27,73 +27,74 @@ pub(super) fn of(file: &str) -> Vec<Key> {
 #[rustfmt::skip]
 pub(crate) const KEYS: &[Key] = &[
     key(MODULES, "type", Obeyed,
-        "The last part of the class's name says which module it is: Transformer, Pooling, Dense, \
-         Normalize, Dropout, LogitScore, by their old and their new paths. Any other is refused \
+        "The last part of the class name determines the module: Transformer, Pooling, Dense, \
+         Normalize, Dropout, LogitScore, with their old and their new paths. Any other is refused \
          by name, as is a class outside `sentence_transformers`, which is code in the repository."),
     key(MODULES, "path", Obeyed,
         "The module's folder: empty, `1_Pooling`, `./1_Pooling`, `0_Transformer/`. The \
-         transformer's `config.json`, tokenizer and weights are read from its folder and from \
-         nowhere else. A path out of the directory is refused."),
+         transformer's `config.json`, tokenizer and weights are read only from its \
+         folder. A path outside the directory is refused."),
     key(MODULES, "name", Refused,
-        "Two modules of one name, of which the reference drops one. Otherwise a label."),
+        "Refused if two modules have the same name, because the reference drops one of them. \
+         Otherwise only a label."),
     key(MODULES, "idx", Harmless,
-        "Not read by the reference either: modules follow each other as they are listed."),
+        "Not read by the reference either: modules run in the order of the list."),
     key(MODULES, "kwargs", Harmless,
-        "Names of arguments of `encode` that are handed to the module. There are none for a text."),
+        "Names of arguments of `encode` that are passed to the module. Texts have none."),
 
     key(MODEL, "prompts", Obeyed,
-        "Names and the texts that are put before a text. `query` and `document` are always there, \
-         empty unless given."),
+        "Prompts by name. `query` and `document` always exist, and are empty unless given."),
     key(MODEL, "default_prompt_name", Obeyed,
-        "The prompt of a text for which none is chosen. A name that is not in `prompts` is \
+        "The prompt for texts without a chosen prompt. A name that is not in `prompts` is \
          refused."),
     key(MODEL, "truncate_dim", Obeyed,
-        "Vectors are cut to so many values; ours have length 1 after the cut."),
+        "Vectors are truncated to this many values; ours then have length 1 again."),
     key(MODEL, "model_type", Obeyed,
         "`SentenceTransformer` or `CrossEncoder`; others are refused."),
     key(MODEL, "similarity_fn_name", Refused,
-        "`dot`, `euclidean` and `manhattan` of a model without a Normalize compare lengths, and \
-         vectors have length 1 here. Any other value says how the caller compares vectors, and \
-         changes none."),
+        "`dot`, `euclidean` and `manhattan` compare lengths, so they are refused for a model \
+         without a Normalize: vectors have length 1 here. Other values only say how the caller \
+         compares vectors."),
     key(MODEL, "activation_fn", Harmless,
-        "A cross-encoder's scores are what is asked for here: the logit, or its sigmoid, which is \
-         the default and the reference's own. Their order is the same."),
+        "A cross-encoder's score is what the caller requests: the logit, or its sigmoid, which is \
+         the default here and in the reference. Both give the same order."),
     key(MODEL, "keep_in_fp32_modules", Harmless,
-        "Which layers stay in f32 where the others do not: `precision` says it here."),
-    key(MODEL, "max_active_dims", Harmless, "Of a SparseEncoder, which `model_type` refuses."),
+        "Which layers stay in f32 if others do not; here `precision` decides."),
+    key(MODEL, "max_active_dims", Harmless, "For a SparseEncoder, which `model_type` refuses."),
     key(MODEL, "requirements", Harmless, "Versions of Python packages."),
     key(MODEL, "__version__", Harmless,
         "The versions that wrote the model; the reference warns if they are newer than its own."),
 
     key(TRANSFORMER, "max_seq_length", Obeyed,
-        "Where a text is cut. It replaces `model_max_length` of `tokenizer_config.json`, even if \
-         larger. Where it is more than the model has positions, those are the limit."),
+        "The length at which a text is truncated. It replaces `model_max_length` of \
+         `tokenizer_config.json`, even if it is larger. The model's positions are the maximum."),
     key(TRANSFORMER, "do_lower_case", Obeyed,
-        "Texts are put into lower case before the tokenizer sees them."),
-    key(TRANSFORMER, "tokenizer_name_or_path", Refused, "A tokenizer from another place."),
+        "Texts are converted to lower case before they are tokenized."),
+    key(TRANSFORMER, "tokenizer_name_or_path", Refused, "A tokenizer from elsewhere."),
     key(TRANSFORMER, "transformer_task", Obeyed,
         "`feature-extraction`, `sequence-classification`, `text-generation`; others are refused."),
     key(TRANSFORMER, "modality_config", Obeyed,
-        "What is taken of the transformer. Anything but the hidden states of texts, or the logits \
+        "The output of the transformer. Anything but the hidden states of texts, or the logits \
          of a cross-encoder, is refused; so is a chat template for an embedding model \
-         (`message`). Pictures and sounds are no input here."),
+         (`message`). Images and sounds are not supported."),
     key(TRANSFORMER, "module_output_name", Obeyed,
         "The name of the transformer's output. Anything but the one that belongs to \
          `transformer_task` is refused."),
     key(TRANSFORMER, "processing_kwargs", Obeyed,
-        "`text.max_length` cuts, before all other lengths; `text.truncation` must be on; the chat \
-         template is as the reference's default. Any other argument is refused by name."),
+        "`text.max_length` truncates, and takes precedence over all other lengths; \
+         `text.truncation` must be on; the chat template is the reference's default. Any other \
+         argument is refused by name."),
     key(TRANSFORMER, "model_args", Refused,
-        "Arguments of loading the weights. Those that choose a type or a place are harmless \
-         (`precision` and `device` say it here); any other is refused by name."),
+        "Arguments for loading the weights. Those that choose a type or a device are harmless \
+         (here `precision` and `device` decide); any other is refused by name."),
     key(TRANSFORMER, "model_kwargs", Refused, "The new name of `model_args`."),
     key(TRANSFORMER, "tokenizer_args", Obeyed,
-        "`model_max_length` goes before `max_seq_length`. Arguments that change no ids are \
-         harmless; any other is refused by name: write it into `tokenizer_config.json`."),
+        "`model_max_length` takes precedence over `max_seq_length`. Arguments that do not change \
+         ids are harmless; any other is refused by name: write it into `tokenizer_config.json`."),
     key(TRANSFORMER, "processor_kwargs", Obeyed, "The new name of `tokenizer_args`."),
     key(TRANSFORMER, "config_args", Refused,
-        "Values that go before those of `config.json`. All that changes a vector is refused by \
-         name: write it into `config.json`."),
+        "Values that override those of `config.json`. Any value that would change a vector is \
+         refused by name: write it into `config.json`."),
     key(TRANSFORMER, "config_kwargs", Refused, "The new name of `config_args`."),
     key(TRANSFORMER, "query_length", Refused, "Another length for queries."),
     key(TRANSFORMER, "document_length", Refused, "Another length for documents."),
@@ -103,12 +104,12 @@ pub(crate) const KEYS: &[Key] = &[
     key(TRANSFORMER, "backend", Harmless, "The reference sets it itself."),
 
     key(POOLING, "pooling_mode", Obeyed,
-        "`cls`, `mean`, `lasttoken`; `mean_sqrt_len_tokens` points where `mean` does, and is \
-         computed as that where no Dense follows. `max`, `weightedmean` and several at once are \
-         refused. It goes before the old keys."),
+        "`cls`, `mean`, `lasttoken`; `mean_sqrt_len_tokens` has the direction of `mean`, and \
+         is computed like it unless a Dense follows. `max`, `weightedmean` and several modes are \
+         refused. It takes precedence over the old keys."),
     key(POOLING, "pooling_mode_cls_token", Obeyed,
-        "The old form of `cls`. Where no mode is named, the reference takes the mean, and so do \
-         we."),
+        "The old form of `cls`. If no mode is named, the reference uses the mean, and so does \
+         this engine."),
     key(POOLING, "pooling_mode_mean_tokens", Obeyed, "The old form of `mean`."),
     key(POOLING, "pooling_mode_mean_sqrt_len_tokens", Obeyed,
         "The old form of `mean_sqrt_len_tokens`."),
@@ -116,18 +117,18 @@ pub(crate) const KEYS: &[Key] = &[
     key(POOLING, "pooling_mode_max_tokens", Refused, "The old form of `max`; harmless if false."),
     key(POOLING, "pooling_mode_weightedmean_tokens", Refused,
         "The old form of `weightedmean`; harmless if false."),
-    key(POOLING, "include_prompt", Obeyed, "Whether the tokens of a prompt count."),
+    key(POOLING, "include_prompt", Obeyed, "Whether the tokens of a prompt are pooled."),
     key(POOLING, "embedding_dimension", Harmless,
-        "A number that the reference reports, and never compares with the model: the model's own \
+        "A number that the reference reports, but never compares with the model. The model's own \
          width counts."),
     key(POOLING, "word_embedding_dimension", Harmless, "The old name of `embedding_dimension`."),
 
-    key(DENSE, "in_features", Obeyed, "Values in."),
-    key(DENSE, "out_features", Obeyed, "Values out."),
-    key(DENSE, "bias", Obeyed, "Whether there is a bias; true if absent."),
+    key(DENSE, "in_features", Obeyed, "Number of inputs."),
+    key(DENSE, "out_features", Obeyed, "Number of outputs."),
+    key(DENSE, "bias", Obeyed, "Whether there is a bias. Default: true."),
     key(DENSE, "activation_function", Obeyed,
-        "Identity, Tanh, ReLU, GELU, SiLU, Sigmoid of `torch.nn`; Tanh if absent. Any other is \
-         refused, also one that the reference replaces by Tanh with a warning."),
+        "Identity, Tanh, ReLU, GELU, SiLU, Sigmoid of `torch.nn`. Default: Tanh. Any other is \
+         refused, even if the reference replaces it by Tanh with a warning."),
     key(DENSE, "use_residual", Obeyed, "Whether the input is added to the output."),
     key(DENSE, "module_input_name", Refused,
         "Anything but `sentence_embedding`: a layer per token."),
@@ -136,16 +137,16 @@ pub(crate) const KEYS: &[Key] = &[
     key(DENSE, "init_bias", Harmless, "Replaced by the weights."),
 
     key(NORMALIZE, "module_input_name", Refused,
-        "Anything but `sentence_embedding`: vectors per token. Without a Normalize the reference \
-         gives vectors of any length; here all have length 1, and the cosine is the same."),
+        "Anything but `sentence_embedding`: vectors per token. Without a Normalize, vectors of the \
+         reference have any length; here all have length 1, and their cosines are the same."),
     key(NORMALIZE, "module_output_name", Refused, "Anything but `sentence_embedding`."),
 
     key(DROPOUT, "dropout", Harmless, "Nothing is dropped when a text is embedded."),
 
-    key(LOGIT_SCORE, "true_token_id", Obeyed, "The score is the logit of this token,"),
-    key(LOGIT_SCORE, "false_token_id", Obeyed, "less that of this one, if given."),
+    key(LOGIT_SCORE, "true_token_id", Obeyed, "The score is the logit of this token …"),
+    key(LOGIT_SCORE, "false_token_id", Obeyed, "… minus that of this token, if given."),
     key(LOGIT_SCORE, "module_input_name", Refused, "Anything but `causal_logits`."),
 
     key(ADAPTER, "peft_type", Refused,
-        "The file itself: an adapter is no model. Merge it into its base model."),
+        "The file itself: an adapter is not a model. Merge it into its base model."),
 ];

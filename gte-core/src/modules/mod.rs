@@ -1,8 +1,9 @@
-//! `Modules`: what sentence-transformers reads of a model's directory beside the transformer's own
-//! files: the modules that follow it, where a text is cut, what is put before it. What this engine
-//! does not compute is refused here, by key; `keys.rs` lists every key.
+//! `Modules`: what sentence-transformers reads from a model's directory besides the transformer's
+//! own files: the modules that follow the transformer, the length at which texts are truncated, and
+//! the prompts. Anything that this engine cannot compute is refused here, with the key's name;
+//! `keys.rs` lists every key.
 //!
-//! Read from sentence-transformers 6.2.0: `base/model.py`, `base/modules/transformer.py`, and the
+//! Follows sentence-transformers 6.2.0: `base/model.py`, `base/modules/transformer.py`, and the
 //! `load` of each module.
 
 mod keys;
@@ -20,43 +21,43 @@ pub(crate) use keys::KEYS;
 /// A model as `modules.json` describes it.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Modules {
-    /// The folder of the transformer's own files, `config.json`, tokenizer and weights; empty for
-    /// the model's directory. Files of these names elsewhere are not the model's.
+    /// The folder with the transformer's own files: `config.json`, tokenizer and weights. Empty for
+    /// the model's directory. Files with these names elsewhere do not belong to the model.
     pub(crate) transformer: String,
     /// Whether it was saved as a cross-encoder, which scores pairs.
     pub(crate) cross_encoder: bool,
-    /// What the transformer is loaded for.
+    /// The output that the transformer computes.
     pub(crate) task: Task,
     /// The folders of all modules.
     pub(crate) folders: Vec<String>,
-    /// Whether every text goes through the tokenizer's chat template.
+    /// Whether every text is formatted by the tokenizer's chat template.
     pub(crate) chat: bool,
-    /// Whether that ends with the beginning of an answer.
+    /// Whether the formatted text ends with the beginning of an answer.
     pub(crate) generation_prompt: bool,
-    /// Where a text is cut, special tokens included. It replaces `model_max_length` of
-    /// `tokenizer_config.json`, even if larger.
+    /// Length at which a text is truncated, including special tokens. It replaces
+    /// `model_max_length` of `tokenizer_config.json`, even if it is larger.
     pub(crate) max_seq_length: Option<usize>,
-    /// Texts are put into lower case before the tokenizer's own normalizer, without a change to
-    /// accents.
+    /// Whether texts are converted to lower case before the tokenizer's own normalizer, without
+    /// changing accents.
     pub(crate) lower_case: bool,
-    /// `None` for a cross-encoder, and where the caller has a pooling of its own.
+    /// `None` for a cross-encoder, and if the caller has chosen a pooling.
     pub(crate) pooling: Option<PoolingSettings>,
-    /// Layers behind the pooling, in their order; widths fit each other.
+    /// The layers after pooling, in order. Their widths match.
     pub(crate) dense: Vec<DenseSettings>,
-    /// Whether vectors are scaled to length 1. This engine does so for every model, which changes
-    /// no cosine.
+    /// Whether vectors are scaled to length 1. This engine does so for every model, which does not
+    /// change the cosine.
     pub(crate) normalize: bool,
-    /// Vectors are cut to this many values.
+    /// Vectors are truncated to this many values.
     pub(crate) truncate_dim: Option<usize>,
-    /// Names and texts, `query` and `document` always among them.
+    /// Names and texts, always including `query` and `document`.
     pub(crate) prompts: Vec<(String, String)>,
-    /// The name of the prompt that is put before a text for which none is chosen.
+    /// The name of the prompt for texts without a chosen prompt.
     pub(crate) default_prompt: Option<String>,
     /// How the logits of a language model become a score.
     pub(crate) logit_score: Option<LogitScore>,
 }
 
-/// What a transformer is loaded for.
+/// The output that a transformer computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Task {
     /// Hidden states.
@@ -67,22 +68,22 @@ pub(crate) enum Task {
     TextGeneration,
 }
 
-/// A Pooling.
+/// The settings of a Pooling.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct PoolingSettings {
     pub(crate) mode: PoolingMode,
-    /// `false`: the tokens of the prompt are left out, and those of its beginning, such as `[CLS]`.
-    /// They are as many as the prompt alone has, without a special token at its end. The first
-    /// token is then the first behind the prompt.
+    /// `false`: the tokens of the prompt are left out, including those at its beginning, such as
+    /// `[CLS]`. Their number is that of the prompt alone, without a special token at its end. The
+    /// first token that counts is then the first one after the prompt.
     pub(crate) include_prompt: bool,
-    /// The vector is longer than its mode says (`mean_sqrt_len_tokens`), which only a Dense would
-    /// notice.
+    /// Whether the vector is longer than its mode says (`mean_sqrt_len_tokens`), which only a Dense
+    /// would notice.
     scaled: bool,
-    /// The file that says so.
+    /// The file with this setting.
     pub(crate) source: String,
 }
 
-/// Which hidden states become a text's vector.
+/// Which hidden states become the vector of a text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PoolingMode {
     Cls,
@@ -90,50 +91,50 @@ pub(crate) enum PoolingMode {
     LastToken,
 }
 
-/// A Dense: a linear layer, and what follows it.
+/// The settings of a Dense: a linear layer and the function after it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct DenseSettings {
-    /// Where its weights are: `linear.weight`, `linear.bias`, `residual.weight` in
-    /// `model.safetensors`, else in `pytorch_model.bin`.
+    /// The folder of its weights: `linear.weight`, `linear.bias`, `residual.weight` in
+    /// `model.safetensors`, or else in `pytorch_model.bin`.
     pub(crate) folder: String,
     pub(crate) inputs: usize,
     pub(crate) outputs: usize,
     pub(crate) bias: bool,
     pub(crate) activation: Activation,
-    /// Its input is added to its output, through `residual.weight` where their widths differ.
+    /// Whether its input is added to its output, through `residual.weight` if their widths differ.
     pub(crate) residual: bool,
 }
 
-/// The function behind a Dense, with PyTorch's default arguments.
+/// The function after a Dense, with PyTorch's default arguments.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Activation {
     Identity,
     Tanh,
     Relu,
-    /// By the error function.
+    /// With the error function.
     Gelu,
     Silu,
     Sigmoid,
 }
 
-/// A LogitScore: the score is the logit of `true_id`, less that of `false_id`.
+/// The settings of a LogitScore: the score is the logit of `true_id` minus that of `false_id`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct LogitScore {
     pub(crate) true_id: u32,
     pub(crate) false_id: Option<u32>,
 }
 
-/// The modules that this engine computes.
+/// The modules that this engine can compute.
 const SUPPORTED: &str = "Transformer, Pooling, Dense, Normalize, Dropout, LogitScore of sentence_transformers";
 
 impl Modules {
-    /// Reads `modules.json` and what belongs to it; `None` without that file, for then
-    /// sentence-transformers reads nothing of it. `own_pooling`: the caller knows the pooling, and
-    /// the model's is not read.
+    /// Reads `modules.json` and what belongs to it; `None` without that file, because then
+    /// sentence-transformers reads none of it either. `own_pooling`: the caller has chosen the
+    /// pooling, and the model's pooling is not read.
     ///
     /// # Errors
-    /// [`Error::InvalidFile`], [`Error::MissingFile`], and [`Error::Unsupported`] for what is not
-    /// computed here.
+    /// [`Error::InvalidFile`], [`Error::MissingFile`], and [`Error::Unsupported`] for anything that
+    /// cannot be computed here.
     pub(crate) fn read(files: &ModelFiles, own_pooling: bool) -> Result<Option<Self>> {
         refuse_adapter(files)?;
         let Some(content) = files.read("modules.json")? else { return Ok(None) };
@@ -151,19 +152,20 @@ impl Modules {
             if let Some(name) = name
                 && !names.insert(name.clone())
             {
-                return Err(entry.unsupported("name", &name, "a name of its own: the reference drops one of two"));
+                return Err(entry.unsupported(
+                    "name",
+                    &name,
+                    "unique names: the reference drops one of two modules with the same name",
+                ));
             }
-            // A class that is not the library's is code in the repository.
+            // A class from outside the library is code in the repository.
             let own = kind.strip_prefix("sentence_transformers.").unwrap_or_default();
             let kind = own.rsplit('.').next().unwrap_or_default().to_owned();
             entry.log_unknown(&keys::of(keys::MODULES));
             entries.push((entry, kind, folder));
         }
         let Some((first, kind, folder)) = entries.first() else {
-            return Err(Error::invalid(
-                &label,
-                "the list of modules is empty: it has neither a Transformer nor a Pooling",
-            ));
+            return Err(Error::invalid(&label, "the list of modules is empty, without a Transformer or a Pooling"));
         };
         if kind != "Transformer" {
             let found = json::shown(first.get("type").unwrap_or_default());
@@ -180,14 +182,15 @@ impl Modules {
                 "Pooling" if own_pooling => {}
                 "Pooling" => modules.pooling = Some(settings::pooling(&files)?),
                 "Dense" if !own_pooling && !modules.pooled() => {
-                    return Err(behind("a Dense behind the Pooling, whose `module_input_name` is sentence_embedding"));
+                    return Err(behind("a Dense after the Pooling, whose `module_input_name` is sentence_embedding"));
                 }
                 "Dense" if modules.pooling.as_ref().is_some_and(|pooling| pooling.scaled) => {
-                    return Err(behind("a Dense behind another pooling than mean_sqrt_len_tokens"));
+                    return Err(behind("a Dense after a pooling other than mean_sqrt_len_tokens"));
                 }
                 "Dense" if modules.normalize => return Err(behind("a Dense before the Normalize")),
                 "Dense" => modules.push(settings::dense(&files, folder.clone())?)?,
-                // Before the Pooling there is nothing to normalize, and the reference goes on.
+                // Before the Pooling there is nothing to normalize, and the reference ignores the
+                // module.
                 "Normalize" => modules.normalize |= settings::normalize(&files)? && (own_pooling || modules.pooled()),
                 "Dropout" => settings::dropout(&files)?,
                 "LogitScore" => modules.logit_score = Some(settings::logit_score(&files)?),
@@ -200,19 +203,19 @@ impl Modules {
         if modules.pooling.is_none() && !own_pooling && modules.task == Task::FeatureExtraction {
             return Err(Error::invalid(
                 &label,
-                "no Pooling makes one vector of a text's tokens: choose cls, mean or last-token",
+                "there is no Pooling, which makes one vector from a text's tokens: choose cls, mean or last-token",
             ));
         }
         modules.read_model_settings(files)?;
         Ok(Some(modules))
     }
 
-    /// Whether there is a vector per text already.
+    /// Whether there is already one vector per text at this point.
     fn pooled(&self) -> bool {
         self.pooling.is_some()
     }
 
-    /// Adds a Dense to the others.
+    /// Adds a Dense after the others.
     fn push(&mut self, (dense, json): (DenseSettings, Json)) -> Result<()> {
         if let Some(before) = self.dense.last()
             && before.outputs != dense.inputs
@@ -227,7 +230,7 @@ impl Modules {
     }
 }
 
-/// An adapter changes the weights of a model that is elsewhere.
+/// Refuses an adapter, which changes the weights of a model that is stored elsewhere.
 fn refuse_adapter(files: &ModelFiles) -> Result<()> {
     match Json::read(files, "adapter_config.json")? {
         Some(json) => {

@@ -1,4 +1,4 @@
-//! The settings of each module: `config.json` in its folder, `sentence_bert_config.json` beside a
+//! The settings of each module: `config.json` in its folder, `sentence_bert_config.json` for a
 //! transformer, and `config_sentence_transformers.json` for the model.
 
 use serde_json::Value;
@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::files::ModelFiles;
 use crate::json::{self, Json};
 
-/// The transformer's settings are in the first of these that says anything.
+/// The transformer's settings are in the first of these files that has any content.
 pub(super) const TRANSFORMER: [&str; 7] = [
     "sentence_bert_config.json",
     "sentence_roberta_config.json",
@@ -22,8 +22,8 @@ pub(super) const TRANSFORMER: [&str; 7] = [
 
 /// Arguments that the loaders set themselves, whatever a file says.
 const LOADING: [&str; 6] = ["trust_remote_code", "subfolder", "token", "cache_dir", "revision", "local_files_only"];
-/// Arguments of loading weights that choose their type, their place and the code that computes, all
-/// of which are ours.
+/// Arguments for loading weights that choose their type, their device and the code that computes,
+/// all of which this engine decides itself.
 const WEIGHTS: [&str; 7] = [
     "dtype",
     "torch_dtype",
@@ -33,12 +33,12 @@ const WEIGHTS: [&str; 7] = [
     "use_safetensors",
     "add_pooling_layer",
 ];
-/// Arguments of a tokenizer that change no ids where nothing is padded.
+/// Arguments of a tokenizer that do not change token ids when there is no padding.
 const TOKENIZER: [&str; 5] = ["use_fast", "padding_side", "padding", "clean_up_tokenization_spaces", "legacy"];
-/// Settings of a configuration that change no value.
+/// Settings of a configuration that do not change values.
 const CONFIG: [&str; 4] = ["use_cache", "output_hidden_states", "output_attentions", "return_dict"];
 
-/// The model of one transformer, whose files are `files`.
+/// The model with a single transformer, whose files are `files`.
 pub(super) fn transformer(files: &ModelFiles, folder: String) -> Result<Modules> {
     let mut modules = Modules {
         transformer: folder,
@@ -95,7 +95,7 @@ impl Modules {
             }
         }
         let mut length = None;
-        // The old name takes the place of the new one.
+        // The old name replaces the new one.
         for key in ["processor_kwargs", "tokenizer_args"] {
             if let Some(arguments) = json.object(key)? {
                 length = count(&arguments, "model_max_length")?;
@@ -107,7 +107,7 @@ impl Modules {
         self.read_modality(json)
     }
 
-    /// Arguments of the tokenizer's call; the length that they cut at.
+    /// Reads the arguments for calling the tokenizer. Returns the length at which they truncate.
     fn read_processing(&mut self, json: &Json) -> Result<Option<usize>> {
         let Some(processing) = json.object("processing_kwargs")? else { return Ok(None) };
         let mut length = None;
@@ -137,7 +137,7 @@ impl Modules {
         Ok(length)
     }
 
-    /// Which output of which method is taken, which is nothing to choose for a text.
+    /// Reads which output of which method is used. For texts there is only one choice.
     fn read_modality(&mut self, json: &Json) -> Result<()> {
         let (state, output) = match self.task {
             Task::FeatureExtraction => ("last_hidden_state", "token_embeddings"),
@@ -163,7 +163,7 @@ impl Modules {
         Ok(())
     }
 
-    /// `config_sentence_transformers.json`.
+    /// Reads `config_sentence_transformers.json`.
     pub(super) fn read_model_settings(&mut self, files: &ModelFiles) -> Result<()> {
         self.prompts = ["query", "document"].map(|name| (name.to_owned(), String::new())).into();
         let Some(json) = Json::read(files, "config_sentence_transformers.json")? else { return Ok(()) };
@@ -189,7 +189,7 @@ impl Modules {
         }
         self.truncate_dim = count(&json, "truncate_dim")?;
         match json.string("similarity_fn_name")? {
-            // These compare lengths too, and a vector has the length 1 here.
+            // These also compare lengths, but vectors have length 1 here.
             Some(name @ ("dot" | "euclidean" | "manhattan")) if !self.normalize => {
                 let supported = "cosine, or a Normalize module: vectors have length 1 here";
                 return Err(json.unsupported("similarity_fn_name", name, supported));
@@ -201,9 +201,9 @@ impl Modules {
     }
 }
 
-/// `1_Pooling/config.json`.
+/// Reads `1_Pooling/config.json`.
 pub(super) fn pooling(files: &ModelFiles) -> Result<PoolingSettings> {
-    /// The old names, in the order in which several were joined.
+    /// The old names, in the order in which several poolings were concatenated.
     const OLD: [(&str, &str); 6] = [
         ("pooling_mode_cls_token", "cls"),
         ("pooling_mode_max_tokens", "max"),
@@ -217,7 +217,7 @@ pub(super) fn pooling(files: &ModelFiles) -> Result<PoolingSettings> {
         file: files.inside("config.json"),
         hint: "modules.json names it; or choose a pooling: cls, mean, last-token",
     })?;
-    let mut modes: Vec<(&str, String)> = Vec::new(); // the key that says so, and the mode
+    let mut modes: Vec<(&str, String)> = Vec::new(); // the key, and its mode
     let named = json.get("pooling_mode");
     match named {
         None => {
@@ -239,13 +239,13 @@ pub(super) fn pooling(files: &ModelFiles) -> Result<PoolingSettings> {
     let mode = match &modes[..] {
         [(key, mode)] => match mode.as_str() {
             "cls" => PoolingMode::Cls,
-            // Divided by the root of the length where the mean is divided by the length: the same
-            // at length 1.
+            // The sum is divided by the root of the length instead of the length: after scaling to
+            // length 1 both are the same.
             "mean" | "mean_sqrt_len_tokens" => PoolingMode::Mean,
             "lasttoken" => PoolingMode::LastToken,
             mode => return Err(json.unsupported(key, if named.is_some() { mode } else { "true" }, SUPPORTED)),
         },
-        // The reference's default, for a file that is a Pooling's, and not for an empty one.
+        // The default of the reference for the file of a Pooling, but not for an empty file.
         [] if named.is_none()
             && (json.get("embedding_dimension").is_some() || json.get("word_embedding_dimension").is_some()) =>
         {
@@ -264,12 +264,12 @@ pub(super) fn pooling(files: &ModelFiles) -> Result<PoolingSettings> {
     Ok(settings)
 }
 
-/// `2_Dense/config.json`; the JSON too, for messages.
+/// Reads `2_Dense/config.json`. Also returns the JSON, for messages.
 pub(super) fn dense(files: &ModelFiles, folder: String) -> Result<(DenseSettings, Json)> {
     let json = Json::read(files, "config.json")?.ok_or_else(|| Error::MissingFile {
         model: files.place(),
         file: files.inside("config.json"),
-        hint: "modules.json names it, and it is what tells the sizes of a Dense",
+        hint: "modules.json names it, and it contains the sizes of a Dense",
     })?;
     let activation = match json.get("activation_function") {
         None => Activation::Tanh,
@@ -301,7 +301,7 @@ pub(super) fn dense(files: &ModelFiles, folder: String) -> Result<(DenseSettings
     Ok((settings, json))
 }
 
-/// `2_Normalize/config.json`, which is mostly absent: whether it is the text's vector that is
+/// Reads `2_Normalize/config.json`, which usually does not exist: whether the vector of the text is
 /// normalized.
 pub(super) fn normalize(files: &ModelFiles) -> Result<bool> {
     if let Some(json) = Json::read(files, "config.json")? {
@@ -313,7 +313,7 @@ pub(super) fn normalize(files: &ModelFiles) -> Result<bool> {
     Ok(true)
 }
 
-/// `2_Dropout/config.json`: nothing is dropped when a text is embedded.
+/// Reads `2_Dropout/config.json`: nothing is dropped when a text is embedded.
 pub(super) fn dropout(files: &ModelFiles) -> Result<()> {
     if let Some(json) = Json::read(files, "config.json")? {
         json.refuse_unknown(&keys::of(keys::DROPOUT))?;
@@ -321,12 +321,12 @@ pub(super) fn dropout(files: &ModelFiles) -> Result<()> {
     Ok(())
 }
 
-/// `1_LogitScore/config.json`.
+/// Reads `1_LogitScore/config.json`.
 pub(super) fn logit_score(files: &ModelFiles) -> Result<LogitScore> {
     let json = Json::read(files, "config.json")?.ok_or_else(|| Error::MissingFile {
         model: files.place(),
         file: files.inside("config.json"),
-        hint: "modules.json names it, and it is what tells the tokens of a LogitScore",
+        hint: "modules.json names it, and it contains the tokens of a LogitScore",
     })?;
     let id = |key: &str| match json.get(key) {
         None | Some(Value::Null) => Ok(None),
@@ -344,7 +344,7 @@ pub(super) fn logit_score(files: &ModelFiles) -> Result<LogitScore> {
     Ok(settings)
 }
 
-/// Refuses a key of an object that is in none of `known`.
+/// Refuses keys of an object that are not in `known`.
 fn only(json: &Json, known: &[&[&str]]) -> Result<()> {
     for key in json.keys() {
         let value = json::shown(json.get(key).unwrap_or_default());
@@ -355,14 +355,14 @@ fn only(json: &Json, known: &[&[&str]]) -> Result<()> {
     Ok(())
 }
 
-/// A whole number of at least 1, or more than counts: `null` is none.
+/// An integer of at least 1; numbers beyond the range become the maximum. `null` gives None.
 fn count(json: &Json, key: &str) -> Result<Option<usize>> {
     match json.number(key)? {
         None => Ok(None),
         Some(n) if n >= 1.0 && (n.fract() == 0.0 || n.is_infinite()) => Ok(Some(n as usize)),
         Some(_) => {
             let found = json::shown(json.get(key).unwrap_or_default());
-            Err(json.invalid(format_args!("`{key}` is {found}, expected a whole number of at least 1")))
+            Err(json.invalid(format_args!("`{key}` is {found}, expected an integer of at least 1")))
         }
     }
 }

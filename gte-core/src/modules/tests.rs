@@ -10,8 +10,8 @@ use super::*;
 use crate::json::Fate;
 use crate::json::tests::READ;
 
-/// A model directory of these files; `modules.json` is of a Transformer, a Pooling and whatever
-/// `more` adds.
+/// A model directory with these files. `modules.json` has a Transformer, a Pooling and the modules
+/// in `more`.
 struct Dir(TempDir);
 
 impl Dir {
@@ -26,7 +26,7 @@ impl Dir {
         dir
     }
 
-    /// One whose modules are just these.
+    /// A directory with exactly these modules.
     fn of(modules: Value) -> Self {
         let dir = Self::new(&[]);
         dir.write("modules.json", &modules);
@@ -161,7 +161,7 @@ fn poolings() {
         (json!({"pooling_mode": "mean"}), PoolingMode::Mean),
         (json!({"pooling_mode": ["lasttoken"]}), PoolingMode::LastToken),
         (json!({"pooling_mode": "mean_sqrt_len_tokens"}), PoolingMode::Mean),
-        // The new key goes before the old ones.
+        // The new key takes precedence over the old ones.
         (json!({"pooling_mode": "cls", "pooling_mode_mean_tokens": true}), PoolingMode::Cls),
         (json!({"pooling_mode_cls_token": true, "pooling_mode_mean_tokens": false}), PoolingMode::Cls),
         (json!({"pooling_mode_lasttoken": true}), PoolingMode::LastToken),
@@ -247,7 +247,7 @@ fn denses() {
         assert!(error.contains(key) && error.contains("2_Dense/config.json"), "{error}");
     }
     assert!(dense(json!({"in_features": 8})).unwrap_err().to_string().contains("`out_features` is missing"));
-    // Two of them, which must fit; and orders that are not computed.
+    // Two of them, whose widths must match; and orders that cannot be computed.
     let dir = Dir::new(&[("Dense", "2_Dense"), ("Dense", "3_Dense")]);
     dir.write("2_Dense/config.json", &json!({"in_features": 8, "out_features": 12}));
     dir.write("3_Dense/config.json", &json!({"in_features": 12, "out_features": 4}));
@@ -417,8 +417,7 @@ fn an_adapter_is_refused() {
     assert!(Modules::read(&dir.files(), false).is_err());
 }
 
-/// Every key that is asked for is in the table, and every key of the table that has an effect is
-/// asked for.
+/// Every key that is read is in the table, and every key in the table that has an effect is read.
 #[test]
 fn the_table_and_the_readers_agree() {
     let embedder = Dir::new(&[("Dense", "2_Dense"), ("Dropout", "2_Dropout"), ("Normalize", "2_Normalize")]);
@@ -441,8 +440,8 @@ fn the_table_and_the_readers_agree() {
     let read = READ.take();
     for file in KEYS.iter().map(|key| key.file).collect::<BTreeSet<_>>() {
         let asked = read.iter().filter(|(read, _)| read == file).flat_map(|(_, keys)| keys);
-        // Only the first name of a path: what is in `prompts` or `model_args` has names of its own.
-        // Entries of lists begin with a number.
+        // Only the first name of a path, because the contents of `prompts` or `model_args` have
+        // names of their own. Entries of lists begin with a number.
         let first = |path: &String| {
             path.split_once("].").map_or(&path[..], |(_, key)| key).split('.').next().unwrap().to_owned()
         };

@@ -1,6 +1,7 @@
-//! `Class`: the tokenizer class of transformers that a model's files name, and what it makes of a `tokenizer.json`. Most take the file as
-//! it is. A few take only the vocabulary from it and build all else from `tokenizer_config.json`, so that the two files may speak of one
-//! thing: then the class is right, as in transformers 5.24.0 (`models/*/tokenization_*.py` there).
+//! `Class`: the tokenizer class of transformers that a model's files name, and what it makes of a
+//! `tokenizer.json`. Most classes use the file as it is. A few use only its vocabulary and build
+//! everything else from `tokenizer_config.json`. If the two files then contradict each other, the
+//! class decides, as in transformers 5.24.0 (`models/*/tokenization_*.py` there).
 
 use std::borrow::Cow;
 
@@ -12,21 +13,22 @@ use crate::json::Json;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Class {
-    /// `TokenizersBackend`, `PreTrainedTokenizerFast`, and names that transformers does not know: the file as it is.
+    /// `TokenizersBackend`, `PreTrainedTokenizerFast`, and names that transformers does not know:
+    /// the file is used as it is.
     AsIs,
     Bert,
-    /// As `Bert`, without token types.
+    /// Like `Bert`, without token types.
     DistilBert,
     XlmRoberta,
     Roberta,
     Qwen2,
 }
 
-/// What stands around a text, or two.
+/// The special tokens around a text, or around two.
 pub(super) enum Post {
-    /// What the file says, or a part of the same form.
+    /// According to the file, or in the same JSON form.
     Json(Value),
-    /// BERT's: the first and the last special token, by name.
+    /// BERT's: the names of the first and the last special token.
     Bert(String, String),
     /// XLM-RoBERTa's, by name.
     XlmRoberta(String, String),
@@ -34,7 +36,8 @@ pub(super) enum Post {
     Roberta(String, String),
 }
 
-/// Classes of transformers 5.24.0 that build a tokenizer of their own, or are written in Python: not known here.
+/// Classes of transformers 5.24.0 that build their own tokenizer, or are written in Python. They
+/// are not supported.
 const OTHERS: [&str; 79] = [
     "AlbertTokenizer",
     "BarthezTokenizer",
@@ -117,12 +120,12 @@ const OTHERS: [&str; 79] = [
     "XLNetTokenizer",
 ];
 
-/// The words of Qwen2's tokenizer.
+/// The regular expression that splits text into words for Qwen2's tokenizer.
 const QWEN2: &str =
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
 impl Class {
-    /// The class that `AutoTokenizer` chooses by `tokenizer_config.json` and `config.json`.
+    /// The class that `AutoTokenizer` selects, given `tokenizer_config.json` and `config.json`.
     pub(super) fn of(config: &Json, model: Option<&Json>) -> Result<Self> {
         let from_model = |key| model.map_or(Ok(None), |json: &Json| json.string(key));
         let named = match config.string("tokenizer_class")? {
@@ -130,7 +133,8 @@ impl Class {
             None => from_model("tokenizer_class")?,
         };
         let registered = match from_model("model_type")?.unwrap_or("bert") {
-            // Their files are known to name a wrong class: transformers does not look at them.
+            // The files of these models are known to name a wrong class, so transformers ignores
+            // it.
             "modernbert" => return Ok(Self::AsIs),
             "qwen2" => return Ok(Self::Qwen2),
             "bert" => Self::Bert,
@@ -156,7 +160,7 @@ impl Class {
         }
     }
 
-    /// The special tokens that the class has where the files name none.
+    /// The special tokens of the class if the files name none.
     pub(super) fn defaults(self) -> &'static [(&'static str, &'static str)] {
         match self {
             Self::AsIs => &[],
@@ -182,7 +186,7 @@ impl Class {
         }
     }
 
-    /// The special tokens without which the class makes no tokenizer.
+    /// The special tokens that the class requires.
     pub(super) fn needed(self) -> &'static [&'static str] {
         match self {
             Self::AsIs | Self::Qwen2 => &[],
@@ -192,12 +196,13 @@ impl Class {
         }
     }
 
-    /// Whether it gives the model token types, where `model_input_names` says nothing.
+    /// Whether the class passes token types to the model if `model_input_names` is missing.
     pub(super) fn has_types(self) -> bool {
         self == Self::Bert
     }
 
-    /// Changes `json` to what the class makes of it, given the names of special tokens and `tokenizer_config.json`.
+    /// Changes `json` to what the class makes of it, given the names of special tokens and
+    /// `tokenizer_config.json`.
     pub(super) fn rebuild<'t>(
         self,
         json: &mut TokenizerJson<'_>,
@@ -214,7 +219,7 @@ impl Class {
             Self::Roberta | Self::Qwen2 => "BPE",
         };
         if kind != expected && !kind.is_empty() {
-            let found = format!("a class that makes a {expected}, but tokenizer.json holds a {kind}");
+            let found = format!("a class for a {expected}, but tokenizer.json contains a {kind}");
             return Err(config.unsupported("tokenizer_class", &found, "PreTrainedTokenizerFast for this file"));
         }
         let (options, post) = match self {
@@ -238,7 +243,7 @@ impl Class {
                 (options, Post::Bert(name("cls_token"), name("sep_token")))
             }
             Self::XlmRoberta => {
-                // Of the normalizer the map of characters is left, of all else nothing.
+                // Only the map of characters remains of the normalizer.
                 let parts = match json.normalizer.get_mut("normalizers").and_then(Value::as_array_mut) {
                     Some(parts) => std::mem::take(parts),
                     None => vec![json.normalizer.take()],
@@ -285,10 +290,12 @@ impl Class {
     }
 }
 
-/// An option of a Unigram: the scores are read to the last bit, as Python reads them, and not as the crate does.
+/// An option of a Unigram: scores are parsed exactly, to the last bit, as in Python, and unlike in
+/// the crate.
 pub(super) const EXACT: &str = "exact";
 
-/// The tokenizer.json of a `vocab.txt`, one token per line: a token that is there twice has the later id.
+/// The tokenizer.json for a `vocab.txt`, which has one token per line. A token that occurs twice
+/// has the later id.
 pub(super) fn from_vocab(vocab: &[u8]) -> std::result::Result<TokenizerJson<'_>, String> {
     let mut names = Vec::new();
     if !vocab.is_empty() {

@@ -1,6 +1,8 @@
-//! What a `tokenizer.json` says, read once. The vocabulary is the longest part of a start (a quarter of a million pieces in XLM-R's), so
-//! its names are borrowed from the file and handed to the model as they are; the crate `tokenizers` would make a tree of the whole file
-//! first. The format is that of <https://github.com/huggingface/tokenizers>, `tokenizers/src/tokenizer/serialization.rs`.
+//! Reads a `tokenizer.json` in one pass. Reading the vocabulary takes most of the start (XLM-R's
+//! has a quarter of a million pieces), so its names are borrowed from the file and passed to the
+//! model as they are. The crate `tokenizers` would first build a tree of the whole file. The format
+//! is that of <https://github.com/huggingface/tokenizers>,
+//! `tokenizers/src/tokenizer/serialization.rs`.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -10,7 +12,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
-/// The file; what it lacks is null or empty.
+/// The file's content. Missing parts are null or empty.
 #[derive(Default, Deserialize)]
 pub(super) struct TokenizerJson<'a> {
     #[serde(default)]
@@ -33,13 +35,13 @@ pub(super) struct TokenizerJson<'a> {
     pub(super) model: Model<'a>,
 }
 
-/// The model in it.
+/// The model in the file.
 #[derive(Default)]
 pub(super) struct Model<'a> {
-    /// All keys but the long ones.
+    /// All keys except the long ones.
     pub(super) options: Map<String, Value>,
     pub(super) vocab: Vocab<'a>,
-    /// Of a BPE: pairs of tokens that become one, the first first.
+    /// For a BPE, the pairs of tokens that are merged, in order of priority.
     pub(super) merges: Option<Vec<(Cow<'a, str>, Cow<'a, str>)>>,
 }
 
@@ -50,12 +52,12 @@ pub(super) enum Vocab<'a> {
     Missing,
     /// Names and their ids, in the order of the file.
     Names(Vec<(Cow<'a, str>, u32)>),
-    /// The pieces of a Unigram with their scores, as they are written; the place is the id.
+    /// The pieces of a Unigram with their scores, as they are written. The index is the id.
     Pieces(Vec<(Cow<'a, str>, &'a str)>),
 }
 
 impl<'a> TokenizerJson<'a> {
-    /// Reads the content of a file.
+    /// Parses the content of a file.
     pub(super) fn read(json: &'a [u8]) -> Result<Self, String> {
         let read: Self = serde_json::from_slice(json).map_err(|e| e.to_string())?;
         match &read.version {
@@ -67,7 +69,8 @@ impl<'a> TokenizerJson<'a> {
 }
 
 impl Model<'_> {
-    /// Its type; where the file names none, that of which it has the keys, as the crate tells them apart.
+    /// The model's type. If the file does not name it, the type that matches its keys, as in the
+    /// crate.
     pub(super) fn kind(&self) -> Option<&str> {
         match (self.options.get("type"), &self.vocab) {
             (Some(kind), _) => kind.as_str(),
@@ -94,7 +97,7 @@ impl Vocab<'_> {
 #[derive(Deserialize)]
 struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
 
-/// A merge: a pair, or both parts in one string with a space between them.
+/// A merge: a pair, or both parts in one string, separated by a space.
 struct Merge<'a>(Cow<'a, str>, Cow<'a, str>);
 
 impl<'de: 'a, 'a> Deserialize<'de> for Model<'a> {

@@ -1,6 +1,7 @@
-//! `Tokenizer`: text to token ids, counted and cut. The crate `tokenizers` says what they are; `wordpiece.rs` and `sentencepiece.rs` find
-//! those of BERT and XLM-RoBERTa faster. `settings.rs` reads what a model's files say beside `tokenizer.json`. This file puts the parts
-//! together, and keeps truncation and templates in its own hands, so that a cut is never silent.
+//! `Tokenizer`: turns text into token ids, counts and truncates them. The crate `tokenizers`
+//! defines the ids; `wordpiece.rs` and `sentencepiece.rs` compute those of BERT and XLM-RoBERTa
+//! faster. `settings.rs` reads the model's files besides `tokenizer.json`. This file puts the parts
+//! together, and does truncation and templates itself, so that truncation is never silent.
 
 mod class;
 mod json;
@@ -40,39 +41,42 @@ use crate::config::ModelConfig;
 use crate::error::{Error, Result};
 use crate::files::ModelFiles;
 
-/// Text to token ids, as the model's own tokenizer gives them.
+/// Turns text into token ids, as the model's own tokenizer does.
 #[derive(Clone)]
 pub struct Tokenizer {
     pipeline: Arc<Pipeline>,
     fast: Option<Arc<Fast>>,
-    names: Arc<HashMap<u32, String>>, // of ids that several entries of the vocabulary share: the one that they are decoded to
+    names: Arc<HashMap<u32, String>>, // for ids that several entries of the vocabulary share: the name they are decoded to
     single: Template<1>,
-    pair: Result<Template<2>, String>, // or why it makes none
-    special: Arc<[u32]>,               // ids of the special tokens that have a name or are listed as such
+    pair: Result<Template<2>, String>, // or why there is none
+    special: Arc<[u32]>,               // ids of special tokens that have a name or are listed as such
     #[allow(dead_code, reason = "for sparse heads, which are to come")]
     unused_in_sparse: Arc<[u32]>,
     truncation_side: TruncationSide,
     max_length: usize,
 }
 
-/// A way of our own, which may decline a text.
+/// Our own fast implementation, which may leave a text to the crate.
 enum Fast {
     WordPiece(WordPiece),
     SentencePiece(SentencePiece),
 }
 
 impl Tokenizer {
-    /// Reads `tokenizer.json`, where there is none `vocab.txt`, and the files beside it that say how a text is cut into tokens: with the
-    /// precedence of transformers, where several speak of one thing.
+    /// Reads `tokenizer.json`, or `vocab.txt` if it does not exist, and the other files that
+    /// determine how a text is tokenized. If several files have the same setting, the precedence is
+    /// that of transformers.
     ///
     /// # Errors
-    /// [`Error::MissingFile`] where there is neither; [`Error::InvalidFile`] for malformed ones, and for a vocabulary that is
-    /// larger than the model's; [`Error::Unsupported`] for a key that asks for what is not done here.
+    /// [`Error::MissingFile`] if neither exists; [`Error::InvalidFile`] for malformed files, and
+    /// for a vocabulary larger than the model's; [`Error::Unsupported`] for a key that requires
+    /// something that is not supported.
     pub fn read(files: &ModelFiles, config: &ModelConfig) -> Result<Self> {
         Self::open(&files.within(&config.transformer)?, config.vocab, config.max_length)
     }
 
-    /// As [`read`](Self::read), for a model of `vocab` tokens whose texts are cut at `max_length`.
+    /// As [`read`](Self::read), for a model with `vocab` tokens whose texts are truncated at
+    /// `max_length`.
     ///
     /// # Errors
     /// As [`read`](Self::read).
@@ -84,7 +88,7 @@ impl Tokenizer {
                 return Err(Error::MissingFile {
                     model: files.place(),
                     file: "tokenizer.json".into(),
-                    hint: "nor is there a vocab.txt: the model's tokenizer is needed, not just its weights",
+                    hint: "there is no vocab.txt either: the model's tokenizer is needed, not only its weights",
                 });
             }
         };
@@ -95,13 +99,14 @@ impl Tokenizer {
         Self::build(&json, &settings, vocab, max_length).map_err(invalid)
     }
 
-    /// The tokenizer that is made of `json`, for a model of `vocab` tokens.
+    /// The tokenizer for `json` and a model with `vocab` tokens.
     fn build(json: &TokenizerJson<'_>, settings: &Settings, vocab: usize, max_length: usize) -> Result<Self, String> {
-        // The crate panics on some malformed files (found by fuzzing): a template that names a token which it does not define, a map of
-        // characters that points nowhere. What it was building is dropped with the panic.
+        // The crate panics on some malformed files (found by fuzzing): a template that names an
+        // undefined token, a map of characters with an invalid offset. The half-built tokenizer is
+        // dropped with the panic.
         let build = || Self::build_inner(json, settings, vocab, max_length);
         std::panic::catch_unwind(std::panic::AssertUnwindSafe(build))
-            .unwrap_or_else(|_| Err("it contradicts itself".into()))
+            .unwrap_or_else(|_| Err("the file contradicts itself".into()))
     }
 
     fn build_inner(
@@ -163,33 +168,35 @@ impl Tokenizer {
         })
     }
 
-    /// The longest list of ids that comes out, special tokens included.
+    /// Maximum number of token ids per text, including special tokens.
     pub fn max_length(&self) -> usize {
         self.max_length
     }
 
-    /// Where a text that is too long is cut unless told otherwise: `truncation_side` of the model's files.
+    /// The side on which long texts are truncated by default: `truncation_side` in the model's
+    /// files.
     pub fn truncation_side(&self) -> TruncationSide {
         self.truncation_side
     }
 
-    /// The id of an entry of the vocabulary, special and added tokens included.
+    /// The id of an entry of the vocabulary, including special and added tokens.
     pub fn id_of(&self, token: &str) -> Option<u32> {
         self.pipeline.token_to_id(token)
     }
 
-    /// The entry of the vocabulary with this id, special and added tokens included; of several, the first.
+    /// The entry of the vocabulary with this id, including special and added tokens. If several
+    /// share it, the first.
     pub fn token_of(&self, id: u32) -> Option<String> {
         self.names.get(&id).cloned().or_else(|| self.pipeline.id_to_token(id))
     }
 
-    /// Ids of tokens that have no weight in a sparse vector: cls, eos, sep, pad and unk.
+    /// Ids of tokens without a weight in sparse vectors: cls, eos, sep, pad and unk.
     #[allow(dead_code, reason = "for sparse heads, which are to come")]
     pub(crate) fn unused_in_sparse(&self) -> &[u32] {
         &self.unused_in_sparse
     }
 
-    /// Ids of each text, in order; texts are spread over the current thread pool.
+    /// The token ids of each text, in order. Texts are distributed over the current thread pool.
     ///
     /// # Errors
     /// [`Error::Tokenize`] with the text's position.
@@ -197,7 +204,7 @@ impl Tokenizer {
         self.encode_prompted(texts, "", self.truncation_side)
     }
 
-    /// Ids of one text, on this thread.
+    /// The token ids of one text, on the calling thread.
     ///
     /// # Errors
     /// [`Error::Tokenize`].
@@ -205,7 +212,7 @@ impl Tokenizer {
         self.tokens(text, 0, self.truncation_side)
     }
 
-    /// As [`encode_prompted`](Self::encode_prompted), one text on this thread.
+    /// As [`encode_prompted`](Self::encode_prompted), for one text on the calling thread.
     ///
     /// # Errors
     /// [`Error::Tokenize`].
@@ -217,8 +224,8 @@ impl Tokenizer {
         Ok(Tokens { prompt_len, ..self.tokens(&[prompt, text].concat(), 0, side)? })
     }
 
-    /// As [`encode`](Self::encode), with `prompt` before each text, letter for letter, and a cut at `side`: from the left, the prompt is
-    /// the first to go.
+    /// As [`encode`](Self::encode), with `prompt` put before each text exactly as it is, and
+    /// truncation on `side`. On the left, the prompt is truncated first.
     ///
     /// # Errors
     /// [`Error::Tokenize`] with the text's position.
@@ -239,12 +246,13 @@ impl Tokenizer {
         texts.par_iter().enumerate().map(prompted).collect()
     }
 
-    /// Ids of each pair, in order, as the model's template puts them together, with the type of each token. A pair of more than
-    /// `max_length` tokens loses them at `side` of the longer text, then of both alike: Hugging Face's `longest_first`.
+    /// The token ids of each pair, in order, in the model's template, with the type of each token.
+    /// A pair with more than `max_length` tokens is truncated on `side`: first the longer text,
+    /// then both equally, as in Hugging Face's `longest_first`.
     ///
     /// # Errors
-    /// [`Error::Tokenize`] with the pair's position; [`Error::InvalidOption`] if `max_length` has no room for text;
-    /// [`Error::Unsupported`] if the model's template takes no pairs.
+    /// [`Error::Tokenize`] with the pair's position; [`Error::InvalidOption`] if `max_length`
+    /// leaves no room for text; [`Error::Unsupported`] if the model has no template for pairs.
     pub fn encode_pairs<Q: AsRef<str> + Sync, D: AsRef<str> + Sync>(
         &self,
         pairs: &[(Q, D)],
@@ -257,7 +265,8 @@ impl Tokenizer {
         pairs.par_iter().enumerate().map(tokens).collect()
     }
 
-    /// The tokens of a pair of texts, on this thread. `index` is its position in the input, for errors.
+    /// The tokens of a pair of texts, on the calling thread. `index` is its position in the input,
+    /// for errors.
     pub(crate) fn encode_pair(
         &self,
         query: &str,
@@ -269,8 +278,8 @@ impl Tokenizer {
         let template = self.pair.as_ref().map_err(|reason| Error::Unsupported {
             file: "tokenizer.json".into(),
             key: "post_processor".into(),
-            found: format!("no template of pairs ({reason})"),
-            supported: "one that has a place for each of two texts".into(),
+            found: format!("no template for pairs ({reason})"),
+            supported: "a template with a place for each of two texts".into(),
         })?;
         if max_length <= template.special() {
             return Err(Error::InvalidOption {
@@ -292,22 +301,23 @@ impl Tokenizer {
         Ok(self.single.fill([kept], ids.len() + self.single.special()))
     }
 
-    /// The ids of a text alone, uncut, without special tokens around it. `index` is its position in the input, for errors.
+    /// The token ids of a text alone, without truncation and special tokens. `index` is its
+    /// position in the input, for errors.
     pub(crate) fn encode_bare(&self, text: &str, index: usize) -> Result<Vec<u32>> {
         self.ids(text, index)
     }
 
-    /// How many special tokens stand around a text.
+    /// Number of special tokens around a text.
     pub(crate) fn special_tokens(&self) -> usize {
         self.single.special()
     }
 
-    /// The ids of a text within the special tokens around it.
+    /// The token ids of a text with the special tokens around it.
     pub(crate) fn filled(&self, ids: &[u32]) -> Tokens {
         self.single.fill([ids], ids.len() + self.single.special())
     }
 
-    /// The ids of a text alone, without special tokens around it.
+    /// The token ids of a text alone, without special tokens.
     fn ids(&self, text: &str, index: usize) -> Result<Vec<u32>> {
         let fast = match self.fast.as_deref() {
             Some(Fast::WordPiece(fast)) => fast.encode(text, &self.pipeline),
@@ -321,15 +331,16 @@ impl Tokenizer {
         Ok(encoding.map_err(|e| Error::Tokenize { index, reason: e.to_string() })?.get_ids().to_vec())
     }
 
-    /// How many leading tokens sentence-transformers 6.2.0 takes for those of the prompt (`Transformer._get_prompt_length`): as many as
-    /// the prompt alone has, without a special token at their end.
+    /// The number of leading tokens that sentence-transformers 6.2.0 counts as the prompt
+    /// (`Transformer._get_prompt_length`): as many as the prompt alone has, without a special token
+    /// at the end.
     fn prompt_len(&self, prompt: &str, side: TruncationSide) -> Result<usize> {
         let alone = self.tokens(prompt, 0, side)?;
         let ends = alone.ids.last().is_some_and(|id| self.special.contains(id));
         Ok(alone.len() - usize::from(ends))
     }
 
-    /// The parts of a text, uncut, with their places.
+    /// The parts of a text, without truncation, with their positions.
     ///
     /// # Errors
     /// [`Error::Tokenize`].
@@ -350,8 +361,9 @@ impl Tokenizer {
             .collect())
     }
 
-    /// The text of token ids, near to what they came from: case, accents and spaces that the tokenizer removed are gone, and an id that
-    /// several entries of the vocabulary share is the first of them.
+    /// The text of token ids, close to the original: case, accents and spaces that the tokenizer
+    /// removed are lost, and an id that several entries of the vocabulary share becomes the first
+    /// of them.
     ///
     /// # Errors
     /// [`Error::Tokenize`].
@@ -360,7 +372,7 @@ impl Tokenizer {
         if self.names.is_empty() {
             return self.pipeline.decode(ids, skip_special).map_err(failed);
         }
-        // As the crate does it, but for the names.
+        // The same as in the crate, except for the names.
         let special = self.pipeline.get_added_vocabulary();
         let tokens: Vec<String> = ids
             .iter()
@@ -374,7 +386,7 @@ impl Tokenizer {
     }
 }
 
-/// What is left of `ids` when at most `room` may stay.
+/// Truncates `ids` to at most `room`.
 fn cut(ids: &[u32], room: usize, side: TruncationSide) -> &[u32] {
     let kept = room.min(ids.len());
     match side {
@@ -383,9 +395,11 @@ fn cut(ids: &[u32], room: usize, side: TruncationSide) -> &[u32] {
     }
 }
 
-/// How much of two texts of so many tokens stays in `room`, as the crate cuts (`truncate_encodings` in its `utils/truncation.rs`), told
-/// their true lengths, as from Python: alone it stops counting at the cut, so that either may be the longer to it. The longer one is cut down to what the shorter one leaves, and both to one half where even the shorter one
-/// has more; of an odd number, the longer one gets one more.
+/// How many tokens of two texts with these lengths stay if `room` tokens fit. Follows the crate
+/// (`truncate_encodings` in its `utils/truncation.rs`) when it knows the true lengths, as in
+/// Python. (Otherwise the crate stops counting at the limit, so that either text may seem longer to
+/// it.) The longer text is truncated to what the shorter one leaves, and both to one half if even
+/// the shorter one has more. If the number is odd, the longer text gets one more.
 fn longest_first(first: usize, second: usize, room: usize) -> (usize, usize) {
     if first + second <= room {
         return (first, second);
@@ -394,12 +408,12 @@ fn longest_first(first: usize, second: usize, room: usize) -> (usize, usize) {
     if first > second { (room - shorter, shorter) } else { (shorter, room - shorter) }
 }
 
-/// A part of the file, as the crate reads it.
+/// Parses a part of the file as the crate does.
 fn part<T: DeserializeOwned>(json: &Value, name: &str) -> Result<Option<T>, String> {
     serde_json::from_value(json.clone()).map_err(|e| format!("`{name}`: {e}"))
 }
 
-/// What puts special tokens around a text.
+/// The part that puts special tokens around a text.
 fn post_processor(post: &Post, pipeline: &Pipeline) -> Result<Option<PostProcessorWrapper>, String> {
     let id = |name: &str| {
         pipeline.token_to_id(name).ok_or_else(|| format!("the special token {name} is not in the vocabulary"))
@@ -434,8 +448,9 @@ fn post_processor(post: &Post, pipeline: &Pipeline) -> Result<Option<PostProcess
     part(&json, "post_processor")
 }
 
-/// Adds special tokens that no list of added tokens has. One that is in no vocabulary gets the next id, as in transformers; where the
-/// model has no row for it, it is left out, and its name in a text is text.
+/// Adds special tokens that are in no list of added tokens. One that is in no vocabulary gets the
+/// next id, as in transformers. If the model has no row for that id, the token is left out, and its
+/// name in a text is ordinary text.
 fn add_special(tokens: &[AddedToken], pipeline: &mut Pipeline, vocab: usize) -> Result<(), String> {
     let highest = pipeline.get_added_tokens_decoder().into_keys().max().map_or(0, |id| id as usize + 1);
     let mut next = pipeline.get_vocab_size(false).max(highest);
@@ -445,7 +460,7 @@ fn add_special(tokens: &[AddedToken], pipeline: &mut Pipeline, vocab: usize) -> 
             if next >= vocab {
                 tracing::warn!(
                     token = token.content,
-                    "a special token is in no vocabulary: its name in a text is text"
+                    "a special token is not in the vocabulary: its name in a text is ordinary text"
                 );
                 continue;
             }
@@ -456,7 +471,8 @@ fn add_special(tokens: &[AddedToken], pipeline: &mut Pipeline, vocab: usize) -> 
     pipeline.add_tokens(kept).map(|_| ()).map_err(|e| e.to_string())
 }
 
-/// The ids of the special tokens by their names in the settings, else of those that go by the usual names.
+/// The ids of the special tokens by their names in the settings, or else of those with the usual
+/// names.
 fn unused_in_sparse(settings: &Settings, pipeline: &Pipeline) -> Arc<[u32]> {
     const KEYS: [&str; 5] = ["cls_token", "eos_token", "sep_token", "pad_token", "unk_token"];
     const USUAL: [&str; 8] = ["<s>", "</s>", "<pad>", "<unk>", "[CLS]", "[SEP]", "[PAD]", "[UNK]"];
@@ -470,7 +486,8 @@ fn unused_in_sparse(settings: &Settings, pipeline: &Pipeline) -> Arc<[u32]> {
     ids.into()
 }
 
-/// The first name in the file of each id that has several: the crate would pick any of them, another one in each process.
+/// For each id with several names, the first name in the file. The crate would use any of them, a
+/// different one in each process.
 fn shared_names(vocab: &Vocab<'_>) -> HashMap<u32, String> {
     let mut names = HashMap::new();
     let Vocab::Names(entries) = vocab else { return names };

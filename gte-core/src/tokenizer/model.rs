@@ -1,4 +1,5 @@
-//! What cuts words into tokens: one of the crate's models, or our own Unigram; built from a vocabulary that is borrowed from its file.
+//! The model that splits words into tokens: one of the crate's models, or our own Unigram, built
+//! from a vocabulary that is borrowed from its file.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -18,7 +19,7 @@ use super::class::EXACT;
 use super::json::{Model as Json, Vocab};
 use super::unigram::Unigram;
 
-/// The crate's tokenizer over a model.
+/// The crate's tokenizer with a model.
 pub(super) type Pipeline<M = Model> =
     TokenizerImpl<M, NormalizerWrapper, PreTokenizerWrapper, PostProcessorWrapper, DecoderWrapper>;
 
@@ -30,7 +31,7 @@ pub(super) enum Model {
 
 impl Model {
     pub(super) fn new(json: &Json<'_>) -> Result<Self, String> {
-        let options = Options(&json.options);
+        let options = ModelKeys(&json.options);
         let failed = |e: tokenizers::Error| e.to_string();
         let names = || match &json.vocab {
             Vocab::Names(names) => {
@@ -50,7 +51,7 @@ impl Model {
                 .into(),
             Some("BPE") => {
                 if json.options.get("dropout").is_some_and(|p| !p.is_null() && p.as_f64() != Some(0.0)) {
-                    return Err("`model.dropout` cuts words at random, supported: null".into());
+                    return Err("`model.dropout` splits words at random, supported: null".into());
                 }
                 let merges = json.merges.iter().flatten().map(|(a, b)| (a.to_string(), b.to_string())).collect();
                 let mut builder = BPE::builder()
@@ -78,12 +79,13 @@ impl Model {
             }
             Some("Unigram") => {
                 let Vocab::Pieces(pieces) = &json.vocab else {
-                    return Err("its `vocab` is no list of pieces and scores".into());
+                    return Err("its `vocab` is not a list of pieces and scores".into());
                 };
                 let exact = json.options.contains_key(EXACT);
                 let mut scored = Vec::with_capacity(pieces.len());
                 for (piece, score) in pieces {
-                    // The crate's reader is off by a bit now and then, and its ids depend on it where two ways to cut are alike.
+                    // The crate's parser is sometimes off by one bit, and its ids depend on that if
+                    // two ways to split a word are equally good.
                     let read = if exact { score.parse().ok() } else { serde_json::from_str::<f64>(score).ok() };
                     let score = read.filter(|score| score.is_finite());
                     scored.push((piece.as_ref(), score.ok_or_else(|| format!("the piece {piece:?} has no score"))?));
@@ -98,7 +100,7 @@ impl Model {
             Some(other) => {
                 return Err(format!("its model is a {other}, supported: WordPiece, Unigram, BPE, WordLevel"));
             }
-            None => return Err("it has no model, or one without a type".into()),
+            None => return Err("there is no model, or it has no type".into()),
         };
         Ok(Self::Crate(Arc::new(model)))
     }
@@ -118,9 +120,9 @@ impl Model {
 }
 
 /// The keys of a model.
-struct Options<'a>(&'a Map<String, Value>);
+struct ModelKeys<'a>(&'a Map<String, Value>);
 
-impl Options<'_> {
+impl ModelKeys<'_> {
     fn typed<T>(&self, key: &str, expected: &str, read: impl Fn(&Value) -> Option<T>) -> Result<Option<T>, String> {
         match self.0.get(key) {
             None | Some(Value::Null) => Ok(None),

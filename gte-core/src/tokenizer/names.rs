@@ -1,4 +1,5 @@
-//! `Names`: whether a text may hold the name of a token that is found before all else; then the crate must look.
+//! `Names`: whether a text may contain the name of a token that is matched before everything else.
+//! Then the crate must tokenize it.
 
 use tokenizers::AddedToken;
 
@@ -16,7 +17,7 @@ impl Names {
         Self { first, names }
     }
 
-    /// Most texts lack even the first letters, `<` or `[`, of all names.
+    /// Most texts do not even contain the first letters of all names, `<` or `[`.
     pub(super) fn may_be_in(&self, text: &str) -> bool {
         self.first.iter().any(|first| text.as_bytes().contains(first))
             && self.names.iter().any(|name| text.contains(name.as_str()))

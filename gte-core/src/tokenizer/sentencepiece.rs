@@ -1,10 +1,12 @@
-//! XLM-RoBERTa's tokenizer, fast: the ids that the crate `tokenizers` gives for a map of characters, words at white space or at `▁`, and a
-//! Unigram, at many millions of characters per second.
+//! XLM-RoBERTa's tokenizer, fast: computes the same ids as the crate `tokenizers` for a map of
+//! characters, words that begin at white space or at `▁`, and a Unigram, at many millions of
+//! characters per second.
 //!
-//! What the map makes of a character is asked of the crate and remembered, a block of 256 characters at a time. The crate maps whole
-//! graphemes, and a short one by its shortest match: `ｅ` with an accent becomes `e` alone. So characters that may join their neighbours
-//! are told by the rules of graphemes, and are mapped by the crate, with a neighbour at either side.
-//! A text that holds the name of a token is left to the crate.
+//! What the map makes of a character is computed by the crate and remembered, in blocks of 256
+//! characters. The crate maps whole graphemes, and a short grapheme by its shortest match: `ｅ` with
+//! an accent becomes only `e`. Characters that may join their neighbours are therefore found by the
+//! rules for graphemes, and mapped by the crate together with a neighbour on either side. A text
+//! that contains the name of a token is left to the crate.
 
 use std::sync::{Arc, OnceLock};
 
@@ -17,28 +19,29 @@ use super::model::Pipeline;
 use super::names::Names;
 use super::unigram::{Letter, Scratch, Unigram};
 
-/// What stands for a space, and begins a word.
+/// Stands for a space, and begins a word.
 const SPACE: char = '▁';
 
-/// Letters that are none, beyond all characters. The end of a word.
+/// The following values are not letters, and lie beyond all characters. This one is the end of a
+/// word.
 const END: u32 = 1 << 22;
-/// Nothing at all.
+/// The character becomes nothing.
 const NOTHING: u32 = END + 1;
-/// Several: `first` says where in the block's list, and how many.
+/// The character becomes several: `first` is their position in the block's list, and their number.
 const SEVERAL: u32 = END + 2;
-/// One that may join its neighbours.
+/// The character may join its neighbours.
 const JOINING: u32 = END + 3;
 
-/// Characters of a block.
+/// Number of characters per block.
 const BLOCK: usize = 256;
 
 pub(super) struct SentencePiece {
     unigram: Arc<Unigram>,
     blocks: Box<[OnceLock<Box<Block>>]>,
-    at_white_space: bool, // words end at white space; else spaces are `▁`
-    prepend: bool,        // a word begins with `▁`
+    at_white_space: bool, // whether words end at white space; otherwise spaces are `▁`
+    prepend: bool,        // whether a word begins with `▁`
     names: Names,
-    mapped_names: Vec<Vec<u32>>, // of tokens that are looked for in what the map has made
+    mapped_names: Vec<Vec<u32>>, // names of tokens that are matched after the map
 }
 
 struct Block {
@@ -47,8 +50,9 @@ struct Block {
 }
 
 impl SentencePiece {
-    /// The fast way of a tokenizer that is made of `json`, finds `added` before all else, and has this normalizer; `None` if it is
-    /// anything else than XLM-RoBERTa's.
+    /// The fast implementation for a tokenizer that is built from `json`, matches `added` before
+    /// everything else, and has this normalizer; `None` for anything that differs from
+    /// XLM-RoBERTa's.
     pub(super) fn of(
         json: &TokenizerJson<'_>,
         added: &[AddedToken],
@@ -86,7 +90,7 @@ impl SentencePiece {
         })
     }
 
-    /// All ids of `text`, without special tokens around it; `None` if the crate must say.
+    /// All ids of `text`, without special tokens; `None` if the text must be left to the crate.
     pub(super) fn encode<M: Model>(&self, text: &str, pipeline: &Pipeline<M>) -> Option<Vec<u32>> {
         if self.names.may_be_in(text) {
             return None;
@@ -111,7 +115,7 @@ impl SentencePiece {
             if self.prepend {
                 word.push(space);
             }
-            // The first letter of a part that is a space already stands for the one before it.
+            // If the first letter of a part is already a space, it replaces the space before it.
             let skip = usize::from(self.prepend && part[0].letter == space.letter);
             for &letter in &part[skip..] {
                 if letter.letter == space.letter && !word.is_empty() {
@@ -129,7 +133,7 @@ impl SentencePiece {
     fn letters(&self, text: &str, normalizer: Option<&NormalizerWrapper>) -> Option<Vec<Letter>> {
         let mut letters = Vec::with_capacity(text.len() / 2 + 2);
         let mut at = 0;
-        let mut before = None; // where the character before begins, and how many letters there were
+        let mut before = None; // start of the previous character, and the number of letters before it
         while let Some(c) = text[at..].chars().next() {
             let block = self.block(c, normalizer);
             let letter = block.letters[c as usize % BLOCK];
@@ -155,7 +159,8 @@ impl SentencePiece {
         Some(letters)
     }
 
-    /// The end of the characters that a joining one at `at` may belong to: one behind the last, which joins none.
+    /// The end of the characters that may belong to the joining character at `at`: one after the
+    /// last of them, which does not join.
     fn joined(&self, text: &str, at: usize, normalizer: Option<&NormalizerWrapper>) -> usize {
         let mut alone = 0;
         let mut chars = text[at..].char_indices();
@@ -195,7 +200,7 @@ impl SentencePiece {
         })
     }
 
-    /// A character that the map has made.
+    /// A character after the map.
     fn letter(&self, c: char) -> Letter {
         match c {
             ' ' if !self.at_white_space => self.unigram.letter(SPACE),
@@ -214,7 +219,7 @@ fn mapped(text: &str, normalizer: Option<&NormalizerWrapper>) -> Option<String> 
     Some(text.get().to_owned())
 }
 
-/// Whether there is a character with which this one is one grapheme.
+/// Whether this character forms one grapheme with some other character.
 fn joins(c: char) -> bool {
     let one = |text: String| text.graphemes(true).count() == 1;
     c == '\r' || one(format!("a{c}")) || one(format!("{c}a")) || one(format!("{c}{c}"))
@@ -235,8 +240,9 @@ mod tests {
     use super::super::{Fast, Tokenizer};
     use super::*;
 
-    /// Files of this kind: one whose pieces are the bundled model's words, with scores that are often alike, split at white space or at
-    /// spaces alone, without a map, and the file that `GTE_XLMR` names, of a real model.
+    /// Files of this kind: several whose pieces are the words of the bundled model, with scores
+    /// that are often equal, split at white space or only at spaces, without a map; and the file
+    /// named by `GTE_XLMR`, of a real model.
     static ALL: LazyLock<Vec<(Theirs, Tokenizer)>> = LazyLock::new(|| {
         let bundled = bundled_json();
         let mut pieces: Vec<(String, f64)> =
@@ -264,7 +270,7 @@ mod tests {
         files.iter().map(|file| (Theirs::from_bytes(file.to_string()).unwrap(), ours(file, 1 << 20).unwrap())).collect()
     });
 
-    /// Whether the fast way knew; then it must have known rightly.
+    /// Whether the fast implementation computed the text; if so, its result must be correct.
     fn agree((theirs, ours): &(Theirs, Tokenizer), text: &str) -> bool {
         let Some(Fast::SentencePiece(fast)) = ours.fast.as_deref() else { panic!("it is XLM-R's") };
         let Some(found) = fast.encode(text, theirs) else { return false };
@@ -274,7 +280,7 @@ mod tests {
 
     #[test]
     fn every_character_has_the_ids_of_the_crate_in_every_place() {
-        // Those with a map; and a real model's, where there is one.
+        // The files with a map, and that of a real model, if given.
         for both in [&ALL[0], &ALL[1]].into_iter().chain(ALL.get(4)) {
             let mut known = 0;
             for c in

@@ -1,6 +1,7 @@
-//! `Settings`: what a model's files say of its tokenizer beside `tokenizer.json`, with the precedence of transformers 5.24.0
-//! (`PreTrainedTokenizerBase._from_pretrained` and `TokenizersBackend.__init__`): which class it is, its special tokens, and the tokens that
-//! are found in a text before all else.
+//! `Settings`: the tokenizer's settings in a model's files besides `tokenizer.json`, with the
+//! precedence of transformers 5.24.0 (`PreTrainedTokenizerBase._from_pretrained` and
+//! `TokenizersBackend.__init__`): its class, its special tokens, and the tokens that are matched
+//! before everything else.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,28 +16,29 @@ use crate::error::{Error, Result};
 use crate::files::ModelFiles;
 use crate::json::{Json, shown};
 
-/// The special tokens that have names, in the order in which they are added.
+/// The special tokens with names, in the order in which they are added.
 const NAMES: [&str; 7] = ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
 
 pub(super) struct Settings {
     pub(super) truncation_side: TruncationSide,
-    /// Whether the model is told the types of tokens.
+    /// Whether the model gets token types.
     pub(super) types: bool,
-    /// Whether special tokens in a text are text.
+    /// Whether special tokens in a text are ordinary text.
     pub(super) split_special: bool,
     /// Special tokens by name, in order.
     pub(super) named: Vec<(String, AddedToken)>,
     /// Special tokens without a name.
     pub(super) extra: Vec<AddedToken>,
-    /// Tokens that are found in a text before all else. Ids are their places in the vocabulary, else the next that are free.
+    /// Tokens that are matched in a text before everything else. Their ids are their positions in
+    /// the vocabulary, or else the next free ones.
     pub(super) added: Vec<AddedToken>,
-    /// How many of them the files list; the others are there because they are special.
+    /// How many of them are listed in the files. The others were added because they are special.
     pub(super) listed: usize,
     pub(super) post: Post,
 }
 
 impl Settings {
-    /// Reads the files, and changes `json` to what the tokenizer is made of.
+    /// Reads the files, and changes `json` to what the tokenizer is built from.
     pub(super) fn read(files: &ModelFiles, json: &mut TokenizerJson<'_>) -> Result<Self> {
         let config = match Json::read(files, "tokenizer_config.json")? {
             Some(config) => config,
@@ -76,7 +78,7 @@ impl Settings {
         let post = class.rebuild(json, &config, content)?;
         lowercase_first(files, json)?;
         for elsewhere in ["model_max_length", "max_len", "chat_template"] {
-            config.get(elsewhere); // read by others
+            config.get(elsewhere); // read elsewhere
         }
         config.log_unknown(KEYS);
         Ok(Self {
@@ -92,7 +94,7 @@ impl Settings {
     }
 }
 
-/// Keys that ask for another file, or that transformers does not take.
+/// Refuses keys that name another file, and values that transformers does not accept.
 fn check_unsupported(config: &Json) -> Result<()> {
     let versioned = |name: &Value| name.as_str().is_some_and(|name| name != "tokenizer.json");
     if let Some(files) = config.list("fast_tokenizer_files")?
@@ -107,15 +109,15 @@ fn check_unsupported(config: &Json) -> Result<()> {
     }
 }
 
-/// The tokens that the files name, as they are read one after the other.
+/// The tokens that the files name, collected from one file after the other.
 struct Tokens {
-    named: BTreeMap<String, Option<AddedToken>>, // none: null, which takes the class's own away
+    named: BTreeMap<String, Option<AddedToken>>, // None: null in the file, which removes the class's own token
     extra: Vec<AddedToken>,
     decoder: BTreeMap<i64, AddedToken>,
 }
 
 impl Tokens {
-    /// Those of `tokenizer_config.json`.
+    /// The tokens of `tokenizer_config.json`.
     fn read(config: &Json) -> Result<Self> {
         let mut tokens = Self { named: BTreeMap::new(), extra: Vec::new(), decoder: BTreeMap::new() };
         let extra = match config.get("extra_special_tokens") {
@@ -145,7 +147,7 @@ impl Tokens {
         Ok(tokens)
     }
 
-    /// A list, or an object whose keys are names.
+    /// Reads a list, or an object whose keys are names.
     fn read_extra(&mut self, file: &Json, key: &str, value: &Value) -> Result<()> {
         let bad = || wrong(file, key, value);
         match value {
@@ -168,7 +170,8 @@ impl Tokens {
         Ok(())
     }
 
-    /// What older versions wrote, and what is read only where `tokenizer_config.json` has no `added_tokens_decoder`.
+    /// Reads what older versions wrote, and what only counts if `tokenizer_config.json` has no
+    /// `added_tokens_decoder`.
     fn read_legacy(&mut self, files: &ModelFiles, json: &TokenizerJson<'_>) -> Result<()> {
         if let Some(map) = Json::read(files, "special_tokens_map.json")? {
             for key in map.keys().map(str::to_owned).collect::<Vec<_>>() {
@@ -194,7 +197,7 @@ impl Tokens {
             }
         }
         for value in json.added_tokens.as_array().into_iter().flatten() {
-            // What is wrong with one, the crate says when it reads the list.
+            // Errors in an entry are reported by the crate when it reads the list.
             if let (Some(id), Some(Some(token))) = (value["id"].as_i64(), token(value, false)) {
                 self.decoder.insert(id, token);
             }
@@ -202,7 +205,7 @@ impl Tokens {
         Ok(())
     }
 
-    /// The named special tokens in order, with those that the class has by itself.
+    /// The named special tokens in order, including those that the class defines itself.
     fn named(&self, class: Class, pad: Option<&str>) -> Vec<(String, AddedToken)> {
         let listed = |token: &AddedToken| {
             let found = self.decoder.values().find(|known| known.content == token.content);
@@ -229,7 +232,8 @@ impl Tokens {
         named
     }
 
-    /// The tokens that are found in a text before all else, and how many of them the files list.
+    /// The tokens that are matched in a text before everything else, and how many of them the files
+    /// list.
     fn added(
         &self,
         class: Class,
@@ -257,7 +261,7 @@ impl Tokens {
             token.special |= named.iter().any(|(_, named)| named.content == token.content);
         }
         if class == Class::Qwen2 {
-            // The class adds all special tokens once more, as plain ones.
+            // The class adds all special tokens once more, as plain tokens.
             for token in named.iter().map(|(_, token)| token).chain(&self.extra) {
                 let plain = AddedToken::from(token.content.as_str(), true);
                 if !added.contains(&plain) {
@@ -269,7 +273,7 @@ impl Tokens {
     }
 }
 
-/// A token: its name, or an object; `Some(None)` for null, `None` for what is none of them.
+/// A token: its name, or an object. `Some(None)` for null, `None` for anything else.
 fn token(value: &Value, special: bool) -> Option<Option<AddedToken>> {
     match value {
         Value::Null => Some(None),
@@ -297,9 +301,10 @@ fn wrong(file: &Json, key: &str, value: &Value) -> Error {
     file.invalid(format_args!("`{key}` is {}, expected a token: a string, or an object with `content`", shown(value)))
 }
 
-/// `do_lower_case` of sentence-transformers: small letters before all else, unless the normalizer makes them already.
+/// `do_lower_case` of sentence-transformers: lower case before everything else, unless the
+/// normalizer does so already.
 fn lowercase_first(files: &ModelFiles, json: &mut TokenizerJson<'_>) -> Result<()> {
-    // Without modules.json sentence-transformers does not look at it.
+    // Without modules.json, sentence-transformers does not read it.
     let Some(module) = Json::read(files, "sentence_bert_config.json")? else { return Ok(()) };
     if files.read("modules.json")?.is_none() {
         return Ok(());

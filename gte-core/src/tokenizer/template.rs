@@ -1,5 +1,6 @@
-//! `Template`: the special tokens around a text, or around and between the two of a pair, with the type of each token. It is asked of
-//! the tokenizer's post-processor once, so that a cut is made before it is filled in, and counted.
+//! `Template`: the special tokens around a text, or around and between the texts of a pair, with
+//! the type of each token. It is derived from the tokenizer's post-processor once, so that texts
+//! are truncated, and counted, before they are put into it.
 
 use tokenizers::{Encoding, PostProcessor, PostProcessorWrapper, Token};
 
@@ -8,12 +9,12 @@ use super::tokens::Tokens;
 /// What the post-processor makes of `N` texts.
 #[derive(Clone, Debug)]
 pub(super) struct Template<const N: usize> {
-    parts: Vec<Part>,
-    special: usize, // how many tokens are added to those of the texts
+    parts: Vec<TemplatePart>,
+    special: usize, // number of special tokens
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Part {
+struct TemplatePart {
     what: What,
     token_type: u8,
 }
@@ -25,7 +26,8 @@ enum What {
 }
 
 impl<const N: usize> Template<N> {
-    /// Seen on texts of one token each, whose ids no vocabulary has. Without `types` all are 0.
+    /// Derived by processing texts of one token each, with ids that no vocabulary has. Without
+    /// `types` all types are 0.
     pub(super) fn of(processor: Option<&PostProcessorWrapper>, types: bool) -> Result<Self, String> {
         let token_of = |text: usize| u32::MAX - text as u32;
         let mut texts =
@@ -40,22 +42,22 @@ impl<const N: usize> Template<N> {
             let token_type = if types { token_type } else { 0 };
             let token_type = u8::try_from(token_type).map_err(|_| format!("token type {token_type} is too large"))?;
             let what = (0..N).find(|&text| token_of(text) == id).map_or(What::Special(id), What::Text);
-            parts.push(Part { what, token_type });
+            parts.push(TemplatePart { what, token_type });
         }
         for text in 0..N {
             if parts.iter().filter(|p| matches!(p.what, What::Text(t) if t == text)).count() != 1 {
-                return Err(format!("its post-processor has no single place for text {} of {N}", text + 1));
+                return Err(format!("its post-processor does not have exactly one place for text {} of {N}", text + 1));
             }
         }
         Ok(Self { special: parts.len() - N, parts })
     }
 
-    /// How many tokens are added to those of the texts.
+    /// Number of special tokens.
     pub(super) fn special(&self) -> usize {
         self.special
     }
 
-    /// The ids of the tokens that are added.
+    /// The ids of the special tokens.
     pub(super) fn special_ids(&self) -> impl Iterator<Item = u32> {
         self.parts.iter().filter_map(|part| match part.what {
             What::Special(id) => Some(id),
@@ -63,7 +65,7 @@ impl<const N: usize> Template<N> {
         })
     }
 
-    /// The tokens of `texts`, of which there were `full_len` before they were cut.
+    /// Puts `texts` into the template. `full_len` is their number of tokens before truncation.
     pub(super) fn fill(&self, texts: [&[u32]; N], full_len: usize) -> Tokens {
         let len = self.special + texts.iter().map(|ids| ids.len()).sum::<usize>();
         let mut ids = Vec::with_capacity(len);

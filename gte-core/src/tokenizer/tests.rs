@@ -1,4 +1,4 @@
-//! Files of every kind make the tokenizer that the crate makes of them.
+//! For files of every kind, our tokenizer equals that of the crate.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::path::Path;
@@ -12,7 +12,7 @@ pub(super) fn minilm_json() -> Value {
     read(&dir)
 }
 
-/// The bundled model's.
+/// The file of the bundled model.
 pub(super) fn bundled_json() -> Value {
     read(concat!(env!("CARGO_MANIFEST_DIR"), "/bundled"))
 }
@@ -22,7 +22,7 @@ fn read(dir: &str) -> Value {
     serde_json::from_slice(&json).unwrap()
 }
 
-/// Our tokenizer of a file alone, taken as it is, for a model of `vocab` tokens.
+/// Our tokenizer for a single file, used as it is, for a model with `vocab` tokens.
 pub(super) fn ours(json: &Value, vocab: usize) -> Result<Tokenizer> {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("tokenizer.json"), json.to_string()).unwrap();
@@ -169,7 +169,7 @@ fn every_kind_of_file_makes_the_tokenizer_of_the_crate() {
             assert_eq!(tokens, expected.get_tokens(), "{kind}: {text:?}");
             let places: Vec<_> = found.iter().map(|piece| (piece.start, piece.stop)).collect();
             assert_eq!(places, expected.get_offsets(), "{kind}: {text:?}");
-            // Pairs, cut at either side at every length.
+            // Pairs, truncated on either side to every length.
             let whole = theirs.encode((*text, *other), true).unwrap();
             let special = ours.pair.as_ref().unwrap().special();
             for (side, direction) in [
@@ -182,7 +182,8 @@ fn every_kind_of_file_makes_the_tokenizer_of_the_crate() {
                     cutting.with_truncation(Some(params)).unwrap();
                     let expected = cutting.encode((*text, *other), true).unwrap();
                     let found = &ours.encode_pairs(&[(text, other)], max_length, side).unwrap()[0];
-                    // Where both are longer than that, the crate has stopped counting, and the odd token goes to either.
+                    // If both are longer than that, the crate has stopped counting, and either text
+                    // may get the odd token.
                     let len = |text: &str| theirs.encode(text, false).unwrap().len();
                     if (max_length - special) % 2 == 1 && len(text).min(len(other)) >= max_length {
                         continue;
@@ -218,7 +219,8 @@ fn a_prompt_stands_before_each_text_and_is_counted() {
     assert_eq!(plain[0].prompt_len, 0);
     let prompted = ours.encode_prompted(&["two spaces", ""], "stop: ", TruncationSide::Right).unwrap();
     assert_eq!(prompted[0].ids, ours.encode_one("stop: two spaces").unwrap().ids);
-    // The prompt alone is `<s>`, its tokens and `</s>`, which is not counted: its name is not among the settings' special tokens here.
+    // The prompt alone is `<s>`, its tokens and `</s>`. The latter counts here, because it is not
+    // among the special tokens in the settings.
     let alone = ours.encode_one("stop: ").unwrap().len();
     assert_eq!(prompted[0].prompt_len, alone);
 }

@@ -1,4 +1,4 @@
-//! `Tokens`, the ids of one text or pair, and how a caller wants them made.
+//! `Tokens`: the ids of one text or pair, and the options for computing them.
 
 use std::str::FromStr;
 
@@ -9,25 +9,27 @@ use crate::prompts::Prompt;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct Tokens {
-    /// Token ids, special tokens included, at most as many as the tokenizer's `max_length`.
+    /// Token ids, including special tokens: at most the tokenizer's `max_length`.
     pub ids: Vec<u32>,
-    /// The type of each token, as BERT's pairs have them; empty where all are 0.
+    /// The type of each token, as in BERT's pairs; empty if all are 0.
     pub types: Vec<u8>,
-    /// How many tokens there were before the text was cut.
+    /// Number of tokens before truncation.
     pub full_len: usize,
-    /// Leading tokens that belong to the prompt, the special tokens before it included: those that `include_prompt: false` leaves out
-    /// of pooling, counted as sentence-transformers does. 0 where there is no prompt. It may exceed the number of tokens by a few
-    /// where the prompt alone fills the model.
+    /// Number of leading tokens that belong to the prompt, including special tokens before it,
+    /// counted as in sentence-transformers: `include_prompt: false` leaves them out of pooling. 0
+    /// without a prompt. It may exceed the number of tokens by a few if the prompt alone fills the
+    /// model.
     pub prompt_len: usize,
 }
 
 impl Tokens {
-    /// Ids that were made elsewhere, of which `full_len` were there before a cut.
+    /// Token ids from another source. `full_len` is their number before truncation.
     pub fn from_ids(ids: Vec<u32>, full_len: usize) -> Self {
         Self { ids, full_len, ..Self::default() }
     }
 
-    /// Ids that were made elsewhere, of which `max_length` stay: cut at `side`, whatever stands there.
+    /// Token ids from another source, truncated to `max_length` on `side`, without regard to
+    /// special tokens.
     pub fn cut(mut ids: Vec<u32>, max_length: usize, side: TruncationSide) -> Self {
         let full_len = ids.len();
         match side {
@@ -42,12 +44,12 @@ impl Tokens {
         self.ids.len()
     }
 
-    /// Whether there are none: an empty text of a tokenizer that adds no special tokens.
+    /// Whether there are no tokens: for an empty text and a tokenizer that adds no special tokens.
     pub fn is_empty(&self) -> bool {
         self.ids.is_empty()
     }
 
-    /// Whether the text was longer than it is now.
+    /// Whether the text was truncated.
     pub fn truncated(&self) -> bool {
         self.full_len > self.ids.len()
     }
@@ -66,22 +68,22 @@ pub struct Piece {
     pub id: u32,
     /// The vocabulary's entry.
     pub text: String,
-    /// Whether it is a special token, which stands for no part of the text.
+    /// Whether it is a special token, which covers no part of the text.
     pub special: bool,
-    /// First byte in the text.
+    /// Position of its first byte in the text.
     pub start: usize,
-    /// The byte behind the last.
+    /// Position after its last byte in the text.
     pub stop: usize,
 }
 
-/// The end at which a text that is too long loses tokens; special tokens around it stay.
+/// The side on which a long text is truncated. Special tokens around it stay.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum TruncationSide {
-    /// The end of the text.
+    /// At the end of the text.
     #[default]
     Right,
-    /// Its beginning.
+    /// At its beginning.
     Left,
 }
 
@@ -104,7 +106,7 @@ impl std::fmt::Display for TruncationSide {
 impl FromStr for TruncationSide {
     type Err = Error;
 
-    /// In any case of letters.
+    /// In upper or lower case.
     fn from_str(name: &str) -> Result<Self> {
         [Self::Right, Self::Left].into_iter().find(|side| side.name().eq_ignore_ascii_case(name)).ok_or_else(|| {
             Error::InvalidOption {
@@ -116,11 +118,12 @@ impl FromStr for TruncationSide {
     }
 }
 
-/// How the texts of a call become tokens. The default is what the model's files say.
+/// How the texts of a call become tokens. The default follows the model's files.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TokenizeOptions<'a> {
-    /// What stands before each text. Default: [`Prompt::Default`].
+    /// The prompt before each text. Default: [`Prompt::Default`].
     pub prompt: Prompt<'a>,
-    /// Where a text that is too long is cut. Default: `truncation_side` of the model's files, else [`TruncationSide::Right`].
+    /// The side on which a long text is truncated. Default: `truncation_side` in the model's files,
+    /// or else [`TruncationSide::Right`].
     pub truncation_side: Option<TruncationSide>,
 }

@@ -1,9 +1,11 @@
-//! SentencePiece's Unigram: of all ways to cut a word into pieces, the one with the best sum of scores. The ids are those of the crate
-//! `tokenizers` (`models/unigram/model.rs` there), to the last tie. It is here because the crate takes more than a second to build its
-//! own for XLM-R's 250,002 pieces, of which ours takes a twentieth.
+//! SentencePiece's Unigram: of all ways to split a word into pieces, it selects the one with the
+//! best sum of scores. The ids equal those of the crate `tokenizers` (`models/unigram/model.rs`
+//! there), including ties. It exists because the crate needs more than a second to build its model
+//! for XLM-R's 250,002 pieces; ours needs a twentieth of that.
 //!
-//! The pieces are a tree of letters. It lies in one open hash table: a node's number is its place, and a step from a node by a letter is
-//! one look-up, most often one line of the cache.
+//! The pieces form a tree of letters, stored in one open hash table: the number of a node is its
+//! slot, and a step from a node to the next by a letter is one look-up, usually a single cache
+//! line.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -12,16 +14,16 @@ use tokenizers::models::TrainerWrapper;
 use tokenizers::models::unigram::UnigramTrainer;
 use tokenizers::{Model, Token};
 
-/// No node, no piece.
+/// No node, or no piece.
 const NONE: u32 = u32::MAX;
 
 /// The parent of first letters.
 const ROOT: u32 = u32::MAX;
 
-/// In a node's letter: there are longer pieces.
+/// A flag in a node's letter: there are longer pieces.
 const LONGER: u32 = 1 << 31;
 
-/// What an unknown letter's score lies below the worst.
+/// The difference between the worst score and that of an unknown letter.
 const UNKNOWN_PENALTY: f64 = 10.0;
 
 pub(super) struct Unigram {
@@ -36,7 +38,7 @@ pub(super) struct Unigram {
 #[derive(Clone, Copy)]
 struct Node {
     parent: u32,
-    letter: u32, // NONE: the place is free
+    letter: u32, // NONE: the slot is free
     id: u32,
 }
 
@@ -49,15 +51,15 @@ pub(super) struct Letter {
     pub(super) first: u32,
 }
 
-/// The best way to cut a word up to some letter: its score, and the last piece.
+/// The best way to split a word up to some letter: its score, and its last piece.
 #[derive(Clone, Copy)]
 struct Best {
     score: f64,
-    start: u32, // NONE: there is no way yet
+    start: u32, // NONE: no way found yet
     id: u32,
 }
 
-/// Memory that one word after the other uses.
+/// Memory that is reused for one word after the other.
 #[derive(Default)]
 pub(super) struct Scratch {
     best: Vec<Best>,
@@ -65,7 +67,8 @@ pub(super) struct Scratch {
 }
 
 impl Unigram {
-    /// Pieces and their scores; the place of a piece is its id. Of two equal pieces the later counts.
+    /// Pieces and their scores. The index of a piece is its id. Of two equal pieces, the later one
+    /// counts.
     pub(super) fn new<'p>(
         pieces: impl ExactSizeIterator<Item = (&'p str, f64)> + Clone,
         unknown: Option<usize>,
@@ -79,7 +82,8 @@ impl Unigram {
             return Err(format!("it has {len} pieces"));
         }
         let letters: usize = pieces.clone().map(|(piece, _)| piece.chars().count()).sum();
-        // Pieces of words of one language share half of their letters; where they share less, once more with twice the room.
+        // The pieces of one language share half of their letters. If they share less, the table is
+        // built again with twice the size.
         let mut room = (letters * 5 / 8).max(16);
         let mut unigram = loop {
             match Self::build(pieces.clone(), room) {
@@ -94,7 +98,7 @@ impl Unigram {
         Ok(unigram)
     }
 
-    /// None where `room` places are too few.
+    /// None if `room` slots are too few.
     fn build<'p>(pieces: impl ExactSizeIterator<Item = (&'p str, f64)>, room: usize) -> Option<Self> {
         let mut unigram = Self {
             nodes: vec![FREE; room].into(),
@@ -127,7 +131,7 @@ impl Unigram {
         Some(unigram)
     }
 
-    /// Where the node is that follows `parent` by `letter`, or would be.
+    /// The slot of the node that follows `parent` by `letter`, or where it would be.
     fn place(&self, parent: u32, letter: u32) -> usize {
         let len = self.nodes.len();
         let key = (u64::from(parent) << 32 | u64::from(letter)) ^ 0x243F_6A88_85A3_08D3;
@@ -165,7 +169,8 @@ impl Unigram {
         Some(place).filter(|&place| place != ROOT).map(|place| self.nodes[place as usize].id).filter(|&id| id != NONE)
     }
 
-    /// Cuts a word; `cuts` has the pieces then, the last first. None where a letter is unknown and there is no token for it.
+    /// Splits a word; afterwards `cuts` has the pieces, the last one first. None if a letter is
+    /// unknown and there is no token for unknown letters.
     fn cut(&self, word: &[Letter], Scratch { best, cuts }: &mut Scratch) -> Option<()> {
         best.clear();
         best.resize(word.len() + 1, Best { score: 0.0, start: NONE, id: NONE });
@@ -202,7 +207,7 @@ impl Unigram {
             let Best { start, id, .. } = best[end];
             let unknown = Some(id) == self.unknown;
             match cuts.last_mut() {
-                // Unknown pieces side by side are one.
+                // Unknown pieces next to each other become one.
                 Some((first, _, true)) if unknown => *first = start,
                 _ => cuts.push((start, id, unknown)),
             }
@@ -211,20 +216,21 @@ impl Unigram {
         Some(())
     }
 
-    /// The ids of what is unknown: a piece all the same, its bytes, or the token for it.
+    /// The ids of unknown letters: a matching piece, their bytes, or the token for unknown letters.
     fn unknown_ids(&self, run: &[Letter]) -> Option<Vec<u32>> {
         let piece = self.id_of(run.iter().map(|letter| letter.letter)).map(|id| vec![id]);
         piece.or_else(|| self.bytes(run)).or(Some(vec![self.unknown?]))
     }
 
-    /// The tokens of the bytes of what is unknown, in a model that has them.
+    /// The tokens for the bytes of unknown letters, if the model has them.
     fn bytes(&self, run: &[Letter]) -> Option<Vec<u32>> {
         let text: String = run.iter().filter_map(|letter| char::from_u32(letter.letter)).collect();
         let token = |byte| self.token_to_id(&format!("<0x{byte:02X}>"));
         self.byte_fallback.then(|| text.bytes().map(token).collect())?
     }
 
-    /// Appends the ids of a word. None where a letter is unknown and there is no token for it.
+    /// Appends the ids of a word. None if a letter is unknown and there is no token for unknown
+    /// letters.
     pub(super) fn push_word(&self, word: &[Letter], ids: &mut Vec<u32>, scratch: &mut Scratch) -> Option<()> {
         self.cut(word, scratch)?;
         let mut end = word.len();
@@ -249,7 +255,7 @@ impl Model for Unigram {
     fn tokenize(&self, text: &str) -> tokenizers::Result<Vec<Token>> {
         let word: Vec<Letter> = text.chars().map(|c| self.letter(c)).collect();
         let mut scratch = Scratch::default();
-        let missing = || "a letter is unknown, and the model has no token for that".to_owned();
+        let missing = || "a letter is unknown, and the model has no token for unknown letters".to_owned();
         self.cut(&word, &mut scratch).ok_or_else(missing)?;
         let mut tokens = Vec::with_capacity(scratch.cuts.len());
         let (mut at, mut rest) = (0, text);

@@ -1,11 +1,13 @@
-//! BERT's WordPiece, fast: the ids that the crate `tokenizers` gives, at tens of millions of characters a second.
+//! BERT's WordPiece, fast: computes the same ids as the crate `tokenizers`, at tens of millions of
+//! characters per second.
 //!
-//! What a character becomes is not written down here a second time: it is asked of the crate, once a character, and remembered.
-//! In BERT's tokenizer a character's fate depends on itself alone (cleaning, spaces around Chinese characters, accents, case:
-//! `tokenize` in `bert/tokenization.py`, <https://github.com/google-research/bert>), so most of a Chinese text is one look into a
-//! table a character. The bundled model's tokenizer, which looks for words in runs of Chinese characters, comes this way too.
-//! Whatever is not so simple, a combining mark, a special token's name inside a text, a script of which that is not known, is left to
-//! the crate, the whole text of it.
+//! The rules for characters are not written down again here: the crate is asked once per character,
+//! and its result is remembered. In BERT's tokenizer, the result depends only on the character
+//! itself (cleaning, spaces around Chinese characters, accents, case: `tokenize` in
+//! `bert/tokenization.py`, <https://github.com/google-research/bert>), so that most Chinese texts
+//! need one table look-up per character. The bundled model's tokenizer, which looks for words in
+//! runs of Chinese characters, is handled too. Texts with anything more complicated (a combining
+//! mark, the name of a special token, an unknown script) are left to the crate as a whole.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -19,10 +21,11 @@ use super::json::{TokenizerJson, Vocab};
 use super::model::Pipeline;
 use super::names::Names;
 
-/// Blocks in which a character was seen to stand for itself: letters with their accents, symbols, signs, kana, Chinese.
+/// Blocks whose characters were observed to be independent of their neighbours: letters with their
+/// accents, symbols, signs, kana, Chinese.
 const SIMPLE: [(u32, u32); 19] = [
     (0x0000, 0x02FF),
-    (0x0370, 0x03A2), // not Σ, whose small form depends on its place in some libraries
+    (0x0370, 0x03A2), // without Σ, whose lower case depends on its position in some libraries
     (0x03A4, 0x0482),
     (0x048A, 0x052F),
     (0x1E00, 0x206F),
@@ -36,44 +39,46 @@ const SIMPLE: [(u32, u32); 19] = [
     (0x4E00, 0x9FFF),
     (0xF900, 0xFAFF),
     (0xFE30, 0xFE4F),
-    (0xFF00, 0xFF9D), // not the half-width voiced marks, which are one with the letter before them for a map of characters
+    (0xFF00, 0xFF9D), // without the half-width voiced marks, which a map of characters joins with the letter before
     (0xFFA0, 0xFFEF),
     (0x1F000, 0x1FAFF),
     (0x20000, 0x2FA1F),
 ];
 
-/// Characters that the table has room for.
+/// Number of characters in the table.
 const CHARACTERS: usize = 0x2FA20;
 
-/// What a character becomes: a kind in the upper three bits, an id or a character below. Zero: not asked yet.
+/// What a character becomes: a kind in the upper three bits, and an id or a character below. Zero:
+/// not known yet.
 const KIND: u32 = 0xE000_0000;
-/// A word of its own; the token's id.
+/// A word of its own, with the token's id.
 const TOKEN: u32 = 1 << 29;
-/// A character of a word; which.
+/// A character of a word.
 const LETTER: u32 = 2 << 29;
 /// The end of a word.
 const SPACE: u32 = 3 << 29;
 /// Nothing.
 const DROPPED: u32 = 4 << 29;
-/// Not as simple as that.
+/// Not that simple.
 const COMPLEX: u32 = 5 << 29;
-/// A character of a run; which.
+/// A character of a run.
 const RUNNING: u32 = 6 << 29;
 
-/// The fast way of a plain BERT tokenizer.
+/// The fast implementation of a plain BERT tokenizer.
 pub(super) struct WordPiece {
     table: Box<[AtomicU32]>,
-    starts: HashMap<Box<str>, u32, ahash::RandomState>, // tokens that begin a word
-    inner: HashMap<Box<str>, u32, ahash::RandomState>,  // tokens inside one, without their prefix
-    longest: usize,                                     // bytes of the longest token
+    starts: HashMap<Box<str>, u32, ahash::RandomState>, // tokens at the beginning of a word
+    inner: HashMap<Box<str>, u32, ahash::RandomState>,  // tokens inside a word, without their prefix
+    longest: usize,                                     // length of the longest token in bytes
     unknown: u32,
-    max_word: usize, // characters of a word, beyond which it is unknown
-    max_run: usize,  // characters of a run
+    max_word: usize, // length in characters beyond which a word is unknown
+    max_run: usize,  // length of a run in characters
     names: Names,
 }
 
 impl WordPiece {
-    /// The fast way of a tokenizer that is made of `json` and finds `added` before all else; `None` if it is anything else than BERT's.
+    /// The fast implementation for a tokenizer that is built from `json` and matches `added` before
+    /// everything else; `None` for anything that differs from BERT's.
     pub(super) fn of(json: &TokenizerJson<'_>, added: &[AddedToken]) -> Option<Self> {
         let (model, Vocab::Names(entries)) = (&json.model.options, &json.model.vocab) else { return None };
         let is = |kind: &Value, names: &[&str]| kind.as_str().is_some_and(|t| names.contains(&t));
@@ -81,7 +86,8 @@ impl WordPiece {
             bert if is(&bert["type"], &["BertPreTokenizer"]) => 0,
             other => max_run(other)?,
         };
-        // A map of characters, in front of BERT's: each becomes what it becomes alone.
+        // With a map of characters before BERT's normalizer, each character still becomes what it
+        // becomes alone.
         let normalizer = match json.normalizer["normalizers"].as_array().map(Vec::as_slice) {
             Some([map, bert]) if is(&map["type"], &["Precompiled"]) => bert,
             _ => &json.normalizer,
@@ -114,13 +120,13 @@ impl WordPiece {
         })
     }
 
-    /// All ids of `text`, without special tokens around it; `None` if the crate must say.
+    /// All ids of `text`, without special tokens; `None` if the text must be left to the crate.
     pub(super) fn encode<M: Model>(&self, text: &str, pipeline: &Pipeline<M>) -> Option<Vec<u32>> {
         if self.names.may_be_in(text) {
             return None;
         }
         let mut ids = Vec::with_capacity(text.len() / 3 + 2);
-        let (mut word, mut run) = (String::new(), 0); // characters of the run that the word is; 0: it is none
+        let (mut word, mut run) = (String::new(), 0); // length of the run that the word is; 0 if it is not a run
         for c in text.chars() {
             let known = self.table.get(c as usize)?;
             let mut entry = known.load(Ordering::Relaxed);
@@ -157,7 +163,8 @@ impl WordPiece {
         Some(ids)
     }
 
-    /// Greedy, longest match first, as the model was trained with; a word with a part that is in no token is unknown as a whole.
+    /// Greedy, longest match first, as the model was trained. A word with a part that is in no
+    /// token is unknown as a whole.
     fn push_word(&self, word: &str, ids: &mut Vec<u32>) {
         let first = ids.len();
         let (mut rest, mut tokens) = (word, &self.starts);
@@ -227,8 +234,9 @@ impl WordPiece {
     }
 }
 
-/// How long the runs are into which `pre_tokenizer` cuts certain characters, having cut as BERT does; `None` if it is anything else. They are
-/// told by a regular expression: a class, how many of it make a run, and a second class, of which each stands alone.
+/// The length of the runs into which `pre_tokenizer` splits certain characters, after splitting as
+/// BERT does; `None` for anything else. They are described by a regular expression: a class, how
+/// many of its characters form a run, and a second class, whose characters each stand alone.
 fn max_run(pre_tokenizer: &Value) -> Option<usize> {
     let [bert, split] = &pre_tokenizer["pretokenizers"].as_array()?[..] else { return None };
     let kind = |part: &Value| part["type"].as_str().map(str::to_owned);
@@ -238,7 +246,8 @@ fn max_run(pre_tokenizer: &Value) -> Option<usize> {
         && split["invert"] == false;
     let (run, alone) = split["pattern"]["Regex"].as_str()?.split_once("}|[")?;
     let (class, most) = run.strip_prefix('[')?.split_once("]{1,")?;
-    // Characters and ranges beyond ASCII: then no letter of a Latin word is one of a run.
+    // The class contains only characters and ranges beyond ASCII, so no letter of a Latin word is
+    // part of a run.
     let is_class = |inside: &str| inside.chars().all(|c| c == '-' || !c.is_ascii());
     most.parse().ok().filter(|_| is_run && is_class(class) && alone.strip_suffix(']').is_some_and(is_class))
 }
@@ -256,14 +265,15 @@ mod tests {
     use super::super::tests::{bundled_json, minilm_json};
     use super::*;
 
-    /// MiniLM's tokenizer, whose special tokens are BERT's, and the fast way of it; with and without folding case and accents.
+    /// MiniLM's tokenizer, whose special tokens are BERT's, and its fast implementation, with and
+    /// without folding case and accents.
     fn both(folding: bool) -> (Tokenizer, WordPiece) {
         let mut json = minilm_json();
         json["normalizer"]["lowercase"] = folding.into();
         both_of(json)
     }
 
-    /// The same of the bundled model, which looks for words in runs of Chinese characters.
+    /// The same for the bundled model, which looks for words in runs of Chinese characters.
     fn bundled() -> (Tokenizer, WordPiece) {
         both_of(bundled_json())
     }
@@ -277,7 +287,7 @@ mod tests {
         (tokenizer, fast)
     }
 
-    /// Whether the fast way knew; then it must have known rightly.
+    /// Whether the fast implementation computed the text; if so, its result must be correct.
     fn agree((tokenizer, fast): &(Tokenizer, WordPiece), text: &str) -> bool {
         let Some(found) = fast.encode(text, tokenizer) else { return false };
         assert_eq!(found, tokenizer.encode_fast(text, false).unwrap().get_ids(), "{text:?}");
@@ -309,7 +319,7 @@ mod tests {
             for domain in ["service", "life", "tech", "business", "culture"] {
                 for line in std::fs::read_to_string(data.join(format!("{domain}.pairs.tsv"))).unwrap().lines() {
                     assert!(agree(&both, line), "left to the crate: {line}");
-                    // Runs without end.
+                    // Very long runs.
                     let run: String = line.chars().filter(|&c| c >= '一').collect();
                     assert!(agree(&both, &run.repeat(3)), "left to the crate: {run}");
                 }

@@ -1,7 +1,8 @@
-//! `Weights`: a checkpoint as named tensors, whatever file it lies in.
+//! `Weights`: a checkpoint as named tensors, in any file format.
 //!
-//! Opening reads headers alone and holds every name and shape against those of the model's family. Values are read when
-//! asked for, from any thread. Names are the family's own, without the prefix of a wrapper (`models/`).
+//! Opening reads only the headers, and compares every name and shape with those of the model's
+//! family. Values are read on demand, from any thread. Names are those of the family, without the
+//! prefix of an enclosing model (`models/`).
 
 mod pickle;
 mod safetensors;
@@ -20,19 +21,19 @@ use crate::files::{DataFile, ModelFiles};
 use crate::kernels::{int8_rows, to_bf16};
 use crate::models::{Names, Task, TensorSpec, canonical};
 
-/// Of a table that is read block after block. Below the size from which allocators ask the system for memory: blocks
-/// of 4 MB left holes of 80 MB behind.
+/// Size of the blocks in which a table is read. It is below the size from which allocators get memory
+/// from the system: blocks of 4 MB left holes of 80 MB.
 const BLOCK_BYTES: usize = 64 << 10;
 
-/// A checkpoint whose names and shapes fit its configuration.
+/// A checkpoint whose names and shapes match its configuration.
 pub struct Weights {
     files: Vec<DataFile>,
     tensors: BTreeMap<String, Entry>, // by canonical name
     spelling: &'static Names,
-    factors: HashMap<String, Vec<f32>>, // by the name of a matrix, from calibration
+    smoothing: HashMap<String, Vec<f32>>, // by the name of a matrix, from calibration
 }
 
-/// Where a tensor lies.
+/// Where a tensor is stored.
 #[derive(Clone, Debug)]
 struct Entry {
     file: usize, // in `Weights::files`
@@ -50,7 +51,7 @@ enum Dtype {
     F16,
     Bf16,
     I8,
-    /// Integers that no weight is made of, such as `position_ids`; the size of one in bytes.
+    /// Integers that are never weights, such as `position_ids`, with the size of one in bytes.
     Other(usize),
 }
 
@@ -83,17 +84,18 @@ pub enum Values {
     F32(Vec<f32>),
     /// IEEE half precision.
     F16(Vec<f16>),
-    /// The upper half of a single.
+    /// The upper half of an f32.
     Bf16(Vec<bf16>),
-    /// `values[r][c] · scales[r] · factors[c]`: integers in −127..=127, one scale a row, and a factor a column where there are any.
+    /// `values[r][c] · scales[r] · smoothing[c]`: integers in −127..=127, one scale per row, and
+    /// optionally a factor per column.
     Int8 {
         /// (rows × columns)
         values: Vec<i8>,
         /// (rows)
         scales: Vec<f32>,
-        /// (columns), or empty: what a value of the layer's input is multiplied with before it is narrowed itself, and the weights were
-        /// divided by.
-        factors: Vec<f32>,
+        /// (columns), or empty: the factors by which the layer's inputs are multiplied before they
+        /// are quantized. The weights were divided by them.
+        smoothing: Vec<f32>,
     },
 }
 
@@ -111,7 +113,8 @@ impl Values {
 }
 
 impl Tensor {
-    /// The values as f32, which holds each of the stored types exactly (int8: value · scale · factor, rounded).
+    /// The values as f32, which represents each of the stored types exactly (int8: value · scale ·
+    /// factor, rounded).
     pub fn into_f32(self) -> Vec<f32> {
         match self.values {
             Values::F32(values) => values,
@@ -125,13 +128,13 @@ impl Tensor {
                 values.convert_to_f32_slice(&mut out);
                 out
             }
-            Values::Int8 { values, scales, factors } => {
+            Values::Int8 { values, scales, smoothing } => {
                 let columns = values.len().checked_div(scales.len()).unwrap_or(0).max(1);
                 let mut out = Vec::with_capacity(values.len());
                 for (row, &scale) in values.chunks(columns).zip(&scales) {
-                    match &factors[..] {
+                    match &smoothing[..] {
                         [] => out.extend(row.iter().map(|&v| f32::from(v) * scale)),
-                        factors => out.extend(row.iter().zip(factors).map(|(&v, f)| f32::from(v) * scale * f)),
+                        smoothing => out.extend(row.iter().zip(smoothing).map(|(&v, f)| f32::from(v) * scale * f)),
                     }
                 }
                 out
@@ -149,17 +152,18 @@ impl Tensor {
         }
     }
 
-    /// A matrix, divided by `factors` a column (empty: by none), as integers in −127..=127 and a scale a row: as they are, if they are
-    /// of just these factors, or each row by its own largest value.
-    pub(crate) fn into_int8(self, factors: &[f32]) -> (Vec<i8>, Vec<f32>) {
+    /// A matrix, with its columns divided by `smoothing` (unless it is empty), as integers in
+    /// −127..=127 and one scale per row. If it is already stored with the same smoothing, it is
+    /// returned as it is; otherwise each row is scaled by its own largest value.
+    pub(crate) fn into_int8(self, smoothing: &[f32]) -> (Vec<i8>, Vec<f32>) {
         let columns = self.shape.last().copied().unwrap_or(1);
         match self.values {
-            Values::Int8 { values, scales, factors: own } if own == factors => (values, scales),
+            Values::Int8 { values, scales, smoothing: own } if own == smoothing => (values, scales),
             _ => {
                 let mut values = self.into_f32();
-                if !factors.is_empty() {
+                if !smoothing.is_empty() {
                     for row in values.chunks_exact_mut(columns) {
-                        row.iter_mut().zip(factors).for_each(|(v, f)| *v /= f);
+                        row.iter_mut().zip(smoothing).for_each(|(v, f)| *v /= f);
                     }
                 }
                 int8_rows(&values, columns)
@@ -174,36 +178,37 @@ impl Tensor {
             Values::F32(values) => out.copy_from_slice(&values[place]),
             Values::F16(values) => values[place].convert_to_f32_slice(out),
             Values::Bf16(values) => values[place].convert_to_f32_slice(out),
-            Values::Int8 { values, scales, factors } => {
+            Values::Int8 { values, scales, smoothing } => {
                 let scale = scales[row];
                 out.iter_mut().zip(&values[place]).for_each(|(out, &v)| *out = f32::from(v) * scale);
-                out.iter_mut().zip(factors).for_each(|(out, f)| *out *= f);
+                out.iter_mut().zip(smoothing).for_each(|(out, f)| *out *= f);
             }
         }
     }
 
-    /// The factors that it is stored with, if any.
-    pub(crate) fn factors(&self) -> &[f32] {
+    /// The smoothing with which it is stored, if any.
+    pub(crate) fn smoothing(&self) -> &[f32] {
         match &self.values {
-            Values::Int8 { factors, .. } => factors,
+            Values::Int8 { smoothing, .. } => smoothing,
             _ => &[],
         }
     }
 }
 
-/// How the index of a file of tensors is read; the second argument is the file's number.
+/// How the index of a tensor file is read. The second argument is the file's number.
 type Index = fn(&DataFile, usize) -> Result<BTreeMap<String, Entry>>;
 
-/// The files that a checkpoint may lie in, the preferred one first.
+/// The files that a checkpoint may have, the preferred one first.
 const FORMS: [(&str, Index); 2] = [("model.safetensors", safetensors::index), ("pytorch_model.bin", pickle::index)];
 
 impl Weights {
-    /// Opens `model.safetensors`, its shards, `pytorch_model.bin` or its shards, in this order of preference.
+    /// Opens `model.safetensors`, its shards, `pytorch_model.bin` or its shards, in this order of
+    /// preference.
     ///
     /// # Errors
-    /// [`Error::MissingFile`] where there is none; [`Error::InvalidFile`] for a truncated or malformed one;
-    /// [`Error::MissingTensor`], [`Error::UnexpectedTensor`], [`Error::TensorShape`] where it does not fit
-    /// `config`.
+    /// [`Error::MissingFile`] if there is none; [`Error::InvalidFile`] for a truncated or malformed
+    /// one; [`Error::MissingTensor`], [`Error::UnexpectedTensor`], [`Error::TensorShape`] if it
+    /// does not match `config`.
     pub fn open(files: &ModelFiles, config: &ModelConfig) -> Result<Self> {
         let (files, architecture) = (&files.within(&config.transformer)?, &config.architecture);
         for (name, index) in FORMS {
@@ -226,8 +231,8 @@ impl Weights {
                 opened.push(file);
             }
             let spelling = architecture.spelling(|name| tensors.keys().any(|found| found.ends_with(name)));
-            let weights = Self { files: opened, tensors, spelling, factors: HashMap::new() };
-            // What a task does not ask of a family's tensors changes no result either.
+            let weights = Self { files: opened, tensors, spelling, smoothing: HashMap::new() };
+            // Tensors of the family that this task does not use do not change the result either.
             let heads = [spelling.head_dense, spelling.head_norm, spelling.head_out, spelling.language];
             let heads = heads.into_iter().filter(|name| !name.is_empty());
             let harmless: Vec<&str> = spelling.harmless.iter().copied().chain(heads).collect();
@@ -240,15 +245,15 @@ impl Weights {
         Err(Error::MissingFile {
             model: files.place(),
             file: "model.safetensors".into(),
-            hint: "nor is there pytorch_model.bin or an index of shards",
+            hint: "there is no pytorch_model.bin or index of shards either",
         })
     }
 
-    /// Opens the first of `candidates` that is there, a small file with just the tensors of `table`, whose names begin
-    /// with `prefix` there and not in the file.
+    /// Opens the first of `candidates` that exists, a small file with exactly the tensors of
+    /// `table`. The names in `table` begin with `prefix`, those in the file do not.
     ///
     /// # Errors
-    /// As [`open`](Self::open); [`Error::MissingFile`] with `hint` where there is none.
+    /// As [`open`](Self::open); [`Error::MissingFile`] with `hint` if there is none.
     pub(crate) fn open_small(
         files: &ModelFiles,
         candidates: &[&str],
@@ -262,12 +267,12 @@ impl Weights {
             let index = if name.ends_with(".safetensors") { safetensors::index } else { pickle::index };
             let tensors = index(&file, 0)?;
             let tensors = tensors.into_iter().map(|(name, entry)| (format!("{prefix}{name}"), entry)).collect();
-            return Self { files: vec![file], tensors, spelling, factors: HashMap::new() }.checked(table, &[]);
+            return Self { files: vec![file], tensors, spelling, smoothing: HashMap::new() }.checked(table, &[]);
         }
         Err(Error::MissingFile { model: files.place(), file: candidates.join(" or "), hint })
     }
 
-    /// Puts the tensors under the names of their family, without the prefix of a wrapper.
+    /// Renames the tensors to the names of their family, without the prefix of an enclosing model.
     fn under_their_names(mut self) -> Result<Self> {
         let anchor = format!("{}.weight", self.spelling.words);
         let prefixes = self.tensors.keys().filter_map(|n| n.strip_suffix(&anchor));
@@ -276,14 +281,15 @@ impl Weights {
             if self.tensors.insert(canonical(&name, &prefix), entry).is_some() {
                 return Err(Error::invalid(
                     self.label(0),
-                    format_args!("tensor `{name}` is there twice, under two names"),
+                    format_args!("tensor `{name}` occurs twice, under two names"),
                 ));
             }
         }
         Ok(self)
     }
 
-    /// Holds the tensors against `table`. Beside them only those may be there whose name begins with one of `harmless`.
+    /// Compares the tensors with `table`. Other tensors are only allowed if their names begin with
+    /// one of `harmless`.
     fn checked(mut self, table: &[TensorSpec], harmless: &[&str]) -> Result<Self> {
         let mut tensors = std::mem::take(&mut self.tensors);
         for (name, expected) in table {
@@ -311,13 +317,13 @@ impl Weights {
                     }
                     self.tensors.insert(scale, scales);
                     let factor = format!("{name}.factor");
-                    if let Some(factors) = tensors.remove(&factor) {
-                        self.check_shape(&factor, &factors, &expected[1..])?;
-                        self.tensors.insert(factor, factors);
+                    if let Some(smoothing) = tensors.remove(&factor) {
+                        self.check_shape(&factor, &smoothing, &expected[1..])?;
+                        self.tensors.insert(factor, smoothing);
                     }
                 }
                 Dtype::Other(_) => {
-                    return Err(Error::invalid(self.label(entry.file), format_args!("tensor `{name}` is of integers")));
+                    return Err(Error::invalid(self.label(entry.file), format_args!("tensor `{name}` has integers")));
                 }
                 _ => {}
             }
@@ -347,7 +353,7 @@ impl Weights {
         self.files.get(file).map_or_else(String::new, DataFile::label)
     }
 
-    /// The canonical names of all tensors, without those of scales and factors.
+    /// The canonical names of all tensors, without scales and factors.
     pub fn names(&self) -> Vec<String> {
         let part = |name: &str| {
             let of = name.strip_suffix(".scale").or_else(|| name.strip_suffix(".factor"));
@@ -356,38 +362,39 @@ impl Weights {
         self.tensors.keys().filter(|name| !part(name)).cloned().collect()
     }
 
-    /// How the checkpoint spells the names of its family.
+    /// The spelling of names in the checkpoint.
     pub(crate) fn spelling(&self) -> &'static Names {
         self.spelling
     }
 
-    /// Width of a hidden state: that of the table of words.
+    /// Width of a hidden state: that of the table of word embeddings.
     pub(crate) fn width(&self) -> usize {
         let words = self.tensors.get(&format!("{}.weight", self.spelling.words));
         words.and_then(|entry| entry.shape.last().copied()).unwrap_or(0)
     }
 
-    /// Whether the checkpoint is of 8-bit weights with factors: ready for 8-bit products as it is.
-    pub(crate) fn has_factors(&self) -> bool {
+    /// Whether the checkpoint has 8-bit weights with smoothing, and can be used for int8 as it is.
+    pub(crate) fn has_smoothing(&self) -> bool {
         self.tensors.keys().any(|name| name.ends_with(".factor"))
     }
 
-    /// What the inputs of the matrix `name` are multiplied with before they become integers: as calibration found them;
-    /// empty where it found none.
-    pub(crate) fn factors(&self, name: &str) -> &[f32] {
-        self.factors.get(name).map_or(&[], Vec::as_slice)
+    /// The factors by which the inputs of the matrix `name` are multiplied before they are
+    /// quantized, as calibration found them; empty if it found none.
+    pub(crate) fn smoothing(&self, name: &str) -> &[f32] {
+        self.smoothing.get(name).map_or(&[], Vec::as_slice)
     }
 
-    /// Keeps the factors that calibration found, by the names of the matrices.
-    pub(crate) fn set_factors(&mut self, factors: HashMap<String, Vec<f32>>) {
-        self.factors = factors;
+    /// Stores the smoothing that calibration found, by the names of the matrices.
+    pub(crate) fn set_smoothing(&mut self, smoothing: HashMap<String, Vec<f32>>) {
+        self.smoothing = smoothing;
     }
 
     /// Reads a tensor by its canonical name.
     ///
     /// # Errors
-    /// [`Error::MissingTensor`] for a name that the table does not have, [`Error::NotFinite`] for NaN and infinity,
-    /// [`Error::InvalidFile`] for a factor that is not more than 0, [`Error::Io`] where the file cannot be read.
+    /// [`Error::MissingTensor`] for a name that is not in the table, [`Error::NotFinite`] for NaN
+    /// and infinity, [`Error::InvalidFile`] for a factor that is not above 0, [`Error::Io`] if the
+    /// file cannot be read.
     pub fn read(&self, name: &str) -> Result<Tensor> {
         match self.tensors.get(name) {
             Some(entry) => self.read_entry(name, entry),
@@ -432,24 +439,26 @@ impl Weights {
             Dtype::I8 => {
                 let values = bytes.into_iter().map(|b| b as i8).collect();
                 let beside = |part: &str| self.read(&format!("{name}.{part}")).map(Tensor::into_f32);
-                let factors =
+                let smoothing =
                     if self.tensors.contains_key(&format!("{name}.factor")) { beside("factor")? } else { Vec::new() };
-                if let Some((i, factor)) = factors.iter().enumerate().find(|&(_, &factor)| factor <= 0.0) {
+                if let Some((i, factor)) = smoothing.iter().enumerate().find(|&(_, &factor)| factor <= 0.0) {
                     return Err(Error::invalid(
                         self.label(entry.file),
-                        format_args!("tensor `{name}.factor` holds {factor} at index {i}, a factor is more than 0"),
+                        format_args!(
+                            "tensor `{name}.factor` contains {factor} at index {i}, expected a factor above 0"
+                        ),
                     ));
                 }
-                Values::Int8 { values, scales: beside("scale")?, factors }
+                Values::Int8 { values, scales: beside("scale")?, smoothing }
             }
             Dtype::Other(_) => return Err(self.missing(name)),
         };
         Ok(Tensor { shape, values })
     }
 
-    /// Reads a matrix of which rows are gathered, as it is stored; values in f32 as f16 if `half`, unless one of them
-    /// is too large for that. It is read block after block: a model of many languages has a gigabyte of them, and
-    /// must not need twice its size while it loads.
+    /// Reads a matrix from which rows are gathered, as it is stored. With `half`, f32 values become
+    /// f16, unless one of them is too large for that. It is read block after block: a multilingual
+    /// model has a gigabyte of them, and must not need twice its size while it loads.
     ///
     /// # Errors
     /// As [`read`](Self::read).
@@ -467,7 +476,7 @@ impl Weights {
                 shape: vec![rows_of_block.min(rows - first), columns],
                 ..entry.clone()
             };
-            let mut block = self.read_entry(name, &of_block).map_err(|e| behind(e, first * columns))?.values;
+            let mut block = self.read_entry(name, &of_block).map_err(|e| at_offset(e, first * columns))?.values;
             if half && let Values::F32(values) = &block {
                 match halves(values) {
                     Some(values) => block = Values::F16(values),
@@ -487,7 +496,7 @@ impl Weights {
         }
     }
 
-    /// Reads row `row` of a matrix by its canonical name, as f32, and nothing else of it.
+    /// Reads only row `row` of a matrix, by the matrix's canonical name, as f32.
     ///
     /// # Errors
     /// As [`read`](Self::read).
@@ -508,7 +517,7 @@ impl Weights {
     }
 
     fn bytes(&self, entry: &Entry) -> Result<Vec<u8>> {
-        // The index has checked that the file holds as many.
+        // The index was checked: the file has that many values.
         let mut bytes = vec![0; entry.span() * entry.dtype.size()];
         self.files[entry.file].read_at(entry.offset, &mut bytes)?;
         Ok(match &entry.strides {
@@ -519,7 +528,7 @@ impl Weights {
 }
 
 impl Entry {
-    /// Values from the first one to the last one, where they lie.
+    /// Number of values from the first to the last one, in storage order.
     fn span(&self) -> usize {
         match &self.strides {
             None => self.shape.iter().product(),
@@ -531,7 +540,7 @@ impl Entry {
     }
 }
 
-/// Values of `size` bytes, put into row-major order.
+/// Values of `size` bytes, in row-major order.
 fn in_order(bytes: &[u8], size: usize, shape: &[usize], strides: &[usize]) -> Vec<u8> {
     let mut out = Vec::with_capacity(shape.iter().product::<usize>() * size);
     let mut index = vec![0; shape.len()];
@@ -549,21 +558,22 @@ fn in_order(bytes: &[u8], size: usize, shape: &[usize], strides: &[usize]) -> Ve
     out
 }
 
-/// The error of a part that begins `first` values behind the beginning of its tensor.
-fn behind(error: Error, first: usize) -> Error {
+/// The error of a part that begins `first` values after the beginning of its tensor.
+fn at_offset(error: Error, first: usize) -> Error {
     match error {
         Error::NotFinite { file, name, index, value } => Error::NotFinite { file, name, index: first + index, value },
         other => other,
     }
 }
 
-/// Values as f16, unless one is too large to be one.
+/// Values as f16, unless one of them is too large.
 fn halves(values: &[f32]) -> Option<Vec<f16>> {
     let fits = values.iter().fold(true, |all, v| all & (v.abs() <= f16::MAX.to_f32()));
     fits.then(|| Vec::from_f32_slice(values))
 }
 
-/// The position of the first value that is not `good`. Whole runs are checked first, without a branch a value.
+/// The position of the first value that is not `good`. Whole runs are checked first, without a
+/// branch per value.
 fn finite<T: Copy>(values: &[T], good: impl Fn(T) -> bool) -> Result<(), usize> {
     for (i, run) in values.chunks(1024).enumerate() {
         if !run.iter().fold(true, |all, &v| all & good(v)) {
@@ -573,7 +583,7 @@ fn finite<T: Copy>(values: &[T], good: impl Fn(T) -> bool) -> Result<(), usize> 
     Ok(())
 }
 
-/// Bytes of a tensor, if they can be counted at all.
+/// Number of bytes in a tensor, or None if it overflows.
 fn byte_len(shape: &[usize], dtype: Dtype) -> Option<u64> {
     shape.iter().try_fold(dtype.size() as u64, |n, &s| n.checked_mul(s as u64))
 }

@@ -1,8 +1,9 @@
-//! The index of a `pytorch_model.bin`, in both formats of `torch.save`: the zip file of PyTorch 1.6 and later, and the
-//! stream of pickles before it (`torch/serialization.py`).
+//! The index of a `pytorch_model.bin`, in both formats of `torch.save`: the zip file of PyTorch 1.6
+//! and later, and the older stream of pickles (`torch/serialization.py`).
 //!
-//! A pickle is a program. This reader runs only the few instructions that a state dict consists of, makes nothing but
-//! tensors, and refuses every other name: no code of a checkpoint is ever executed.
+//! A pickle is a program. This reader only runs the few instructions that a state dict consists of,
+//! creates nothing but tensors, and refuses every other name: code in a checkpoint is never
+//! executed.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::{Read, Seek, SeekFrom};
@@ -12,12 +13,13 @@ use super::{Dtype, Entry, byte_len};
 use crate::files::DataFile;
 use crate::{Error, Result};
 
-/// The most that is read of a pickle: names and shapes of a large model are some hundred KiB.
+/// Maximum number of bytes that are read of a pickle. Names and shapes of a large model take some
+/// hundred KiB.
 const MAX_PICKLE: u64 = 64 << 20;
-/// Tuples within tuples, so that a hostile file cannot exhaust the stack.
+/// Maximum nesting of tuples, so that a hostile file cannot exhaust the stack.
 const MAX_DEPTH: usize = 32;
 
-/// Names and places of the tensors of `file`, which is number `number` of its checkpoint.
+/// Names and positions of the tensors in `file`, which is number `number` of its checkpoint.
 pub(super) fn index(file: &DataFile, number: usize) -> Result<BTreeMap<String, Entry>> {
     let label = file.label();
     let read = || -> Result<BTreeMap<String, Entry>, String> {
@@ -36,7 +38,7 @@ pub(super) fn index(file: &DataFile, number: usize) -> Result<BTreeMap<String, E
             let end = last(&tensor.shape, strides.as_deref())
                 .and_then(|values| tensor.offset.checked_add(values)?.checked_mul(dtype.size() as u64));
             if end.is_none_or(|end| end > bytes) {
-                return Err(place("it ends behind its storage: the file is truncated or damaged"));
+                return Err(place("it ends after its storage: the file is truncated or damaged"));
             }
             let offset = start + tensor.offset * dtype.size() as u64;
             index.insert(name, Entry { file: number, offset, dtype, shape: tensor.shape, strides });
@@ -56,7 +58,8 @@ fn open_zip(file: &DataFile) -> Result<(State, Storages), String> {
     let mut pickle = Vec::new();
     for i in 0..archive.len() {
         let mut entry = archive.by_index(i).map_err(|e| format!("zip: {e}"))?;
-        // `archive/data.pkl`, `archive/data/0`, `archive/byteorder`; the folder's name is the checkpoint's.
+        // `archive/data.pkl`, `archive/data/0`, `archive/byteorder`. The folder has the name of the
+        // checkpoint.
         let path = entry.name().map_err(|e| format!("zip: {e}"))?.into_owned();
         let name = path.split_once('/').map_or("", |(_, name)| name);
         if entry.compression() != zip::CompressionMethod::Stored {
@@ -71,9 +74,9 @@ fn open_zip(file: &DataFile) -> Result<(State, Storages), String> {
                 _ => return Err("big-endian values".into()),
             }
         } else if let Some(key) = name.strip_prefix("data/") {
-            let start = entry.data_start().ok_or("zip: an entry without a place")?;
+            let start = entry.data_start().ok_or("zip: an entry without a position")?;
             if start.checked_add(entry.size()).is_none_or(|end| end > file.len()) {
-                return Err(format!("truncated: storage `{key}` ends behind the end of the file"));
+                return Err(format!("truncated: storage `{key}` ends after the end of the file"));
             }
             storages.insert(key.to_owned(), (start, entry.size()));
         }
@@ -113,7 +116,7 @@ fn open_legacy(file: &DataFile) -> Result<(State, Storages), String> {
     let mut storages = HashMap::new();
     let mut position = machine.position as u64;
     for key in keys {
-        let Value::Str(key) = key else { return Err("a storage key that is no string".into()) };
+        let Value::Str(key) = key else { return Err("a storage key that is not a string".into()) };
         let storage = sizes.get(&*key).ok_or_else(|| format!("storage `{key}` belongs to no tensor"))?;
         let mut count = [0; 8];
         file.read_at(position, &mut count).map_err(|_| format!("truncated before storage `{key}`"))?;
@@ -121,7 +124,7 @@ fn open_legacy(file: &DataFile) -> Result<(State, Storages), String> {
             u64::from_le_bytes(count).checked_mul(storage.dtype.size() as u64).ok_or("a storage that overflows")?;
         position += 8;
         if position.checked_add(bytes).is_none_or(|end| end > file.len()) {
-            return Err(format!("truncated: storage `{key}` ends behind the end of the file"));
+            return Err(format!("truncated: storage `{key}` ends after the end of the file"));
         }
         storages.insert(key.to_string(), (position, bytes));
         position += bytes;
@@ -129,9 +132,9 @@ fn open_legacy(file: &DataFile) -> Result<(State, Storages), String> {
     Ok((state, storages))
 }
 
-/// The tensors of a state dict, or of the dictionary that trainers wrap one in.
+/// The tensors of a state dict, or of the dictionary in which trainers store one.
 fn state_dict(value: Value) -> Result<State, String> {
-    let Value::Dict(items) = value else { return Err("the checkpoint is no dictionary of tensors".into()) };
+    let Value::Dict(items) = value else { return Err("the checkpoint is not a dictionary of tensors".into()) };
     let mut state = Vec::new();
     for (key, value) in items {
         match (key, value) {
@@ -139,14 +142,14 @@ fn state_dict(value: Value) -> Result<State, String> {
             (Value::Str(name), Value::Dict(inner)) if matches!(&*name, "state_dict" | "model") => {
                 return state_dict(Value::Dict(inner));
             }
-            (Value::Str(name), _) => return Err(format!("`{name}` is no tensor")),
-            _ => return Err("a key that is no string".into()),
+            (Value::Str(name), _) => return Err(format!("`{name}` is not a tensor")),
+            _ => return Err("a key that is not a string".into()),
         }
     }
     Ok(state)
 }
 
-/// Values from the first one of a tensor to its last; `None` where they cannot be counted.
+/// Number of values from the first to the last one of a tensor; `None` if it overflows.
 fn last(shape: &[usize], strides: Option<&[usize]>) -> Option<u64> {
     let count = |n: usize, size: &usize| n.checked_mul(*size);
     let Some(strides) = strides else { return Some(shape.iter().try_fold(1, count)? as u64) };
@@ -161,7 +164,8 @@ fn last(shape: &[usize], strides: Option<&[usize]>) -> Option<u64> {
     Some(steps?.checked_add(1)? as u64)
 }
 
-/// Whether values lie in row-major order. Matrices out of TensorFlow often lie the other way round.
+/// Whether values are stored in row-major order. Matrices from TensorFlow often have the opposite
+/// order.
 fn is_contiguous(shape: &[usize], strides: &[usize]) -> bool {
     let mut expected = 1usize;
     shape.len() == strides.len()
@@ -186,7 +190,7 @@ struct Tensor {
     strides: Vec<usize>,
 }
 
-/// What the instructions of a state dict can make.
+/// The values that the instructions of a state dict can create.
 #[derive(Clone)]
 enum Value {
     None,
@@ -196,7 +200,7 @@ enum Value {
     /// An integer of more than eight bytes.
     Long(Rc<[u8]>),
     Str(Rc<str>),
-    /// The values, and how deep tuples nest in them.
+    /// The values, and the nesting depth of tuples in them.
     Tuple(Rc<[Value]>, usize),
     List(Vec<Value>),
     Dict(Vec<(Value, Value)>),
@@ -206,8 +210,8 @@ enum Value {
     Mark,
 }
 
-/// The pickle machine, for the instructions that `torch.save` writes (protocol 2, and the common ones of later protocols;
-/// Python's `pickletools.py` describes each).
+/// The pickle machine, for the instructions that `torch.save` writes (protocol 2, and the common
+/// ones of later protocols; Python's `pickletools.py` describes each).
 struct Machine<'a> {
     input: &'a [u8],
     position: usize,
@@ -220,7 +224,7 @@ impl<'a> Machine<'a> {
         Self { input, position: 0, stack: Vec::new(), memo: HashMap::new() }
     }
 
-    /// Runs one pickle, to its STOP.
+    /// Runs one pickle up to its STOP.
     fn run(&mut self) -> Result<Value, String> {
         self.stack.clear();
         self.memo.clear();
@@ -278,7 +282,7 @@ impl<'a> Machine<'a> {
                 }
                 0x93 => {
                     let (Value::Str(name), Value::Str(module)) = (self.pop()?, self.pop()?) else {
-                        return Err("pickle: a global whose name is no string".into());
+                        return Err("pickle: a global whose name is not a string".into());
                     };
                     self.stack.push(Value::Global(format!("{module}.{name}").into()));
                 }
@@ -339,7 +343,8 @@ impl<'a> Machine<'a> {
                     let (arguments, function) = (self.pop()?, self.pop()?);
                     self.stack.push(call(&function, &arguments)?);
                 }
-                // Attributes of the dictionary, such as `_metadata`: nothing that a tensor depends on.
+                // Sets attributes of the dictionary, such as `_metadata`, on which no tensor
+                // depends.
                 b'b' => drop(self.pop()?),
                 other => return Err(format!("pickle: instruction {other:#04x} does not belong in a state dict")),
             }
@@ -390,7 +395,8 @@ impl<'a> Machine<'a> {
         if inner >= MAX_DEPTH {
             return Err("pickle: tuples nest too deep".into());
         }
-        // A list or dictionary in a tuple could nest without bound: none does in a state dict.
+        // A list or dictionary in a tuple could nest without limit, but does not occur in a state
+        // dict.
         if values
             .iter()
             .any(|v| matches!(v, Value::List(l) if !l.is_empty()) || matches!(v, Value::Dict(d) if !d.is_empty()))
@@ -417,7 +423,8 @@ impl<'a> Machine<'a> {
 
     fn memorize(&mut self, slot: u32) -> Result<(), String> {
         let value = match self.stack.last() {
-            // Collections are changed after they are stored; nothing in a state dict asks for one again.
+            // Collections are changed after they are stored, and a state dict never refers to one
+            // again.
             Some(Value::List(_) | Value::Dict(_)) => Value::Mark,
             Some(value) => value.clone(),
             None => return Err("pickle: empty stack".into()),
@@ -437,7 +444,8 @@ impl<'a> Machine<'a> {
     }
 }
 
-/// Refuses collections that nest deeper than any checkpoint's: their release would exhaust the stack.
+/// Refuses collections that nest deeper than in any checkpoint: dropping them would exhaust the
+/// stack.
 fn shallow(value: Value) -> Result<Value, String> {
     fn depth(value: &Value) -> usize {
         match value {
@@ -451,7 +459,7 @@ fn shallow(value: Value) -> Result<Value, String> {
 
 /// `("storage", torch.FloatStorage, key, location, count, …)`
 fn storage(id: &Value) -> Result<Value, String> {
-    let Value::Tuple(parts, _) = id else { return Err("pickle: a persistent id that is no tuple".into()) };
+    let Value::Tuple(parts, _) = id else { return Err("pickle: a persistent id that is not a tuple".into()) };
     let [Value::Str(kind), Value::Global(class), Value::Str(key), ..] = &parts[..] else {
         return Err("pickle: a persistent id of another form".into());
     };
@@ -466,17 +474,17 @@ fn storage(id: &Value) -> Result<Value, String> {
         ("storage", "torch.ByteStorage" | "torch.BoolStorage" | "torch.CharStorage") => Dtype::Other(1),
         _ => return Err(format!("pickle: a {kind} of type {class}")),
     };
-    // Views of a storage in the legacy format carry a sixth part; current checkpoints have none.
+    // Views of a storage in the legacy format have a sixth part; current checkpoints have none.
     if parts.get(5).is_some_and(|view| !matches!(view, Value::None)) {
         return Err("pickle: a storage that is a view of another".into());
     }
     Ok(Value::Storage(Rc::new(Storage { key: key.clone(), dtype })))
 }
 
-/// The calls that make a state dict; any other name is refused.
+/// The calls that create a state dict. Any other name is refused.
 fn call(function: &Value, arguments: &Value) -> Result<Value, String> {
     let (Value::Global(name), Value::Tuple(arguments, _)) = (function, arguments) else {
-        return Err("pickle: a call of what is no function".into());
+        return Err("pickle: a call of something that is not a function".into());
     };
     match (&**name, &arguments[..]) {
         ("collections.OrderedDict", []) => Ok(Value::Dict(Vec::new())),
@@ -487,7 +495,7 @@ fn call(function: &Value, arguments: &Value) -> Result<Value, String> {
             let sizes = |values: &[Value]| -> Result<Vec<usize>, String> {
                 let size = |v: &Value| match v {
                     Value::Int(n) => usize::try_from(*n).map_err(|_| "pickle: a negative size".to_owned()),
-                    _ => Err("pickle: a size that is no number".to_owned()),
+                    _ => Err("pickle: a size that is not a number".to_owned()),
                 };
                 values.iter().map(size).collect()
             };
@@ -499,7 +507,7 @@ fn call(function: &Value, arguments: &Value) -> Result<Value, String> {
             })))
         }
         ("torch._utils._rebuild_parameter", [tensor @ Value::Tensor(_), ..]) => Ok(tensor.clone()),
-        _ => Err(format!("pickle: `{name}` is not called: it does not belong in a state dict")),
+        _ => Err(format!("pickle: `{name}` is refused: it does not belong in a state dict")),
     }
 }
 

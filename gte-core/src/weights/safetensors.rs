@@ -1,5 +1,5 @@
-//! The index of a safetensors file (<https://github.com/huggingface/safetensors#format>): eight bytes that give the length
-//! of a JSON header, the header, the values.
+//! The index of a safetensors file (<https://github.com/huggingface/safetensors#format>): eight
+//! bytes with the length of a JSON header, the header, and the values.
 
 use std::collections::BTreeMap;
 
@@ -9,14 +9,14 @@ use super::{Dtype, Entry, byte_len};
 use crate::files::DataFile;
 use crate::{Error, Result};
 
-/// The largest header that the format's own library takes.
+/// The largest header that the format's own library accepts.
 const MAX_HEADER: u64 = 100_000_000;
 
-/// Names and places of the tensors of `file`, which is number `number` of its checkpoint.
+/// Names and positions of the tensors in `file`, which is number `number` of its checkpoint.
 pub(super) fn index(file: &DataFile, number: usize) -> Result<BTreeMap<String, Entry>> {
     let label = file.label();
     if file.len() < 8 {
-        return Err(Error::invalid(label, format_args!("{} bytes are no safetensors file", file.len())));
+        return Err(Error::invalid(label, format_args!("{} bytes are not a safetensors file", file.len())));
     }
     let mut length = [0; 8];
     file.read_at(0, &mut length)?;
@@ -24,7 +24,7 @@ pub(super) fn index(file: &DataFile, number: usize) -> Result<BTreeMap<String, E
     if length > MAX_HEADER.min(file.len() - 8) {
         return Err(Error::invalid(
             label,
-            format_args!("a header of {length} bytes in a file of {}: truncated, or no safetensors", file.len()),
+            format_args!("a header of {length} bytes in a file of {}: truncated, or not safetensors", file.len()),
         ));
     }
     let mut header = vec![0; length as usize];
@@ -46,14 +46,14 @@ pub(super) fn index(file: &DataFile, number: usize) -> Result<BTreeMap<String, E
         if end.checked_sub(start).is_none() || byte_len(&info.shape, dtype) != Some(end - start) {
             return Err(Error::invalid(
                 label,
-                format_args!("tensor `{name}`: {:?} does not fit its bytes {start}..{end}", info.shape),
+                format_args!("tensor `{name}`: {:?} does not match its bytes {start}..{end}", info.shape),
             ));
         }
         if first.checked_add(end).is_none_or(|end| end > file.len()) {
             let missing = first.saturating_add(end) - file.len();
             return Err(Error::invalid(
                 label,
-                format_args!("truncated: tensor `{name}` ends {missing} bytes behind the end of the file"),
+                format_args!("truncated: tensor `{name}` ends {missing} bytes after the end of the file"),
             ));
         }
         index.insert(

@@ -1,4 +1,4 @@
-"""Alibaba's NewModel, as its own files are (`new`) and as transformers saves it (`gte`)."""
+"""Alibaba's NewModel, in Alibaba's own files (`new`) and as transformers saves it (`gte`)."""
 
 import os
 import shutil
@@ -141,7 +141,7 @@ def new(
     count=None,
     bias=None,
 ):
-    """Writes the directory; returns it with the model, the tokenizer, the usable length and the ids
+    """Writes the directory. Returns it with the model, the tokenizer, the usable length and the ids
     to try.
     """
     tokenizer, tokens = tokenizer
@@ -216,7 +216,7 @@ def new_types0():
 
 
 def new_types2():
-    """With two token types; a text alone is of type 0, whose row counts."""
+    """With two token types. A single text has type 0, whose row is added."""
     out, model, tokenizer, length, lists = new(
         "new-types2",
         GteModel,
@@ -238,7 +238,7 @@ def new_types2():
 
 
 def new_sparse():
-    """As gte-multilingual-base: an embedder whose token classifier is the sparse head."""
+    """Like gte-multilingual-base: an embedder whose token classifier is the sparse head."""
     out, model, tokenizer, length, lists = new(
         "new-sparse",
         GteForTokenClassification,
@@ -287,7 +287,7 @@ def new_reranker():
 
 
 def gte():
-    """As transformers 5.24.0 itself saves the model: its names, its spelling of RoPE's keys."""
+    """As transformers 5.24.0 itself saves the model: its names, and its spelling of RoPE's keys."""
     name = "gte"
     tokenizer, tokens = vocabularies.unigram()
     vocab, length = tokenizer.get_vocab_size(), 70

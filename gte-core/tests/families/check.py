@@ -1,6 +1,4 @@
-"""Compares the expected values with sentence-transformers, from the files and the text to the
-vector or the score.
-"""
+"""Compares the expected values with sentence-transformers, which reads the files and the text."""
 
 import json
 import os
@@ -9,8 +7,8 @@ import torch
 
 from .directory import OUT
 
-# sentence-transformers gives these files no prompt, since they hold none; the expected scores are
-# with Qwen's published one.
+# sentence-transformers has no prompt for these files, since they contain none. The expected scores
+# use Qwen's published prompt.
 WITHOUT_TEMPLATE = {"qwen3-reranker", "qwen3-seqcls"}
 SETTINGS = {
     "device": "cpu",
@@ -63,7 +61,7 @@ def reranker(path, expected):
 
 
 def check(name):
-    """A word on how `name` compares; an error where it differs."""
+    """How `name` compares, in a word. An error if it differs."""
     path = os.path.join(OUT, name)
     with open(os.path.join(path, "expected.json"), encoding="utf8") as f:
         expected = json.load(f)
@@ -73,7 +71,7 @@ def check(name):
     if name in WITHOUT_TEMPLATE:
         return "not compared with sentence-transformers: it would apply no prompt"
     worst = (reranker if "scores" in expected else embedder)(path, expected)
-    # Scores come as float32; the file has nine digits.
+    # Scores come as float32, and the file has nine digits.
     if worst > (2e-7 if "scores" in expected else 1e-9):
         raise ValueError(f"{name}: differs from sentence-transformers by {worst:.1e}")
     return f"equal to sentence-transformers, {worst:.0e}"

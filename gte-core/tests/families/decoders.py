@@ -41,7 +41,8 @@ SUFFIX = "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
 
 
 def own_config(config, spelling, **more):
-    """The keys of Qwen's files: `rope_theta` beside the others (old), or `rope_parameters` (new)."""
+    """The keys of Qwen's files: `rope_theta` at the top level (old), or in `rope_parameters` (new).
+    """
     keys = [
         "vocab_size",
         "hidden_size",
@@ -97,8 +98,8 @@ def qwen(
     config_more=None,
     **more,
 ):
-    """Writes all but the modules; returns the directory, the model, the tokenizer and its end
-    token.
+    """Writes everything except the modules. Returns the directory, the model, the tokenizer and its
+    end token.
     """
     tokenizer, tokens = vocabularies.qwen(tail=tail)
     vocab, end = tokenizer.get_vocab_size(), tokenizer.token_to_id("<|endoftext|>")
@@ -129,7 +130,7 @@ def qwen(
 
 
 def prefix_moves(model, ids):
-    """Whether a token's state depends on what follows it."""
+    """Whether a token's state depends on the tokens after it."""
     a, b = states(model, ids)[: len(ids) - 1], states(model, ids[:-1])
     return (a - b).abs().max().item() > 1e-9
 
@@ -184,8 +185,8 @@ def qwen3_bidirectional():
 
 
 def qwen2():
-    """gte-Qwen2's kind: the mask is named in the file. The end token is in the template here; the
-    real ones lack it there.
+    """Like gte-Qwen2: the file names the mask. The end token is in the template here, but not in
+    the real models.
     """
     embedder(
         "qwen2",
@@ -220,7 +221,9 @@ def qwen2_causal():
 
 
 def reranker_ids(tokenizer, length, query, document):
-    """As Qwen's README: prefix and suffix whole, what stands between them cut from its end."""
+    """As in Qwen's README: prefix and suffix complete, and the text between them truncated at its
+    end.
+    """
     tokenizer.no_truncation()
     prefix, suffix = (tokenizer.encode(t).ids for t in (PREFIX, SUFFIX))
     middle = tokenizer.encode(f"<Instruct>: {TASK}\n<Query>: {query}\n<Document>: {document}").ids
@@ -286,8 +289,8 @@ Say whether the Document answers the Query, as the Instruct asks. Answer "yes" o
 
 
 def qwen3_reranker_logitscore():
-    """As sentence-transformers saves one: a LogitScore module with its own two ids, and the prompt
-    as a chat template.
+    """As sentence-transformers saves one: a LogitScore module with two ids of its own, and the
+    prompt as a chat template.
     """
     name, length, true, false = "qwen3-reranker-logitscore", 420, 77, 123
     out, model, tokenizer, _ = qwen(
@@ -351,7 +354,8 @@ def qwen3_reranker_logitscore():
     marker = "\ue000"
 
     def ids_of(query, document):
-        """The template's text, cut from the end of the document, so that what follows it stays."""
+        """The template's text, truncated at the end of the document, so that what follows it stays.
+        """
         render = lambda d: template.render(
             messages=[{"role": "query", "content": query}, {"role": "document", "content": d}],
             add_generation_prompt=True,
@@ -370,7 +374,9 @@ def qwen3_reranker_logitscore():
 
 
 def qwen3_seqcls():
-    """A converted reranker: `score.weight`, and the last token that is not the pad id."""
+    """A reranker converted to a classifier: `score.weight`, and the last token that is not the pad
+    id.
+    """
     name, length = "qwen3-seqcls", 420
     end = vocabularies.qwen(tail=False)[0].token_to_id("<|endoftext|>")
     out, model, tokenizer, _ = qwen(

@@ -66,9 +66,9 @@ def seed_of(name):
 
 
 def fill(model, name, dtype=torch.float32):
-    """Seeded weights of ordinary size, exact in `dtype`: norms around 1, biases and tables far from
-    0, so that a part that is forgotten is seen. Queries and keys are larger, so that attention
-    is not flat.
+    """Seeded weights of ordinary size, exact in `dtype`. Norms are around 1, and biases and tables
+    far from 0, so that a forgotten part shows. Queries and keys are larger, so that attention is
+    not uniform.
     """
     with torch.no_grad():
         done = set()
@@ -95,7 +95,7 @@ def fill(model, name, dtype=torch.float32):
 
 
 def draw(name, vocab, length, first=None, last=None):
-    """Seeded ids; specials inside are as likely as any other token."""
+    """Seeded ids. Special tokens inside are as likely as any other token."""
     rng = random.Random(f"{name}:{length}")
     ids = [rng.randrange(vocab) for _ in range(length)]
     if first is not None:
@@ -106,7 +106,7 @@ def draw(name, vocab, length, first=None, last=None):
 
 
 def plain(value):
-    """Nine significant digits, which is more than f32 holds."""
+    """Nine significant digits, which is more than f32 has."""
     if isinstance(value, torch.Tensor):
         value = value.tolist()
     if isinstance(value, list):
@@ -133,7 +133,7 @@ def dump(path, value, lists=False):
 
 
 class Directory:
-    """A model directory in the making."""
+    """A model directory that is being written."""
 
     def __init__(self, name):
         self.name = name
@@ -165,7 +165,7 @@ class Directory:
         )
 
     def modules(self, hidden, pooling, length=None, dense=(), normalize=True):
-        """modules.json and the folders that it names; `dense` holds (config, tensors) pairs."""
+        """modules.json and the folders that it names. `dense` contains (config, tensors) pairs."""
         rows = [("", "Transformer"), ("1_Pooling", "Pooling")] + [
             (f"{i + 2}_Dense", "Dense") for i in range(len(dense))
         ]
@@ -225,7 +225,7 @@ def pool(states, how):
 
 
 def states(model, ids, types=None):
-    """The last hidden state of one text, alone in its batch: nothing is padded."""
+    """The last hidden state of a single text, without padding."""
     more = {} if types is None else {"token_type_ids": torch.tensor([types])}
     with torch.no_grad():
         return model(input_ids=torch.tensor([ids]), **more).last_hidden_state[0]
@@ -250,8 +250,8 @@ def reload(kind, path):
 
 
 def encoded(tokenizer, length, *texts):
-    """What `tokenizers` makes of a text or a pair, cut to `length` (longest first); how many tokens
-    there were, if it was cut.
+    """The ids of `tokenizers` for a text or a pair, truncated to `length` (longest first), and the
+    number of tokens before truncation, if it was truncated.
     """
     tokenizer.no_truncation()
     whole = tokenizer.encode(*texts)
@@ -262,7 +262,7 @@ def encoded(tokenizer, length, *texts):
 
 
 def text_rows(tokenizer, length, inside):
-    """Rows of `texts`; `inside` are texts with special tokens in them."""
+    """Rows of `texts`. `inside` are texts that contain special tokens."""
     rows = []
     for text in TEXTS + inside + [LONG]:
         cut, more = encoded(tokenizer, length, text)

@@ -95,8 +95,8 @@ def rank_rows(tokenizer, length, score, types):
 
 
 def pads_inside(vocab, name):
-    """The pad id (1) first, last, in the middle, twice in a row, alone: its position is its own and
-    it advances nothing.
+    """The pad id (1) first, last, in the middle, twice in a row, alone: it has a position of its
+    own, and does not advance the others.
     """
     ids = draw(name + ":pads", vocab, 17, 0, 2)
     ids = [i if i != 1 else 9 for i in ids]
@@ -215,7 +215,7 @@ def linear(name, outputs, inputs, bias, dtype):
 
 
 def sparse_weights(scores, ids, unused):
-    """relu, the maximum of each id, without the ids of `unused`."""
+    """relu, the maximum of each id, without the ids in `unused`."""
     found = {}
     for i, w in zip(ids, scores.relu().tolist()):
         if i not in unused and w > 0:
@@ -224,8 +224,8 @@ def sparse_weights(scores, ids, unused):
 
 
 def bge_m3():
-    """Its heads are computed here as FlagEmbedding does: from the last hidden state, each `.pt` a
-    state dict in f16.
+    """Its heads are computed here as in FlagEmbedding: from the last hidden state, with each `.pt`
+    file a state dict in f16.
     """
     out, model, _, _, cases, texts = roberta_like(
         "bge-m3",
@@ -253,7 +253,7 @@ def bge_m3():
         head = lambda tensors: h @ tensors["weight"].double().T + tensors["bias"].double()
         case["sparse"] = sparse_weights(head(sparse)[:, 0], case["ids"], {0, 1, 2, 3})
         if len(case["ids"]) > 20:
-            continue  # A matrix of a long text would be most of the file.
+            continue  # The matrix of a long text would be most of the file.
         rows = head(colbert)[1:]
         case["colbert"] = rows / rows.norm(dim=1, keepdim=True)
     out.expect(cases=cases, texts=texts)
@@ -308,7 +308,7 @@ def bert_config(vocab, hidden, layers, heads, inner, positions, **more):
 
 def halves(ids):
     """Types of a pair: the first [SEP] (3) ends the query; without one inside, a third of the
-    tokens.
+    tokens do.
     """
     cut = max(1, len(ids) // 3)
     return [0] * cut + [1] * (len(ids) - cut)

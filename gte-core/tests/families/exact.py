@@ -1,10 +1,10 @@
-"""Makes transformers' float64 float64 everywhere.
+"""Makes transformers compute everything in float64.
 
-transformers 5.24.0 computes some steps in float32 whatever the model's dtype: the RMS norm and
+transformers 5.24.0 computes some steps in float32 for every dtype of the model: the RMS norm and
 the softmax of Qwen, the softmax and the rotation of ModernBERT, and the angles of every rotary
-embedding. A float64 reference would then be off by up to 2e-6 on unit vectors, which is as much
-as the engine is allowed. `install` replaces these steps by the same formulas in float64;
-everything else stays transformers' own code.
+embedding. A float64 reference would then be wrong by up to 2e-6 on unit vectors, which is as much
+as the engine is allowed. `install` replaces these steps by the same formulas in float64; everything
+else stays transformers' own code.
 """
 
 import torch

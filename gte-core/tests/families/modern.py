@@ -7,12 +7,12 @@ from . import vocabularies
 from .directory import Directory, draw, fill, logits, pair_rows, reload, states, text_rows, unit
 from .encoders import labels, rank_rows
 
-# Around the window of 8 (a token sees 4 to each side), and well beyond it.
+# Around the window of 8 (a token attends to 4 on each side), and well beyond it.
 LENGTHS = [1, 2, 4, 5, 6, 8, 9, 10, 11, 17, 40]
 
 
 def older(config, **more):
-    """The keys of the files that gte-modernbert-base has."""
+    """The keys in the files of gte-modernbert-base."""
     keys = (
         "vocab_size",
         "hidden_size",
@@ -143,8 +143,8 @@ def modernbert_reranker():
 
 
 def modernbert_reranker_cls():
-    """As transformers 5.24.0 saves it (`layer_types`, nested `rope_parameters`), with other layers
-    global than every third.
+    """As transformers 5.24.0 saves it (`layer_types`, nested `rope_parameters`), with global layers
+    other than every third.
     """
     rope = {
         "full_attention": {"rope_type": "default", "rope_theta": 80000.0},

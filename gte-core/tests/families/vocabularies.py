@@ -1,4 +1,4 @@
-"""Tiny tokenizers of the kinds that the families have, trained on the first lines of
+"""Tiny tokenizers of the kinds that the families use, trained on the first lines of
 fixtures/texts.txt.
 """
 
@@ -32,7 +32,7 @@ def lines(count=70):
 
 
 def charsmap():
-    """A small Precompiled normalizer, compiled by sentencepiece from rules in the manner of XLM-R's
+    """A small Precompiled normalizer, compiled by sentencepiece from rules similar to XLM-R's
     nmt_nfkc.
     """
     import sentencepiece
@@ -76,7 +76,7 @@ def charsmap():
 
 
 def _words(tokenizer, texts):
-    """The pre-tokenised words of `texts`."""
+    """The pre-tokenized words of `texts`."""
     return [
         word
         for text in texts
@@ -87,8 +87,8 @@ def _words(tokenizer, texts):
 
 
 def _best(counts, size, length):
-    """All pieces of one character, then the longest and most frequent. The trainers of `tokenizers`
-    give another vocabulary on every run, these the same.
+    """All pieces of one character, then the longest and most frequent. (The trainers of
+    `tokenizers` give another vocabulary on every run.)
     """
     ones = sorted(p for p in counts if length(p) == 0)
     more = sorted(
@@ -179,8 +179,8 @@ def roberta(size=400):
 
 
 def modernbert(size=400):
-    """ModernBERT's: byte-level BPE, NFC, `[CLS] A [SEP]` and `[CLS] A [SEP] B [SEP]`, specials
-    after the pieces.
+    """ModernBERT's: byte-level BPE, NFC, `[CLS] A [SEP]` and `[CLS] A [SEP] B [SEP]`, special
+    tokens after the pieces.
     """
     specials = ["[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]"]
     tokenizer = _byte_level(size, [])
@@ -207,7 +207,8 @@ def modernbert(size=400):
 
 
 def qwen(size=400, tail=True):
-    """Qwen's: NFC, its split, byte-level BPE; the template appends <|endoftext|> where `tail`."""
+    """Qwen's: NFC, its own split, byte-level BPE. With `tail`, the template appends <|endoftext|>.
+    """
     tokenizer = _byte_level(size, [], extra=["yes", "no"] * 400)
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(

@@ -1,5 +1,5 @@
-//! A real HTTP/1.1 server on loopback that speaks the protocols of the Hugging Face hub and of ModelScope, with a second port
-//! as the CDN that large files are redirected to, and with the faults of real networks.
+//! A real HTTP/1.1 server on loopback with the APIs of the Hugging Face hub and of ModelScope, a
+//! second port as the CDN to which large files are redirected, and the faults of real networks.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::collections::BTreeMap;
@@ -16,23 +16,23 @@ pub(crate) const ID: &str = "thenlper/gte-tiny-zh";
 /// What the server does wrong. Each `Option` happens once.
 #[derive(Default, Clone)]
 pub(crate) struct Faults {
-    /// Statuses of the next answers.
+    /// Statuses of the next responses.
     pub(crate) statuses: Vec<u16>,
-    /// The connection is closed after so many bytes of a large file.
+    /// The connection is closed after this many bytes of a large file.
     pub(crate) cut_after: Option<usize>,
-    /// The server falls silent after so many bytes of a large file.
+    /// The server stops sending after this many bytes of a large file.
     pub(crate) stall_after: Option<usize>,
     /// Large files arrive with one byte changed.
     pub(crate) corrupt: bool,
-    /// Ranges are not known: always the whole file.
+    /// Ranges are not supported: the whole file is always sent.
     pub(crate) ignore_range: bool,
-    /// The list of files has neither sizes nor hashes, as a mirror's.
+    /// The list of files has neither sizes nor hashes, like a mirror's.
     pub(crate) no_hashes: bool,
-    /// There is no tree of files; `Some` is the status that says so.
+    /// There is no tree of files; `Some` is the status of the response.
     pub(crate) no_tree: Option<u16>,
-    /// Headers name no hash, as a plain web server's.
+    /// Headers contain no hash, like those of a plain web server.
     pub(crate) no_tags: bool,
-    /// The token that is asked for.
+    /// The required token.
     pub(crate) token: Option<String>,
 }
 
@@ -42,9 +42,9 @@ pub(crate) struct State {
     pub(crate) faults: Faults,
     /// `METHOD path` of each request.
     pub(crate) requests: Vec<String>,
-    /// Body bytes sent of large files.
+    /// Number of bytes sent for large files.
     pub(crate) bytes_sent: usize,
-    /// `Authorization` headers that reached the CDN.
+    /// Number of `Authorization` headers that reached the CDN.
     pub(crate) tokens_at_cdn: usize,
 }
 
@@ -128,7 +128,7 @@ fn answer(mut stream: TcpStream, state: &Mutex<State>, cdn: &str, at_cdn: bool) 
         return plain(&mut stream, 401, "X-Error-Code: GatedRepo\r\n", b"{}");
     }
 
-    // Hugging Face: what there is.
+    // Hugging Face: the list of files.
     if let Some(revision) = path.strip_prefix(&format!("/api/models/{ID}/revision/")) {
         let revision = revision.strip_suffix("?blobs=true")?;
         if !["main", COMMIT].contains(&revision) {
@@ -148,7 +148,7 @@ fn answer(mut stream: TcpStream, state: &Mutex<State>, cdn: &str, at_cdn: bool) 
             serde_json::json!({ "id": ID, "sha": COMMIT, "siblings": files.iter().map(sibling).collect::<Vec<_>>() });
         return plain(&mut stream, 200, "Content-Type: application/json\r\n", info.to_string().as_bytes());
     }
-    // Hugging Face: the tree of a commit, three files a page.
+    // Hugging Face: the tree of a commit, three files per page.
     if let Some(query) = path.strip_prefix(&format!("/api/models/{ID}/tree/{COMMIT}?recursive=true")) {
         if let Some(status) = faults.no_tree {
             return plain(&mut stream, status, "", b"{}");
@@ -173,7 +173,7 @@ fn answer(mut stream: TcpStream, state: &Mutex<State>, cdn: &str, at_cdn: bool) 
         let link = if start + 3 < files.len() { more.as_str() } else { "" };
         return plain(&mut stream, 200, link, serde_json::json!(page).to_string().as_bytes());
     }
-    // ModelScope: what there is.
+    // ModelScope: the list of files.
     if path.starts_with(&format!("/api/v1/models/{ID}/repo/files?")) {
         let file = |(name, content): (&String, &Vec<u8>)| serde_json::json!({ "Name": name.rsplit('/').next(), "Path": name, "Type": "blob", "Size": content.len(), "Sha256": sha256(content), "Revision": "x" });
         let listing = serde_json::json!({ "Code": 200, "Data": { "Files": files.iter().map(file).collect::<Vec<_>>() }, "Success": true });
@@ -217,7 +217,7 @@ fn answer(mut stream: TcpStream, state: &Mutex<State>, cdn: &str, at_cdn: bool) 
         let total = content.len();
         write!(stream, "HTTP/1.1 206 X\r\nContent-Range: bytes {from}-{}/{total}\r\n", total - 1).ok()?;
     } else {
-        // The CDN's tags are its own.
+        // The CDN has its own tags.
         let tag = if faults.no_tags || at_cdn { "5f-abc".to_owned() } else { git_sha1(&content) };
         write!(stream, "HTTP/1.1 200 X\r\nETag: \"{tag}\"\r\n").ok()?;
     }

@@ -1,12 +1,13 @@
-//! A tiny BERT with seeded weights, written to a temporary directory as a checkpoint is.
-#![allow(clippy::unwrap_used, dead_code, reason = "shared by tests, each of which uses a part")]
+//! A tiny BERT with seeded weights, written to a temporary directory like a checkpoint.
+#![allow(clippy::unwrap_used, dead_code, reason = "shared by tests, each of which uses only some of it")]
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use tempfile::TempDir;
 
-/// 48 wide, 3 heads of 16, 2 layers, 96 inside, 60 tokens, 160 positions: sizes that are no multiple of a wide tile.
+/// 48 wide, 3 heads of 16, 2 layers, 96 inside, 60 tokens, 160 positions: sizes that are not
+/// multiples of a wide tile.
 pub(crate) const HIDDEN: usize = 48;
 const LAYERS: usize = 2;
 const INNER: usize = 100;

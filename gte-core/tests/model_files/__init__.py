@@ -1,3 +1,3 @@
-"""Model directories that differ from a working one in one key: what is changed, and what is allowed
-to happen.
+"""Model directories that differ from a working one in one key: what is changed, and what may
+happen.
 """

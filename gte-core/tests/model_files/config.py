@@ -8,7 +8,7 @@ C = "config.json"
 
 
 def weights(function, file="model.safetensors", **options):
-    """Rewrites the weights: `function` gets the tensors, and what it returns is written to `file`."""
+    """Rewrites the weights: `function` gets the tensors, and its result is written to `file`."""
 
     def edit(d):
         import torch

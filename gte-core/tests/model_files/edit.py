@@ -1,4 +1,4 @@
-"""A case, and the small edits of which cases are made."""
+"""A case, and the small edits from which cases are built."""
 
 import json
 import os
@@ -21,9 +21,9 @@ TEXTS = [
 
 @dataclass
 class Case:
-    """`refuse` names the key that a refusal must name; without it our vectors must equal the
-    reference's. `program` is the example that runs: texts to `embed`, (query, documents) pairs
-    to `rerank`.
+    """`refuse` names the key that a refusal must name; without it, our vectors must equal the
+    reference's. `program` is the example that runs: texts for `embed`, (query, documents) pairs for
+    `rerank`.
     """
 
     name: str
@@ -45,8 +45,8 @@ def _load(path):
 
 
 def _fresh(path):
-    """Nothing at `path`: what is there may be a link to the file of the model that all cases start
-    from.
+    """Removes what is at `path`, which may be a link to a file of the model from which all cases
+    start.
     """
     os.makedirs(os.path.dirname(path), exist_ok=True)
     if os.path.exists(path):
@@ -60,7 +60,7 @@ def _store(path, value):
 
 
 def change(file, function):
-    """Calls `function` with the file's JSON; what it returns, if anything, takes its place."""
+    """Calls `function` with the file's JSON. If it returns something, that replaces the JSON."""
 
     def edit(d):
         path = os.path.join(d, file)
@@ -89,7 +89,7 @@ def remove(*files):
 
 
 def text(file, content):
-    """Writes a text, or what a function makes of the text that is there."""
+    """Writes a text, or what a function makes of the existing text."""
 
     def edit(d):
         path = os.path.join(d, file)

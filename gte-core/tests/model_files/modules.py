@@ -9,8 +9,8 @@ OLD = "sentence_transformers.models."
 
 
 def modules(*rows):
-    """modules.json with these (path, type) rows; a type without a dot is one of sentence-
-    transformers'.
+    """modules.json with these (path, type) rows. A type without a dot is one of
+    sentence-transformers.
     """
     return change(
         M,
@@ -290,7 +290,7 @@ CASES = [
         )
         for p in ("mean_tokens", "cls_token", "lasttoken")
     ],
-    # Prompts and what else stands in config_sentence_transformers.json
+    # Prompts and other settings in config_sentence_transformers.json
     *[
         case(f"default_prompt_name {n}", put(ST, prompts=PROMPTS, default_prompt_name=n))
         for n in (None, "query", "document", "long")
@@ -349,7 +349,7 @@ CASES = [
     ],
     with_dense("torch.nn.Tanh", activation_function="torch.nn.Tanh", refuse="activation_function"),
     with_dense(
-        "an activation that is none",
+        "an unknown activation",
         activation_function="torch.nn.Linear",
         refuse="activation_function",
     ),

@@ -1,6 +1,5 @@
-"""Rerankers: labels, the ids of LogitScore, templates, and models given to the wrong example. Raw
-scores are compared, so an activation in the files must be read without complaint, and changes
-nothing.
+"""Rerankers: labels, the ids of LogitScore, templates, and models opened by the wrong example. Raw
+scores are compared, so an activation in the files must be accepted, and has no effect.
 """
 
 from .edit import case, drop, put, remove, text
@@ -182,7 +181,7 @@ CASES = [
     ),
     on(
         "qwen3-reranker-logitscore",
-        "a template that is none",
+        "an invalid template",
         text("chat_template.jinja", "{{ messages | "),
         refuse="chat_template",
     ),
@@ -225,7 +224,7 @@ CASES = [
 
 
 def _moved(d):
-    """chat_template.jinja's text as a key of tokenizer_config.json."""
+    """The text of chat_template.jinja as a key of tokenizer_config.json."""
     import os
 
     with open(os.path.join(d, "chat_template.jinja"), encoding="utf8") as f:

@@ -42,7 +42,7 @@ def inside(*path, **values):
 
 
 def named(**values):
-    """A key of tokenizer_config.json, with special_tokens_map.json out of the way."""
+    """A key in tokenizer_config.json, without special_tokens_map.json."""
     return [remove(SM), put(TC, **values)]
 
 
@@ -346,7 +346,7 @@ CASES = [
         text("vocab.txt", lambda s: s.replace("\nhello\n", "\nhello \n")),
     ),
     case("no tokenizer at all", remove(TJ, "vocab.txt"), refuse="tokenizer"),
-    # Lengths: which of the files has the last word.
+    # Lengths: which of the files takes precedence.
     case("max_seq_length 16", put(SB, max_seq_length=16)),
     case("max_seq_length null", put(SB, max_seq_length=None)),
     case(

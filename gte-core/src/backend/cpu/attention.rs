@@ -1,5 +1,5 @@
-//! Attention of a layer: norms of heads and rotary positions on queries and keys, then the kernel, a text and a key head
-//! at a time.
+//! Attention of a layer: norms of heads and rotary positions for queries and keys, then the kernel,
+//! for one text and one key head at a time.
 
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -15,18 +15,18 @@ use crate::kernels::{Activation, Aligned, Format, Head, Mask, NarrowHead, Output
 use crate::models::{Architecture, AttentionSpec, LayerSpec, NormKind, RopeSpec};
 use crate::weights::Weights;
 
-/// How a layer attends.
+/// How a layer computes attention.
 pub(crate) struct Attention {
     spec: AttentionSpec,
     mask: Mask,
-    head_norms: Option<[Norm; 2]>, // of a head of queries, and of keys
+    head_norms: Option<[Norm; 2]>, // for heads of queries, and for heads of keys
     rope: Option<Arc<Rope>>,
 }
 
-/// Queries, keys and values of some tokens, side by side, positions applied.
+/// Queries, keys and values of some tokens, side by side, with positions applied.
 pub(crate) enum Projected {
     F32(Matrix<f32>),
-    /// bf16, as attention in bf16 reads it.
+    /// In bf16, in the layout that the bf16 attention kernel reads.
     Words(Matrix<u32>),
 }
 
@@ -57,17 +57,18 @@ impl Attention {
         })
     }
 
-    /// Whether queries and keys are changed before they meet.
+    /// Whether queries and keys get norms or positions.
     fn turns(&self) -> bool {
         self.head_norms.is_some() || self.rope.is_some()
     }
 }
 
-/// What computes one key head of a text: the text's rows, the head's number, its columns of the output, scratch.
+/// Computes one key head of a text, given the text's rows, the head's number, its columns of the
+/// output, and scratch.
 type Attend<'a> = dyn Fn(Range<usize>, usize, Output<'_>, &mut (Aligned<f32>, Scratch)) + Sync + 'a;
 
 impl Cpu {
-    /// Queries, keys and values of `x`, for texts that go on from `before`.
+    /// Queries, keys and values of `x`, for texts that continue `before`.
     pub(super) fn projected(
         &self,
         x: Source<'_>,
@@ -103,8 +104,8 @@ impl Cpu {
         Projected::Words(bf16)
     }
 
-    /// Norms each head of queries and keys and turns them by their positions, of which a text's first is `first`. The
-    /// rows of `y` are those of the tokens from `start` on.
+    /// Applies the norms to each head of queries and keys, and rotates them by their positions;
+    /// each text begins at position `first`. The rows of `y` belong to the tokens from `start` on.
     fn turn(&self, y: &mut Matrix<f32>, attention: &Attention, texts: Texts<'_>, start: usize, first: usize) {
         if !attention.turns() {
             return;
@@ -139,13 +140,13 @@ impl Cpu {
         let (spec, mask) = (&attention.spec, attention.mask);
         let (d, group) = (spec.head_dim, spec.heads / spec.kv_heads);
         let [width, keys, _] = spec.widths();
-        // The columns of a key head's queries, keys and values.
+        // The first columns of a key head's queries, keys and values.
         let columns = |head: usize| [head * group * d, width + head * d, width + keys + head * d];
         match projected {
             Projected::F32(qkv) => {
                 let mut out = self.take(qkv.rows, width);
                 let before = before.map(|before| {
-                    let Projected::F32(before) = before else { unreachable!("one form for all tokens") };
+                    let Projected::F32(before) = before else { unreachable!("all tokens have the same form") };
                     before
                 });
                 self.clock.attention(|| {
@@ -157,7 +158,7 @@ impl Cpu {
                             let view = |from: usize| x.view().slice_move(s![.., from..from + d]);
                             (view(k), view(v))
                         });
-                        let Output::F32(out) = out else { unreachable!("as it was given") };
+                        let Output::F32(out) = out else { unreachable!("the output has the type that was passed in") };
                         let tokens = rows.len() + before.as_ref().map_or(0, |(k, _)| k.nrows());
                         let scratch = scratch.at_least(scratch_len(tokens, d, self.kernels.nr));
                         let head = Head { q: view(q, group * d), k: view(k, d), v: view(v, d), before, out, mask };
@@ -169,7 +170,7 @@ impl Cpu {
             Projected::Words(qkv) => {
                 let table = self.kernels.narrow_attention(d);
                 let before = before.map(|before| {
-                    let Projected::Words(before) = before else { unreachable!("one form for all tokens") };
+                    let Projected::Words(before) = before else { unreachable!("all tokens have the same form") };
                     before
                 });
                 let part = |x: &'_ Matrix<u32>, row: usize, column: usize| -> (usize, usize) {
@@ -193,7 +194,8 @@ impl Cpu {
                         (table.compute)(NarrowHead { tokens, d, group, q, k, v, before, out, mask }, scratch);
                     });
                 };
-                // What is for a product in bf16 is stored as such. (A head of an odd width would begin within a word.)
+                // The input of a bf16 matrix multiplication is stored as such. (With an odd head
+                // width, a head would begin in the middle of a word.)
                 match self.narrow {
                     Some(narrow) if narrow.format == Format::Bf16 && d.is_multiple_of(narrow.group) => {
                         let mut out = self.take_words(qkv.rows, width, narrow.group);
@@ -210,8 +212,9 @@ impl Cpu {
         }
     }
 
-    /// Attention of `texts`, whose rows are those of `out`, the first of them row `row`: halves in parallel, down to one
-    /// text, then its key heads, `columns` of the output each, in parallel.
+    /// Attention of `texts`, whose rows are those of `out`, beginning with row `row`. Splits the
+    /// texts in halves that run in parallel, down to single texts, and then splits these into key
+    /// heads with `columns` columns of the output each.
     fn attend(&self, texts: Texts<'_>, row: usize, mut out: Output<'_>, columns: usize, compute: &Attend<'_>) {
         use rayon::prelude::*;
         if texts.count() > 1 {
@@ -230,7 +233,7 @@ impl Cpu {
     }
 }
 
-/// The tables of rotary positions that layers share.
+/// The tables of rotary positions, which layers share.
 #[derive(Default)]
 pub(super) struct Ropes(Mutex<Vec<(RopeSpec, usize, Arc<Rope>)>>);
 
@@ -246,7 +249,7 @@ impl Ropes {
     }
 }
 
-/// Cosines and sines by position, of as many positions as a text has needed.
+/// Cosines and sines by position, for as many positions as texts have needed so far.
 pub(super) struct Rope {
     spec: RopeSpec,
     d: usize,
@@ -269,7 +272,7 @@ impl Angles {
 }
 
 impl Rope {
-    /// The angles of the first `positions` positions at least.
+    /// The angles of at least the first `positions` positions.
     fn upto(&self, positions: usize) -> Arc<Angles> {
         let now = self.angles.read().unwrap_or_else(PoisonError::into_inner).clone();
         if now.cos.len() >= positions * (self.d / 2) && now.half > 0 {
@@ -283,8 +286,8 @@ impl Rope {
         made
     }
 
-    /// Angles in f64: in f32, as transformers has them, those at position 8,000 are off by up to 5e-4, and the vectors
-    /// of ModernBERT by 1e-6.
+    /// In f64. In f32, as transformers computes them, the angles at position 8,000 are wrong by up
+    /// to 5e-4, and the vectors of ModernBERT by 1e-6.
     fn made(&self, positions: usize) -> Angles {
         let half = self.d / 2;
         let frequencies: Vec<f64> = (0..half).map(|i| self.spec.frequency(i, self.d)).collect();

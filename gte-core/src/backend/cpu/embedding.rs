@@ -1,6 +1,7 @@
-//! The tables of embeddings. Rows are gathered from them, so they stay as the checkpoint stores them: in f32 they
-//! would be the largest part of a small model. Where linear layers compute in low precision, a table in f32 is kept in
-//! f16, which loses less than any of the layers and is half of the memory of a model of many languages.
+//! The embedding tables. Rows are gathered from them, so they stay as the checkpoint stores them: in
+//! f32 they would be the largest part of a small model. If linear layers compute in low precision, a
+//! table in f32 is kept in f16, which loses less than any of the layers and takes half of the memory
+//! of a multilingual model.
 
 use super::Norm;
 use crate::batch::Texts;
@@ -9,7 +10,7 @@ use crate::kernels::{Aligned, Kernels};
 use crate::models::{Architecture, PositionRule};
 use crate::weights::{Tensor, Weights};
 
-/// The tables of embeddings with their norm.
+/// The embedding tables and their norm.
 pub(crate) struct Embedding {
     words: Tensor,             // (vocab × hidden)
     positions: Option<Tensor>, // (positions × hidden)

@@ -15,7 +15,7 @@ pub(crate) struct Linear {
     pub(super) weight: Weight,
     pub(super) bias: Vec<f32>, // (outputs), or empty
     pub(super) outputs: usize,
-    largest: Option<Mutex<Vec<f32>>>, // of each input so far, while calibrating
+    largest: Option<Mutex<Vec<f32>>>, // largest magnitude of each input so far, during calibration
 }
 
 pub(super) enum Weight {
@@ -23,12 +23,12 @@ pub(super) enum Weight {
     Narrow {
         narrow: &'static Narrow,
         weight: PackedNarrow,
-        factors: Vec<f32>, // one per input of 8-bit products
+        smoothing: Vec<f32>, // one per input, for 8-bit layers
     },
 }
 
 impl Linear {
-    /// Reads linear layers of one input and packs them side by side.
+    /// Reads linear layers that have the same input, and packs them side by side.
     pub(super) fn load(
         weights: &Weights,
         names: &[String],
@@ -55,32 +55,32 @@ impl Linear {
             return Ok(Self { weight: Weight::F32(Packed::from_weights(&views, kernels.nr)), bias, outputs, largest });
         };
         let inputs = shapes[0].1;
-        let factors = match narrow.format {
+        let smoothing = match narrow.format {
             Format::Bf16 => Vec::new(),
-            Format::Int8 => weights.factors(&format!("{}.weight", names[0])).to_vec(),
+            Format::Int8 => weights.smoothing(&format!("{}.weight", names[0])).to_vec(),
         };
-        let factors = if factors.is_empty() { parts[0].factors().to_vec() } else { factors };
+        let smoothing = if smoothing.is_empty() { parts[0].smoothing().to_vec() } else { smoothing };
         let rows = |tensor: Tensor| match narrow.format {
             Format::Bf16 => NarrowRows::Bf16(tensor.into_bf16()),
             Format::Int8 => {
-                let (values, scales) = tensor.into_int8(&factors);
+                let (values, scales) = tensor.into_int8(&smoothing);
                 NarrowRows::Int8(values, scales)
             }
         };
         let parts: Vec<NarrowRows> = parts.into_par_iter().map(rows).collect();
         let weight = PackedNarrow::from_weights(&parts, inputs, narrow);
-        let factors = if factors.is_empty() { vec![1.0; inputs] } else { factors };
-        Ok(Self { weight: Weight::Narrow { narrow, weight, factors }, bias, outputs, largest: None })
+        let smoothing = if smoothing.is_empty() { vec![1.0; inputs] } else { smoothing };
+        Ok(Self { weight: Weight::Narrow { narrow, weight, smoothing }, bias, outputs, largest: None })
     }
 
     pub(super) fn inputs(&self) -> usize {
         match &self.weight {
             Weight::F32(weight) => weight.panels().k,
-            Weight::Narrow { factors, .. } => factors.len(),
+            Weight::Narrow { smoothing, .. } => smoothing.len(),
         }
     }
 
-    /// Looks at some inputs of a layer that was loaded for calibration.
+    /// Records the largest inputs, for a layer that was loaded for calibration.
     pub(super) fn observe(&self, inputs: Block<'_, f32>) {
         let Some(largest) = &self.largest else { return };
         let mut largest = largest.lock().unwrap_or_else(PoisonError::into_inner);
@@ -89,7 +89,8 @@ impl Linear {
         }
     }
 
-    /// The largest absolute value that each input has had, of a layer that was loaded for calibration.
+    /// The largest absolute value of each input so far, for a layer that was loaded for
+    /// calibration.
     pub(crate) fn largest_inputs(&self) -> Vec<f32> {
         self.largest.as_ref().map_or_else(Vec::new, |l| l.lock().unwrap_or_else(PoisonError::into_inner).clone())
     }

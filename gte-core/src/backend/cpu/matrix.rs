@@ -1,4 +1,4 @@
-//! Matrices in buffers that are used again: a batch that is no larger than one before allocates nothing.
+//! Matrices in reusable buffers: a batch that is no larger than an earlier one allocates nothing.
 
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,7 +9,7 @@ use rayon::prelude::*;
 
 use crate::kernels::{Aligned, row_stride};
 
-/// Values that one task of a row-wise verb takes, in whole rows: 32 KiB.
+/// Number of values per task of a row-wise operation, in whole rows: 32 KiB.
 const VALUES: usize = 8 << 10;
 
 /// Buffers that are free for the next matrix.
@@ -17,13 +17,13 @@ const VALUES: usize = 8 << 10;
 pub(super) struct Buffers<T>(Mutex<Vec<Aligned<T>>>);
 
 impl<T: Pod> Buffers<T> {
-    /// A matrix of any content.
+    /// A matrix with arbitrary content.
     pub(super) fn matrix(home: &Arc<Self>, rows: usize, columns: usize) -> Matrix<T> {
         let stride = row_stride(columns);
         Matrix { data: home.take(rows * stride), rows, columns, stride, home: home.clone() }
     }
 
-    /// The smallest free buffer that is large enough, else the largest, grown.
+    /// The smallest free buffer that is large enough; otherwise the largest one, which is grown.
     fn take(&self, len: usize) -> Aligned<T> {
         let mut free = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let fitting = (0..free.len()).filter(|&i| free[i].len() >= len).min_by_key(|&i| free[i].len());
@@ -38,9 +38,9 @@ impl<T: Pod> Buffers<T> {
     }
 }
 
-/// A (rows × columns) matrix in a borrowed buffer, which goes back when it is dropped.
+/// A (rows × columns) matrix in a borrowed buffer, which is returned when the matrix is dropped.
 pub(crate) struct Matrix<T: Pod> {
-    pub(super) data: Aligned<T>, // rows · stride values or more
+    pub(super) data: Aligned<T>, // at least rows · stride values
     pub(super) rows: usize,
     pub(super) columns: usize,
     pub(super) stride: usize,
@@ -64,13 +64,13 @@ impl<T: Pod> Matrix<T> {
 }
 
 impl<T: Pod> Matrix<T> {
-    /// All its rows.
+    /// All rows of the matrix.
     pub(super) fn all(&self) -> Block<'_, T> {
         Block { matrix: self, first: 0, rows: self.rows }
     }
 }
 
-/// Neighbouring rows of a matrix.
+/// Consecutive rows of a matrix.
 #[derive(Clone, Copy)]
 pub(super) struct Block<'a, T: Pod> {
     matrix: &'a Matrix<T>,
@@ -79,7 +79,7 @@ pub(super) struct Block<'a, T: Pod> {
 }
 
 impl<'a, T: Pod> Block<'a, T> {
-    /// The `rows` rows from `first` on.
+    /// `rows` rows, beginning with row `first`.
     pub(super) fn rows(self, first: usize, rows: usize) -> Self {
         Self { first: self.first + first, rows, ..self }
     }
@@ -96,7 +96,7 @@ impl<'a, T: Pod> Block<'a, T> {
         self.matrix.row(self.first + row)
     }
 
-    /// The values from its first on.
+    /// The values from the first row on.
     pub(super) fn data(&self) -> &'a [T] {
         &self.matrix.data[self.first * self.matrix.stride..]
     }
@@ -107,12 +107,12 @@ impl<'a, T: Pod> Block<'a, T> {
 }
 
 impl<T: Pod + Send> Matrix<T> {
-    /// `f` on every row with its number, in parallel.
+    /// Calls `f` with the number and the values of every row, in parallel.
     pub(super) fn for_each_row(&mut self, f: impl Fn(usize, &mut [T]) + Sync) {
         self.for_each_row_of(0..self.rows, f);
     }
 
-    /// `f` on each of `rows` with its number, in parallel.
+    /// Calls `f` with the number and the values of each of `rows`, in parallel.
     pub(super) fn for_each_row_of(&mut self, rows: Range<usize>, f: impl Fn(usize, &mut [T]) + Sync) {
         let (stride, columns) = (self.stride, self.columns);
         let used = &mut self.data[rows.start * stride..rows.end * stride];

@@ -1,5 +1,6 @@
-//! The verbs on our kernels. Packed weights are shared, hidden states come from a store of buffers and go back to it: a
-//! batch that is no larger than one before allocates nothing.
+//! Implements `Backend` with our own kernels. Packed weights are shared. Hidden states come from a
+//! store of buffers and are returned to it, so that a batch no larger than an earlier one allocates
+//! nothing.
 
 mod attention;
 mod embedding;
@@ -25,18 +26,20 @@ use crate::models::{Architecture, Gate, LayerSpec, MlpSpec, NormKind, NormSpec, 
 use crate::profile::{Clock, Profile};
 use crate::weights::Weights;
 
-/// Tokens that a thread computes by itself, where there are as many for each: few enough that hidden states stay in its
-/// second-level cache from verb to verb, enough that every weight that is read is used often.
+/// Number of tokens that a thread computes on its own, if there are as many for each thread. So few
+/// that hidden states stay in its second-level cache from one operation to the next, and so many
+/// that every weight is used often after it has been read.
 const PART: usize = 128;
 
-/// Tokens of one text whose widest states are held at once: those between the layers of an MLP, and queries, keys and
-/// values before they are rounded. A text of 8,192 tokens then takes tens of megabytes and not hundreds.
+/// Maximum number of tokens of one text whose widest states are in memory at the same time: those
+/// between the layers of an MLP, and queries, keys and values before rounding. A text of 8,192
+/// tokens then needs tens of megabytes instead of hundreds.
 const BLOCK: usize = 512;
 
-/// The CPU as a device. Its verbs run on the current rayon pool.
+/// The CPU as a device. Its operations run on the current rayon pool.
 pub(crate) struct Cpu {
     kernels: &'static Kernels,
-    narrow: Option<&'static Narrow>, // what linear layers are computed with, if not f32
+    narrow: Option<&'static Narrow>, // kernels for linear layers, if these are not in f32
     buffers: Arc<Buffers<f32>>,
     words: Arc<Buffers<u32>>, // operands in low precision
     clock: Clock,
@@ -46,15 +49,15 @@ pub(crate) struct Cpu {
     scratch: Vec<Mutex<(Aligned<f32>, Scratch)>>,
 }
 
-/// What a product reads.
+/// The input of a matrix multiplication.
 pub(crate) enum Operand {
     /// (tokens × width)
     F32(Matrix<f32>),
-    /// Each row a header and words, in the form that the next product takes.
+    /// Each row has a header and words, in the layout that the next matrix multiplication reads.
     Words(Matrix<u32>),
 }
 
-/// Rows of an [`Operand`], or of a hidden state that becomes one on its way.
+/// Rows of an [`Operand`], or of a hidden state that will be converted to one.
 #[derive(Clone, Copy)]
 enum Source<'a> {
     F32(Block<'a, f32>),
@@ -78,7 +81,7 @@ impl Source<'_> {
         }
     }
 
-    /// Its rows in blocks of up to [`BLOCK`], each with its first row.
+    /// Its rows in blocks of at most [`BLOCK`], each with the number of its first row.
     fn blocks(self) -> impl Iterator<Item = (usize, Self)> {
         (0..self.rows()).step_by(BLOCK).map(move |first| {
             let rows = BLOCK.min(self.rows() - first);
@@ -91,7 +94,7 @@ impl Source<'_> {
     }
 }
 
-/// A norm.
+/// The weights of a norm.
 pub(crate) struct Norm {
     kind: NormKind,
     gamma: Vec<f32>, // (width)
@@ -105,7 +108,8 @@ impl Norm {
         Ok(Self { kind, gamma: read("weight")?, beta: if bias { read("bias")? } else { Vec::new() }, eps })
     }
 
-    /// x ← norm(x + residual). What lies `ahead` values behind both is asked for meanwhile: the next row.
+    /// x ← norm(x + residual). Meanwhile prefetches the values that lie `ahead` values behind both:
+    /// the next row.
     fn apply(&self, kernels: &Kernels, x: &mut [f32], residual: Option<&[f32]>, ahead: usize) {
         match self.kind {
             NormKind::Layer => (kernels.add_norm)(x, residual, &self.gamma, &self.beta, self.eps, ahead),
@@ -115,8 +119,8 @@ impl Norm {
 }
 
 impl Cpu {
-    /// A device that computes with `kernels`, linear layers in `format` if not in f32, on pools of up to `threads`
-    /// threads.
+    /// A device that computes with `kernels`, and linear layers in `format` if not in f32, on pools
+    /// of up to `threads` threads.
     pub(crate) fn new(kernels: &'static Kernels, format: Option<Format>, threads: usize) -> Self {
         Self {
             kernels,
@@ -130,22 +134,23 @@ impl Cpu {
         }
     }
 
-    /// With linear layers, in f32, that remember how large their inputs were.
+    /// The same device, but with linear layers in f32 that record how large their inputs are.
     pub(crate) fn measuring(self) -> Self {
         Self { measuring: true, ..self }
     }
 
-    /// A hidden state of any content.
+    /// A hidden state with arbitrary content.
     fn take(&self, rows: usize, columns: usize) -> Matrix<f32> {
         Buffers::matrix(&self.buffers, rows, columns)
     }
 
-    /// Rows of any content for `columns` values, `group` to a word.
+    /// Rows with arbitrary content for `columns` values, `group` per word.
     fn take_words(&self, rows: usize, columns: usize, group: usize) -> Matrix<u32> {
         Buffers::matrix(&self.words, rows, HEADER + columns.div_ceil(group))
     }
 
-    /// This thread's own scratch. Whoever holds it calls nothing that runs on the pool.
+    /// This thread's own scratch memory. While it is in use, its user must not call anything that
+    /// runs on the pool, because the thread could then take up other work that needs it too.
     fn own_scratch(&self) -> MutexGuard<'_, (Aligned<f32>, Scratch)> {
         let thread = rayon::current_thread_index().unwrap_or(0);
         self.scratch[thread].lock().unwrap_or_else(PoisonError::into_inner)
@@ -160,12 +165,12 @@ impl Cpu {
                 layer.observe(x);
                 let (a, b) = (x.view(), weight.panels());
                 for_each_piece(y, b.nr, |first_panel, c| {
-                    let Output::F32(c) = c else { unreachable!("an f32 product gives f32") };
+                    let Output::F32(c) = c else { unreachable!("an f32 matrix multiplication gives f32") };
                     let bias = bias_of(first_panel * b.nr, c.ncols());
                     (self.kernels.matmul)(Product { a, b, first_panel, c, bias, activation });
                 });
             }
-            (Weight::F32(_), Source::Words(_)) => unreachable!("operands are words where weights are"),
+            (Weight::F32(_), Source::Words(_)) => unreachable!("operands and weights have the same precision"),
             (Weight::Narrow { narrow, weight: b, .. }, x) => {
                 let encoded;
                 let a = match x {
@@ -184,25 +189,25 @@ impl Cpu {
         });
     }
 
-    /// The rows of norm(x), as `layer` reads them.
+    /// The rows of norm(x), in the form that `layer` reads.
     fn encoded(&self, x: Block<'_, f32>, layer: &Linear, narrow: &Narrow, norm: Option<&Norm>) -> Matrix<u32> {
-        let Weight::Narrow { factors, .. } = &layer.weight else { unreachable!("layers share a format") };
+        let Weight::Narrow { smoothing, .. } = &layer.weight else { unreachable!("all layers have the same format") };
         let columns = x.columns();
         let mut words = self.take_words(x.rows, columns, narrow.group);
         match norm {
-            None => words.for_each_row(|i, row| (narrow.encode)(x.row(i), factors, row, x.stride())),
+            None => words.for_each_row(|i, row| (narrow.encode)(x.row(i), smoothing, row, x.stride())),
             Some(norm) => words.for_each_row(|i, row| {
                 let mut scratch = self.own_scratch();
                 let values = scratch.0.at_least(columns);
                 values.copy_from_slice(x.row(i));
                 norm.apply(self.kernels, values, None, 0);
-                (narrow.encode)(values, factors, row, 0);
+                (narrow.encode)(values, smoothing, row, 0);
             }),
         }
         words
     }
 
-    /// norm(x) as `layer` reads it; where nothing needs be done, x itself.
+    /// norm(x) in the form that `layer` reads, or None if that is x itself.
     fn operand(&self, x: &Matrix<f32>, norm: Option<&Norm>, layer: &Linear) -> Option<Operand> {
         let norm = norm?;
         Some(self.clock.rest(|| match self.narrow {
@@ -218,7 +223,7 @@ impl Cpu {
         }))
     }
 
-    /// activation(up(x)) as `down` reads it.
+    /// activation(up(x)) in the form that `down` reads.
     fn inner(&self, x: Source<'_>, up: &Linear, down: &Linear, spec: &MlpSpec) -> Operand {
         let columns = spec.inner;
         if spec.gate == Gate::None {
@@ -239,7 +244,7 @@ impl Cpu {
         self.product(x, up, Activation::None, Output::F32(both.view_mut()));
         let (a, b) = if spec.gate == Gate::First { (0, columns) } else { (columns, 0) };
         match (self.narrow, &down.weight) {
-            (Some(narrow), Weight::Narrow { factors, .. }) => {
+            (Some(narrow), Weight::Narrow { smoothing, .. }) => {
                 let mut inner = self.take_words(x.rows(), columns, narrow.group);
                 self.clock.rest(|| {
                     inner.for_each_row(|i, words| {
@@ -247,7 +252,7 @@ impl Cpu {
                         let (row, values) = (both.row(i), scratch.0.at_least(columns));
                         values.copy_from_slice(&row[a..a + columns]);
                         (self.kernels.gate)(values, &row[b..b + columns], spec.activation);
-                        (narrow.encode)(values, factors, words, 0);
+                        (narrow.encode)(values, smoothing, words, 0);
                     });
                 });
                 Operand::Words(inner)
@@ -422,7 +427,7 @@ impl Backend for Cpu {
     }
 }
 
-/// The part that has text `text` of all, its texts, and the text's number among them.
+/// The part that contains text `text`, the part's texts, and the text's number within the part.
 fn part_of_text<'a, 'b, T>(parts: &'a [(T, Texts<'b>)], mut text: usize) -> (&'a T, Texts<'b>, usize) {
     for (x, texts) in parts {
         if text < texts.count() {
@@ -430,19 +435,19 @@ fn part_of_text<'a, 'b, T>(parts: &'a [(T, Texts<'b>)], mut text: usize) -> (&'a
         }
         text -= texts.count();
     }
-    unreachable!("callers count the texts of all parts")
+    unreachable!("callers stay below the number of texts")
 }
 
-/// Room for `columns` values of bf16 in rows of words, `group` in each.
+/// A view of words as bf16 values: `columns` per row, `group` per word.
 fn words_output(y: &mut Matrix<u32>, columns: usize, group: usize) -> Output<'_> {
     Output::Bf16 { words: y.view_mut().slice_move(s![.., HEADER..]), columns, group }
 }
 
-/// `f` on pieces of `columns` columns, whole panels of `nr`, in parallel: the number of the first panel, and the piece
-/// of `y`.
+/// Calls `f` on pieces of `columns` columns, which are whole panels of `nr`, in parallel, with the
+/// number of the first panel and the piece of `y`.
 ///
-/// A few pieces per thread, so that an idle one finds work; every piece reads all of A, which is small beside the
-/// weights.
+/// There are a few pieces per thread, so that an idle thread finds work. Every piece reads all of
+/// A, which is small compared with the weights.
 fn for_each_piece(mut y: Output<'_>, nr: usize, f: impl Fn(usize, Output<'_>) + Sync) {
     let pieces = match rayon::current_num_threads() {
         1 => 1,
