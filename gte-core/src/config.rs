@@ -259,7 +259,7 @@ fn max_length(own: &ModelFiles, modules: Option<&Modules>, positions: usize, wis
         Some(json) => json.number("model_max_length")?.or(json.number("max_len")?),
         None => None,
     };
-    // A length below one is no limit that could be used.
+    // A length below one is not a usable limit.
     Ok(length.filter(|&length| length >= 1.0).map_or(positions, |length| positions.min(length.min(1e9) as usize)))
 }
 

@@ -84,7 +84,7 @@ impl std::str::FromStr for Device {
     }
 }
 
-/// The type that the matrix products are computed in.
+/// The number type of matrix multiplications.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Precision {
@@ -92,13 +92,15 @@ pub enum Precision {
     F32,
     /// IEEE half precision, on GPUs.
     F16,
-    /// bfloat16: products of numbers of 8 significant bits, summed in f32. On CPUs without the instruction (AVX512-BF16, ARM's bf16) the
-    /// weights are half as large, but no faster than f32.
+    /// bfloat16: products of numbers with 8 significant bits, summed in f32. On CPUs without
+    /// instructions for it (AVX512-BF16, ARM's bf16), the weights take half the memory, but
+    /// computing is no faster than with f32.
     Bf16,
-    /// 8-bit integers, on the CPU: weights with a scale an output, hidden states with a scale and a zero a token, chosen by their own
-    /// values when they are computed; sums are exact.
+    /// 8-bit integers, on the CPU: weights with one scale per output, and hidden states with one
+    /// scale and one zero point per token, chosen from their values while computing. Sums are
+    /// exact.
     Int8,
-    /// bf16 where the CPU computes it natively, else f32.
+    /// bf16 if the CPU computes it natively, and f32 otherwise.
     #[default]
     Auto,
 }

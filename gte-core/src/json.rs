@@ -380,7 +380,7 @@ pub(crate) mod tests {
             json.only(key, &["v"], Some("v")).unwrap();
         }
         assert_eq!(json.size_or("absent", 9, Some(4)).unwrap(), 4);
-        assert!(json.size_or("none", 9, Some(4)).is_err(), "null is no size");
+        assert!(json.size_or("none", 9, Some(4)).is_err(), "null is not a size");
     }
 
     #[test]

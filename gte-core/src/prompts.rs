@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_is_none_is_refused_with_those_that_are() {
+    fn an_unknown_name_is_refused_with_the_known_ones() {
         let error = prompts(None).unwrap().resolve(Prompt::Named("passage")).unwrap_err().to_string();
         assert!(error.contains("\"passage\"") && error.contains("query, sts"), "{error}");
         let error = Prompts::default().resolve(Prompt::Named("x")).unwrap_err().to_string();

@@ -146,7 +146,7 @@ mod tests {
     #[cfg(target_os = "linux")]
     #[test]
     #[allow(clippy::unwrap_used, reason = "a test")]
-    fn threads_stay_on_a_cpu_of_their_own_where_they_are_as_many() {
+    fn threads_are_pinned_if_there_are_as_many_as_cpus() {
         use rustix::thread::{CpuSet, sched_getaffinity};
         let cpus = |set: CpuSet| -> Vec<usize> { (0..CpuSet::MAX_CPU).filter(|&cpu| set.is_set(cpu)).collect() };
         let allowed = cpus(sched_getaffinity(None).unwrap());

@@ -109,7 +109,7 @@ fn int8_with_scales_is_read_as_their_product() {
     data.push((format!("{name}.factor"), Dtype::F32, vec![shape[1]], vec![0; 4 * shape[1]]));
     write(&data);
     let error = vectors(dir.path()).unwrap_err().to_string();
-    assert!(error.contains(&format!("{name}.factor")) && error.contains("more than 0"), "{error}");
+    assert!(error.contains(&format!("{name}.factor")) && error.contains("above 0"), "{error}");
 }
 
 #[test]
@@ -133,7 +133,7 @@ fn shards_are_one_checkpoint() {
 }
 
 #[test]
-fn what_does_not_fit_is_named() {
+fn tensors_that_do_not_fit_are_named() {
     let mut missing = tensors();
     missing.remove("encoder.layer.1.output.dense.bias");
     let error = vectors(with(&missing).path()).unwrap_err();

@@ -115,7 +115,7 @@ fn a_pass_that_pauses_gives_the_same_vectors() {
 }
 
 #[test]
-fn a_part_of_a_row_is_no_row() {
+fn a_part_of_a_row_is_refused() {
     let dir = model::tiny_model();
     let embedder = builder(&dir).build().unwrap();
     assert!(matches!(embedder.normalize(vec![1.0; model::HIDDEN + 1]), Err(Error::Rows { .. })));
@@ -156,7 +156,7 @@ fn a_corpus_is_drawn_as_it_is_needed() {
 }
 
 #[test]
-fn a_zero_vector_is_no_number() {
+fn a_zero_vector_stays_zero() {
     // With a final LayerNorm of zeros the pooled state has no direction. It stays zero and does not
     // become NaN.
     let mut tensors = model::tensors();

@@ -305,11 +305,11 @@ fn a_mirror_that_lists_no_hashes_has_them_elsewhere() {
     let world = World::new();
     world.faults(Faults { no_tree: Some(404), no_tags: true, ..no_hashes });
     let error = world.fetch().unwrap_err().to_string();
-    assert!(error.contains("hash") && error.contains("another one"), "{error}");
+    assert!(error.contains("hash") && error.contains("another mirror"), "{error}");
 }
 
 #[test]
-fn what_a_model_needs_comes_along_and_nothing_else() {
+fn only_required_files_are_downloaded() {
     let wanted = [
         "modules.json",
         "config_sentence_transformers.json",
@@ -387,7 +387,7 @@ fn what_a_model_needs_comes_along_and_nothing_else() {
 }
 
 #[test]
-fn names_that_are_none_are_refused_without_a_request() {
+fn invalid_names_are_refused_without_a_request() {
     let world = World::new();
     for id in ["", "gte", "a/b/c", "../x", "a/..", "a b/c", "https://x/y", "modelscope:", "modelscope:x", "a/b?c"] {
         let result = ModelFiles::from_hub(id, &world.options());

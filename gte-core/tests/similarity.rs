@@ -226,7 +226,7 @@ fn equal_scores_come_in_order_of_the_rows() {
 }
 
 #[test]
-fn what_is_not_a_number_comes_last() {
+fn nan_comes_last() {
     let values = [f32::NAN, f32::NEG_INFINITY, -f32::NAN, 1.0, f32::INFINITY];
     let one = [1.0];
     for (k, expected) in [(5, &[4, 3, 1, 0, 2][..]), (3, &[4, 3, 1]), (4, &[4, 3, 1, 0])] {

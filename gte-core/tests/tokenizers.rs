@@ -127,7 +127,7 @@ fn each_key_does_what_it_does_in_transformers() {
 }
 
 #[test]
-fn what_is_not_done_is_refused_by_its_key() {
+fn unsupported_values_are_refused_by_key() {
     let fixture = fixture();
     for (change, key) in [
         (r#"{"tokenizer_class": "CamembertTokenizer"}"#, "tokenizer_class"),

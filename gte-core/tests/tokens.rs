@@ -80,7 +80,7 @@ fn pieces_tell_where_a_token_comes_from() {
 }
 
 #[test]
-fn what_is_no_tokenizer_is_refused_by_file() {
+fn an_invalid_tokenizer_is_refused_by_file() {
     let refused = |vocab: Option<&[u8]>, json: Option<&[u8]>, file: &str| {
         let dir = model::tiny_model();
         std::fs::remove_file(dir.path().join("vocab.txt")).unwrap();

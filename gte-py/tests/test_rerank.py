@@ -331,7 +331,7 @@ def test_files(tmp_path, reranker):
         (["rerank", tmp_path / "in.csv", *model], "in.csv: expected a .jsonl or .tsv"),
         (["rerank", tmp_path / "none.jsonl", *model], "none.jsonl"),
         (["rerank", "--instruction", "x", *model], "instruction"),
-        (["rerank"], "give --model"),
+        (["rerank"], "use --model"),
         (["rerank", "--model", MODEL], "is an embedder"),
     ]:
         done = run(*arguments, input="", env={**os.environ, "GTE_MODEL": ""})

@@ -161,7 +161,7 @@ def test_what_is_asked_for_is_given(embedder, all_):
     for error, words, outputs in [
         (ValueError, "nonsense", ["nonsense"]),
         (ValueError, "outputs is empty", []),
-        (TypeError, "give a list", "sparse"),
+        (TypeError, "expected a list", "sparse"),
     ]:
         with pytest.raises(error, match=words):
             embedder.embed_all(TEXTS, outputs)

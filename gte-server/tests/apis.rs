@@ -229,7 +229,7 @@ async fn a_bare_address_is_enough() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_list_is_no_object_anywhere() {
+async fn a_list_is_never_an_object() {
     let (service, _dir) = service(&[], None);
     for (path, body, word) in [
         ("/embed", json!(["a"]), "object"),

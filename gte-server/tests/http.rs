@@ -124,7 +124,7 @@ async fn text_embeddings_inferences_routes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_wrong_is_named_in_json() {
+async fn errors_are_json_and_name_what_is_wrong() {
     let (service, _dir) = service(&["--body-limit", "10000", "--token-ids"]);
     let cases: [(&str, &[u8], u16, &str); 36] = [
         ("/v1/embedding", b"", 400, "not JSON"),

@@ -120,7 +120,7 @@ fn nothing_is_lost_or_seen_twice_when_workers_and_broker_are_killed() {
     assert_eq!(submit(gateway, &body, "application/json", Some("today's")).1["id"], id.as_str());
     until("the workers work", || done() > 200);
     drop(first); // SIGKILL
-    until("the other goes on", || done() > 1000);
+    until("the other worker continues", || done() > 1000);
     drop(broker); // SIGKILL
     std::thread::sleep(Duration::from_millis(500));
     assert_eq!(get(gateway, &path).0, 503, "a broker that is away");
@@ -239,7 +239,7 @@ async fn a_full_queue_is_told_from_a_result_that_is_there() {
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    assert_eq!(waiting, 0, "the text whose result is there leaves the queue");
+    assert_eq!(waiting, 0, "a text with a stored result leaves the queue");
     let answer = agent().get(format!("http://{gateway}{path}/results")).call().unwrap();
     let lines = BufReader::new(answer.into_body().into_reader()).lines();
     let results: Vec<Value> = lines.map(|line| serde_json::from_str(&line.unwrap()).unwrap()).collect();

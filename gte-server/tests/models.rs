@@ -128,7 +128,7 @@ async fn every_reranker_ranks_in_both_dialects() {
             for result in results {
                 let index = result["index"].as_u64().unwrap() as usize;
                 assert_eq!(result["relevance_score"].as_f64().unwrap() as f32, expected[index], "{family}");
-                assert!(result.get("document").is_none(), "absent unless it is asked for: {result}");
+                assert!(result.get("document").is_none(), "absent unless it is requested: {result}");
             }
             assert!(found["usage"]["total_tokens"].as_u64().unwrap() > 20 && found["id"].is_string(), "{found}");
         }
@@ -158,7 +158,7 @@ async fn every_reranker_ranks_in_both_dialects() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_wrong_with_a_ranking_is_named() {
+async fn errors_of_a_ranking_name_what_is_wrong() {
     let service = service(&["xlmr-reranker", "bge-m3"], &[]);
     for (body, status, word) in [
         (json!({ "documents": ["d"] }), 422, "query"),

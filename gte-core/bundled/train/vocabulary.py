@@ -57,7 +57,8 @@ def charsmap():
         # SentencePiece compiles the rules when it trains, on any text.
         sentencepiece.SentencePieceTrainer.train(sentence_iterator=iter(["a b c"] * 10), model_writer=model, model_type="char", vocab_size=7,
                                                  normalization_rule_tsv=rules.name, minloglevel=2)
-    # sentencepiece_model.proto: ModelProto.normalizer_spec = 3, NormalizerSpec.precompiled_charsmap = 2.
+    # sentencepiece_model.proto: ModelProto.normalizer_spec = 3,
+    # NormalizerSpec.precompiled_charsmap = 2.
     return dict(_fields(dict(_fields(model.getvalue()))[3]))[2]
 
 

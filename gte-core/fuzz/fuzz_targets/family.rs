@@ -1,6 +1,6 @@
 #![no_main]
-//! The directory of each family's tiny model with any config.json: an error, or a model that computes finite values.
-//! The first byte chooses the family.
+//! The directory of each family's tiny model with any config.json gives an error, or a model that
+//! computes finite values. The first byte selects the family.
 
 use std::path::PathBuf;
 use std::sync::LazyLock;
@@ -14,7 +14,7 @@ static FAMILIES: LazyLock<Vec<PathBuf>> = LazyLock::new(|| {
     families
 });
 
-/// A copy of each family's directory whose config.json is replaced.
+/// A copy of each family's directory, in which config.json is replaced.
 static COPIES: LazyLock<Vec<tempfile::TempDir>> = LazyLock::new(|| FAMILIES.iter().map(|family| copy(family)).collect());
 
 fn copy(family: &std::path::Path) -> tempfile::TempDir {

@@ -176,18 +176,20 @@ impl Modules {
         modules.folders = entries.iter().map(|(_, _, folder)| folder.clone()).collect();
         for (entry, kind, folder) in &entries[1..] {
             let files = files.within(folder)?;
-            let behind = |what| entry.unsupported("type", kind, what);
+            let misplaced = |what| entry.unsupported("type", kind, what);
             match kind.as_str() {
-                "Pooling" if modules.pooled() => return Err(behind("one Pooling")),
+                "Pooling" if modules.pooled() => return Err(misplaced("one Pooling")),
                 "Pooling" if own_pooling => {}
                 "Pooling" => modules.pooling = Some(settings::pooling(&files)?),
                 "Dense" if !own_pooling && !modules.pooled() => {
-                    return Err(behind("a Dense after the Pooling, whose `module_input_name` is sentence_embedding"));
+                    return Err(misplaced(
+                        "a Dense after the Pooling, whose `module_input_name` is sentence_embedding",
+                    ));
                 }
                 "Dense" if modules.pooling.as_ref().is_some_and(|pooling| pooling.scaled) => {
-                    return Err(behind("a Dense after a pooling other than mean_sqrt_len_tokens"));
+                    return Err(misplaced("a Dense after a pooling other than mean_sqrt_len_tokens"));
                 }
-                "Dense" if modules.normalize => return Err(behind("a Dense before the Normalize")),
+                "Dense" if modules.normalize => return Err(misplaced("a Dense before the Normalize")),
                 "Dense" => modules.push(settings::dense(&files, folder.clone())?)?,
                 // Before the Pooling there is nothing to normalize, and the reference ignores the
                 // module.

@@ -149,7 +149,11 @@ impl Modules {
         json.get("module_output_name").ok_or_else(|| json.missing("module_output_name"))?;
         self.chat = modalities.get("message").is_some();
         if self.chat && self.task == Task::FeatureExtraction {
-            return Err(modalities.unsupported("message", "there: texts go through a chat template", "text alone"));
+            return Err(modalities.unsupported(
+                "message",
+                "present: texts are formatted by a chat template",
+                "only text",
+            ));
         }
         for key in ["text", "message"] {
             if let Some(modality) = modalities.object(key)? {
@@ -158,7 +162,7 @@ impl Modules {
             }
         }
         if modalities.get("text").is_none() && !self.chat {
-            return Err(modalities.unsupported("text", "absent", "a model of texts"));
+            return Err(modalities.unsupported("text", "missing", "a model for texts"));
         }
         Ok(())
     }
@@ -252,7 +256,7 @@ pub(super) fn pooling(files: &ModelFiles) -> Result<PoolingSettings> {
             PoolingMode::Mean
         }
         [] => return Err(json.invalid("neither `pooling_mode` nor a `pooling_mode_…` that is true")),
-        [_, (key, mode), ..] => return Err(json.unsupported(key, &format!("{mode} beside another"), SUPPORTED)),
+        [_, (key, mode), ..] => return Err(json.unsupported(key, &format!("{mode} and another mode"), SUPPORTED)),
     };
     let settings = PoolingSettings {
         mode,

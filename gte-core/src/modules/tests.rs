@@ -146,7 +146,7 @@ fn a_transformer_in_a_folder_is_read_there() {
     for path in ["..", "0_Transformer/../..", "/etc", "C:x", "a\\..\\b", "\\x", "a\0"] {
         assert!(dir.files().within(path).is_err(), "{path}");
         let error = Dir::of(json!([module("sentence_transformers.models.Transformer", path)])).refused();
-        assert!(error.contains("no folder of this directory"), "{error}");
+        assert!(error.contains("not a folder in this directory"), "{error}");
     }
 }
 
@@ -176,13 +176,13 @@ fn poolings() {
         (json!({"pooling_mode": []}), "neither `pooling_mode`"),
         (json!({"pooling_mode": "max"}), "`pooling_mode` is max"),
         (json!({"pooling_mode": 3}), "`pooling_mode` is 3"),
-        (json!({"pooling_mode": ["cls", "mean"]}), "`pooling_mode` is mean beside another"),
+        (json!({"pooling_mode": ["cls", "mean"]}), "`pooling_mode` is mean and another mode"),
         (json!({"pooling_mode_max_tokens": true}), "`pooling_mode_max_tokens` is true"),
         (json!({"pooling_mode_weightedmean_tokens": true}), "`pooling_mode_weightedmean_tokens` is true"),
         (json!({"pooling_mode": "cls", "new": [1]}), "`new` is [1]"),
         (
             json!({"pooling_mode_cls_token": true, "pooling_mode_mean_tokens": true}),
-            "`pooling_mode_mean_tokens` is mean beside",
+            "`pooling_mode_mean_tokens` is mean and",
         ),
         (json!({"pooling_mode_cls_token": 1}), "`pooling_mode_cls_token` is 1"),
         (json!({"pooling_mode": "cls", "include_prompt": "no"}), "`include_prompt` is \"no\""),
@@ -260,11 +260,11 @@ fn denses() {
     assert!(dir.refused().contains("Dense before the Normalize"));
     let transformer = module("sentence_transformers.models.Transformer", "");
     let dir = Dir::of(json!([transformer, module("sentence_transformers.models.Dense", "2_Dense")]));
-    assert!(dir.refused().contains("Dense behind the Pooling"));
+    assert!(dir.refused().contains("Dense after the Pooling"));
 }
 
 #[test]
-fn what_changes_no_vector_is_passed_over() {
+fn keys_that_change_no_vector_are_ignored() {
     let dir = Dir::new(&[("Dropout", "2_Dropout"), ("Normalize", "3_Normalize")]);
     dir.write("2_Dropout/config.json", &json!({"dropout": 0.1}));
     assert!(dir.read().unwrap().normalize);

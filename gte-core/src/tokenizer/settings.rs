@@ -101,7 +101,7 @@ fn check_unsupported(config: &Json) -> Result<()> {
         && files.iter().any(versioned)
     {
         let found = shown(&Value::Array(files.to_vec()));
-        return Err(config.unsupported("fast_tokenizer_files", &found, "tokenizer.json alone"));
+        return Err(config.unsupported("fast_tokenizer_files", &found, "only tokenizer.json"));
     }
     match config.string("padding_side")? {
         None | Some("left" | "right") => Ok(()),

@@ -21,8 +21,8 @@ use crate::files::{DataFile, ModelFiles};
 use crate::kernels::{int8_rows, to_bf16};
 use crate::models::{Names, Task, TensorSpec, canonical};
 
-/// Size of the blocks in which a table is read. It is below the size from which allocators get memory
-/// from the system: blocks of 4 MB left holes of 80 MB.
+/// Size of the blocks in which a table is read. It is below the size from which allocators get
+/// memory from the system: blocks of 4 MB left holes of 80 MB.
 const BLOCK_BYTES: usize = 64 << 10;
 
 /// A checkpoint whose names and shapes match its configuration.
@@ -100,7 +100,7 @@ pub enum Values {
 }
 
 impl Values {
-    /// The same, with room for `len` values in all.
+    /// The same values, with room for `len` values in total.
     fn with_capacity(mut self, len: usize) -> Self {
         match &mut self {
             Self::F32(values) => values.reserve_exact(len.saturating_sub(values.len())),

@@ -11,9 +11,9 @@ use crate::error::Error;
 use crate::files::ModelFiles;
 use crate::models::FAMILIES;
 
-const COLUMNS: usize = 1000; // no divisor of a block
+const COLUMNS: usize = 1000; // does not divide a block
 
-/// Checkpoint of one matrix named `t`, of two blocks and a part of a third.
+/// A checkpoint with one matrix named `t`, which takes two blocks and a part of a third.
 fn table(dtype: Dtype, value: impl Fn(usize) -> f32) -> (TempDir, Weights, Vec<f32>) {
     let size = if dtype == Dtype::F32 { 4 } else { 2 };
     let rows = 5 * BLOCK_BYTES / (2 * COLUMNS * size);
@@ -29,7 +29,7 @@ fn table(dtype: Dtype, value: impl Fn(usize) -> f32) -> (TempDir, Weights, Vec<f
     std::fs::write(dir.path().join("t.safetensors"), serialize([("t", view)], None).unwrap()).unwrap();
     let file = ModelFiles::from_dir(&dir).unwrap().open_data("t.safetensors").unwrap().unwrap();
     let tensors = format::index(&file, 0).unwrap();
-    let weights = Weights { files: vec![file], tensors, spelling: &FAMILIES[0].names[0], factors: HashMap::new() };
+    let weights = Weights { files: vec![file], tensors, spelling: &FAMILIES[0].names[0], smoothing: HashMap::new() };
     (dir, weights, values)
 }
 

@@ -108,7 +108,7 @@ CASES = [
     *[case(f"layer_norm_eps {e}", put(C, layer_norm_eps=e)) for e in (1e-5, 0.01, 0)],
     case("fewer layers", put(C, num_hidden_layers=3), refuse="encoder.layer.3"),
     case("other heads", put(C, num_attention_heads=6)),
-    case("a head size that is no multiple of 8", put(C, num_attention_heads=96)),
+    case("a head size that is not a multiple of 8", put(C, num_attention_heads=96)),
     case("heads that do not divide", put(C, num_attention_heads=7), refuse="num_attention_heads"),
     case("an integer as a float", put(C, num_attention_heads=12.0), refuse="num_attention_heads"),
     case("an integer as a text", put(C, num_attention_heads="12"), refuse="num_attention_heads"),

@@ -153,7 +153,7 @@ CASES = [
         for k in ("cls_token", "sep_token", "unk_token", "pad_token")
     ],
     case("unk_token as an object", *named(unk_token=token("[MASK]"))),
-    case("cls_token that is no special of tokenizer.json", *named(cls_token="the")),
+    case("cls_token that is not a special of tokenizer.json", *named(cls_token="the")),
     case("cls_token not in the vocabulary", *named(cls_token="<new>"), refuse="cls_token"),
     case("special_tokens_map against tokenizer_config", put(SM, sep_token="[MASK]")),
     case(

@@ -219,7 +219,7 @@ pub(crate) fn prompt_choice(
     }
 }
 
-/// The side on which a long text is truncated, as in text-embeddings-inference. Default: `right`.
+/// The side on which a long text is truncated, as in text-embeddings-inference.
 #[derive(ToSchema)]
 #[schema(rename_all = "lowercase")]
 #[allow(dead_code, reason = "read by the macro, for the OpenAPI document")]

@@ -85,7 +85,8 @@ pub struct OutputsRequest {
     /// Whether long texts are truncated. Default: true.
     #[serde(default)]
     pub truncate: Option<bool>,
-    /// The side on which long texts are truncated. Default: `right`.
+    /// The side on which long texts are truncated. Default: as in the model's files, or else
+    /// `right`.
     #[serde(default, deserialize_with = "super::truncation_direction")]
     #[schema(value_type = Option<TruncationDirection>)]
     pub truncation_direction: Option<TruncationSide>,

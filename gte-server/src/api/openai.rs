@@ -47,7 +47,8 @@ pub struct EmbeddingsRequest {
     /// Whether long texts are truncated. Default: true. Not in OpenAI's API.
     #[serde(default)]
     pub truncate: Option<bool>,
-    /// The side on which long texts are truncated. Default: `right`. Not in OpenAI's API.
+    /// The side on which long texts are truncated. Default: as in the model's files, or else
+    /// `right`. Not in OpenAI's API.
     #[serde(default, deserialize_with = "super::truncation_direction")]
     #[schema(value_type = Option<TruncationDirection>)]
     pub truncation_direction: Option<TruncationSide>,

@@ -48,7 +48,8 @@ pub struct RerankRequest {
     /// Whether pairs that are too long are truncated, at the end of the longer text. Default: true.
     #[serde(default, deserialize_with = "json::lenient_bool")]
     pub truncate: Option<bool>,
-    /// The side on which long texts are truncated. Default: `right`.
+    /// The side on which long texts are truncated. Default: as in the model's files, or else
+    /// `right`.
     #[serde(default, deserialize_with = "super::truncation_direction")]
     #[schema(value_type = Option<TruncationDirection>)]
     pub truncation_direction: Option<TruncationSide>,
@@ -256,7 +257,8 @@ pub struct PredictRequest {
     /// Whether long inputs are truncated. Default: true.
     #[serde(default, deserialize_with = "json::lenient_bool")]
     pub truncate: Option<bool>,
-    /// The side on which long texts are truncated. Default: `right`.
+    /// The side on which long texts are truncated. Default: as in the model's files, or else
+    /// `right`.
     #[serde(default, deserialize_with = "super::truncation_direction")]
     #[schema(value_type = Option<TruncationDirection>)]
     pub truncation_direction: Option<TruncationSide>,

@@ -19,7 +19,8 @@ pub struct EmbedRequest {
     /// Whether long texts are truncated. Default: true.
     #[serde(default)]
     pub truncate: Option<bool>,
-    /// The side on which long texts are truncated. Default: `right`.
+    /// The side on which long texts are truncated. Default: as in the model's files, or else
+    /// `right`.
     #[serde(default, deserialize_with = "super::truncation_direction")]
     #[schema(value_type = Option<TruncationDirection>)]
     pub truncation_direction: Option<TruncationSide>,
@@ -63,7 +64,8 @@ pub struct EmbedAllRequest {
     /// Whether long texts are truncated. Default: true.
     #[serde(default)]
     pub truncate: Option<bool>,
-    /// The side on which long texts are truncated. Default: `right`.
+    /// The side on which long texts are truncated. Default: as in the model's files, or else
+    /// `right`.
     #[serde(default, deserialize_with = "super::truncation_direction")]
     #[schema(value_type = Option<TruncationDirection>)]
     pub truncation_direction: Option<TruncationSide>,
@@ -119,7 +121,8 @@ pub struct SimilarityParameters {
     /// Whether long texts are truncated. Default: true.
     #[serde(default)]
     pub truncate: Option<bool>,
-    /// The side on which long texts are truncated. Default: `right`.
+    /// The side on which long texts are truncated. Default: as in the model's files, or else
+    /// `right`.
     #[serde(default, deserialize_with = "super::truncation_direction")]
     #[schema(value_type = Option<TruncationDirection>)]
     pub truncation_direction: Option<TruncationSide>,

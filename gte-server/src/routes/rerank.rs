@@ -158,11 +158,11 @@ fn check_fields(request: &RerankRequest) -> Result<(), Error> {
 
 /// A request may have this many times the tokens that may wait, because some pairs may be cached,
 /// and the tokens that all pairs share may be computed once.
-const AHEAD: usize = 8;
+const MAX_OVER_QUEUE: usize = 8;
 
 /// Refuses pairs with more tokens than can be computed, before all of them are in memory.
 fn check_pairs(tokens: usize, limit: usize) -> Result<(), Error> {
-    match tokens > limit.saturating_mul(AHEAD) {
+    match tokens > limit.saturating_mul(MAX_OVER_QUEUE) {
         true => Err(Error::too_much("the tokens of the query with each document", "--queue-tokens", limit)),
         false => Ok(()),
     }

@@ -133,7 +133,7 @@ def full_disk():
             server = Server("--model", "some/model", environment={**environment, "GTE_OFFLINE": "true"})
             asyncio.run(ready(server.url))
             assert server.stop() == 0
-            print("with room again: three --download at once, and a server that starts offline")
+            print("with enough space: three --download at once, and a server that starts offline")
         finally:
             subprocess.run(["umount", folder], check=True)
 
@@ -152,7 +152,7 @@ def no_hub_and_no_model():
         assert "config.json" in line, line
         line = refused("--model", str(RERANKER), "--pooling", "mean")
         assert "pooling" in line and "reranker" in line, line
-        print(f"an option of embedders alone: {line}")
+        print(f"an option that only embedders have: {line}")
 
 
 asyncio.run(killed())

@@ -110,7 +110,7 @@ try {
   if (has("reranker")) {
     await page.getByLabel("Reranking model").selectOption("");
     await computed(page, () => page.click("#go"));
-    assert.equal(await ranking.getByRole("button", { name: /^Reranker/ }).count(), 0, "no column of a model that was not asked");
+    assert.equal(await ranking.getByRole("button", { name: /^Reranker/ }).count(), 0, "no column for a model that was not used");
   }
   // What the user has entered survives a change of the language.
   await page.click("#language");

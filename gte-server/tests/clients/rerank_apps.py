@@ -181,7 +181,7 @@ def main():
                 application(server.url, model)
             print(f"{application.__name__}: passed", flush=True)
     one_model_alone()
-    print("one model alone: passed")
+    print("a single model: passed")
 
 
 if __name__ == "__main__":

@@ -145,18 +145,18 @@ fn targets() -> Vec<Vec<Metric>> {
     all
 }
 
-/// Requests per second in each second: quiet at night, two broad peaks, and two sudden peaks that
+/// Requests per second in each second: quiet at night, two broad peaks, and two spikes that
 /// build up within a minute.
 fn synthetic(peak: f64, hours: f64) -> Vec<f64> {
     let hump = |h: f64, at: f64, width: f64| (-((h - at) / width).powi(2)).exp();
-    let crowd = |h: f64, at: f64| {
+    let spike = |h: f64, at: f64| {
         let minutes = (h - at) * 60.0;
         if minutes < 0.0 { 0.0 } else { minutes.min(1.0) * (-(minutes - 1.0).max(0.0) / 10.0).exp() }
     };
     let rate = |second: usize| {
         let h = second as f64 / 3600.0;
         let ordinary = 0.08 + 0.75 * hump(h, 10.5, 2.2) + 0.92 * hump(h, 20.0, 2.6) + 0.3 * hump(h, 15.0, 2.0);
-        peak * (ordinary + 2.0 * (crowd(h, 9.0) + crowd(h, 20.0)))
+        peak * (ordinary + 2.0 * (spike(h, 9.0) + spike(h, 20.0)))
     };
     (0..(hours * 3600.0) as usize).map(rate).collect()
 }

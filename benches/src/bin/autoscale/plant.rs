@@ -16,7 +16,7 @@ pub(crate) enum Metric {
     /// CPU time relative to the request, as metrics-server reports it: the mean between two
     /// scrapes.
     Cpu(f64),
-    /// `gte_utilization_ratio`: the share of the last ten seconds in which the compute thread was busy.
+    /// `gte_utilization_ratio`: share of the last ten seconds in which the compute thread was busy.
     Utilization(f64),
     /// `gte_queue_delay_seconds`: how long a request that arrives at the time of the scrape would
     /// wait.

@@ -1,7 +1,7 @@
-//! The embedding tables. Rows are gathered from them, so they stay as the checkpoint stores them: in
-//! f32 they would be the largest part of a small model. If linear layers compute in low precision, a
-//! table in f32 is kept in f16, which loses less than any of the layers and takes half of the memory
-//! of a multilingual model.
+//! The embedding tables. Rows are gathered from them, so they stay as the checkpoint stores them:
+//! in f32 they would be the largest part of a small model. If linear layers compute in low
+//! precision, a table in f32 is kept in f16, which loses less than any of the layers and saves half
+//! of the memory of a multilingual model.
 
 use super::Norm;
 use crate::batch::Texts;
@@ -21,7 +21,7 @@ pub(crate) struct Embedding {
 }
 
 impl Embedding {
-    /// Reads the tables, those in f32 as f16 if `half`.
+    /// Reads the tables. With `half`, those in f32 become f16.
     pub(super) fn load(weights: &Weights, architecture: &Architecture, half: bool) -> Result<Self> {
         let names = weights.spelling();
         let table = |name: &str| weights.read_table(&format!("{name}.weight"), half);
