@@ -1,4 +1,4 @@
-"""A checkpoint that is measured, and the texts that are computed with it."""
+"""A checkpoint to measure, and the texts that are computed with it."""
 
 import json
 import os
@@ -7,8 +7,9 @@ import numpy as np
 
 
 class Checkpoint:
-    """A model directory. `bench/` in it holds what the peers need: exports, and what was found
-    before the measurement."""
+    """A model directory. Its folder `bench/` contains what the peers need: exports, and what was
+    found before the measurement.
+    """
 
     def __init__(self, path):
         self.path, self.name = path, os.path.basename(os.path.normpath(path))
@@ -29,7 +30,7 @@ class Checkpoint:
             return json.load(f)
 
     def own(self, name):
-        """A file of the benchmark's."""
+        """A file of the benchmark in the folder `bench/`."""
         os.makedirs(self.file("bench"), exist_ok=True)
         return self.file(os.path.join("bench", name))
 
@@ -47,7 +48,7 @@ class Checkpoint:
 
 
 def batches(texts, size, pad):
-    """Texts by their length, `size` at a time, padded to the longest of each batch."""
+    """Texts sorted by length, `size` per batch, padded to the longest of each batch."""
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
     for start in range(0, len(order), size):
         rows = order[start : start + size]
@@ -69,8 +70,8 @@ def answers(engine, texts, size):
 
 
 def agreement(found, expected):
-    """The mean cosine of vectors. Of scores: 1 less their mean difference, in parts of the largest
-    score.
+    """The mean cosine of vectors. For scores: 1 minus their mean difference, as a share of the
+    largest score.
     """
     if expected.shape[1] == 1:
         return 1 - float(np.abs(found - expected).mean() / np.abs(expected).max())

@@ -1,9 +1,9 @@
-"""One shape at one precision: ours against what a user would run instead, on one checkpoint, the
-same token ids and threads.
+"""One shape at one precision: our engine and what a user would run instead, with the same
+checkpoint, token ids and threads.
 
-`prepare` makes what the peers compute with, compares every answer with PyTorch's in f32, and finds
-the batch sizes that are fastest for each peer on texts of several lengths; a busy machine may do
-it. `measure` runs the engines in turn, and wants a quiet one.
+`prepare` creates what the peers need, compares every result with PyTorch's in f32, and finds the
+fastest batch sizes of each peer for texts of several lengths; the machine may be busy. `measure`
+runs the engines in turn, and needs a quiet machine.
 """
 
 import gc
@@ -21,10 +21,10 @@ from turns import Turns
 
 SPEED = ["query1x16", "uniform8x128", "mixed64", "short32x32"]
 LONG = ["long1x8192"]
-SIZES = (1, 2, 4, 8)  # of batches, tried where texts have several lengths
-CHECKED = 600  # tokens of each workload, by whole texts, whose answers are compared
-# How well our answers agree with PyTorch's in f32, at least, before they are timed: cosines of
-# vectors, and 1 less the difference of scores in parts of the largest.
+SIZES = (1, 2, 4, 8)  # batch sizes to try for texts of several lengths
+CHECKED = 600  # tokens per workload, in whole texts, whose results are compared
+# Minimum agreement of our results with PyTorch's in f32 before anything is timed: cosines of
+# vectors, and 1 minus the difference of scores as a share of the largest.
 VECTORS = {"f32": 0.999_99, "bf16": 0.999, "int8": 0.99}
 SCORES = {"f32": 0.999_9, "bf16": 0.98, "int8": 0.9}
 
@@ -42,13 +42,14 @@ def timed(engine, texts, size):
 
 
 def few(texts):
-    """The first texts, of as many tokens as are checked."""
+    """The first texts, with as many tokens as are compared."""
     ends = np.cumsum([len(text) for text in texts])
     return texts[: max(1, int((ends <= CHECKED).sum()))]
 
 
 class Found:
-    """What was found before the measurement, by engine, in the checkpoint's `bench/`."""
+    """What was found before the measurement, by engine, in the folder `bench/` of the checkpoint.
+    """
 
     def __init__(self, checkpoint):
         self.path, self.values = checkpoint.own("found.json"), {}
@@ -67,7 +68,7 @@ class Found:
 
 
 def expected(checkpoint, name, texts, threads):
-    """PyTorch's answers in f32 on the first texts, computed once."""
+    """PyTorch's results in f32 for the first texts, computed once."""
     path = checkpoint.own(f"expected-{name}.npy")
     if not os.path.exists(path):
         engine = peers.engine("torch-f32", checkpoint, threads)
@@ -85,7 +86,7 @@ def prepare(checkpoint, precision, workloads, engines, threads):
             for w in missing:
                 found.put(name, w, tried(engine, texts[w], wanted[w]))
                 print(f"{checkpoint.name} {name} {w}: {found.of(name, w)}", flush=True)
-        except Exception as error:  # of a peer's own: it is left out, and the record says why
+        except Exception as error:  # an error of the peer: it is left out, and the record says why
             for w in missing:
                 found.put(name, w, {"error": f"{type(error).__name__}: {error}"[:300]})
             print(f"{checkpoint.name} {name} is left out: {error!r}", flush=True)
@@ -102,11 +103,11 @@ def prepare(checkpoint, precision, workloads, engines, threads):
 def check(checkpoint, workload, precision, close):
     least = (SCORES if checkpoint.scores else VECTORS)[precision]
     if not close > least:
-        raise SystemExit(f"{workload}: our answers are wrong, agreement {close} with PyTorch")
+        raise SystemExit(f"{workload}: our results are wrong, agreement {close} with PyTorch")
 
 
 def tried(engine, texts, wanted):
-    """The two batch sizes that are fastest, and how well the answers agree."""
+    """The two fastest batch sizes, and the agreement of the results."""
     first = few(texts)
     sizes = [len(texts)]
     if len(set(map(len, texts))) > 1:
@@ -115,7 +116,7 @@ def tried(engine, texts, wanted):
 
 
 def measure(checkpoint, precision, workloads, engines, threads, seconds, name, out):
-    """Takes about `seconds`, all in all; writes the record `name`."""
+    """Takes about `seconds` in total, and writes the record `name`."""
     end = time.perf_counter() + seconds
     texts, found = texts_of(checkpoint, workloads), Found(checkpoint)
     failed = {n: found.of(n, workloads[0])["error"] for n in engines if broken(found, n, workloads)}
@@ -149,7 +150,8 @@ def in_turn(ours, loaded, found, texts, workload, seconds):
     end, tokens = time.perf_counter() + seconds, sum(map(len, texts))
     sizes, known = {}, {}
     for name, engine in loaded.items():
-        # Of the two sizes that were fastest on a busy machine the one that is on this one.
+        # Of the two sizes that were fastest on a busy machine, the one that is faster on this
+        # machine.
         few = found.of(name, workload)["sizes"]
         tried = {size: timed(engine, texts, size) for size in few} if len(few) > 1 else {}
         sizes[name] = min(tried, key=tried.get) if tried else few[0]
@@ -159,8 +161,8 @@ def in_turn(ours, loaded, found, texts, workload, seconds):
         lambda: ours.seconds(workload),
         {name: run(name) for name in loaded},
         end - time.perf_counter(),
-        # A short workload several times a round: its neighbours in time are then as near as a long
-        # one's.
+        # A short workload runs several times per round, so that it is measured as close to its
+        # neighbours in time as a long one.
         repeats=max(1, 80 // tokens),
         known=known,
         warm=workload in LONG,

@@ -1,14 +1,15 @@
-"""What the peers compute with, made of a checkpoint on first use: ONNX, its 8-bit forms, GGUF."""
+"""What the peers compute with, created from a checkpoint on first use: ONNX, its 8-bit forms, GGUF.
+"""
 
 import os
 
 import numpy as np
 
-SAMPLES = ([64] * 16, 16)  # lengths that 8-bit scales are found on
+SAMPLES = ([64] * 16, 16)  # lengths of the texts from which 8-bit scales are determined
 
 
 def hidden_model(checkpoint, dtype, attention):
-    """The model of transformers."""
+    """The model in transformers."""
     from transformers import AutoModel, AutoModelForSequenceClassification
 
     kind = AutoModelForSequenceClassification if checkpoint.scores else AutoModel
@@ -20,7 +21,7 @@ def hidden_model(checkpoint, dtype, attention):
 
 
 def of(checkpoint, output):
-    """Of what transformers gives the part that the answers are made of."""
+    """The part of transformers' output from which the results are computed."""
     return output.logits if checkpoint.scores else output.last_hidden_state
 
 
@@ -45,7 +46,7 @@ def traced(checkpoint):
 
 
 def once(path, make):
-    """`path`, made under another name first, so that what is there is whole."""
+    """Creates `path` under another name first, so that the file is complete if it exists."""
     if not os.path.exists(path):
         folder = path + ".part"
         os.makedirs(folder, exist_ok=True)
@@ -80,7 +81,9 @@ def onnx(checkpoint):
 
 
 def onnx_int8(checkpoint):
-    """ONNX Runtime's own way for transformers: weights beforehand, inputs as they come."""
+    """ONNX Runtime's own way for transformers: weights are quantized beforehand, inputs while
+    computing.
+    """
 
     def make(path):
         from onnxruntime.quantization import QuantType, quantize_dynamic
@@ -97,7 +100,9 @@ def onnx_int8(checkpoint):
 
 
 def openvino_int8(checkpoint):
-    """OpenVINO's own way: weights and inputs by scales that are found on samples."""
+    """OpenVINO's own way: weights and inputs are quantized with scales that are determined from
+    samples.
+    """
 
     def make(path):
         import nncf

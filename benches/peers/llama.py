@@ -1,7 +1,7 @@
-"""llama.cpp on a Qwen3 checkpoint: the GGUF file, and the engine by its C interface.
+"""llama.cpp with a Qwen3 checkpoint: the GGUF file, and the engine through its C interface.
 
-llama.cpp pads nothing: texts of a batch are sequences of their own. While it embeds, it computes
-the logits of every token too; that is its own way, and it is measured as it is.
+llama.cpp does not pad: the texts of a batch are separate sequences. While it embeds, it also
+computes the logits of every token; that is how it works, and it is measured that way.
 """
 
 import numpy as np
@@ -12,7 +12,7 @@ TYPES = {"f16": "F16", "q8": "Q8_0"}
 
 
 def gguf_file(checkpoint, precision):
-    """The checkpoint as GGUF, without a vocabulary: token ids are all that is given."""
+    """The checkpoint as GGUF, without a vocabulary, because only token ids are passed."""
 
     def make(path):
         import gguf
@@ -61,9 +61,9 @@ def describe(writer, config, gguf):
 
 
 class Llama:
-    """A function of ids and mask, as the engines of peers.py are."""
+    """A function of ids and mask, like the engines in peers.py."""
 
-    TEXTS, TOKENS = 64, 4096  # of a batch at most
+    TEXTS, TOKENS = 64, 4096  # maximum per batch
 
     def __init__(self, checkpoint, precision, threads):
         import llama_cpp
@@ -82,7 +82,7 @@ class Llama:
         options.embeddings, options.pooling_type = True, llama_cpp.LLAMA_POOLING_TYPE_LAST
         self.context = llama_cpp.llama_init_from_model(self.model, options)
         if not self.model or not self.context:
-            raise RuntimeError(f"llama.cpp does not load {path}")
+            raise RuntimeError(f"llama.cpp cannot load {path}")
         self.batch = llama_cpp.llama_batch_init(self.TOKENS, 0, 1)
 
     def __call__(self, ids, mask):

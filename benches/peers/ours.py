@@ -1,4 +1,5 @@
-"""Our side: the bench `forward` in a process of its own, asked on its standard input."""
+"""Our side: the benchmark `forward` in a separate process, controlled through its standard input.
+"""
 
 import json
 import os
@@ -26,7 +27,7 @@ class Ours:
         )
         self.ready = self.process.stdout.readline().strip()
         if not self.ready.startswith("ready"):
-            raise RuntimeError(f"{' '.join(command)} gave no answer")
+            raise RuntimeError(f"{' '.join(command)} gave no result")
 
     def __enter__(self):
         return self
@@ -41,7 +42,7 @@ class Ours:
         self.process.stdin.flush()
         answer = self.process.stdout.readline().strip()
         if not answer:
-            raise RuntimeError(f"the bench forward gave no answer to {line!r}")
+            raise RuntimeError(f"the benchmark forward gave no result for {line!r}")
         return answer
 
     def seconds(self, workload):
@@ -51,7 +52,7 @@ class Ours:
         return np.array(json.loads(self.ask("answers " + workload)), np.float32)
 
     def multiplications(self, workload):
-        """Multiply-adds of the linear layers in one pass, and the shares of the verbs in it."""
+        """Multiply-adds of the linear layers in one pass, and the shares of its operations."""
         before = json.loads(self.ask("profile"))
         self.seconds(workload)
         after = json.loads(self.ask("profile"))
@@ -60,9 +61,9 @@ class Ours:
         return count, {key: value / sum(spent.values()) for key, value in spent.items()}
 
     def peak(self):
-        """Multiply-adds per second of all threads, in registers alone."""
+        """Multiply-adds per second of all threads, on registers alone."""
         return float(self.ask("peak"))
 
     def memory(self):
-        """Resident now, and at most, in MB."""
+        """Resident memory in MB: now, and the maximum."""
         return [int(kb) * 1024 / 1e6 for kb in re.findall(r"(\d+) kB", self.ask("memory"))]

@@ -1,12 +1,12 @@
-"""All measurements beside the peers, one after another, each in a process of its own.
+"""All measurements beside the peers, one after another, each in a separate process.
 
     python plan.py [prepare] [measure] [memory] [clean] [--shape NAME] [--precision P]
 
-prepare  makes checkpoints and what the peers compute with, and checks all answers: an hour or more,
-         on a machine that may be busy
-measure  takes `--minutes` of a quiet machine; records of today stay as they are, so that it goes
-         on where it stopped (`--again` measures anew)
-memory   resident memory of ours; the machine may be busy
+prepare  creates checkpoints and what the peers compute with, and checks all results: an hour or
+         more, on a machine that may be busy
+measure  takes `--minutes` of a quiet machine; records of today are kept, so that it continues where
+         it stopped (`--again` measures them again)
+memory   resident memory of our engine; the machine may be busy
 clean    deletes what the peers compute with
 """
 
@@ -38,7 +38,7 @@ Entry = collections.namedtuple("Entry", "name shape precision kind weight")
 
 
 def entries():
-    """In the order in which they are measured. Weights are seconds that it takes, more or less."""
+    """In the order in which they are measured. Weights are rough durations in seconds."""
     cost = {"bge-m3": 1, "bge-reranker-base": 0.28, "gte-multilingual-base": 0.37}
     cost |= {"gte-modernbert-base": 0.36, "Qwen3-Embedding-0.6B": 1.46, "gte-large-zh": 1}
     seconds = {"f32": 200, "bf16": 90, "int8": 70}
@@ -66,7 +66,7 @@ def speed(entry, checkpoint):
 
 
 def prepare(entry, checkpoint):
-    # One thread: on a busy machine those that wait for each other take many times as long.
+    # With one thread: on a busy machine, threads that wait for each other take many times as long.
     if entry.kind == "rerank":
         rerank.prepare(checkpoint, entry.precision, threads=1)
     elif entry.kind == "prefix":
@@ -93,7 +93,7 @@ def make(entry, a):
 
 
 def alone(entry, step, seconds, a):
-    """One step of one entry, in a process of its own: memory is free behind it."""
+    """One step of one entry, in a separate process, so that its memory is free afterwards."""
     command = [sys.executable, os.path.abspath(__file__), step, "--one", entry.name]
     command += ["--seconds", f"{seconds:.0f}", "--threads", str(a.threads)]
     command += ["--models", a.models, "--out", a.out]
@@ -105,7 +105,7 @@ def alone(entry, step, seconds, a):
 
 
 def measured(wanted, a):
-    """Whether all were measured. Time that one entry leaves is the others'."""
+    """Returns whether all were measured. Time that one entry does not use goes to the others."""
     left = [e for e in wanted if a.again or not os.path.exists(record.path(a.out, e.name))]
     expected = sum(e.weight for e in left) / 60
     minutes = min(a.minutes, 1.5 * expected)
@@ -126,15 +126,15 @@ def clean(wanted, a):
 def options():
     p = argparse.ArgumentParser()
     p.add_argument("steps", nargs="*", default=["prepare", "measure", "memory"])
-    p.add_argument("--shape", help="one of them; default: the five of the goals")
+    p.add_argument("--shape", help="one of the shapes (default: the five of the goals)")
     p.add_argument("--precision", choices=PRECISIONS)
     p.add_argument("--kind", choices=["speed", "long", "rerank", "prefix", "memory"])
-    p.add_argument("--minutes", type=float, default=33, help="of the measurement")
+    p.add_argument("--minutes", type=float, default=33, help="duration of the measurement")
     p.add_argument("--threads", type=int, default=2)
     p.add_argument("--models", default=os.path.join(ROOT, "target/models"))
     p.add_argument("--out", default=record.OUT)
-    p.add_argument("--again", action="store_true", help="measure what was measured today too")
-    p.add_argument("--tiny", action="store_true", help="make tiny models, to try the benchmark")
+    p.add_argument("--again", action="store_true", help="also repeat what was measured today")
+    p.add_argument("--tiny", action="store_true", help="create tiny models, to try the benchmark")
     p.add_argument("--one", help=argparse.SUPPRESS)
     p.add_argument("--seconds", type=float, default=60, help=argparse.SUPPRESS)
     return p.parse_args()
@@ -172,7 +172,7 @@ def main():
         elif step == "clean":
             clean(wanted, a)
         else:
-            raise SystemExit(f"{step}: no such step; prepare, measure, memory, clean")
+            raise SystemExit(f"{step}: unknown step, expected prepare, measure, memory or clean")
     sys.exit(not good)
 
 

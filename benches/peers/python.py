@@ -1,10 +1,12 @@
-"""gte in Python against sentence-transformers on the same weights, threads and texts, in turn; and gte in Python against the engine alone.
+"""Compares gte in Python with sentence-transformers, with the same weights, threads and texts, in
+turn; and gte in Python with the engine alone.
 
     python python.py MODEL_DIR [--threads 2] [--rounds 7] [--out benches/record]
 
-`encode` of 1,000 English sentences of mixed lengths: ratio of the times in each round, median over the rounds, after the vectors were
-compared. `embed` of 10,000 short texts: the share that Python adds to the time of the Rust engine (`benches --bin texts`) on the same texts.
-Needs the module gte in this interpreter, and the benches built. Writes OUT/MACHINE/python-DATE.txt.
+`encode` of 1,000 English sentences of mixed lengths: the ratio of the times in each round, and the
+median over the rounds, after the vectors were compared. `embed` of 10,000 short texts: the share
+that Python adds to the time of the Rust engine (`benches --bin texts`) with the same texts. Needs
+the module gte in this interpreter, and the benchmarks built. Writes OUT/MACHINE/python-DATE.txt.
 """
 
 import argparse

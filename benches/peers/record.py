@@ -1,4 +1,4 @@
-"""What was measured, in benches/record/MACHINE/DATE-NAME.txt, .csv and .svg."""
+"""The results of a measurement, in benches/record/MACHINE/DATE-NAME.txt, .csv and .svg."""
 
 import csv
 import datetime
@@ -23,7 +23,7 @@ def said(command):
 
 
 def path(out, name):
-    """Of the record's text. The date in it is today's."""
+    """Parses the text of a record. The date in it is today's."""
     return os.path.join(out, machine()[0], f"{datetime.date.today()}-{name}.txt")
 
 
@@ -38,7 +38,7 @@ def write(out, name, title, lines, rows):
             writer.writerows(rows)
     if rows and "tokens_per_second" in rows[0]:
         plot(rows, title, file.removesuffix(".txt") + ".svg")
-    # The text comes last: it says that the measurement is whole.
+    # The text is written last: it shows that the measurement is complete.
     with open(file, "w", encoding="utf8") as f:
         versions = ", ".join(f"{p} {v}" for p, v in installed())
         f.write("\n".join([f"{title}, commit {commit}", versions, "", *lines, ""]))

@@ -1,5 +1,5 @@
-"""One query against 50 passages of 200 tokens, from texts to scores: ours against the CrossEncoder
-of sentence-transformers on PyTorch, ONNX Runtime and OpenVINO.
+"""One query and 50 passages of 200 tokens, from texts to scores: our engine and the CrossEncoder of
+sentence-transformers with PyTorch, ONNX Runtime and OpenVINO.
 """
 
 import os
@@ -16,12 +16,12 @@ from ours import ROOT, Ours
 from turns import Turns
 
 PASSAGES, TOKENS, QUERY = 50, 200, 16
-BATCHES, CHECKED = (1, 4, 16), 16  # sizes of the CrossEncoder's batches, tried on so many passages
+BATCHES, CHECKED = (1, 4, 16), 16  # batch sizes of the CrossEncoder, and the number of passages to try them on
 WORKLOAD = "rerank1x50x200"
 
 
 def words(checkpoint, tokens, seed):
-    """A text of so many tokens, by the model's tokenizer, without special tokens."""
+    """A text with this many tokens, by the model's tokenizer, without special tokens."""
     from tokenizers import Tokenizer
 
     sys.path.insert(0, os.path.join(ROOT, "gte-core/tests"))
@@ -44,10 +44,10 @@ def question(checkpoint):
 
 
 class CrossEncoder:
-    """The CrossEncoder of sentence-transformers on one of peers.py's engines. Its own back ends for
-    ONNX Runtime and OpenVINO want an older transformers than itself (optimum-onnx 0.1.0,
-    optimum-intel 2.2.0), so the engine is put in the place of its model's forward pass; texts,
-    batches and padding stay its own.
+    """The CrossEncoder of sentence-transformers with one of the engines in peers.py. Its own
+    backends for ONNX Runtime and OpenVINO need an older transformers than sentence-transformers
+    does (optimum-onnx 0.1.0, optimum-intel 2.2.0), so the engine replaces the forward pass of its
+    model. Texts, batches and padding stay its own.
     """
 
     def __init__(self, name, checkpoint, threads):
@@ -89,7 +89,7 @@ def names(precision):
 
 
 def prepare(checkpoint, precision, threads):
-    """How well answers agree with PyTorch's in f32, and the best batch size of each peer."""
+    """The agreement of the results with PyTorch's in f32, and the best batch size of each peer."""
     query, passages = question(checkpoint)
     found, path = Found(checkpoint), checkpoint.own("expected-rerank.npy")
     if not os.path.exists(path):

@@ -1,8 +1,8 @@
-"""Ours against itself, and its memory.
+"""Compares our engine with itself, and measures its memory.
 
-prefix  50 passages of 200 tokens by Qwen3-Reranker, as token ids: with what all pairs begin with
-        computed once, against without. There is no switch: where no two pairs begin with the same
-        token, nothing is shared, and every length and batch stays as it is
+prefix  50 passages of 200 tokens with Qwen3-Reranker, as token ids: with the common beginning of
+        all pairs computed once, and without. There is no switch: if no two pairs begin with the
+        same token, nothing is shared, and every length and batch stays the same
 memory  after a text of 128 tokens, and after one of 8,192
 """
 
@@ -18,9 +18,9 @@ from ours import Ours
 from rerank import PASSAGES, QUERY, TOKENS
 from turns import Turns
 
-# Tokens of Qwen3-Reranker's own text around a pair, counted by hand by the rules of its tokenizer:
-# the system's line, the instruction and their marks before the query, then 3 before the passage,
-# and 9 behind it.
+# Number of tokens in Qwen3-Reranker's own text around a pair, counted by hand by the rules of its
+# tokenizer: the system's line, the instruction and their marks before the query, then 3 before the
+# passage, and 9 after it.
 BEFORE, BETWEEN, BEHIND = 62, 3, 9
 
 
@@ -30,7 +30,8 @@ def finish(checkpoint, precision, threads, name, out, lines, rows):
 
 
 def pairs(checkpoint):
-    """Pairs that begin with the same tokens, and the same with a first token of their own."""
+    """Pairs that begin with the same tokens, and the same pairs with a different first token each.
+    """
     vocab = checkpoint.vocab
     rng = np.random.default_rng(5)
     draw = lambda n: rng.integers(vocab // 4, vocab - 200, n).astype(np.int64)
@@ -43,7 +44,7 @@ def pairs(checkpoint):
 
 
 def yes_less_no(checkpoint, texts, threads):
-    """PyTorch's logit of yes less that of no, of each text alone; computed once."""
+    """PyTorch's logit of yes minus that of no, for each text alone; computed once."""
     path = checkpoint.own("expected-prefix.npy")
     if os.path.exists(path):
         return np.load(path)
@@ -98,7 +99,7 @@ def prefix(checkpoint, precision, threads, seconds, name, out):
 
 
 def memory(checkpoint, precision, threads, seconds, name, out):
-    """Of a process that holds nothing else; `seconds` do not matter."""
+    """Memory of a process that does nothing else. `seconds` has no effect."""
     longest = min(8192, checkpoint.config["max_position_embeddings"] - 2)
     lengths = {"short": 128, "long": 8192 if longest >= 8190 else longest}
     texts = {key: checkpoint.ids([n]) for key, n in lengths.items()}

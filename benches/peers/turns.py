@@ -1,22 +1,23 @@
-"""Engines in turn (A B C A B C …), within a time."""
+"""Runs engines in turn (A B C A B C …), within a time limit."""
 
 import statistics
 import time
 
-PAUSE = 0.1  # seconds before each measurement: idle threads of the engine before it spin a while
-SLOW = 1.6  # a peer that takes so many times the best peer's time is measured once only
+PAUSE = 0.1  # seconds before each measurement, because idle threads of the previous engine spin for a while
+SLOW = 1.6  # a peer slower than the best one by this factor is measured only once
 LEAST, MOST = 2, 7  # rounds
 
 
 class Turns:
-    """Seconds of `ours` and of each of `peers`, functions that compute a workload and give their
-    seconds, in `rounds` of each. A ratio is taken in every round, between neighbours in time, and
-    the median over the rounds counts, so that a machine whose speed drifts does not decide.
+    """Seconds of `ours` and of each of `peers`, which are functions that compute a workload and
+    return their seconds, over several rounds. A ratio is computed in every round, between
+    neighbours in time, and the median over the rounds counts, so that a machine whose speed drifts
+    does not decide.
     """
 
     def __init__(self, ours, peers, seconds, repeats=1, known=None, warm=False):
-        """`known` has seconds of peers that have computed the workload already; `warm` says that
-        the first round counts, as it may where a pass takes long.
+        """`known` has the seconds of peers that have already computed the workload. `warm` says
+        that the first round counts, which it may if a pass takes long.
         """
         self.engines, self.repeats = {"gte": ours, **peers}, repeats
         end = time.perf_counter() + seconds
@@ -27,7 +28,7 @@ class Turns:
         kept = list(self.engines) if warm else self.slow
         self.seconds = {name: [first[name]] if name in kept else [] for name in self.engines}
         self.rounds, longest = int(warm), 0.0
-        least = LEAST if seconds > 0 else 1  # what came before took too long
+        least = LEAST if seconds > 0 else 1  # earlier entries took too long
         while self.rounds < MOST:
             started = time.perf_counter()
             if self.rounds >= least and started + longest > end:
@@ -64,7 +65,7 @@ class Turns:
         return statistics.median(theirs / ours for theirs, ours in pairs)
 
     def quiet(self, name):
-        """The same of the best times, which is what a quiet machine would show."""
+        """The same with the best times, which is what a quiet machine would show."""
         return min(self.seconds[name]) / min(self.seconds["gte"])
 
     def row(self, name):
