@@ -1,9 +1,12 @@
 """gte on the real MiniLM weights: numbers, arguments, behaviour."""
 
+import importlib.metadata
 import json
 import multiprocessing
 import os
+import pathlib
 import pickle
+import re
 import signal
 import subprocess
 import sys
@@ -330,3 +333,11 @@ def test_what_a_decoders_token_sees():
     causal, full = (gte.Embedder(FAMILIES / "qwen2-causal", precision="f32", threads=2, causal=causal).embed(texts) for causal in (True, False))
     np.testing.assert_array_equal(said, causal)
     assert np.abs(full - causal).max() > 1e-3
+
+
+def test_the_distribution_has_the_name_that_is_ours():
+    assert importlib.metadata.version("gte-embed") == gte.__version__
+    extras = importlib.metadata.metadata("gte-embed").get_all("Provides-Extra")
+    for file in pathlib.Path(gte.__file__).parent.glob("*.py"):
+        for name, extra in re.findall(r"pip install ([\w-]+)\[([\w-]+)\]", file.read_text(encoding="utf8").replace("\n", " ")):
+            assert name == "gte-embed" and extra in extras, f"{file.name}: {name}[{extra}]"

@@ -1,6 +1,6 @@
 """LangChain's ``Embeddings``: ``GteEmbeddings("thenlper/gte-large-zh")``; its
 ``BaseDocumentCompressor``: ``GteReranker("BAAI/bge-reranker-v2-m3")``; its ``BaseCrossEncoder``:
-``GteCrossEncoder``. Needs ``pip install gte-py[langchain]``.
+``GteCrossEncoder``. Needs ``pip install gte-embed[langchain]``.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """LlamaIndex's ``BaseEmbedding``: ``GteEmbedding("thenlper/gte-large-zh")``, and its
 ``BaseNodePostprocessor``: ``GteRerank(model="BAAI/bge-reranker-v2-m3")``. Needs ``pip install
-gte-py[llama-index]``.
+gte-embed[llama-index]``.
 """
 
 from __future__ import annotations

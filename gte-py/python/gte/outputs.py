@@ -77,7 +77,7 @@ class SparseEmbeddings:
         try:
             from scipy.sparse import csr_array
         except ImportError:
-            raise ImportError("to_scipy needs scipy: pip install gte-py[scipy]") from None
+            raise ImportError("to_scipy needs scipy: pip install gte-embed[scipy]") from None
         return csr_array((self.weights, self.ids.view(np.int32), self.indptr), shape=(len(self), self.vocab))
 
     def to_arrow(self) -> Any:
@@ -200,5 +200,5 @@ def _pyarrow(what: str) -> Any:
     try:
         import pyarrow
     except ImportError:
-        raise ImportError(f"{what} needs pyarrow: pip install gte-py[parquet]") from None
+        raise ImportError(f"{what} needs pyarrow: pip install gte-embed[parquet]") from None
     return pyarrow

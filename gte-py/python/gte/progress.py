@@ -32,7 +32,7 @@ class Bar:
                 from tqdm.auto import tqdm
             except ImportError:
                 if progress is True:
-                    raise ImportError("progress=True needs tqdm: pip install gte-py[progress]") from None
+                    raise ImportError("progress=True needs tqdm: pip install gte-embed[progress]") from None
             else:
                 self._bar = tqdm(total=total, unit="text")
 
