@@ -8,7 +8,6 @@ use std::sync::{Arc, OnceLock, PoisonError};
 use axum_server::tls_rustls::RustlsConfig;
 use gte_server::config::Config;
 use gte_server::routes::Service;
-use tokio::signal::unix::{SignalKind, signal};
 
 fn main() -> ExitCode {
     match start() {
@@ -53,10 +52,11 @@ fn run(config: Config) -> Result<(), String> {
             let server = axum_server::from_tcp(listener).map_err(|e| e.to_string())?;
             tokio::spawn(server.serve(router.into_make_service()));
         }
-        let mut hangup = signal(SignalKind::hangup()).map_err(|e| e.to_string())?;
+        let mut hangup = Signal::hangup()?;
         let (reloaded, certificate) = (service.clone(), tls.clone());
         tokio::spawn(async move {
-            while hangup.recv().await.is_some() {
+            loop {
+                hangup.recv().await;
                 reload(&reloaded, certificate.as_ref()).await;
             }
         });
@@ -68,11 +68,11 @@ fn run(config: Config) -> Result<(), String> {
             .spawn(move || loaded.send(gte_server::load_others(&loading)))
             .map_err(|e| format!("cannot start a thread to load models: {e}"))?;
         let refused = Arc::new(OnceLock::new());
-        let mut terminate = signal(SignalKind::terminate()).map_err(|e| e.to_string())?;
+        let mut terminate = Signal::terminate()?;
         let reason = refused.clone();
         let shutdown = async move {
             tokio::select! {
-                _ = terminate.recv() => {}
+                () = terminate.recv() => {}
                 _ = tokio::signal::ctrl_c() => {}
                 // A server that cannot load all of its models ends.
                 Ok(Err(e)) = others => drop(reason.set(e)),
@@ -81,6 +81,46 @@ fn run(config: Config) -> Result<(), String> {
         gte_server::serve(listener, service, tls, shutdown).await.map_err(|e| e.to_string())?;
         refused.get().map_or(Ok(()), |reason| Err(reason.clone()))
     })
+}
+
+/// A Unix signal. On other systems it never arrives: ctrl-c ends the server, and the files that
+/// SIGHUP would reload are read at the start only.
+struct Signal(#[cfg(unix)] tokio::signal::unix::Signal);
+
+#[cfg(unix)]
+impl Signal {
+    fn hangup() -> Result<Self, String> {
+        Self::of(tokio::signal::unix::SignalKind::hangup())
+    }
+
+    fn terminate() -> Result<Self, String> {
+        Self::of(tokio::signal::unix::SignalKind::terminate())
+    }
+
+    fn of(kind: tokio::signal::unix::SignalKind) -> Result<Self, String> {
+        tokio::signal::unix::signal(kind).map(Self).map_err(|e| e.to_string())
+    }
+
+    async fn recv(&mut self) {
+        if self.0.recv().await.is_none() {
+            std::future::pending().await
+        }
+    }
+}
+
+#[cfg(not(unix))]
+impl Signal {
+    fn hangup() -> Result<Self, String> {
+        Ok(Self())
+    }
+
+    fn terminate() -> Result<Self, String> {
+        Ok(Self())
+    }
+
+    async fn recv(&mut self) {
+        std::future::pending().await
+    }
 }
 
 /// Reads the API keys and the certificate again. If one of them cannot be read, the old one stays

@@ -4,8 +4,7 @@
 use std::cell::RefCell;
 use std::sync::atomic::AtomicU64;
 
-use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
+use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -199,7 +198,8 @@ impl Metrics {
 
     fn registered(&self) -> Registry {
         let mut registry = Registry::default();
-        registry.register_collector(Box::new(Process));
+        #[cfg(target_os = "linux")]
+        registry.register_collector(Box::new(process::Process));
         let r = registry.sub_registry_with_prefix("gte");
         r.register("requests", "Requests by route, status and model", self.requests.clone());
         let mut time = |name, help, metric: &ByModel<Histogram>| {
@@ -295,45 +295,58 @@ pub(crate) fn note_model(name: &str) {
     let _ = MODEL.try_with(|model| name.clone_into(&mut model.borrow_mut()));
 }
 
-/// Metrics of the process, read from the system whenever the metrics are requested.
-#[derive(Debug)]
-struct Process;
+/// What `/proc` says, which only Linux has: on other systems these metrics do not exist.
+#[cfg(target_os = "linux")]
+mod process {
+    use std::sync::atomic::AtomicU64;
 
-impl Collector for Process {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-        // Without /proc these metrics do not exist.
-        let Ok(stat) =
-            procfs::process::Process::myself().and_then(|process| process.stat().map(|stat| (process, stat)))
-        else {
-            return Ok(());
-        };
-        let (process, stat) = stat;
-        let ticks = procfs::ticks_per_second() as f64;
-        let cpu = Counter::<f64, AtomicU64>::default();
-        cpu.inc_by((stat.utime + stat.stime) as f64 / ticks);
-        let name = "process_cpu";
-        cpu.encode(encoder.encode_descriptor(
-            name,
-            "CPU time of this process",
-            Some(&Unit::Seconds),
-            cpu.metric_type(),
-        )?)?;
-        let mut gauge = |name, help, unit: Option<&Unit>, value: f64| {
-            let gauge = FloatGauge::default();
-            gauge.set(value);
-            gauge.encode(encoder.encode_descriptor(name, help, unit, gauge.metric_type())?)
-        };
-        let resident = stat.rss * procfs::page_size();
-        gauge("process_resident_memory", "Resident memory", Some(&Unit::Bytes), resident as f64)?;
-        gauge("process_virtual_memory", "Virtual memory", Some(&Unit::Bytes), stat.vsize as f64)?;
-        if let Ok(count) = process.fd_count() {
-            gauge("process_open_fds", "Open files and sockets", None, count as f64)?;
+    use prometheus_client::collector::Collector;
+    use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+    use prometheus_client::metrics::counter::Counter;
+    use prometheus_client::registry::Unit;
+
+    use super::FloatGauge;
+
+    /// Metrics of the process, read from the system whenever the metrics are requested.
+    #[derive(Debug)]
+    pub(super) struct Process;
+
+    impl Collector for Process {
+        fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+            // Without /proc these metrics do not exist.
+            let Ok(stat) =
+                procfs::process::Process::myself().and_then(|process| process.stat().map(|stat| (process, stat)))
+            else {
+                return Ok(());
+            };
+            let (process, stat) = stat;
+            let ticks = procfs::ticks_per_second() as f64;
+            let cpu = Counter::<f64, AtomicU64>::default();
+            cpu.inc_by((stat.utime + stat.stime) as f64 / ticks);
+            let name = "process_cpu";
+            cpu.encode(encoder.encode_descriptor(
+                name,
+                "CPU time of this process",
+                Some(&Unit::Seconds),
+                cpu.metric_type(),
+            )?)?;
+            let mut gauge = |name, help, unit: Option<&Unit>, value: f64| {
+                let gauge = FloatGauge::default();
+                gauge.set(value);
+                gauge.encode(encoder.encode_descriptor(name, help, unit, gauge.metric_type())?)
+            };
+            let resident = stat.rss * procfs::page_size();
+            gauge("process_resident_memory", "Resident memory", Some(&Unit::Bytes), resident as f64)?;
+            gauge("process_virtual_memory", "Virtual memory", Some(&Unit::Bytes), stat.vsize as f64)?;
+            if let Ok(count) = process.fd_count() {
+                gauge("process_open_fds", "Open files and sockets", None, count as f64)?;
+            }
+            gauge("process_threads", "Threads", None, stat.num_threads as f64)?;
+            if let Ok(boot) = procfs::boot_time_secs() {
+                let start = boot as f64 + stat.starttime as f64 / ticks;
+                gauge("process_start_time", "Start time in seconds since 1970", Some(&Unit::Seconds), start)?;
+            }
+            Ok(())
         }
-        gauge("process_threads", "Threads", None, stat.num_threads as f64)?;
-        if let Ok(boot) = procfs::boot_time_secs() {
-            let start = boot as f64 + stat.starttime as f64 / ticks;
-            gauge("process_start_time", "Start time in seconds since 1970", Some(&Unit::Seconds), start)?;
-        }
-        Ok(())
     }
 }
