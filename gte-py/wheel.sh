@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# The wheel of the Python module for this machine's architecture, for any Linux with glibc 2.28 (manylinux_2_28), below
-# target/wheels-release; then installed beside nothing but its dependencies, and used. Elsewhere than on Linux the wheel is
-# for this system. maturin and zig, which links against the old glibc, come from PyPI.
+# The wheel of the Python module for this machine's architecture, for any Linux with glibc 2.28
+# (manylinux_2_28), below target/wheels-release; then installed beside nothing but its
+# dependencies, and used. Elsewhere than on Linux the wheel is for this system. maturin and zig,
+# which links against the old glibc, come from PyPI.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 venv=target/venv-wheel out=target/wheels-release

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::io::Write;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 use gte_core::{Budget, Builder, Door, Embedder, Pooling, Precision};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
@@ -60,14 +60,14 @@ impl Model {
     pub fn open<D: Door + std::fmt::Debug>(&self) -> gte_core::Result<D> {
         let bars = MultiProgress::new();
         let by_file: Mutex<HashMap<String, ProgressBar>> = Mutex::default();
-        let mut builder = Builder::<D>::new(&self.model).precision(self.precision).progress(Arc::new(move |p| {
+        let mut builder = Builder::<D>::new(&self.model).precision(self.precision).progress(move |p| {
             let mut by_file = by_file.lock().unwrap_or_else(PoisonError::into_inner);
             let bar = by_file.entry(p.file.to_owned()).or_insert_with(|| bars.add(bytes_bar(p.total, p.file)));
             bar.set_position(p.done);
             if p.done == p.total {
                 bar.finish();
             }
-        }));
+        });
         if let Some(threads) = self.threads {
             builder = builder.threads(threads);
         }

@@ -21,6 +21,7 @@ const MIN_SHARED: usize = 8;
 
 /// What [`Engine::compute`] computes, and how it fits among other passes.
 #[derive(Clone, Copy)]
+#[non_exhaustive]
 pub struct Work<'a> {
     /// The outputs of each text.
     pub outputs: Outputs,
@@ -35,15 +36,56 @@ pub struct Work<'a> {
     pub pause: &'a (dyn Fn(&Pause<'_>) + Sync),
 }
 
-impl Work<'_> {
+impl<'a> Work<'a> {
     /// A vector per text, or a classifier's logits, in its turn and without pauses.
     pub const DENSE: Self = Self { outputs: Outputs::DENSE, prefix: None, inside: None, pause: &|_| () };
+
+    /// The same, with these outputs of each text.
+    #[must_use]
+    pub fn with_outputs(self, outputs: Outputs) -> Self {
+        Self { outputs, ..self }
+    }
+
+    /// The same, of texts that begin with these tokens.
+    #[must_use]
+    pub fn with_prefix(self, prefix: impl Into<Option<&'a SharedPrefix>>) -> Self {
+        Self { prefix: prefix.into(), ..self }
+    }
+
+    /// The same, while this pass pauses.
+    #[must_use]
+    pub fn inside(self, pause: impl Into<Option<&'a Pause<'a>>>) -> Self {
+        Self { inside: pause.into(), ..self }
+    }
+
+    /// The same, calling this between two layers.
+    #[must_use]
+    pub fn with_pause(self, pause: &'a (dyn Fn(&Pause<'_>) + Sync)) -> Self {
+        Self { pause, ..self }
+    }
+}
+
+impl std::fmt::Debug for Work<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (prefix, inside) = (self.prefix.is_some(), self.inside.is_some());
+        f.debug_struct("Work")
+            .field("outputs", &self.outputs)
+            .field("prefix", &prefix)
+            .field("inside", &inside)
+            .finish_non_exhaustive()
+    }
 }
 
 /// A forward pass that has paused between two layers.
 pub struct Pause<'a> {
     engine: &'a Engine,
     layers: usize, // finished layers
+}
+
+impl std::fmt::Debug for Pause<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Pause({} after {} layers)", self.engine.name, self.layers)
+    }
 }
 
 impl Pause<'_> {
@@ -57,6 +99,12 @@ impl Pause<'_> {
 pub struct SharedPrefix {
     tokens: usize,
     computed: Shared,
+}
+
+impl std::fmt::Debug for SharedPrefix {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "SharedPrefix({} tokens)", self.tokens)
+    }
 }
 
 impl Engine {
@@ -321,11 +369,5 @@ impl Engine {
         let states = outputs.states.then_some(self.config.hidden);
         let states = states.map(|dim| MultiVectors::of_rows(made.iter().map(|text| &text.states[..]), dim));
         Ok(AllEmbeddings { dense: dense.transpose()?, sparse, colbert, states })
-    }
-
-    /// The hidden states of the texts of `batch`, which is computed in one piece: (tokens ×
-    /// hidden).
-    pub(crate) fn hidden(&self, batch: &PackedBatch, out: &mut [f32]) -> Result<()> {
-        self.in_turn(None, |_| self.forward.pass.hidden(batch, out, &|| ()))
     }
 }

@@ -81,6 +81,9 @@ pub struct ModelConfig {
     pub pooling_source: String,
     /// The texts that the model expects before other texts, by name.
     pub prompts: Prompts,
+    /// Whether the model's own files ask for vectors of unit length. An [`Embedder`](crate::Embedder)
+    /// gives such in any case, which changes no cosine.
+    pub normalizes: bool,
     /// Whether the tokens of a prompt are part of a mean.
     pub(crate) include_prompt: bool,
     /// The layers after pooling.
@@ -135,6 +138,7 @@ impl ModelConfig {
         config.max_length = max_length(&own, modules.as_ref(), config.max_positions, wishes)?;
         if let Some(modules) = modules {
             config.prompts = Prompts::new(modules.prompts, modules.default_prompt)?;
+            config.normalizes = modules.normalize;
             config.include_prompt = modules.pooling.as_ref().is_none_or(|pooling| pooling.include_prompt);
             let first = modules.dense.first().map(|dense| (dense.folder.clone(), dense.inputs));
             if let Some((folder, inputs)) = first.filter(|&(_, inputs)| inputs != config.hidden) {
@@ -154,7 +158,6 @@ impl ModelConfig {
             config.prompts = known_prompts(files.name(), config.prompts)?;
         }
         config.transformer = transformer;
-        tracing::info!(model = files.name(), pooling = %config.pooling, from = config.pooling_source, "pooling");
         Ok(config)
     }
 
@@ -202,6 +205,7 @@ impl ModelConfig {
             pooling_source,
             labels: label_names(json),
             prompts: Prompts::default(),
+            normalizes: false,
             include_prompt: true,
             dense: Vec::new(),
             logit_score,

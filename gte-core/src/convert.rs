@@ -60,6 +60,16 @@ const OF_MODULE: [&str; 3] = ["config.json", "model.safetensors", "pytorch_model
 /// `out` also gets all other files that the engine reads, and the pooling that the model has by its
 /// name, so that the directory can have any name.
 ///
+/// ```
+/// use gte_core::{Embedder, ModelFiles, convert_to_int8};
+///
+/// let folder = tempfile::tempdir().expect("a temporary directory");
+/// let out = folder.path().join("model-int8");
+/// convert_to_int8(&ModelFiles::bundled(), &out)?;
+/// assert_eq!(Embedder::from_dir(&out)?.dim(), 384);
+/// # Ok::<(), gte_core::Error>(())
+/// ```
+///
 /// # Errors
 /// [`Error::InvalidOption`] if `out` is not empty; [`Error::Io`] if it cannot be written, in which
 /// case there is no `model.safetensors`; errors about the model itself as in

@@ -7,6 +7,14 @@ use crate::kernels::{Format, Isa, Kernels};
 
 /// Where the forward pass runs. Every build knows every device by name; loading a model on one that
 /// the build lacks is an error, which names the feature that adds it.
+///
+/// ```
+/// use gte_core::Device;
+///
+/// assert_eq!("cuda:1".parse::<Device>()?, Device::Cuda(1));
+/// assert_eq!(Device::default().to_string(), "cpu");
+/// # Ok::<(), gte_core::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Device {
@@ -221,7 +229,7 @@ mod tests {
             kernels(None, &Env { lookup: &lookup }).map(|kernels| kernels.isa)
         };
         let here: Vec<Isa> = Kernels::available().map(|kernels| kernels.isa).collect();
-        for isa in Isa::ALL {
+        for &isa in Isa::ALL {
             assert_eq!(Isa::from_name(isa.name()), Some(isa));
             match with(isa.name()) {
                 Ok(found) => assert!(found == isa && here.contains(&isa), "{isa} gave {found}"),

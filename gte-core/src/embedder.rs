@@ -1,8 +1,6 @@
 //! `Embedder`: text in, unit vectors out.
 
-use ndarray::Array2;
-
-use crate::batch::{Budget, PackedBatch, Sequence};
+use crate::batch::{Budget, Sequence};
 use crate::compute::Work;
 use crate::config::ModelConfig;
 use crate::device::Precision;
@@ -26,13 +24,11 @@ use crate::windows::{WindowedEmbedding, Windows};
 /// any order, with any number of threads.
 ///
 /// ```
-/// # #[cfg(feature = "bundled")] {
 /// use gte_core::Embedder;
 ///
 /// let embedder = Embedder::bundled()?;
 /// let vectors = embedder.embed(&["怎么退货？", "How do I return it?"])?;
 /// assert_eq!((vectors.len(), vectors.dim()), (2, embedder.dim()));
-/// # }
 /// # Ok::<(), gte_core::Error>(())
 /// ```
 pub struct Embedder {
@@ -50,7 +46,17 @@ impl sealed::Open for Embedder {
 }
 
 /// How [`Embedder::embed_with`] computes vectors. The default follows the model's files.
+///
+/// ```
+/// use gte_core::{EmbedOptions, Embedder, Prompt};
+///
+/// let options = EmbedOptions::default().with_prompt(Prompt::Text("query: ")).with_dimensions(128);
+/// let vectors = Embedder::bundled()?.embed_with(&["怎么退货？"], &options)?;
+/// assert_eq!(vectors.dim(), 128);
+/// # Ok::<(), gte_core::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default)]
+#[non_exhaustive]
 pub struct EmbedOptions<'a> {
     /// The prompt before each text. Default: the model's own default prompt, if it has one.
     pub prompt: Prompt<'a>,
@@ -60,6 +66,26 @@ pub struct EmbedOptions<'a> {
     /// Number of values per vector: only the first values are kept, scaled to unit length again.
     /// Default: all of them.
     pub dimensions: Option<usize>,
+}
+
+impl<'a> EmbedOptions<'a> {
+    /// The same, with this prompt before each text.
+    #[must_use]
+    pub fn with_prompt(self, prompt: Prompt<'a>) -> Self {
+        Self { prompt, ..self }
+    }
+
+    /// The same, with texts cut at this side; `None`: as the model's files say.
+    #[must_use]
+    pub fn with_truncation_side(self, side: impl Into<Option<TruncationSide>>) -> Self {
+        Self { truncation_side: side.into(), ..self }
+    }
+
+    /// The same, with vectors of this many values; `None`: all that the model gives.
+    #[must_use]
+    pub fn with_dimensions(self, dimensions: impl Into<Option<usize>>) -> Self {
+        Self { dimensions: dimensions.into(), ..self }
+    }
 }
 
 impl Embedder {
@@ -219,25 +245,19 @@ impl Embedder {
         Embeddings::from_unit_rows(pooled, self.dim())
     }
 
-    /// The hidden state of every token of `batch` after the last layer, before pooling: (tokens ×
-    /// hidden), with the texts end to end. The batch is computed in one piece, whatever its size.
-    ///
-    /// # Errors
-    /// As [`embed_tokens`](Self::embed_tokens).
-    pub fn hidden_states(&self, batch: &PackedBatch) -> Result<Array2<f32>> {
-        for range in batch.ranges() {
-            self.engine.checked(&batch.ids()[range], &[])?;
-        }
-        let mut out = Array2::zeros((batch.tokens(), self.engine.config.hidden));
-        if let Some(values) = out.as_slice_mut().filter(|values| !values.is_empty()) {
-            self.engine.hidden(batch, values)?;
-        }
-        Ok(out)
-    }
-
     /// The vector of a text that may be longer than the model's limit, computed window by window,
     /// with the model's own default prompt. A text that fits into one window has the same vector as
     /// with [`embed`](Self::embed).
+    ///
+    /// ```
+    /// use gte_core::{Embedder, Windows};
+    ///
+    /// let embedder = Embedder::bundled()?;
+    /// let long = "七天之内可以退货。".repeat(100);
+    /// let vector = embedder.embed_windows(&long, &Windows::new(128).with_overlap(32))?;
+    /// assert!(vector.windows > 1 && vector.embedding.len() == embedder.dim());
+    /// # Ok::<(), gte_core::Error>(())
+    /// ```
     ///
     /// # Errors
     /// As [`embed`](Self::embed); [`Error::InvalidOption`] for windows that are impossible with
@@ -312,6 +332,7 @@ impl Embedder {
 
     /// Where the time of forward passes was spent since the model was loaded; only for
     /// [`Device::Cpu`](crate::Device::Cpu).
+    #[doc(hidden)]
     pub fn profile(&self) -> Profile {
         self.engine.profile()
     }
@@ -319,6 +340,7 @@ impl Embedder {
     /// The maximum number of multiply-adds per second of one thread of this CPU, with the
     /// instructions that the linear layers use, measured on registers alone in some tenths of a
     /// second. None if there is no such measurement.
+    #[doc(hidden)]
     pub fn peak(&self) -> Option<f64> {
         self.engine.kernels.peak(match self.engine.precision {
             Precision::Bf16 => Some(Format::Bf16),

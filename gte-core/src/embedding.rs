@@ -6,6 +6,20 @@ use crate::error::{Error, Result};
 
 /// Vectors of unit length, one per text. Because of their length, their dot product *is* their
 /// cosine.
+///
+/// ```
+/// use gte_core::Embeddings;
+///
+/// let vectors = Embeddings::from_unit_rows(vec![0.6, 0.8, 0.0, 1.0, 0.0, 0.0], 3)?;
+/// assert_eq!((vectors.len(), vectors.dim()), (2, 3));
+/// assert_eq!(vectors.get(1), Some(&[1.0, 0.0, 0.0][..]));
+///
+/// // Matryoshka, a quarter of the size, and a thirty-second of it.
+/// assert_eq!(vectors.truncate(2)?.dim(), 2);
+/// assert!((vectors.to_int8().dot(0, 1)? - 0.6).abs() < 0.01);
+/// assert_eq!(vectors.to_binary().hamming(0, 1)?, 1);
+/// # Ok::<(), gte_core::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct Embeddings {
     values: Vec<f32>, // (rows × dim)

@@ -21,6 +21,16 @@ use crate::weights::Weights;
 
 /// A loaded model of any task, as a scheduler of several models sees it. Every method takes `&self`
 /// and may be called from many threads at once.
+///
+/// ```
+/// use gte_core::{Embedder, Outputs, Work};
+///
+/// let embedder = Embedder::bundled()?;
+/// let tokens = embedder.tokenize(&["怎么退货？", "今天天气真好"])?;
+/// let made = embedder.engine().compute(&tokens, &Work::DENSE.with_outputs(Outputs::DENSE))?;
+/// assert_eq!((made.len(), made[0].dense.len()), (2, embedder.dim()));
+/// # Ok::<(), gte_core::Error>(())
+/// ```
 pub struct Engine {
     pub(crate) name: String,
     pub(crate) files: ModelFiles,
@@ -115,6 +125,13 @@ impl<B: Backend + 'static> Forward for Pass<B> {
 
     fn profile(&self) -> Profile {
         self.backend.profile()
+    }
+}
+
+impl std::fmt::Debug for Engine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let task = self.config.task.name();
+        write!(f, "Engine({}, {task}, {}, {})", self.name, self.precision, self.kernels.isa)
     }
 }
 

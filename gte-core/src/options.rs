@@ -1,6 +1,7 @@
 //! `Builder`: the settings for opening a model of any kind, and how a model is loaded with them.
 
 use std::marker::PhantomData;
+use std::sync::Arc;
 
 use crate::backend::cpu::Cpu;
 use crate::batch::Budget;
@@ -10,7 +11,7 @@ use crate::device::{Device, Precision, kernels, not_on, resolve};
 use crate::engine::{Engine, Heads, Pass, Turns};
 use crate::env::Env;
 use crate::error::{Error, Result};
-use crate::files::{HubOptions, ModelFiles, OnProgress};
+use crate::files::{HubOptions, ModelFiles, Progress};
 use crate::heads::{Classifier, Dense, Residual, Sparse};
 use crate::kernels::{Format, Isa};
 use crate::models::{HeadActivation, Pooling, Task};
@@ -22,6 +23,19 @@ use crate::weights::Weights;
 /// Settings for opening a model as a `D`: [`Embedder`](crate::Embedder),
 /// [`Reranker`](crate::Reranker) or [`SparseEmbedder`](crate::SparseEmbedder). Every setting has a
 /// sensible default.
+///
+/// ```
+/// use gte_core::{Builder, Embedder, ModelFiles, Precision};
+///
+/// // By name it is Builder::new("thenlper/gte-large-zh"), or Embedder::builder("…").
+/// let embedder: Embedder = Builder::from_files(ModelFiles::bundled())
+///     .precision(Precision::F32)
+///     .threads(2)
+///     .max_length(128)
+///     .build()?;
+/// assert_eq!((embedder.max_length(), embedder.threads()), (128, 2));
+/// # Ok::<(), gte_core::Error>(())
+/// ```
 #[must_use = "a builder does nothing until `build`"]
 pub struct Builder<D> {
     model: Model,
@@ -35,6 +49,20 @@ pub struct Builder<D> {
     budget: Budget,
     wishes: Wishes,
     door: PhantomData<fn() -> D>,
+}
+
+impl<D> std::fmt::Debug for Builder<D> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let model = match &self.model {
+            Model::Named(name) => name,
+            Model::Files(files) => files.name(),
+        };
+        f.debug_struct("Builder")
+            .field("model", &model)
+            .field("device", &self.device)
+            .field("precision", &self.precision)
+            .finish_non_exhaustive()
+    }
 }
 
 enum Model {
@@ -170,8 +198,8 @@ impl<D: Door> Builder<D> {
     }
 
     /// Called during downloads.
-    pub fn progress(mut self, progress: OnProgress) -> Self {
-        self.hub = self.hub.map(|hub| HubOptions { progress: Some(progress), ..hub });
+    pub fn progress(mut self, progress: impl Fn(Progress<'_>) + Send + Sync + 'static) -> Self {
+        self.hub = self.hub.map(|hub| HubOptions { progress: Some(Arc::new(progress)), ..hub });
         self
     }
 
@@ -228,7 +256,7 @@ impl<D: Door> Builder<D> {
         let heads = heads(&files, &config, &weights, &tokenizer)?;
         tracing::info!(
             model = files.name(), task = config.task.name(), dim = config.dim, layers = config.layers,
-            pooling = %config.pooling, %precision, isa = %kernels.isa, threads = threads.count(),
+            pooling = %config.pooling, pooling_from = config.pooling_source, %precision, isa = %kernels.isa, threads = threads.count(),
             max_length = config.max_length, "model loaded"
         );
         Ok(Engine {

@@ -5,7 +5,15 @@ use crate::embedding::Embeddings;
 use crate::error::{Error, Result};
 
 /// The outputs that are requested, or that a model has.
+///
+/// ```
+/// use gte_core::Outputs;
+///
+/// let outputs = Outputs::DENSE.with_sparse(true);
+/// assert!(outputs.dense && outputs.sparse && !outputs.colbert);
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub struct Outputs {
     /// A unit vector per text.
     pub dense: bool,
@@ -19,7 +27,34 @@ pub struct Outputs {
 
 impl Outputs {
     /// Only a vector per text.
-    pub const DENSE: Self = Self { dense: true, sparse: false, colbert: false, states: false };
+    pub const DENSE: Self = Self { dense: true, ..Self::NONE };
+
+    /// Nothing, which is where a selection begins.
+    pub const NONE: Self = Self { dense: false, sparse: false, colbert: false, states: false };
+
+    /// The same, with or without a vector per text.
+    #[must_use]
+    pub const fn with_dense(self, dense: bool) -> Self {
+        Self { dense, ..self }
+    }
+
+    /// The same, with or without weights of token ids.
+    #[must_use]
+    pub const fn with_sparse(self, sparse: bool) -> Self {
+        Self { sparse, ..self }
+    }
+
+    /// The same, with or without a vector per token.
+    #[must_use]
+    pub const fn with_colbert(self, colbert: bool) -> Self {
+        Self { colbert, ..self }
+    }
+
+    /// The same, with or without hidden states.
+    #[must_use]
+    pub const fn with_states(self, states: bool) -> Self {
+        Self { states, ..self }
+    }
 
     /// Whether only a vector per text is requested, which takes less work.
     pub fn dense_alone(self) -> bool {

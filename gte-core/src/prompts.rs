@@ -20,6 +20,16 @@ pub enum Prompt<'a> {
 }
 
 /// The prompts of a model by name, in the order of its files.
+///
+/// ```
+/// use gte_core::{Prompt, Prompts};
+///
+/// let prompts = Prompts::new(vec![("query".into(), "query: ".into())], Some("query".into()))?;
+/// assert_eq!(prompts.resolve(Prompt::Default)?, "query: ");
+/// assert_eq!(prompts.resolve(Prompt::None)?, "");
+/// assert!(prompts.resolve(Prompt::Named("passage")).is_err());
+/// # Ok::<(), gte_core::Error>(())
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Prompts {
     entries: Vec<(String, String)>,

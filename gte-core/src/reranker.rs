@@ -1,5 +1,7 @@
 //! `Reranker`: a query and documents in, a score per document out.
 
+use std::borrow::Cow;
+
 use rayon::prelude::*;
 
 use crate::batch::Sequence;
@@ -14,6 +16,7 @@ use crate::files::ModelFiles;
 use crate::kernels::Isa;
 use crate::options::{Builder, Door, sealed};
 use crate::profile::Profile;
+use crate::prompts::Prompt;
 use crate::similarity::Hit;
 use crate::template::Question;
 use crate::tokenizer::{Tokenizer, Tokens, TruncationSide};
@@ -22,9 +25,72 @@ use crate::tokenizer::{Tokenizer, Tokens, TruncationSide};
 /// that answers yes or no. Every method takes `&self` and may be called from many threads at once.
 ///
 /// A document's score is the same bit for bit, whether it is computed alone or with others.
+///
+/// ```
+/// use gte_core::Reranker;
+///
+/// // A tiny model of this crate's tests, with random weights. For production:
+/// // Reranker::from_hub("BAAI/bge-reranker-v2-m3")
+/// let model = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/families/xlmr-reranker");
+/// let reranker = Reranker::from_dir(model)?;
+/// let documents = ["七天之内可以退货。", "今天天气真好。"];
+/// let scores = reranker.scores("怎么退货？", &documents)?;
+/// assert!(scores.iter().all(|score| (0.0..=1.0).contains(score)));
+///
+/// let best = reranker.rank("怎么退货？", &documents)?[0];
+/// assert_eq!(best.score, scores[best.index]);
+/// # Ok::<(), gte_core::Error>(())
+/// ```
 pub struct Reranker {
     engine: Engine,
     question: Option<Question>, // for a language model
+}
+
+/// How the pairs of a call become tokens. The default is what the model's files say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PairOptions<'a> {
+    /// What a cross-encoder reads before the query; of a language model its instruction, as in
+    /// sentence-transformers. Default: the model's own default prompt, if it has one.
+    pub prompt: Prompt<'a>,
+    /// Tells a language model what an answer is, in place of `prompt`. A cross-encoder takes none.
+    pub instruction: Option<&'a str>,
+    /// Where a pair that is too long is cut. Default: as the model's files say, else at the end.
+    pub truncation_side: Option<TruncationSide>,
+}
+
+impl<'a> PairOptions<'a> {
+    /// The same, with this prompt.
+    #[must_use]
+    pub fn with_prompt(self, prompt: Prompt<'a>) -> Self {
+        Self { prompt, ..self }
+    }
+
+    /// The same, with this instruction; `None`: the model's own.
+    #[must_use]
+    pub fn with_instruction(self, instruction: impl Into<Option<&'a str>>) -> Self {
+        Self { instruction: instruction.into(), ..self }
+    }
+
+    /// The same, with pairs cut at this side; `None`: as the model's files say.
+    #[must_use]
+    pub fn with_truncation_side(self, side: impl Into<Option<TruncationSide>>) -> Self {
+        Self { truncation_side: side.into(), ..self }
+    }
+}
+
+/// [`PairOptions`], as a model takes them.
+struct Told<'a> {
+    before: &'a str,              // the query of a cross-encoder
+    instruction: Option<&'a str>, // of a language model, in place of its own
+    side: TruncationSide,
+}
+
+impl Told<'_> {
+    /// What a cross-encoder reads as the query.
+    fn query<'q>(&self, query: &'q str) -> Cow<'q, str> {
+        if self.before.is_empty() { query.into() } else { [self.before, query].concat().into() }
+    }
 }
 
 impl Door for Reranker {}
@@ -81,7 +147,7 @@ impl Reranker {
     /// [`Error::Tokenize`], [`Error::Device`]; [`Error::Unsupported`] for a classifier with several
     /// labels, whose [`logits`](Self::logits) are not scores of an answer.
     pub fn scores<D: AsRef<str> + Sync>(&self, query: &str, documents: &[D]) -> Result<Vec<f32>> {
-        self.scores_of(&self.tokenize(query, documents, None)?)
+        self.scores_of(&self.tokenize(query, documents, &PairOptions::default())?)
     }
 
     /// The documents by descending score, each with its index in `documents`. Equal scores keep
@@ -94,90 +160,100 @@ impl Reranker {
     }
 
     /// The tokens of each pair of `query` and a document, with the number of tokens before
-    /// truncation. `instruction` tells a language model what counts as an answer, instead of the
-    /// model's own instruction.
+    /// truncation.
     ///
     /// # Errors
-    /// [`Error::Tokenize`] with the document's position; [`Error::InvalidOption`] for an
-    /// instruction to a model that has none.
+    /// [`Error::Tokenize`] with the document's position; [`Error::InvalidOption`] for
+    /// options that are not for this kind of model.
     pub fn tokenize<D: AsRef<str> + Sync>(
         &self,
         query: &str,
         documents: &[D],
-        instruction: Option<&str>,
+        options: &PairOptions<'_>,
     ) -> Result<Vec<Tokens>> {
-        let engine = &self.engine;
+        let (engine, told) = (&self.engine, self.told(options)?);
         if let Some(question) = &self.question {
-            return engine.threads.run(|| question.tokens(&engine.tokenizer, query, documents, instruction));
+            let tokens = || question.tokens(&engine.tokenizer, query, documents, told.instruction);
+            return engine.threads.run(tokens);
         }
-        self.no_instruction(instruction)?;
-        let pairs: Vec<(&str, &str)> = documents.iter().map(|document| (query, document.as_ref())).collect();
-        self.tokenize_pairs(&pairs)
+        let query = told.query(query);
+        let pairs: Vec<(&str, &str)> = documents.iter().map(|document| (&*query, document.as_ref())).collect();
+        engine.threads.run(|| engine.tokenizer.encode_pairs(&pairs, engine.tokenizer.max_length(), told.side))
     }
 
-    /// The tokens of each pair of texts, for a cross-encoder.
+    /// The tokens of each pair of texts, a query and a document.
     ///
     /// # Errors
     /// As [`tokenize`](Self::tokenize).
-    pub fn tokenize_pairs<Q: AsRef<str> + Sync, D: AsRef<str> + Sync>(&self, pairs: &[(Q, D)]) -> Result<Vec<Tokens>> {
-        let engine = &self.engine;
-        if let Some(question) = &self.question {
-            let tokens =
-                |(i, (q, d)): (usize, &(Q, D))| question.tokens_of(&engine.tokenizer, q.as_ref(), d.as_ref(), i, None);
-            return engine.threads.run(|| pairs.par_iter().enumerate().map(tokens).collect());
+    pub fn tokenize_pairs<Q: AsRef<str> + Sync, D: AsRef<str> + Sync>(
+        &self,
+        pairs: &[(Q, D)],
+        options: &PairOptions<'_>,
+    ) -> Result<Vec<Tokens>> {
+        let told = self.told(options)?;
+        if pairs.is_empty() {
+            return Ok(Vec::new());
         }
-        let side = engine.tokenizer.truncation_side();
-        engine.threads.run(|| engine.tokenizer.encode_pairs(pairs, engine.tokenizer.max_length(), side))
+        let tokens = |(i, (query, document)): (usize, &(Q, D))| self.pair(query.as_ref(), document.as_ref(), i, &told);
+        self.engine.threads.run(|| pairs.par_iter().enumerate().map(tokens).collect())
     }
 
     /// The tokens of one pair, on the calling thread, so that it does not wait for the pool, which
-    /// may be busy. `side` is the side on which a long pair is truncated. Default: as in the
-    /// model's files, or else the end.
+    /// may be busy.
     ///
     /// # Errors
-    /// As [`tokenize`](Self::tokenize); [`Error::InvalidOption`] for truncating a language model's
-    /// question on the left.
-    pub fn tokenize_one(
-        &self,
-        query: &str,
-        document: &str,
-        instruction: Option<&str>,
-        side: Option<TruncationSide>,
-    ) -> Result<Tokens> {
+    /// As [`tokenize`](Self::tokenize).
+    pub fn tokenize_one(&self, query: &str, document: &str, options: &PairOptions<'_>) -> Result<Tokens> {
+        self.pair(query, document, 0, &self.told(options)?)
+    }
+
+    /// The tokens of pair `index`.
+    fn pair(&self, query: &str, document: &str, index: usize, told: &Told<'_>) -> Result<Tokens> {
         let tokenizer = &self.engine.tokenizer;
         match &self.question {
-            Some(_) if side == Some(TruncationSide::Left) => Err(Error::InvalidOption {
-                option: "truncation_side",
-                value: "left".into(),
-                expected: format!("right: {} reads a question, whose beginning must stay", self.engine.name),
-            }),
-            Some(question) => question.tokens_of(tokenizer, query, document, 0, instruction),
-            None => {
-                self.no_instruction(instruction)?;
-                let side = side.unwrap_or(tokenizer.truncation_side());
-                tokenizer.encode_pair(query, document, 0, tokenizer.max_length(), side)
-            }
+            Some(question) => question.tokens_of(tokenizer, query, document, index, told.instruction),
+            None => tokenizer.encode_pair(&told.query(query), document, index, tokenizer.max_length(), told.side),
         }
     }
 
-    /// The tokens of a single text, for a classifier, on the calling thread.
+    /// What `options` mean for this kind of model.
+    fn told<'a>(&'a self, options: &PairOptions<'a>) -> Result<Told<'a>> {
+        let invalid = |option, value, expected| Err(Error::InvalidOption { option, value, expected });
+        let (prompts, name) = (&self.engine.config.prompts, &self.engine.name);
+        let side = options.truncation_side.unwrap_or(self.engine.tokenizer.truncation_side());
+        if self.question.is_none() {
+            return match options.instruction {
+                None => Ok(Told { before: prompts.resolve(options.prompt)?, instruction: None, side }),
+                Some(instruction) => {
+                    let expected = format!("none: {name} is a cross-encoder, which has no instruction");
+                    invalid("instruction", format!("{instruction:?}"), expected)
+                }
+            };
+        }
+        if options.truncation_side == Some(TruncationSide::Left) {
+            let expected = format!("right: {name} reads a question, whose beginning must stay");
+            return invalid("truncation_side", "left".to_owned(), expected);
+        }
+        let instruction = match options.instruction {
+            Some(instruction) => Some(instruction),
+            None => Some(prompts.resolve(options.prompt)?).filter(|text| !text.is_empty()),
+        };
+        let own = prompts.resolve(Prompt::Default)?;
+        if instruction.is_none() && !own.is_empty() {
+            let expected = format!("an instruction: the model's own is {own:?}, and a question has one");
+            return invalid("prompt", "empty".to_owned(), expected);
+        }
+        Ok(Told { before: "", instruction, side })
+    }
+
+    /// The tokens of a single text, for a classifier, on the calling thread. No prompt is
+    /// put before it, because the prompts of a cross-encoder are for queries.
     ///
     /// # Errors
     /// [`Error::Tokenize`].
     pub fn tokenize_text(&self, text: &str, side: Option<TruncationSide>) -> Result<Tokens> {
         let tokenizer = &self.engine.tokenizer;
         tokenizer.encode_one_prompted(text, "", side.unwrap_or(tokenizer.truncation_side()))
-    }
-
-    fn no_instruction(&self, instruction: Option<&str>) -> Result<()> {
-        match instruction {
-            None => Ok(()),
-            Some(instruction) => Err(Error::InvalidOption {
-                option: "instruction",
-                value: format!("{instruction:?}"),
-                expected: format!("none: {} is a cross-encoder, which has no instruction", self.engine.name),
-            }),
-        }
     }
 
     /// Whether it is a language model, which can be told what counts as an answer.
@@ -256,6 +332,7 @@ impl Reranker {
 
     /// Where the time of forward passes was spent since the model was loaded; only for
     /// [`Device::Cpu`](crate::Device::Cpu).
+    #[doc(hidden)]
     pub fn profile(&self) -> Profile {
         self.engine.profile()
     }

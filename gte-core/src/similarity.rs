@@ -14,6 +14,14 @@ use crate::kernels::Kernels;
 /// Cosine of the angle between two vectors of any length, from −1 to 1; 0 if one of them is zero,
 /// NaN if one of them contains NaN. Sums are in f64.
 ///
+/// ```
+/// use gte_core::similarity::cosine;
+///
+/// assert_eq!(cosine(&[3.0, 0.0], &[2.0, 0.0])?, 1.0);
+/// assert!(cosine(&[1.0], &[1.0, 2.0]).is_err());
+/// # Ok::<(), gte_core::Error>(())
+/// ```
+///
 /// # Errors
 /// [`Error::Dimensions`] if their numbers of values differ.
 pub fn cosine(a: &[f32], b: &[f32]) -> Result<f32> {
@@ -27,6 +35,15 @@ pub fn cosine(a: &[f32], b: &[f32]) -> Result<f32> {
 const PART: usize = 1024;
 
 /// All dot products: row i, column j is the cosine of query i and document j. (queries × documents)
+///
+/// ```
+/// use gte_core::{Embeddings, similarity};
+///
+/// let queries = Embeddings::from_unit_rows(vec![1.0, 0.0], 2)?;
+/// let documents = Embeddings::from_unit_rows(vec![0.0, 1.0, 0.6, 0.8], 2)?;
+/// assert_eq!(similarity::scores(&queries, &documents)?.as_slice(), Some(&[0.0, 0.6][..]));
+/// # Ok::<(), gte_core::Error>(())
+/// ```
 ///
 /// # Errors
 /// [`Error::Dimensions`].
@@ -64,6 +81,17 @@ pub struct Hit {
 ///
 /// Both arguments are (rows × dim) with contiguous rows, as [`Embeddings::view`] returns them. A
 /// NaN score comes last.
+///
+/// ```
+/// use gte_core::{Embedder, similarity};
+///
+/// let embedder = Embedder::bundled()?;
+/// let corpus = embedder.embed(&["七天之内可以退货。", "今天天气真好。", "发票在订单里下载。"])?;
+/// let query = embedder.embed(&["怎么退货？"])?;
+/// let hits = similarity::top_k(query.view(), corpus.view(), 2)?;
+/// assert_eq!((hits[0].len(), hits[0][0].index), (2, 0));
+/// # Ok::<(), gte_core::Error>(())
+/// ```
 ///
 /// # Errors
 /// [`Error::Dimensions`] for different dimensions, [`Error::InvalidOption`] for rows that are not

@@ -11,6 +11,19 @@ use crate::tokenizer::{TokenizeOptions, Tokenizer, Tokens};
 
 /// A model with a weight per token, such as bge-m3 or gte-multilingual-base. Every method takes
 /// `&self` and may be called from many threads at once.
+///
+/// ```
+/// use gte_core::SparseEmbedder;
+///
+/// // A tiny model of this crate's tests, with random weights. For production:
+/// // SparseEmbedder::builder("BAAI/bge-m3").build()
+/// let model = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/families/bge-m3");
+/// let weights = SparseEmbedder::from_dir(model)?.embed(&["怎么退货？", "How do I return it?"])?;
+/// assert_eq!(weights.len(), 2);
+/// let (ids, values) = weights.get(0).expect("two texts");
+/// assert!(ids.is_sorted() && values.iter().all(|&weight| weight > 0.0));
+/// # Ok::<(), gte_core::Error>(())
+/// ```
 pub struct SparseEmbedder {
     engine: Engine,
 }

@@ -8,8 +8,24 @@ use crate::error::{Error, Result};
 /// The pool on which all parallel work of a model runs: tokenizing, packing, the forward pass. A
 /// clone is the same pool, which several models may share:
 /// [`Builder::share_threads`](crate::Builder::share_threads).
+///
+/// ```
+/// use gte_core::{Embedder, ModelFiles, Threads};
+///
+/// let threads = Threads::new(Some(2))?;
+/// let open = || Embedder::from_files(ModelFiles::bundled()).share_threads(&threads).build();
+/// let (first, second) = (open()?, open()?);
+/// assert_eq!((first.threads(), second.threads()), (2, 2));
+/// # Ok::<(), gte_core::Error>(())
+/// ```
 #[derive(Clone)]
 pub struct Threads(Arc<rayon::ThreadPool>);
+
+impl std::fmt::Debug for Threads {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Threads({})", self.count())
+    }
+}
 
 impl Threads {
     /// A pool with `count` threads. Default: `GTE_THREADS`, or else as many as this process may

@@ -8,6 +8,7 @@ use crate::tokenizer::{Tokenizer, Tokens};
 
 /// How a long text is split into windows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Windows {
     /// Number of tokens per window, including special tokens.
     pub tokens: usize,
@@ -83,6 +84,23 @@ pub struct WindowedEmbedding {
 }
 
 impl Windows {
+    /// Windows of `tokens` tokens that do not overlap and whose vectors are averaged.
+    pub fn new(tokens: usize) -> Self {
+        Self { tokens, overlap: 0, combine: Combine::default() }
+    }
+
+    /// The same, each sharing this many tokens with the one before it.
+    #[must_use]
+    pub fn with_overlap(self, overlap: usize) -> Self {
+        Self { overlap, ..self }
+    }
+
+    /// The same, with the vectors combined so.
+    #[must_use]
+    pub fn with_combine(self, combine: Combine) -> Self {
+        Self { combine, ..self }
+    }
+
     /// The windows of `text` after `prompt`, each in the template of a text, and the number of
     /// tokens in the text. An empty text has one window.
     pub(crate) fn of(&self, tokenizer: &Tokenizer, prompt: &str, text: &str) -> Result<(Vec<Tokens>, usize)> {

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Whether gte-core's public API breaks what the last release promised, by cargo-semver-checks:
 #     gte-core/tests/check_semver.sh [TAG OR COMMIT = the last tag v* before this commit]
-# The tool has no binary on a package registry: it is compiled once, for some minutes, below target/tools. That, and
-# documenting two versions, is why this is a target of its own and no part of `make lint`; the release workflow runs it.
+# The tool has no binary on a package registry: it is compiled once, for some minutes, below
+# target/tools. That, and documenting two versions, is why this is a target of its own and no part
+# of `make lint`; the release workflow runs it.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 version=0.49.0 # the newest for rustc 1.91 and later

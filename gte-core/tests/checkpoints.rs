@@ -6,7 +6,8 @@ mod model;
 
 use std::path::{Path, PathBuf};
 
-use gte_core::{Embedder, Embeddings, Error, ModelConfig, ModelFiles, Pooling, Precision, Weights};
+use gte_core::internals::Weights;
+use gte_core::{Embedder, Embeddings, Error, ModelConfig, ModelFiles, Pooling, Precision};
 use model::{Tensors, tensors, tiny_model, write_safetensors, write_small_files};
 use proptest::prelude::*;
 use safetensors::tensor::{Dtype, TensorView};

@@ -3,7 +3,7 @@
 
 mod model;
 
-use gte_core::{Budget, Embedder, Error, ModelFiles, PackedBatch, Pause, Pooling, Precision, Work};
+use gte_core::{Budget, Embedder, Error, ModelFiles, Outputs, Pause, Pooling, Precision, Work};
 
 fn builder(dir: &tempfile::TempDir) -> gte_core::Builder<Embedder> {
     Embedder::from_files(ModelFiles::from_dir(dir.path()).unwrap()).precision(Precision::F32).threads(2)
@@ -37,21 +37,21 @@ fn token_ids_are_checked() {
     assert!(matches!(embedder.embed_tokens(&[vec![1; 161]]), Err(Error::TokenCount { found: 161, max: 160 })));
     assert!(matches!(embedder.embed_tokens(&[[1, 60]]), Err(Error::TokenId { id: 60, vocab: 60 })));
     assert_eq!(embedder.embed_tokens(&[vec![1; 160]]).unwrap().len(), 1);
-    let batch = PackedBatch::new([&[1u32, 99][..]]).unwrap();
-    assert!(embedder.hidden_states(&batch).is_err());
-    assert_eq!(embedder.hidden_states(&PackedBatch::default()).unwrap().dim(), (0, model::HIDDEN));
+    assert!(embedder.embed_all(&[[1u32, 99]], Outputs::NONE.with_states(true)).is_err());
+    let none = embedder.embed_all(&[] as &[Vec<u32>], Outputs::NONE.with_states(true)).unwrap().states.unwrap();
+    assert!(none.is_empty() && none.dim == model::HIDDEN);
 }
 
 #[test]
 fn hidden_states_are_what_is_pooled() {
     let dir = model::tiny_model();
     let texts = [model::ids(1, 9), model::ids(2, 4)];
-    let batch = PackedBatch::new(texts.iter().map(Vec::as_slice)).unwrap();
     for (pooling, rows) in
         [(Pooling::Cls, [0..1, 9..10]), (Pooling::LastToken, [8..9, 12..13]), (Pooling::Mean, [0..9, 9..13])]
     {
         let embedder = builder(&dir).pooling(pooling).build().unwrap();
-        let hidden = embedder.hidden_states(&batch).unwrap();
+        let states = embedder.embed_all(&texts, Outputs::NONE.with_states(true)).unwrap().states.unwrap();
+        let hidden = ndarray::ArrayView2::from_shape((13, model::HIDDEN), &states.values).unwrap();
         let vectors = embedder.embed_tokens(&texts).unwrap();
         assert_eq!(embedder.normalize(embedder.pool_tokens(&texts).unwrap()).unwrap(), vectors, "in two halves");
         for (rows, vector) in rows.into_iter().zip(vectors.rows()) {
@@ -94,20 +94,17 @@ fn a_pass_that_pauses_gives_the_same_vectors() {
         };
         let found = pool(
             &long,
-            &Work {
-                pause: &|pause| {
-                    pauses.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-                    assert!((0.0..1.0).contains(&pause.left()));
-                    let inside = Work { inside: Some(pause), ..Work::DENSE };
-                    // A pass that runs during a pause can be paused too.
-                    let deeper = |inner: &Pause<'_>| {
-                        assert_eq!(pool(&long, &Work { inside: Some(inner), ..Work::DENSE }).unwrap(), expected);
-                    };
-                    assert_eq!(pool(&short, &Work { pause: &deeper, ..inside }).unwrap(), expected_short);
-                    assert!(matches!(pool(&[vec![9999]], &inside), Err(Error::TokenId { .. })));
-                },
-                ..Work::DENSE
-            },
+            &Work::DENSE.with_pause(&|pause| {
+                pauses.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                assert!((0.0..1.0).contains(&pause.left()));
+                let inside = Work::DENSE.inside(pause);
+                // A pass that runs during a pause can be paused too.
+                let deeper = |inner: &Pause<'_>| {
+                    assert_eq!(pool(&long, &Work::DENSE.inside(inner)).unwrap(), expected);
+                };
+                assert_eq!(pool(&short, &inside.with_pause(&deeper)).unwrap(), expected_short);
+                assert!(matches!(pool(&[vec![9999]], &inside), Err(Error::TokenId { .. })));
+            }),
         );
         assert_eq!(found.unwrap(), expected);
         assert!(pauses.into_inner() >= 3, "at least one pause per batch");
@@ -168,4 +165,34 @@ fn a_zero_vector_stays_zero() {
     model::write_safetensors(&dir.path().join("model.safetensors"), &tensors);
     let vectors = builder(&dir).build().unwrap().embed(&["今天"]).unwrap();
     assert!(vectors.as_slice().iter().all(|&v| v == 0.0));
+}
+
+/// Counts the events that have a field `pooling`.
+#[derive(Clone, Default)]
+struct Poolings(std::sync::Arc<std::sync::atomic::AtomicUsize>);
+
+impl tracing::Subscriber for Poolings {
+    fn enabled(&self, _: &tracing::Metadata<'_>) -> bool {
+        true
+    }
+    fn event(&self, event: &tracing::Event<'_>) {
+        if event.fields().any(|field| field.name() == "pooling") {
+            self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        }
+    }
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+    fn enter(&self, _: &tracing::span::Id) {}
+    fn exit(&self, _: &tracing::span::Id) {}
+}
+
+#[test]
+fn a_load_names_the_pooling_once_in_the_log() {
+    let dir = model::tiny_model();
+    let seen = Poolings::default();
+    tracing::subscriber::with_default(seen.clone(), || builder(&dir).build().unwrap());
+    assert_eq!(seen.0.load(std::sync::atomic::Ordering::Relaxed), 1);
 }

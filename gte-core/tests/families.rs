@@ -6,7 +6,10 @@
 
 use std::path::{Path, PathBuf};
 
-use gte_core::{Budget, Device, Embedder, Isa, ModelFiles, Precision, Reranker, Sequence, SparseEmbedder};
+use gte_core::{
+    Budget, Device, Embedder, Error, Isa, ModelConfig, ModelFiles, PairOptions, Precision, Prompt, Reranker, Sequence,
+    SparseEmbedder,
+};
 use serde_json::Value;
 
 /// For every value of a unit vector in f32, and for logits relative to their size.
@@ -284,7 +287,7 @@ fn ids_are_those_of_the_tokenizers_package() {
             for text in expected["texts"].as_array().unwrap() {
                 let Some(query) = text["query"].as_str() else { continue };
                 let document = text["document"].as_str().unwrap();
-                let tokens = reranker.tokenize(query, &[document], None).unwrap().remove(0);
+                let tokens = reranker.tokenize(query, &[document], &PairOptions::default()).unwrap().remove(0);
                 assert_eq!(tokens.ids, list_of::<u32>(text, "ids"), "{name}: {query:?}, {document:?}");
                 if text.get("types").is_some() && tokens.types.iter().any(|&kind| kind > 0) {
                     assert_eq!(tokens.types, list_of::<u8>(text, "types"), "{name}: {query:?}, {document:?}");
@@ -293,7 +296,7 @@ fn ids_are_those_of_the_tokenizers_package() {
             for score in expected.get("scores").and_then(Value::as_array).unwrap_or(&Vec::new()) {
                 let documents: Vec<String> = list_of(score, "documents");
                 let query = score["query"].as_str().unwrap();
-                let tokens = reranker.tokenize(query, &documents, None).unwrap();
+                let tokens = reranker.tokenize(query, &documents, &PairOptions::default()).unwrap();
                 let found = reranker.logits(&tokens).unwrap();
                 let expected: Vec<f32> = match &score["logits"][0] {
                     Value::Array(_) => list_of::<Vec<f32>>(score, "logits").concat(),
@@ -309,6 +312,77 @@ fn ids_are_those_of_the_tokenizers_package() {
                 assert_eq!(found.ids, list_of::<u32>(text, "ids"), "{name}: {}", text["text"]);
             }
         }
+    }
+}
+
+/// A cross-encoder whose files name a default prompt reads it before the query, unless a call
+/// says otherwise.
+#[test]
+fn a_cross_encoder_reads_its_default_prompt_before_the_query() {
+    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/families/xlmr-reranker");
+    let dir = tempfile::tempdir().unwrap();
+    for file in ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"] {
+        std::fs::copy(fixture.join(file), dir.path().join(file)).unwrap();
+    }
+    let write = |file: &str, content: Value| std::fs::write(dir.path().join(file), content.to_string()).unwrap();
+    let transformer = "sentence_transformers.base.modules.transformer.Transformer";
+    write("modules.json", serde_json::json!([{"idx": 0, "name": "0", "path": "", "type": transformer}]));
+    write("sentence_bert_config.json", serde_json::json!({"transformer_task": "sequence-classification"}));
+    write(
+        "config_sentence_transformers.json",
+        serde_json::json!({"model_type": "CrossEncoder", "prompts": {"query": "query: ", "other": "other: "}, "default_prompt_name": "query"}),
+    );
+    let open = |dir: &Path| reranker(dir, Device::Cpu, Isa::Scalar, Precision::F32);
+    let (prompted, plain) = (open(dir.path()), open(&fixture));
+    let (query, documents) = ("is it sunny", ["a sunny day", "rain"]);
+    let expected = |before: &str| plain.scores(&format!("{before}{query}"), &documents).unwrap();
+    let scores = |options: &PairOptions<'_>| {
+        let tokens = prompted.tokenize(query, &documents, options).unwrap();
+        let pairs = documents.map(|document| (query, document));
+        assert_eq!(prompted.tokenize_pairs(&pairs, options).unwrap(), tokens);
+        assert_eq!(prompted.tokenize_one(query, documents[1], options).unwrap(), tokens[1]);
+        prompted.scores_of(&tokens).unwrap()
+    };
+    assert_ne!(expected("query: "), expected(""));
+    assert_eq!(prompted.scores(query, &documents).unwrap(), expected("query: "));
+    let options = PairOptions::default();
+    assert_eq!(scores(&options), expected("query: "));
+    assert_eq!(scores(&options.with_prompt(Prompt::None)), expected(""));
+    assert_eq!(scores(&options.with_prompt(Prompt::Named("other"))), expected("other: "));
+    assert_eq!(scores(&options.with_prompt(Prompt::Text("x "))), expected("x "));
+    for refused in [options.with_prompt(Prompt::Named("absent")), options.with_instruction("Find a poem")] {
+        assert!(matches!(prompted.tokenize_pairs(&[] as &[(&str, &str)], &refused), Err(Error::InvalidOption { .. })));
+    }
+}
+
+#[test]
+fn a_prompt_of_a_language_model_is_its_instruction() {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/families/qwen3-reranker");
+    let reranker = reranker(&dir, Device::Cpu, Isa::Scalar, Precision::F32);
+    let tokens = |options: &PairOptions<'_>| reranker.tokenize_one("q", "d", options).unwrap();
+    let options = PairOptions::default();
+    let told = tokens(&options.with_instruction("Find a poem"));
+    assert_eq!(tokens(&options.with_prompt(Prompt::Text("Find a poem"))), told);
+    assert_ne!(tokens(&options), told);
+    let left = options.with_truncation_side(gte_core::TruncationSide::Left);
+    assert!(reranker.tokenize_one("q", "d", &left).unwrap_err().to_string().contains("truncation_side"));
+}
+
+#[test]
+fn a_model_says_whether_its_files_normalize() {
+    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/families/xlmr");
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir(dir.path().join("1_Pooling")).unwrap();
+    for file in ["config.json", "1_Pooling/config.json"] {
+        std::fs::copy(fixture.join(file), dir.path().join(file)).unwrap();
+    }
+    let mut modules: Vec<Value> =
+        serde_json::from_slice(&std::fs::read(fixture.join("modules.json")).unwrap()).unwrap();
+    for expected in [true, false] {
+        std::fs::write(dir.path().join("modules.json"), serde_json::to_vec(&modules).unwrap()).unwrap();
+        let config = ModelConfig::read(&ModelFiles::from_dir(dir.path()).unwrap(), None).unwrap();
+        assert_eq!(config.normalizes, expected, "{modules:?}");
+        modules.retain(|module| !module["type"].as_str().unwrap().ends_with("Normalize"));
     }
 }
 

@@ -27,6 +27,12 @@ fn files() -> BTreeMap<String, Vec<u8>> {
     files
 }
 
+/// `options`, changed.
+fn with(mut options: HubOptions, change: impl FnOnce(&mut HubOptions)) -> HubOptions {
+    change(&mut options);
+    options
+}
+
 struct World {
     server: HubServer,
     cache: TempDir,
@@ -38,16 +44,15 @@ impl World {
     }
 
     fn options(&self) -> HubOptions {
-        HubOptions {
-            endpoint: self.server.url.clone(),
-            modelscope_endpoint: self.server.url.clone(),
-            cache: self.cache.path().to_path_buf(),
-            modelscope_cache: self.cache.path().join("ms"),
-            connect_timeout: Duration::from_secs(5),
-            transfer_timeout: Duration::from_secs(5),
-            tries: 3,
-            ..HubOptions::default()
-        }
+        with(HubOptions::default(), |o| {
+            o.endpoint = self.server.url.clone();
+            o.modelscope_endpoint = self.server.url.clone();
+            o.cache = self.cache.path().to_path_buf();
+            o.modelscope_cache = self.cache.path().join("ms");
+            o.connect_timeout = Duration::from_secs(5);
+            o.transfer_timeout = Duration::from_secs(5);
+            o.tries = 3;
+        })
     }
 
     fn faults(&self, faults: Faults) {
@@ -102,14 +107,17 @@ fn a_complete_cache_needs_no_request() {
     let world = World::new();
     world.fetch().unwrap();
     let before = world.server.requests();
-    let offline = HubOptions { offline: true, ..world.options() };
+    let offline = with(world.options(), |o| o.offline = true);
     ModelFiles::from_hub(ID, &offline).unwrap();
-    let pinned = HubOptions { revision: Some(COMMIT.into()), ..world.options() };
+    let pinned = with(world.options(), |o| o.revision = Some(COMMIT.into()));
     ModelFiles::from_hub(ID, &pinned).unwrap();
     assert_eq!(world.server.requests(), before, "offline mode and a pinned commit send no requests");
     world.fetch().unwrap();
     assert_eq!(world.server.requests(), before + 1, "for a branch, only its commit is requested");
-    let unreachable = HubOptions { endpoint: "http://127.0.0.1:9".into(), tries: 1, ..world.options() };
+    let unreachable = with(world.options(), |o| {
+        o.endpoint = "http://127.0.0.1:9".into();
+        o.tries = 1;
+    });
     ModelFiles::from_hub(ID, &unreachable).unwrap();
     // A hub that refuses, or no longer has the model, must not stop it either.
     for statuses in [vec![401], vec![403], vec![404], vec![500; 3]] {
@@ -136,8 +144,10 @@ fn a_cut_download_goes_on_where_it_was() {
         world.faults(faults);
         world.server.state.lock().unwrap().bytes_sent = 0;
         let cache = tempfile::tempdir().unwrap();
-        let options =
-            HubOptions { cache: cache.path().into(), transfer_timeout: Duration::from_millis(1500), ..world.options() };
+        let options = with(world.options(), |o| {
+            o.cache = cache.path().into();
+            o.transfer_timeout = Duration::from_millis(1500);
+        });
         let files = ModelFiles::from_hub(ID, &options).unwrap();
         assert_eq!(files.read(WEIGHTS).unwrap().unwrap(), world.weights());
         assert_eq!(world.server.state.lock().unwrap().bytes_sent, size, "no byte is sent twice");
@@ -186,7 +196,7 @@ fn passing_trouble_is_waited_out_and_lasting_trouble_is_told() {
     fresh.faults(Faults::default());
     let absent = ModelFiles::from_hub("thenlper/absent", &fresh.options());
     assert!(matches!(absent, Err(Error::NotOnHub { .. })), "{absent:?}");
-    let revision = HubOptions { revision: Some("v9".into()), ..fresh.options() };
+    let revision = with(fresh.options(), |o| o.revision = Some("v9".into()));
     assert!(matches!(ModelFiles::from_hub(ID, &revision), Err(Error::NotOnHub { .. })));
     fresh.server.state.lock().unwrap().files.remove(WEIGHTS);
     let error = fresh.fetch().unwrap_err().to_string();
@@ -199,11 +209,13 @@ fn a_token_goes_to_the_hub_alone() {
     world.faults(Faults { token: Some("hf_secret".into()), ..Faults::default() });
     let refused = world.fetch();
     assert!(matches!(refused, Err(Error::Unauthorized { status: 401, .. })), "{refused:?}");
-    let options = HubOptions { token: Some("hf_secret".into()), ..world.options() };
+    let options = with(world.options(), |o| o.token = Some("hf_secret".into()));
     ModelFiles::from_hub(ID, &options).unwrap();
     assert_eq!(world.server.state.lock().unwrap().tokens_at_cdn, 0);
-    let wrong =
-        HubOptions { token: Some("hf_wrong".into()), cache: world.cache.path().join("other"), ..world.options() };
+    let wrong = with(world.options(), |o| {
+        o.token = Some("hf_wrong".into());
+        o.cache = world.cache.path().join("other");
+    });
     let error = ModelFiles::from_hub(ID, &wrong).unwrap_err();
     assert!(!format!("{error} {error:?}").contains("hf_wrong"));
 }
@@ -221,7 +233,7 @@ fn modelscope_has_its_own_protocol_and_cache() {
     let before = world.server.requests();
     ModelFiles::from_hub(&id, &world.options()).unwrap();
     assert_eq!(world.server.requests(), before + 1, "only the list is requested");
-    ModelFiles::from_hub(&id, &HubOptions { offline: true, ..world.options() }).unwrap();
+    ModelFiles::from_hub(&id, &with(world.options(), |o| o.offline = true)).unwrap();
     assert_eq!(world.server.requests(), before + 1);
     // A new revision of one file is noticed by its hash.
     let mut modules = world.server.state.lock().unwrap().files["modules.json"].clone();
@@ -238,11 +250,11 @@ fn modelscope_has_its_own_protocol_and_cache() {
         state.faults.corrupt = true;
     }
     assert!(matches!(ModelFiles::from_hub(&id, &world.options()), Err(Error::Corrupt { .. })));
-    let offline = ModelFiles::from_hub(&id, &HubOptions { offline: true, ..world.options() });
+    let offline = ModelFiles::from_hub(&id, &with(world.options(), |o| o.offline = true));
     assert!(matches!(offline, Err(Error::Offline { .. })), "{offline:?}");
     world.faults(Faults::default());
     ModelFiles::from_hub(&id, &world.options()).unwrap();
-    ModelFiles::from_hub(&id, &HubOptions { offline: true, ..world.options() }).unwrap();
+    ModelFiles::from_hub(&id, &with(world.options(), |o| o.offline = true)).unwrap();
 }
 
 #[test]
@@ -369,7 +381,7 @@ fn only_required_files_are_downloaded() {
         state.files.insert("modules.json".into(), modules.clone().into());
         modules
     };
-    let fresh = HubOptions { cache: world.cache.path().join("fresh"), ..world.options() };
+    let fresh = with(world.options(), |o| o.cache = world.cache.path().join("fresh"));
     for (id, options) in [(ID.to_owned(), fresh), (format!("modelscope:{ID}"), world.options())] {
         let files = ModelFiles::from_hub(&id, &options).unwrap();
         assert_eq!(files.read("modules.json").unwrap().unwrap(), modules.as_bytes());
@@ -379,7 +391,7 @@ fn only_required_files_are_downloaded() {
         for name in unwanted {
             assert!(!files.dir().unwrap().join(name).exists(), "{id}: {name}");
         }
-        let offline = HubOptions { offline: true, ..options };
+        let offline = with(options, |o| o.offline = true);
         ModelFiles::from_hub(&id, &offline).unwrap();
         std::fs::remove_file(files.dir().unwrap().join("2_Dense/model.safetensors")).unwrap();
         assert!(matches!(ModelFiles::from_hub(&id, &offline), Err(Error::Offline { .. })), "{id}");
@@ -393,7 +405,7 @@ fn invalid_names_are_refused_without_a_request() {
         let result = ModelFiles::from_hub(id, &world.options());
         assert!(matches!(result, Err(Error::InvalidModelId { .. })), "{id}: {result:?}");
     }
-    let options = HubOptions { revision: Some("../x".into()), ..world.options() };
+    let options = with(world.options(), |o| o.revision = Some("../x".into()));
     assert!(matches!(ModelFiles::from_hub(ID, &options), Err(Error::InvalidModelId { .. })));
     assert_eq!(world.server.requests(), 0);
 }
@@ -463,14 +475,13 @@ fn read_only_child() {
     let var = |name: &str| std::env::var(name).unwrap();
     let cache = PathBuf::from(var("GTE_TEST_CACHE"));
     assert!(std::fs::write(cache.join("x"), "").is_err(), "this process can write to the cache");
-    let options = HubOptions {
-        endpoint: var("GTE_TEST_HUB"),
-        modelscope_endpoint: var("GTE_TEST_HUB"),
-        modelscope_cache: cache.join("ms"),
-        cache,
-        tries: 1,
-        ..HubOptions::default()
-    };
+    let options = with(HubOptions::default(), |o| {
+        o.endpoint = var("GTE_TEST_HUB");
+        o.modelscope_endpoint = var("GTE_TEST_HUB");
+        o.modelscope_cache = cache.join("ms");
+        o.cache = cache;
+        o.tries = 1;
+    });
     let files = ModelFiles::from_hub(&var("GTE_TEST_ID"), &options).unwrap();
     Embedder::from_files(files).build().unwrap();
 }
@@ -539,8 +550,10 @@ fn nothing_is_written_where_nothing_has_changed() {
 #[ignore = "started by two_processes_do_not_hurt_each_other"]
 fn child() {
     let var = |name: &str| std::env::var(name).unwrap();
-    let options =
-        HubOptions { endpoint: var("GTE_TEST_HUB"), cache: var("GTE_TEST_CACHE").into(), ..HubOptions::default() };
+    let options = with(HubOptions::default(), |o| {
+        o.endpoint = var("GTE_TEST_HUB");
+        o.cache = var("GTE_TEST_CACHE").into();
+    });
     let files = ModelFiles::from_hub(ID, &options).unwrap();
     Embedder::from_files(files).build().unwrap();
 }

@@ -40,7 +40,7 @@ fn assert_near(found: &Embeddings, expected: &[f32], what: &str) {
 fn engines() -> Vec<(String, Device, Isa)> {
     let required = std::env::var("GTE_REQUIRE_ISA").unwrap_or_default();
     let here: Vec<Isa> = Isa::available().collect();
-    for isa in Isa::ALL.into_iter().filter(|isa| !here.contains(isa)) {
+    for isa in Isa::ALL.iter().copied().filter(|isa| !here.contains(isa)) {
         assert!(!required.split(',').any(|r| r == isa.name()), "GTE_REQUIRE_ISA={required}: this machine has no {isa}");
         eprintln!("skipped: {isa} is not on this CPU");
     }
@@ -255,13 +255,12 @@ fn hidden_states_are_those_of_candle_transformers() {
     let model = BertModel::load(weights, &config).unwrap();
     let embedder = Embedder::builder(dir.to_str().unwrap()).precision(Precision::F32).build().unwrap();
     let tokens = embedder.tokenize(&["The weather is lovely today.", "", "今天天气真好，我们去公园吧。"]).unwrap();
-    let batch = gte_core::PackedBatch::new(tokens.iter().map(|t| t.ids.as_slice())).unwrap();
-    let found = embedder.hidden_states(&batch).unwrap();
-    for (tokens, range) in tokens.iter().zip(batch.ranges()) {
+    let found = embedder.embed_all(&tokens, gte_core::Outputs::NONE.with_states(true)).unwrap().states.unwrap();
+    for (i, tokens) in tokens.iter().enumerate() {
         let ids = Tensor::new(tokens.ids.as_slice(), &Candle::Cpu).unwrap().unsqueeze(0).unwrap();
         let expected = model.forward(&ids, &ids.zeros_like().unwrap(), None).unwrap();
         let expected: Vec<f32> = expected.flatten_all().unwrap().to_vec1().unwrap();
-        let found = found.slice(ndarray::s![range, ..]);
+        let found = found.get(i).unwrap();
         let worst = found.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
         assert!(found.len() == expected.len() && worst < 2e-5, "off by {worst}");
     }

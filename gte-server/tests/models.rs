@@ -8,7 +8,7 @@ use std::sync::Arc;
 use axum::body::Body;
 use axum::http::{HeaderMap, Request};
 use clap::Parser;
-use gte_core::{Embedder, ModelFiles, Outputs, Precision, Reranker};
+use gte_core::{Embedder, ModelFiles, PairOptions, Precision, Reranker};
 use gte_server::config::Config;
 use gte_server::routes::{Service, app};
 use http_body_util::BodyExt;
@@ -143,7 +143,7 @@ async fn every_reranker_ranks_in_both_dialects() {
         let found = ask(&service, "/rerank", body).await;
         assert_eq!(found["results"].as_array().unwrap().len(), 2);
         assert_eq!(found["results"][0]["document"]["text"], DOCUMENTS[order[0]]);
-        let logits = own.logits(&own.tokenize("怎么退货？", &DOCUMENTS, None).unwrap()).unwrap();
+        let logits = own.logits(&own.tokenize("怎么退货？", &DOCUMENTS, &PairOptions::default()).unwrap()).unwrap();
         assert_eq!(found["results"][0]["relevance_score"].as_f64().unwrap() as f32, logits[order[0]]);
         // A language model uses the instruction; a cross-encoder refuses it.
         let body = json!({ "query": "q", "documents": ["d"], "instruction": "Is it about tea?" });
@@ -273,7 +273,7 @@ async fn labels_are_predicted() {
     let sum: f64 = labels.iter().map(|label| label["score"].as_f64().unwrap()).sum();
     assert!((sum - 1.0).abs() < 1e-5 && labels[0]["score"].as_f64() >= labels[1]["score"].as_f64(), "{one}");
     let raw = ask(&three, "/predict", json!({ "inputs": [["退货", "水壶"], ["退货"]], "raw_scores": true })).await;
-    let logits = own.logits(&own.tokenize_pairs(&[("退货", "水壶")]).unwrap()).unwrap();
+    let logits = own.logits(&own.tokenize_pairs(&[("退货", "水壶")], &PairOptions::default()).unwrap()).unwrap();
     let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     assert_eq!(raw[0][0]["score"].as_f64().unwrap() as f32, largest);
     assert_eq!(raw[1].as_array().unwrap().len(), 3);
@@ -295,7 +295,7 @@ async fn all_outputs_of_one_pass() {
     ];
     let (service, own) = (service(&["bge-m3"], &[]), embedder("bge-m3"));
     let tokens = own.tokenize(&TEXTS).unwrap();
-    let all = own.embed_all(&tokens, Outputs { states: false, ..own.outputs() }).unwrap();
+    let all = own.embed_all(&tokens, own.outputs().with_states(false)).unwrap();
     let (dense, sparse, colbert) = (all.dense.unwrap(), all.sparse.unwrap(), all.colbert.unwrap());
     let found = ask(&service, "/v1/outputs", json!({ "input": TEXTS })).await;
     for (i, item) in found["data"].as_array().unwrap().iter().enumerate() {

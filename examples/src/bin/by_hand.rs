@@ -1,4 +1,4 @@
-//! What does `embed` do? The five steps, called one by one.
+//! What does `embed` do? The four steps, called one by one.
 //!
 //!     cargo run --release -p examples --bin by_hand -- --model target/models/all-MiniLM-L6-v2 "今天天气真好" "a lovely day"
 
@@ -6,7 +6,7 @@ use std::io::Write;
 
 use clap::Parser;
 use examples::Model;
-use gte_core::{Embeddings, PackedBatch, Pooling};
+use gte_core::{Embeddings, Outputs, Pooling};
 
 #[derive(Parser)]
 #[command(about = "Texts to vectors, step by step")]
@@ -29,20 +29,18 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         writeln!(out, "tokens   {text:?} → {:?}", tokens.ids)?;
     }
 
-    // 2. All texts in one batch, end to end, without padding.
-    let batch = PackedBatch::new(tokens.iter().map(|t| t.ids.as_slice()))?;
-    writeln!(out, "batch    {} tokens, texts start at {:?}", batch.tokens(), batch.starts())?;
+    // 2. The encoder: all texts end to end, without padding, and one hidden state per token.
+    let all = embedder.embed_all(&tokens, Outputs::NONE.with_states(true))?;
+    let hidden = all.states.ok_or("an embedder gives hidden states")?;
+    writeln!(out, "hidden   texts start at {:?}, {} dimensions per token", hidden.indptr, hidden.dim)?;
 
-    // 3. The encoder: one hidden state per token.
-    let hidden = embedder.hidden_states(&batch)?;
-    writeln!(out, "hidden   {:?} (tokens × dimensions)", hidden.dim())?;
-
-    // 4. Pooling: one row per text.
+    // 3. Pooling: one row per text.
     let pooling = embedder.config().pooling;
     writeln!(out, "pooling  {pooling}, from {}", embedder.config().pooling_source)?;
     let mut rows = Vec::new();
-    for text in batch.ranges() {
-        let states = hidden.slice(ndarray::s![text, ..]);
+    for (text, tokens) in tokens.iter().enumerate() {
+        let states = hidden.get(text).unwrap_or_default();
+        let states = ndarray::ArrayView2::from_shape((tokens.len(), hidden.dim), states)?;
         rows.push(match pooling {
             Pooling::Cls => states.row(0).to_owned(),
             Pooling::LastToken => states.row(states.nrows() - 1).to_owned(),
@@ -50,7 +48,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         });
     }
 
-    // 5. Scaling to unit length.
+    // 4. Scaling to unit length.
     let mut values = Vec::new();
     for row in rows {
         let length = row.dot(&row).sqrt();

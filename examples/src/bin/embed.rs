@@ -121,7 +121,7 @@ fn print(embedder: &Embedder, options: &Options, texts: &[String]) -> Result<(),
         (None, Some(name)) => Prompt::Named(name),
         (None, None) => Prompt::Default,
     };
-    let tokenize = TokenizeOptions { prompt, ..TokenizeOptions::default() };
+    let tokenize = TokenizeOptions::default().with_prompt(prompt);
     let tokens = embedder.tokenize_with(texts, &tokenize).map_err(|e| e.to_string())?;
     let mut out = std::io::stdout().lock();
     let mut write = |i: usize, vector: Vector<'_>| -> Result<(), String> {
@@ -137,14 +137,14 @@ fn print(embedder: &Embedder, options: &Options, texts: &[String]) -> Result<(),
             vectors.rows().enumerate().try_for_each(|(i, row)| write(i, Vector::Embedding(row)))?;
         }
         Output::Sparse => {
-            let sparse = all(Outputs { sparse: true, ..Outputs::default() })?.sparse.unwrap_or_default();
+            let sparse = all(Outputs::NONE.with_sparse(true))?.sparse.unwrap_or_default();
             for i in 0..sparse.len() {
                 let (ids, weights) = sparse.get(i).unwrap_or_default();
                 write(i, Vector::Sparse(ids.iter().copied().zip(weights.iter().copied()).collect()))?;
             }
         }
         Output::Colbert => {
-            let all = all(Outputs { colbert: true, ..Outputs::default() })?;
+            let all = all(Outputs::NONE.with_colbert(true))?;
             let vectors = all.colbert.ok_or("the model has no vector per token")?;
             for i in 0..vectors.len() {
                 write(i, Vector::Colbert(vectors.get(i).unwrap_or_default().chunks_exact(vectors.dim).collect()))?;

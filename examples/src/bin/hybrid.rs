@@ -73,7 +73,7 @@ fn run(options: &Options) -> Result<(), String> {
 
 fn embed(embedder: &Embedder, texts: &[&str]) -> gte_core::Result<AllEmbeddings> {
     let tokens = embedder.tokenize(texts)?;
-    embedder.embed_all(&tokens, Outputs { sparse: true, ..Outputs::DENSE })
+    embedder.embed_all(&tokens, Outputs::DENSE.with_sparse(true))
 }
 
 /// Indices by descending score. Equal scores keep their order.

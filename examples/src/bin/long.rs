@@ -52,7 +52,7 @@ fn main() -> ExitCode {
 fn run(options: &Options) -> Result<(), String> {
     let embedder = options.model.load().map_err(|e| e.to_string())?;
     let tokens = options.chunk.unwrap_or(embedder.max_length());
-    let windows = Windows { tokens, overlap: options.overlap, combine: options.combine };
+    let windows = Windows::new(tokens).with_overlap(options.overlap).with_combine(options.combine);
     let mut out = std::io::stdout().lock();
     for (i, line) in BufReader::new(std::io::stdin()).lines().enumerate() {
         let text = line.map_err(|e| format!("line {}: {e}", i + 1))?;

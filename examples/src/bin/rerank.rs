@@ -16,7 +16,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use examples::Model;
-use gte_core::Reranker;
+use gte_core::{PairOptions, Reranker};
 
 #[derive(Parser)]
 #[command(about = "Scores documents for queries, one JSON object per line")]
@@ -77,7 +77,8 @@ fn run(options: &Options) -> Result<(), String> {
 
 fn answer(reranker: &Reranker, options: &Options, question: &Question) -> gte_core::Result<Answer> {
     let instruction = question.instruction.as_deref().or(options.instruction.as_deref());
-    let tokens = reranker.tokenize(&question.query, &question.documents, instruction)?;
+    let pairs = PairOptions::default().with_instruction(instruction);
+    let tokens = reranker.tokenize(&question.query, &question.documents, &pairs)?;
     let logits = reranker.logits(&tokens)?;
     let scores = reranker.scores_from(&logits)?;
     // Logits have the same order as their sigmoids, and still differ when the sigmoids round to 1.

@@ -3,7 +3,8 @@
 
 use std::path::Path;
 
-use gte_core::{ModelConfig, ModelFiles, Pooling, Tokenizer, Weights};
+use gte_core::internals::Weights;
+use gte_core::{ModelConfig, ModelFiles, Pooling, Tokenizer};
 
 /// The tiny model of the checkpoint tests.
 const CONFIG: &[u8] = include_bytes!("../../tests/fixtures/torch/config.json");

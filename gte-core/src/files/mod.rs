@@ -21,6 +21,15 @@ use crate::env::Env;
 use crate::error::{Error, Result};
 
 /// The files of one model.
+///
+/// ```
+/// use gte_core::{HubOptions, ModelFiles};
+///
+/// // `bundled`, a directory, or a hub id such as `thenlper/gte-large-zh`.
+/// let files = ModelFiles::open("bundled", &HubOptions::from_env()?)?;
+/// assert!(files.read("config.json")?.is_some() && files.read("absent.json")?.is_none());
+/// # Ok::<(), gte_core::Error>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct ModelFiles {
     name: String,
@@ -37,6 +46,7 @@ enum Location {
 
 /// The progress of a download.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Progress<'a> {
     /// The file, relative to the model.
     pub file: &'a str,
@@ -51,7 +61,17 @@ pub type OnProgress = Arc<dyn Fn(Progress<'_>) + Send + Sync>;
 
 /// Where models come from and where they are kept. `Default` uses the public hubs and does not read
 /// the environment.
+///
+/// ```
+/// use gte_core::HubOptions;
+///
+/// let mut options = HubOptions::from_env()?;
+/// options.endpoint = "https://hf-mirror.com".into();
+/// options.revision = Some("main".into());
+/// # Ok::<(), gte_core::Error>(())
+/// ```
 #[derive(Clone)]
+#[non_exhaustive]
 pub struct HubOptions {
     /// A commit, branch or tag. `None`: the hub's main branch.
     pub revision: Option<String>,
@@ -274,6 +294,7 @@ impl ModelFiles {
     }
 
     /// How messages name one of the files.
+    #[doc(hidden)]
     pub fn label(&self, file: &str) -> String {
         let file = &self.inside(file);
         match &self.place {
@@ -308,7 +329,7 @@ impl ModelFiles {
     ///
     /// # Errors
     /// As [`read`](Self::read).
-    pub fn open_data(&self, file: &str) -> Result<Option<DataFile>> {
+    pub(crate) fn open_data(&self, file: &str) -> Result<Option<DataFile>> {
         let file = &self.inside(file);
         match &self.place {
             Location::Dir(dir) => {
@@ -366,7 +387,7 @@ fn inside(dir: &Path, file: &str) -> Result<PathBuf> {
 /// mapped file that shrinks kills the process, and weights are copied into their packed layout
 /// anyway.
 #[derive(Debug)]
-pub struct DataFile {
+pub(crate) struct DataFile {
     label: String,
     data: Data,
     len: u64,
@@ -381,17 +402,12 @@ enum Data {
 
 impl DataFile {
     /// Size in bytes.
-    pub fn len(&self) -> u64 {
+    pub(crate) fn len(&self) -> u64 {
         self.len
     }
 
-    /// Whether it is empty.
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
     /// How messages name the file.
-    pub fn label(&self) -> String {
+    pub(crate) fn label(&self) -> String {
         self.label.clone()
     }
 
@@ -399,7 +415,7 @@ impl DataFile {
     ///
     /// # Errors
     /// [`Error::Io`], also if the file ends before the buffer is full.
-    pub fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
+    pub(crate) fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
         match &self.data {
             Data::File(file, path) => read_exact_at(file, path, offset, buffer).map_err(|e| Error::io(path, e)),
             #[cfg(feature = "bundled")]

@@ -63,7 +63,7 @@ pub enum Isa {
 
 impl Isa {
     /// All of them, narrowest first.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: &'static [Self] = &[
         Self::Scalar,
         Self::Avx2,
         Self::Avx512,
@@ -93,7 +93,7 @@ impl Isa {
 
     /// The instruction set of that name.
     pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|isa| isa.name() == name)
+        Self::ALL.iter().copied().find(|isa| isa.name() == name)
     }
 
     /// Those that this CPU has, narrowest first.
@@ -154,7 +154,7 @@ pub(crate) struct Kernels {
 impl Kernels {
     /// The tables that this CPU can run, narrowest first.
     pub(crate) fn available() -> impl DoubleEndedIterator<Item = &'static Self> {
-        Isa::ALL.into_iter().filter_map(Self::of)
+        Isa::ALL.iter().copied().filter_map(Self::of)
     }
 
     /// The widest that this CPU can run.

@@ -17,7 +17,7 @@ mod heads;
 /// Runs `test` once for each instruction set of this CPU, and names those that it lacks.
 fn on_every_isa(test: impl Fn(&'static Kernels)) {
     let required = std::env::var("GTE_REQUIRE_ISA").unwrap_or_default();
-    for isa in Isa::ALL {
+    for &isa in Isa::ALL {
         match Kernels::of(isa) {
             Some(kernels) => test(kernels),
             None => {

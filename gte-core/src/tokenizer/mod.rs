@@ -42,6 +42,17 @@ use crate::error::{Error, Result};
 use crate::files::ModelFiles;
 
 /// Turns text into token ids, as the model's own tokenizer does.
+///
+/// ```
+/// use gte_core::{ModelConfig, ModelFiles, Tokenizer};
+///
+/// let files = ModelFiles::bundled();
+/// let tokenizer = Tokenizer::read(&files, &ModelConfig::read(&files, None)?)?;
+/// let tokens = tokenizer.encode_one("How do I return it?")?;
+/// assert!(!tokens.truncated());
+/// assert_eq!(tokenizer.decode(&tokens.ids, true)?, "how do i return it?");
+/// # Ok::<(), gte_core::Error>(())
+/// ```
 #[derive(Clone)]
 pub struct Tokenizer {
     pipeline: Arc<Pipeline>,
@@ -60,6 +71,15 @@ pub struct Tokenizer {
 enum Fast {
     WordPiece(WordPiece),
     SentencePiece(SentencePiece),
+}
+
+impl std::fmt::Debug for Tokenizer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tokenizer")
+            .field("max_length", &self.max_length)
+            .field("truncation_side", &self.truncation_side)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Tokenizer {

@@ -63,6 +63,7 @@ impl AsRef<[u32]> for Tokens {
 
 /// A part of a text that became one token.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Piece {
     /// Its id.
     pub id: u32,
@@ -120,10 +121,25 @@ impl FromStr for TruncationSide {
 
 /// How the texts of a call become tokens. The default follows the model's files.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct TokenizeOptions<'a> {
     /// The prompt before each text. Default: [`Prompt::Default`].
     pub prompt: Prompt<'a>,
     /// The side on which a long text is truncated. Default: `truncation_side` in the model's files,
     /// or else [`TruncationSide::Right`].
     pub truncation_side: Option<TruncationSide>,
+}
+
+impl<'a> TokenizeOptions<'a> {
+    /// The same, with this prompt before each text.
+    #[must_use]
+    pub fn with_prompt(self, prompt: Prompt<'a>) -> Self {
+        Self { prompt, ..self }
+    }
+
+    /// The same, with texts cut at this side; `None`: as the model's files say.
+    #[must_use]
+    pub fn with_truncation_side(self, side: impl Into<Option<TruncationSide>>) -> Self {
+        Self { truncation_side: side.into(), ..self }
+    }
 }

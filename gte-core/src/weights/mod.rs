@@ -201,6 +201,12 @@ type Index = fn(&DataFile, usize) -> Result<BTreeMap<String, Entry>>;
 /// The files that a checkpoint may have, the preferred one first.
 const FORMS: [(&str, Index); 2] = [("model.safetensors", safetensors::index), ("pytorch_model.bin", pickle::index)];
 
+impl std::fmt::Debug for Weights {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Weights").field("tensors", &self.tensors.len()).finish_non_exhaustive()
+    }
+}
+
 impl Weights {
     /// Opens `model.safetensors`, its shards, `pytorch_model.bin` or its shards, in this order of
     /// preference.

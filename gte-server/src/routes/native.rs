@@ -63,17 +63,15 @@ async fn outputs(State(service): Shared, Checked(request): Checked<OutputsReques
     let model = service.pick(request.model.as_deref(), need)?;
     let has = model.engine().outputs();
     let wanted = match request.outputs {
-        None => Outputs { states: false, ..has },
+        None => has.with_states(false),
         Some(ref all) if all.is_empty() => {
             return Err(Error::field("outputs", "it is empty, expected at least one of dense, sparse and colbert"));
         }
         Some(_) if asked(Output::Sparse) && !has.sparse => return Err(model.not(Need::Sparse.name())),
-        Some(_) => Outputs {
-            dense: asked(Output::Dense),
-            sparse: asked(Output::Sparse),
-            colbert: asked(Output::Colbert),
-            states: false,
-        },
+        Some(_) => Outputs::NONE
+            .with_dense(asked(Output::Dense))
+            .with_sparse(asked(Output::Sparse))
+            .with_colbert(asked(Output::Colbert)),
     };
     let reading = Reading { prompt: prompt_choice(prompt_name, prompt, input_type)?, truncate, side };
     let read = service.read(&model, input, reading, "input").await?;

@@ -8,7 +8,7 @@ use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
-use gte_core::{Outputs, Tokens, TruncationSide};
+use gte_core::{Outputs, PairOptions, Tokens, TruncationSide};
 use serde::de::IgnoredAny;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -177,8 +177,9 @@ fn pairs(
     limit: usize,
 ) -> Result<(Vec<Tokens>, Vec<usize>), Error> {
     let reranker = model.reranker()?;
-    let (instruction, side) = (request.instruction.as_deref(), request.truncation_direction);
-    let tokenize = |document: &str| reranker.tokenize_one(&request.query, document, instruction, side);
+    let options = PairOptions::default().with_instruction(request.instruction.as_deref());
+    let options = options.with_truncation_side(request.truncation_direction);
+    let tokenize = |document: &str| reranker.tokenize_one(&request.query, document, &options);
     let (mut pairs, mut owners) = (Vec::with_capacity(documents.len()), Vec::with_capacity(documents.len()));
     let mut tokens = 0;
     let mut add = |pairs: &mut Vec<Tokens>, pair: Tokens| {
@@ -281,8 +282,8 @@ async fn score(State(service): Shared, Checked(request): Checked<ScoreRequest>) 
             let of = model.clone();
             let work = move || {
                 let reranker = of.reranker()?;
-                let pair =
-                    |(q, d): (&String, &String)| Ok(reranker.tokenize_one(q, d, instruction.as_deref(), None)?);
+                let options = PairOptions::default().with_instruction(instruction.as_deref());
+                let pair = |(q, d): (&String, &String)| Ok(reranker.tokenize_one(q, d, &options)?);
                 queries.iter().cycle().zip(&documents).map(pair).collect()
             };
             let read = service.tokenize(&model, truncate, "documents", work).await?;
@@ -362,7 +363,9 @@ fn tokens_of(model: &Model, texts: &[String], side: Option<TruncationSide>) -> R
     let reranker = model.reranker()?;
     match texts {
         [text] if !reranker.takes_instruction() => Ok(reranker.tokenize_text(text, side)?),
-        [query, document] => Ok(reranker.tokenize_one(query, document, None, side)?),
+        [query, document] => {
+            Ok(reranker.tokenize_one(query, document, &PairOptions::default().with_truncation_side(side))?)
+        }
         _ => Err(Error::field("inputs", "this model expects pairs of a query and a document")),
     }
 }

@@ -102,7 +102,7 @@ async fn embed_all(State(service): Shared, Checked(request): Checked<EmbedAllReq
     let reading = Reading { prompt: prompt_choice(prompt_name, prompt, input_type)?, truncate, side };
     let read = service.read(&model, inputs, reading, "inputs").await?;
     read.check_states()?;
-    let computed = service.compute(&model, read, Outputs { dense: false, states: true, ..Outputs::DENSE }).await?;
+    let computed = service.compute(&model, read, Outputs::NONE.with_states(true)).await?;
     let width = model.engine().config().hidden;
     let states: Vec<Vec<&[f32]>> = computed.made.iter().map(|text| text.states.chunks_exact(width).collect()).collect();
     Ok((computed.headers.clone(), Json(states)).into_response())
@@ -223,7 +223,7 @@ async fn embed_sparse(State(service): Shared, Checked(request): Checked<EmbedAll
         request;
     let model = service.pick(model.as_deref(), Need::Sparse)?;
     let reading = Reading { prompt: prompt_choice(prompt_name, prompt, input_type)?, truncate, side };
-    let outputs = Outputs { dense: false, sparse: true, ..Outputs::DENSE };
+    let outputs = Outputs::NONE.with_sparse(true);
     let computed = service.embed(&model, inputs, reading, outputs, "inputs").await?;
     let value = |&(index, value): &(u32, f32)| SparseValue { index, value };
     let body: Vec<Vec<SparseValue>> =

@@ -111,7 +111,8 @@ impl Shared {
                 prefix = Some(computed);
             }
             let pause = |pause: &Pause<'_>| self.preempt(pause, pass, depth, between);
-            engine.compute(texts, &Work { outputs: pass.outputs, prefix: prefix.as_deref(), inside, pause: &pause })
+            let work = Work::DENSE.with_outputs(pass.outputs).with_prefix(prefix.as_deref());
+            engine.compute(texts, &work.inside(inside).with_pause(&pause))
         };
         // A panic in the engine must not silence the server: the batch fails, and the thread goes
         // on.

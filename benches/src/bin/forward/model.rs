@@ -2,7 +2,8 @@
 
 use std::time::Instant;
 
-use gte_core::{Budget, Builder, Device, Door, Embedder, Isa, ModelFiles, Precision, Profile, Reranker};
+use gte_core::internals::Profile;
+use gte_core::{Budget, Builder, Device, Door, Embedder, Isa, ModelFiles, PairOptions, Precision, Reranker};
 
 use crate::workload::{Answers, Workload};
 use crate::{Options, Result};
@@ -59,7 +60,7 @@ impl Model {
     pub(crate) fn pair_tokens(&self, query: &str, documents: &[String]) -> gte_core::Result<usize> {
         let tokens = match self {
             Self::Embedder(embedder) => embedder.tokenize(documents)?,
-            Self::Reranker(reranker) => reranker.tokenize(query, documents, None)?,
+            Self::Reranker(reranker) => reranker.tokenize(query, documents, &PairOptions::default())?,
         };
         Ok(tokens.iter().map(|tokens| tokens.ids.len()).sum())
     }

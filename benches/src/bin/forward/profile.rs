@@ -4,7 +4,8 @@
 use std::io::Write;
 use std::time::Duration;
 
-use gte_core::{Device, Profile};
+use gte_core::Device;
+use gte_core::internals::Profile;
 
 use crate::model::Model;
 use crate::workload::Workload;
