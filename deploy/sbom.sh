@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Writes a CycloneDX SBOM of gte-server for Linux on x86-64, without dependencies that only build or
 # test it.
-#     deploy/sbom.sh OUT.cdx.json [FEATURES]
+#     deploy/sbom.sh OUT.cdx.json
 set -euo pipefail
-out=$(realpath -m "${1:?OUT.cdx.json}") features=${2:-}
+out=$(realpath -m "${1:?OUT.cdx.json}")
 cd "$(dirname "$0")/.."
 # Compiled without optimization, because it only works for one second.
 tool=target/tools/bin/cargo-cyclonedx
@@ -12,7 +12,7 @@ tool=target/tools/bin/cargo-cyclonedx
 name=sbom-of-the-moment
 trap 'rm -f -- */$name.json */*/$name.json' EXIT
 $tool cyclonedx -q --manifest-path gte-server/Cargo.toml --format json --spec-version 1.5 --target x86_64-unknown-linux-gnu --no-build-deps \
-  ${features:+--features "$features"} --override-filename $name
+  --override-filename $name
 mkdir -p "$(dirname "$out")"
 # Removes the path of this checkout.
 sed "s#path+file://$PWD/#path+file:///#g" gte-server/$name.json > "$out"

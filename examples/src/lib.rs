@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::io::Write;
 use std::sync::{Mutex, PoisonError};
 
-use gte_core::{Budget, Builder, Door, Embedder, Pooling, Precision};
+use gte_core::{Budget, Builder, Device, Door, Embedder, Pooling, Precision};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 /// The model and how to run it.
@@ -16,7 +16,11 @@ pub struct Model {
     /// that is part of the crate, for trials.
     #[arg(long, default_value = gte_core::BUNDLED)]
     pub model: String,
-    /// f32, bf16, int8, or auto. auto is bf16 if the CPU computes it natively, and f32 otherwise.
+    /// auto, cpu, cuda:0, cuda:1 …; auto is the first GPU if there is one, and the CPU otherwise.
+    #[arg(long, default_value_t = Device::Auto)]
+    pub device: Device,
+    /// f32, bf16, int8 (on the CPU), f16 (on a GPU), or auto. auto is bf16 if it is computed
+    /// natively, and f32 otherwise.
     #[arg(long, default_value_t)]
     pub precision: Precision,
     /// Number of threads. Default: as many as the process may use.
@@ -60,7 +64,8 @@ impl Model {
     pub fn open<D: Door + std::fmt::Debug>(&self) -> gte_core::Result<D> {
         let bars = MultiProgress::new();
         let by_file: Mutex<HashMap<String, ProgressBar>> = Mutex::default();
-        let mut builder = Builder::<D>::new(&self.model).precision(self.precision).progress(move |p| {
+        let builder = Builder::<D>::new(&self.model).device(self.device).precision(self.precision);
+        let mut builder = builder.progress(move |p| {
             let mut by_file = by_file.lock().unwrap_or_else(PoisonError::into_inner);
             let bar = by_file.entry(p.file.to_owned()).or_insert_with(|| bars.add(bytes_bar(p.total, p.file)));
             bar.set_position(p.done);

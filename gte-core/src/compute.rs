@@ -4,11 +4,13 @@
 
 use std::cell::Cell;
 use std::ops::Range;
-use std::sync::PoisonError;
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
 
 use crate::backend::pool_rows;
-use crate::batch::{PackedBatch, Sequence, plan};
+use crate::batch::{Budget, PackedBatch, Sequence, plan};
 use crate::config::ModelTask;
+use crate::device::Device;
 use crate::embedding::Embeddings;
 use crate::engine::{Engine, Shared};
 use crate::error::{Error, Result};
@@ -75,6 +77,9 @@ impl std::fmt::Debug for Work<'_> {
             .finish_non_exhaustive()
     }
 }
+
+/// What computes the texts of a batch into their rows; alone on the device, if so asked.
+type Each<'a> = dyn Fn(Range<usize>, &mut [f32], bool) -> Result<()> + Sync + 'a;
 
 /// A forward pass that has paused between two layers.
 pub struct Pause<'a> {
@@ -150,35 +155,140 @@ impl Engine {
         };
         let skip = prefix.map_or(0, |prefix| prefix.tokens);
         let lengths: Vec<usize> = lengths.into_iter().map(|length| length.saturating_sub(skip)).collect();
-        for texts_in_batch in plan(&lengths, self.budget) {
-            let out = &mut out[texts_in_batch.start * width..texts_in_batch.end * width];
-            self.in_turn(work.inside, |batch| {
+        self.in_batches(&lengths, out, width, work.inside, &|texts_in_batch, out, alone| {
+            self.in_turn(work.inside, alone, |batch| {
                 for text in &texts[texts_in_batch] {
                     self.push(batch, text, skip)?;
                 }
                 let between = self.pausing(work);
                 self.forward.pass.pooled(batch, self.config.pooling, prefix.map(|p| &p.computed), out, &between)
-            })?;
+            })
+        })
+    }
+
+    /// Computes texts of these lengths batch after batch, each into its rows of `out`; as many
+    /// batches at once as the device takes. One that the device has no room for is computed in
+    /// halves, and a text alone.
+    fn in_batches(
+        &self,
+        lengths: &[usize],
+        mut out: &mut [f32],
+        width: usize,
+        inside: Option<&Pause<'_>>,
+        each: &Each<'_>,
+    ) -> Result<()> {
+        let mut first = 0;
+        let mut next = || {
+            let batch = plan(&lengths[first..], self.budget()).next()?;
+            let batch = first + batch.start..first + batch.end;
+            first = batch.end;
+            Some((batch.clone(), out.split_off_mut(..batch.len() * width)?))
+        };
+        if inside.is_some() || self.forward.count() == 1 {
+            return std::iter::from_fn(next).try_for_each(|(batch, out)| self.in_halves(lengths, batch, out, each));
+        }
+        let Some(begin) = next() else { return Ok(()) };
+        if begin.0.end == lengths.len() {
+            return self.in_halves(lengths, begin.0, begin.1, each);
+        }
+        let queue = Mutex::new(std::iter::once(begin).chain(std::iter::from_fn(next)));
+        let one_after_the_other = || {
+            let take = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
+            std::iter::from_fn(take).try_for_each(|(batch, out)| self.in_halves(lengths, batch, out, each))
+        };
+        std::thread::scope(|scope| {
+            let others: Vec<_> = (1..self.forward.count()).map(|_| scope.spawn(one_after_the_other)).collect();
+            let own = one_after_the_other();
+            others.into_iter().fold(own, |done, other| {
+                let other = other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+                done.and(other)
+            })
+        })
+    }
+
+    /// Computes a batch; where the device has no room for it, in halves from then on.
+    fn in_halves(&self, lengths: &[usize], batch: Range<usize>, mut out: &mut [f32], each: &Each<'_>) -> Result<()> {
+        match each(batch.clone(), out, false) {
+            Err(Error::DeviceMemory { .. }) => {}
+            done => return done,
+        }
+        self.forward.pass.shrink();
+        if batch.len() == 1 {
+            return each(batch, out, true);
+        }
+        let width = out.len() / batch.len();
+        let own = &lengths[batch.clone()];
+        let tokens: usize = own.iter().sum();
+        self.lower_budget(tokens);
+        for part in plan(own, Budget::new((tokens / 2).max(1))?) {
+            let out = out.split_off_mut(..part.len() * width).expect("a row per text");
+            self.in_halves(lengths, batch.start + part.start..batch.start + part.end, out, each)?;
         }
         Ok(())
     }
 
-    /// Runs `f` on a thread of the pool when it is this call's turn. During a pause it runs at
-    /// once, because the turn and the thread are those of the paused pass.
+    /// Runs `f` when it is this call's turn, on a thread of the pool, `alone` where no other pass
+    /// runs; in a pause at once, for turn and thread are those of the pass that has paused. A GPU
+    /// is not waited for on the pool, whose threads have texts to tokenize.
     fn in_turn<R: Send>(
         &self,
         inside: Option<&Pause<'_>>,
+        alone: bool,
         f: impl FnOnce(&mut PackedBatch) -> Result<R> + Send,
     ) -> Result<R> {
         if inside.is_some() {
             return f(&mut PackedBatch::default());
         }
-        // The lock is taken before entering the pool: a thread of the pool that waited here could
-        // not work for the call that holds it.
-        let mut turn = self.forward.batch.lock().unwrap_or_else(PoisonError::into_inner);
-        let batch = &mut *turn;
-        batch.clear();
-        self.threads.run(|| f(batch))
+        // Taken before entering the pool: a thread of the pool that waited here could not work for
+        // the one that has it.
+        let mut turn = self.forward.take(alone);
+        if alone {
+            self.forward.pass.shrink();
+        }
+        match self.device {
+            Device::Cuda(_) => f(&mut turn.batch),
+            _ => self.threads.run(|| f(&mut turn.batch)),
+        }
+    }
+
+    /// Tokens per batch beyond which a GPU computes no faster: measured on texts of 128 tokens, as
+    /// long as there is room. A query waits for a batch, so that one that takes a tenth of a second
+    /// is large enough.
+    ///
+    /// # Errors
+    /// As [`compute`](Self::compute).
+    pub(crate) fn find_budget(&self) -> Result<Budget> {
+        const FIRST: usize = 1024;
+        const LAST: usize = 32_768;
+        let length = 128.min(self.config.max_positions);
+        let (mut best, mut fastest) = (Budget::new(FIRST)?, 0.0);
+        let mut tokens = FIRST;
+        while tokens <= LAST {
+            let batch = PackedBatch::new(vec![vec![0; length]; tokens / length])?;
+            let mut out = vec![0.0; batch.texts() * self.config.hidden];
+            let mut pass = || self.forward.pass.pooled(&batch, self.config.pooling, None, &mut out, &|| ());
+            // The first one compiles kernels and takes memory.
+            let timed = pass().and_then(|()| {
+                let start = Instant::now();
+                pass().map(|()| start.elapsed().as_secs_f64())
+            });
+            let seconds = match timed {
+                Err(Error::DeviceMemory { .. }) => break,
+                timed => timed?,
+            };
+            let speed = tokens as f64 / seconds;
+            if speed < 1.05 * fastest {
+                break;
+            }
+            (best, fastest) = (Budget::new(tokens)?, speed);
+            if seconds > 0.1 {
+                break;
+            }
+            tokens *= 2;
+        }
+        self.forward.pass.shrink();
+        tracing::info!(tokens = best.tokens(), tokens_per_second = fastest.round(), "batch budget found on the GPU");
+        Ok(best)
     }
 
     /// The function that is called between two layers.
@@ -212,7 +322,7 @@ impl Engine {
     /// As [`compute`](Self::compute).
     pub fn prefix(&self, ids: &[u32], inside: Option<&Pause<'_>>) -> Result<SharedPrefix> {
         self.checked(ids, &[])?;
-        let computed = self.in_turn(inside, |_| self.forward.pass.shared(ids))?;
+        let computed = self.in_turn(inside, false, |_| self.forward.pass.shared(ids))?;
         Ok(SharedPrefix { tokens: ids.len(), computed })
     }
 
@@ -283,8 +393,8 @@ impl Engine {
         self.check_outputs(work.outputs)?;
         let width = self.config.hidden;
         let mut all = Vec::with_capacity(texts.len());
-        for texts_in_batch in self.batches(texts)? {
-            let made = self.in_turn(work.inside, |batch| {
+        let of_batch = |texts_in_batch: Range<usize>, alone| {
+            self.in_turn(work.inside, alone, |batch| {
                 for text in &texts[texts_in_batch] {
                     self.push(batch, text, 0)?;
                 }
@@ -292,12 +402,25 @@ impl Engine {
                 let between = self.pausing(work);
                 self.forward.pass.hidden(batch, &mut hidden, &between)?;
                 let of = |tokens: Range<usize>| &hidden[tokens.start * width..tokens.end * width];
-                let ranges = batch.ranges().enumerate();
-                Ok(ranges
-                    .map(|(text, tokens)| self.made_of(batch, text, tokens, &of, work.outputs))
-                    .collect::<Vec<_>>())
-            })?;
-            all.extend(made);
+                let made = |(text, tokens)| self.made_of(batch, text, tokens, &of, work.outputs);
+                Ok(self.threads.run(|| batch.ranges().enumerate().map(made).collect::<Vec<_>>()))
+            })
+        };
+        let lengths = self.lengths(texts)?;
+        while all.len() < texts.len() {
+            let first = all.len();
+            let Some(batch) = plan(&lengths[first..], self.budget()).next() else { break };
+            let batch = first..first + batch.len();
+            match of_batch(batch.clone(), false) {
+                Err(Error::DeviceMemory { .. }) => {
+                    self.forward.pass.shrink();
+                    match batch.len() {
+                        1 => all.extend(of_batch(batch, true)?),
+                        _ => self.lower_budget(lengths[batch].iter().sum()),
+                    }
+                }
+                made => all.extend(made?),
+            }
         }
         Ok(all)
     }
@@ -315,7 +438,9 @@ impl Engine {
         if wanted.dense {
             let mut pooled = vec![0.0; self.config.hidden];
             let row = |token: usize| of(token..token + 1);
-            pool_rows(row, tokens.clone(), batch.all().unpooled(text), self.config.pooling, &mut pooled);
+            // `pool` of `pooling.cu` has eight warps.
+            let sums = if matches!(self.device, Device::Cuda(_)) { 8 } else { 1 };
+            pool_rows(row, tokens.clone(), batch.all().unpooled(text), self.config.pooling, sums, &mut pooled);
             made.dense = self.behind_pooling(pooled);
         }
         if let (true, Some(head)) = (wanted.sparse, &self.heads.sparse) {

@@ -18,12 +18,16 @@ use crate::kernels::{Format, Isa, Kernels};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Device {
-    /// Our own kernels.
+    /// The first NVIDIA GPU, where there is one and this build knows GPUs (feature `cuda`); else
+    /// the CPU. So is the precision `int8`, which is the CPU's. Which one it is, is logged.
+    Auto,
+    /// Our own kernels on the CPU.
     #[default]
     Cpu,
     /// candle's CPU backend (feature `candle`): slower, and an implementation that is not ours.
     CandleCpu,
-    /// An NVIDIA GPU, by its ordinal from 0 (feature `cuda`).
+    /// An NVIDIA GPU, by its ordinal from 0 among those that `CUDA_VISIBLE_DEVICES` leaves (feature
+    /// `cuda`).
     Cuda(usize),
     /// An Apple GPU, by its ordinal from 0 (feature `metal`).
     Metal(usize),
@@ -33,7 +37,7 @@ impl Device {
     /// Refuses a device that this build has no backend for.
     pub(crate) fn check_built(self) -> Result<()> {
         let built = match self {
-            Self::Cpu => true,
+            Self::Auto | Self::Cpu => true,
             Self::CandleCpu => cfg!(feature = "candle"),
             Self::Cuda(_) => cfg!(feature = "cuda"),
             Self::Metal(_) => cfg!(feature = "metal"),
@@ -44,11 +48,11 @@ impl Device {
     /// The error of a device that this build has no backend for.
     pub(crate) fn not_built(self) -> Error {
         let feature = match self {
-            Self::Cpu | Self::CandleCpu => "candle",
+            Self::Auto | Self::Cpu | Self::CandleCpu => "candle",
             Self::Cuda(_) => "cuda",
             Self::Metal(_) => "metal",
         };
-        let mut built = vec!["cpu"];
+        let mut built = vec!["auto", "cpu"];
         built.extend(cfg!(feature = "candle").then_some("candle-cpu"));
         built.extend(cfg!(feature = "cuda").then_some("cuda:NUMBER"));
         built.extend(cfg!(feature = "metal").then_some("metal:NUMBER"));
@@ -63,6 +67,7 @@ impl Device {
 impl std::fmt::Display for Device {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
+            Self::Auto => f.write_str("auto"),
             Self::Cpu => f.write_str("cpu"),
             Self::CandleCpu => f.write_str("candle-cpu"),
             Self::Cuda(number) => write!(f, "cuda:{number}"),
@@ -74,11 +79,12 @@ impl std::fmt::Display for Device {
 impl std::str::FromStr for Device {
     type Err = Error;
 
-    /// `cpu`, `candle-cpu`, `cuda`, `cuda:1`, `metal` or `metal:1`, in every build.
+    /// `auto`, `cpu`, `candle-cpu`, `cuda`, `cuda:1`, `metal` or `metal:1`, in every build.
     fn from_str(name: &str) -> Result<Self> {
         let (kind, number) = name.split_once(':').unwrap_or((name, "0"));
         let number = number.parse::<usize>().ok();
         match (kind, number) {
+            ("auto", _) if kind == name => Ok(Self::Auto),
             ("cpu", _) if kind == name => Ok(Self::Cpu),
             ("candle-cpu", _) if kind == name => Ok(Self::CandleCpu),
             ("cuda", Some(number)) => Ok(Self::Cuda(number)),
@@ -86,10 +92,25 @@ impl std::str::FromStr for Device {
             _ => Err(Error::InvalidOption {
                 option: "device",
                 value: name.to_owned(),
-                expected: "cpu, candle-cpu, cuda:NUMBER or metal:NUMBER".into(),
+                expected: "auto, cpu, candle-cpu, cuda:NUMBER or metal:NUMBER".into(),
             }),
         }
     }
+}
+
+/// What a GPU says of itself.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct DeviceState {
+    /// The card's name.
+    pub name: String,
+    /// Bytes of its memory; 0 where it does not answer.
+    pub memory: usize,
+    /// Bytes that nobody has.
+    pub free: usize,
+    /// The share of the last moments in which it computed, between 0 and 1, where the driver's
+    /// management library tells.
+    pub utilization: Option<f32>,
 }
 
 /// The number type of matrix multiplications.
@@ -108,7 +129,7 @@ pub enum Precision {
     /// scale and one zero point per token, chosen from their values while computing. Sums are
     /// exact.
     Int8,
-    /// bf16 if the CPU computes it natively, and f32 otherwise.
+    /// bf16 if the CPU, or the GPU, computes it natively, and f32 otherwise.
     #[default]
     Auto,
 }
@@ -193,11 +214,12 @@ mod tests {
 
     #[test]
     fn every_build_knows_every_device_by_name() {
-        for device in [Device::Cpu, Device::CandleCpu, Device::Cuda(0), Device::Cuda(3), Device::Metal(1)] {
+        for device in [Device::Auto, Device::Cpu, Device::CandleCpu, Device::Cuda(0), Device::Cuda(3), Device::Metal(1)]
+        {
             assert_eq!(device.to_string().parse::<Device>().ok(), Some(device));
         }
         assert_eq!("cuda".parse::<Device>().ok(), Some(Device::Cuda(0)));
-        for wrong in ["", "cpu:0", "candle-cpu:1", "gpu", "cuda:x", "cuda:", "CPU"] {
+        for wrong in ["", "cpu:0", "auto:0", "candle-cpu:1", "gpu", "cuda:x", "cuda:", "CPU"] {
             let error = wrong.parse::<Device>().expect_err("no device").to_string();
             assert!(error.contains("cpu") && error.contains("device"), "{error}");
         }

@@ -366,7 +366,7 @@ impl Embedder {
 
     /// Maximum number of tokens computed together.
     pub fn budget(&self) -> Budget {
-        self.engine.budget
+        self.engine.budget()
     }
 }
 
@@ -378,7 +378,7 @@ impl std::fmt::Debug for Embedder {
             self.name(),
             self.dim(),
             self.precision(),
-            self.isa(),
+            self.engine.place(),
             self.threads()
         )
     }

@@ -1,19 +1,19 @@
 //! `Engine`: a loaded model, and what it reports about itself. Its computation is in `compute.rs`.
 
 use std::any::Any;
-use std::sync::Mutex;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use crate::backend::Backend;
 use crate::batch::{Budget, PackedBatch, Sequence, plan};
 use crate::config::ModelConfig;
-use crate::device::Precision;
+use crate::device::{Device, DeviceState, Precision};
 use crate::encoder::{Encoder, Prefix};
 use crate::error::{Error, Result};
 use crate::files::ModelFiles;
 use crate::heads::{Classifier, Dense, Sparse};
 use crate::kernels::{Isa, Kernels};
 use crate::models::{Architecture, Pooling};
-use crate::profile::Profile;
+use crate::profile::{KernelTime, Profile};
 use crate::prompts::Prompt;
 use crate::threads::Threads;
 use crate::tokenizer::{TokenizeOptions, Tokenizer, Tokens};
@@ -38,8 +38,9 @@ pub struct Engine {
     pub(crate) tokenizer: Tokenizer,
     pub(crate) heads: Heads,
     pub(crate) threads: Threads,
-    pub(crate) budget: Budget,
+    pub(crate) budget: Mutex<Budget>,
     pub(crate) kernels: &'static Kernels,
+    pub(crate) device: Device,
     pub(crate) precision: Precision,
     pub(crate) forward: Turns,
 }
@@ -53,16 +54,59 @@ pub(crate) struct Heads {
     pub(crate) colbert: Option<Dense>,
 }
 
-/// Runs forward passes one batch at a time: each pass uses all threads, and the activations of only
-/// one batch are in memory.
+/// The forward pass, and whose turn it is. On the CPU one batch is computed at a time: each uses
+/// all threads, and the memory of activations is that of one. On a GPU it is two: while one is
+/// computed, the next one is on its way.
 pub(crate) struct Turns {
     pub(crate) pass: Box<dyn Forward>,
-    pub(crate) batch: Mutex<PackedBatch>,
+    count: usize,
+    free: Mutex<Vec<PackedBatch>>,
+    freed: Condvar,
+}
+
+/// One turn, or all of them, with a batch to be filled.
+pub(crate) struct Turn<'a> {
+    turns: &'a Turns,
+    taken: usize,
+    pub(crate) batch: PackedBatch,
 }
 
 impl Turns {
-    pub(crate) fn new(pass: Box<dyn Forward>) -> Self {
-        Self { pass, batch: Mutex::default() }
+    pub(crate) fn new(pass: Box<dyn Forward>, count: usize) -> Self {
+        Self { pass, count, free: Mutex::new(vec![PackedBatch::default(); count]), freed: Condvar::new() }
+    }
+
+    /// Batches that may be on the device at once.
+    pub(crate) fn count(&self) -> usize {
+        self.count
+    }
+
+    fn free(&self) -> MutexGuard<'_, Vec<PackedBatch>> {
+        self.free.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for a turn; `alone`: until nobody else has one.
+    pub(crate) fn take(&self, alone: bool) -> Turn<'_> {
+        let taken = if alone { self.count } else { 1 };
+        let mut free = self.free();
+        while free.len() < taken {
+            free = self.freed.wait(free).unwrap_or_else(PoisonError::into_inner);
+        }
+        let mut batch = free.pop().unwrap_or_default();
+        free.truncate(self.count - taken);
+        batch.clear();
+        Turn { turns: self, taken, batch }
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        let mut free = self.turns.free();
+        free.push(std::mem::take(&mut self.batch));
+        for _ in 1..self.taken {
+            free.push(PackedBatch::default());
+        }
+        self.turns.freed.notify_all();
     }
 }
 
@@ -84,6 +128,16 @@ pub(crate) trait Forward: Send + Sync {
     fn shared(&self, ids: &[u32]) -> Result<Shared>;
     /// Where the time was spent.
     fn profile(&self) -> Profile;
+    /// Gives memory of the device back that no pass uses.
+    fn shrink(&self);
+    /// Whether passes are recorded and repeated.
+    fn record(&self, on: bool);
+    /// What the device says of itself, where it is not the CPU.
+    fn state(&self) -> Option<DeviceState>;
+    /// Whether each kernel is timed from here on.
+    fn time_kernels(&self, on: bool);
+    /// How long each kernel took since they were last asked for.
+    fn kernel_times(&self) -> Vec<KernelTime>;
 }
 
 /// The computed beginning of texts: a [`Prefix`] in the device's own type.
@@ -112,7 +166,11 @@ impl<B: Backend + 'static> Forward for Pass<B> {
         between: &dyn Fn(),
     ) -> Result<()> {
         let prefix = shared.and_then(|shared| shared.0.downcast_ref::<Prefix<B>>());
-        self.encoder.pooled(&self.backend, batch, pooling, prefix, out, between)
+        let mut pass = |out: &mut [f32]| self.encoder.pooled(&self.backend, batch, pooling, prefix, out, between);
+        match prefix {
+            Some(_) => pass(out),
+            None => self.backend.repeat(batch.all(), pooling, out, &mut pass),
+        }
     }
 
     fn hidden(&self, batch: &PackedBatch, out: &mut [f32], between: &dyn Fn()) -> Result<()> {
@@ -125,6 +183,26 @@ impl<B: Backend + 'static> Forward for Pass<B> {
 
     fn profile(&self) -> Profile {
         self.backend.profile()
+    }
+
+    fn shrink(&self) {
+        self.backend.shrink();
+    }
+
+    fn record(&self, on: bool) {
+        self.backend.record(on);
+    }
+
+    fn state(&self) -> Option<DeviceState> {
+        self.backend.state()
+    }
+
+    fn time_kernels(&self, on: bool) {
+        self.backend.time_kernels(on);
+    }
+
+    fn kernel_times(&self) -> Vec<KernelTime> {
+        self.backend.kernel_times()
     }
 }
 
@@ -156,6 +234,50 @@ impl Engine {
         self.precision
     }
 
+    /// Where it is computed; never [`Device::Auto`].
+    pub fn device(&self) -> Device {
+        self.device
+    }
+
+    /// What computes it, in a word: the CPU's instruction set, or another device.
+    pub(crate) fn place(&self) -> String {
+        match self.device {
+            Device::Cpu => self.kernels.isa.to_string(),
+            device => device.to_string(),
+        }
+    }
+
+    /// What its GPU says of itself; `None` on the CPU.
+    pub fn device_state(&self) -> Option<DeviceState> {
+        self.forward.pass.state()
+    }
+
+    /// Batches that may be computed at once: two on a GPU, else one.
+    pub fn batches_at_once(&self) -> usize {
+        self.forward.count()
+    }
+
+    /// Whether a GPU repeats recorded passes of small batches (CUDA graphs) from here on, as it
+    /// does unless it is told otherwise. Results do not depend on it: it is for measurements.
+    #[doc(hidden)]
+    pub fn record_passes(&self, on: bool) {
+        self.forward.pass.record(on);
+    }
+
+    /// Whether each kernel of a GPU is timed from here on. It takes time itself, and passes are not
+    /// repeated by graphs meanwhile: it is for measurements.
+    #[doc(hidden)]
+    pub fn time_kernels(&self, on: bool) {
+        self.forward.pass.time_kernels(on);
+    }
+
+    /// How long each kernel of a GPU took since they were last asked for, or since
+    /// [`time_kernels`](Self::time_kernels); empty on the CPU.
+    #[doc(hidden)]
+    pub fn kernel_times(&self) -> Vec<KernelTime> {
+        self.forward.pass.kernel_times()
+    }
+
     /// The instruction set of the kernels.
     pub fn isa(&self) -> Isa {
         self.kernels.isa
@@ -166,9 +288,20 @@ impl Engine {
         &self.threads
     }
 
-    /// Maximum number of tokens computed together.
+    /// Tokens that are computed at once. On a GPU without room for as many it becomes less while
+    /// texts are computed.
     pub fn budget(&self) -> Budget {
-        self.budget
+        *self.budget.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lowers the budget to half of `tokens`, for which there was no room.
+    pub(crate) fn lower_budget(&self, tokens: usize) {
+        let mut budget = self.budget.lock().unwrap_or_else(PoisonError::into_inner);
+        let half = (tokens / 2).max(1);
+        if half < budget.tokens() {
+            tracing::warn!(tokens, budget = half, "the device has no room for a batch: from here on they are smaller");
+            *budget = Budget::new(half).unwrap_or(*budget);
+        }
     }
 
     /// The token ids of each text, in order, with the number of tokens before truncation.
@@ -200,7 +333,7 @@ impl Engine {
 
     /// Which of `texts` are computed together, in order.
     pub(crate) fn batches<T: Sequence>(&self, texts: &[T]) -> Result<Vec<std::ops::Range<usize>>> {
-        Ok(plan(&self.lengths(texts)?, self.budget).collect())
+        Ok(plan(&self.lengths(texts)?, self.budget()).collect())
     }
 
     pub(crate) fn lengths<T: Sequence>(&self, texts: &[T]) -> Result<Vec<usize>> {

@@ -239,6 +239,22 @@ pub enum Error {
         /// The message of the driver or of candle.
         reason: String,
     },
+    /// The device has no room for a model's weights, or for the activations of a single text.
+    #[error("device {device}: no room for {} MiB more: free memory, take a smaller model, or cut texts earlier", bytes.div_ceil(1 << 20))]
+    DeviceMemory {
+        /// The device, as it was named.
+        device: String,
+        /// Bytes that were asked for.
+        bytes: usize,
+    },
+    /// The device answers no more: nothing is computed on it until the process is restarted.
+    #[error("device {device} is lost: {reason}: restart the process")]
+    DeviceLost {
+        /// The device, as it was named.
+        device: String,
+        /// The driver's own words.
+        reason: String,
+    },
 }
 
 impl Error {

@@ -41,7 +41,7 @@
 //! | `hub` (default) | downloads models from the Hugging Face hub, its mirrors and ModelScope |
 //! | `bundled` | a small Chinese and English model in the library itself, 9 MB, for trying and testing; the examples of this documentation need it |
 //! | `candle` | the same encoder on candle tensors: [`Device::CandleCpu`] |
-//! | `cuda` | NVIDIA GPUs: [`Device::Cuda`] |
+//! | `cuda` | NVIDIA GPUs, if there is one and its driver: [`Device::Cuda`], [`Device::Auto`] |
 //! | `metal` | Apple GPUs, through candle: [`Device::Metal`] |
 #![warn(missing_debug_implementations)]
 
@@ -79,11 +79,14 @@ mod tokenizer;
 mod weights;
 mod windows;
 
+#[cfg(feature = "cuda-emulator")]
+#[doc(hidden)]
+pub use backend::cuda::emulated as cuda_emulator;
 pub use batch::{Budget, Sequence};
 pub use compute::{Pause, SharedPrefix, Work};
 pub use config::{ModelConfig, ModelTask};
 pub use convert::convert_to_int8;
-pub use device::{Device, Precision};
+pub use device::{Device, DeviceState, Precision};
 pub use embedder::{EmbedOptions, Embedder};
 pub use embedding::{BinaryEmbeddings, Embeddings, Int8Embeddings};
 pub use engine::Engine;
@@ -107,7 +110,7 @@ pub use windows::{Combine, WindowedEmbedding, Windows};
 #[doc(hidden)]
 pub mod internals {
     pub use crate::batch::{PackedBatch, plan};
-    pub use crate::profile::Profile;
+    pub use crate::profile::{KernelTime, Profile};
     pub use crate::weights::{Tensor, Values, Weights};
 }
 

@@ -1,19 +1,19 @@
 //! `Builder`: the settings for opening a model of any kind, and how a model is loaded with them.
 
 use std::marker::PhantomData;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use crate::backend::cpu::Cpu;
 use crate::batch::Budget;
 use crate::calibration::calibrate;
 use crate::config::{ModelConfig, ModelTask, Wishes};
 use crate::device::{Device, Precision, kernels, not_on, resolve};
-use crate::engine::{Engine, Heads, Pass, Turns};
+use crate::engine::{Engine, Forward, Heads, Pass, Turns};
 use crate::env::Env;
 use crate::error::{Error, Result};
 use crate::files::{HubOptions, ModelFiles, Progress};
 use crate::heads::{Classifier, Dense, Residual, Sparse};
-use crate::kernels::{Format, Isa};
+use crate::kernels::{Format, Isa, Kernels};
 use crate::models::{HeadActivation, Pooling, Task};
 use crate::modules::{Activation, DenseSettings};
 use crate::threads::Threads;
@@ -46,7 +46,8 @@ pub struct Builder<D> {
     shared_threads: Option<Threads>,
     loading: Option<Threads>,
     isa: Option<Isa>,
-    budget: Budget,
+    budget: Option<Budget>,
+    cpu_budget: Budget,
     wishes: Wishes,
     door: PhantomData<fn() -> D>,
 }
@@ -106,7 +107,8 @@ impl<D: Door> Builder<D> {
             shared_threads: None,
             loading: None,
             isa: None,
-            budget: Budget::DEFAULT,
+            budget: None,
+            cpu_budget: Budget::DEFAULT,
             wishes: Wishes { scores: D::SCORES, ..Wishes::default() },
             door: PhantomData,
         }
@@ -160,9 +162,15 @@ impl<D: Door> Builder<D> {
     }
 
     /// Maximum number of tokens computed together, which limits the memory for activations.
-    /// Default: [`Budget::DEFAULT`].
+    /// Default: [`Budget::DEFAULT`]; on a GPU what is found to be fast when the model is loaded.
     pub fn budget(mut self, budget: Budget) -> Self {
-        self.budget = budget;
+        self.budget = Some(budget);
+        self
+    }
+
+    /// The same where the model is computed on the CPU, and no [`budget`](Self::budget) is given for any device.
+    pub fn cpu_budget(mut self, budget: Budget) -> Self {
+        self.cpu_budget = budget;
         self
     }
 
@@ -224,21 +232,14 @@ impl<D: Door> Builder<D> {
         if D::SCORES == (config.task == ModelTask::Embed) {
             return Err(Error::WrongTask { model: files.name().to_owned(), found: config.task.name() });
         }
-        let precision = resolve(self.precision, self.device, kernels);
+        let placed = Placed::new(self.device, self.precision, &config, kernels)?;
+        let (device, precision) = (placed.device, placed.precision);
         let read = || Tokenizer::read(&files, &config);
         let open = || Weights::open(&files, &config);
-        let load = |weights: &Weights| match self.device {
-            Device::Cpu => {
-                Pass::load(Cpu::new(kernels, format(precision)?, threads.count()), weights, &config.architecture)
-            }
-            #[cfg(feature = "candle")]
-            device => Pass::load(candle_device(device, precision)?, weights, &config.architecture),
-            #[cfg(not(feature = "candle"))]
-            device => Err(device.not_built()),
-        };
+        let load = |weights: &Weights| placed.load(weights, &config, kernels, threads.count());
         let loading = self.loading.as_ref().unwrap_or(&threads);
         let (tokenizer, weights, pass) = loading.run(|| -> Result<_> {
-            if precision == Precision::Int8 && self.device == Device::Cpu {
+            if precision == Precision::Int8 && device == Device::Cpu {
                 let (tokenizer, mut weights) = (read()?, open()?);
                 calibrate(&mut weights, &config.architecture, &tokenizer, kernels)?;
                 let pass = load(&weights)?;
@@ -256,21 +257,28 @@ impl<D: Door> Builder<D> {
         let heads = heads(&files, &config, &weights, &tokenizer)?;
         tracing::info!(
             model = files.name(), task = config.task.name(), dim = config.dim, layers = config.layers,
-            pooling = %config.pooling, pooling_from = config.pooling_source, %precision, isa = %kernels.isa, threads = threads.count(),
+            pooling = %config.pooling, pooling_from = config.pooling_source, %device, %precision, isa = %kernels.isa, threads = threads.count(),
             max_length = config.max_length, "model loaded"
         );
-        Ok(Engine {
+        let turns = if matches!(device, Device::Cuda(_)) { 2 } else { 1 };
+        let engine = Engine {
             name: files.name().to_owned(),
             files,
             config,
             tokenizer,
             heads,
             threads,
-            budget: self.budget,
+            budget: Mutex::new(self.budget.unwrap_or(self.cpu_budget)),
             kernels,
+            device,
             precision,
-            forward: Turns::new(pass),
-        })
+            forward: Turns::new(pass, turns),
+        };
+        if turns > 1 && self.budget.is_none() {
+            let found = engine.find_budget()?;
+            return Ok(Engine { budget: Mutex::new(found), ..engine });
+        }
+        Ok(engine)
     }
 }
 
@@ -367,6 +375,74 @@ fn dense_of(files: &ModelFiles, settings: &DenseSettings, weights: &Weights) -> 
     }))
 }
 
+/// Where a model is computed, and in what.
+struct Placed {
+    device: Device,
+    precision: Precision,
+    #[cfg(feature = "cuda")]
+    gpu: Mutex<Option<crate::backend::cuda::Cuda>>,
+}
+
+impl Placed {
+    /// # Errors
+    /// What stands against `device` or `precision`. `Device::Auto` is the CPU where something does.
+    fn new(device: Device, precision: Precision, config: &ModelConfig, kernels: &Kernels) -> Result<Self> {
+        #[cfg(feature = "cuda")]
+        {
+            use crate::backend::cuda::{Cuda, is_here};
+            let number = match device {
+                Device::Cuda(number) => Some(number),
+                Device::Auto if precision != Precision::Int8 && is_here() => Some(0),
+                _ => None,
+            };
+            let gpu = number.map(|number| Cuda::new(number, precision, &config.architecture));
+            match (gpu, device) {
+                (Some(Err(error)), Device::Auto) => {
+                    tracing::warn!(%error, "there is a GPU, but the model is computed on the CPU");
+                }
+                (Some(gpu), _) => {
+                    let (gpu, precision) = gpu?;
+                    let device = Device::Cuda(number.unwrap_or(0));
+                    return Ok(Self { device, precision, gpu: Mutex::new(Some(gpu)) });
+                }
+                (None, _) => {}
+            }
+        }
+        let _ = config;
+        let device = if device == Device::Auto { Device::Cpu } else { device };
+        Ok(Self {
+            device,
+            precision: resolve(precision, device, kernels),
+            #[cfg(feature = "cuda")]
+            gpu: Mutex::default(),
+        })
+    }
+
+    fn load(
+        &self,
+        weights: &Weights,
+        config: &ModelConfig,
+        kernels: &'static Kernels,
+        threads: usize,
+    ) -> Result<Box<dyn Forward>> {
+        let architecture = &config.architecture;
+        match self.device {
+            Device::Auto | Device::Cpu => {
+                Pass::load(Cpu::new(kernels, format(self.precision)?, threads), weights, architecture)
+            }
+            #[cfg(feature = "cuda")]
+            Device::Cuda(_) => {
+                let gpu = self.gpu.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+                Pass::load(gpu.ok_or_else(|| self.device.not_built())?, weights, architecture)
+            }
+            #[cfg(feature = "candle")]
+            device => Pass::load(candle_device(device, self.precision)?, weights, architecture),
+            #[cfg(not(feature = "candle"))]
+            device => Err(device.not_built()),
+        }
+    }
+}
+
 /// The number format of linear layers on the CPU.
 fn format(precision: Precision) -> Result<Option<Format>> {
     match precision {
@@ -381,10 +457,10 @@ fn format(precision: Precision) -> Result<Option<Format>> {
 fn candle_device(device: Device, precision: Precision) -> Result<crate::backend::candle::Candle> {
     use candle_core::{DType, Device as Candle};
     let on = match device {
-        Device::Cpu | Device::CandleCpu => Candle::Cpu,
-        // Without their features these are candle's own errors; `check_built` comes before them.
-        Device::Cuda(number) => Candle::new_cuda(number)?,
+        Device::CandleCpu => Candle::Cpu,
+        #[cfg(feature = "metal")]
         Device::Metal(number) => Candle::new_metal(number)?,
+        _ => return Err(device.not_built()),
     };
     let dtype = match precision {
         Precision::F32 => DType::F32,

@@ -19,6 +19,18 @@ pub struct Profile {
     pub multiplications: u64,
 }
 
+/// How long a kernel, or all matrix products of one shape, took.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct KernelTime {
+    /// The kernel's name; `product INPUTS → OUTPUTS` for a matrix product.
+    pub name: String,
+    /// How often it ran.
+    pub calls: u64,
+    /// Seconds on the device, of all calls.
+    pub seconds: f64,
+}
+
 /// Collects a [`Profile`].
 #[derive(Default)]
 pub(crate) struct Clock {

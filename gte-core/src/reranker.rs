@@ -361,7 +361,7 @@ impl std::fmt::Debug for Reranker {
             self.name(),
             self.labels(),
             self.precision(),
-            self.isa(),
+            self.engine.place(),
             self.threads()
         )
     }

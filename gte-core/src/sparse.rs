@@ -106,6 +106,6 @@ impl SparseEmbedder {
 
 impl std::fmt::Debug for SparseEmbedder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "SparseEmbedder({}, {}, {})", self.engine.name, self.engine.precision, self.engine.kernels.isa)
+        write!(f, "SparseEmbedder({}, {}, {})", self.engine.name, self.engine.precision, self.engine.place())
     }
 }

@@ -4,8 +4,12 @@
 # an address sanitizer, with three orders of the threads, each text alone and in a batch. Needs g++
 # and no GPU. Also checks that the committed PTX was made from these sources.
 #
-# With --break [REGEX], breaks the kernels in one place after the other
-# (emulator/tests/mutations.txt), and fails if no test notices.
+# With --library: builds only the shared library through which the tests of the backend in Rust call
+# the kernels, if a source has changed; with --library asan, another one with an address sanitizer.
+# Prints its path.
+#
+# With --break [REGEX]: breaks the kernels in one place after the other
+# (emulator/tests/mutations.txt), and fails if a test does not notice.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 cuda=$PWD/gte-core/src/backend/cuda
@@ -32,8 +36,26 @@ run_test() {
 export cuda out sanitizers
 export -f compile run_test
 
-# break_one TEST FILE CHANGE: checks that the test fails when FILE is changed. First without
-# sanitizers, which compiles faster.
+# library [asan]: builds the shared library of all kernels.
+library() {
+  local flags=-O2 name=libgte_emulator.so
+  [ "${1:-}" != asan ] || { flags="-O1 -g -fsanitize=address"; name=libgte_emulator.asan.so; }
+  # Several tests may ask for it at once.
+  exec 9>"$out/library.lock"
+  flock 9
+  if [ -z "$(find "$out/$name" -newer "$0" 2>/dev/null)" ] || [ -n "$(find "$cuda/kernels" "$cuda/emulator" -maxdepth 1 -name '*.[ch]*' -newer "$out/$name" -print -quit)" ]; then
+    g++ -std=c++20 $flags -Wno-unknown-pragmas -shared -fPIC -o "$out/$name.new" "$cuda/emulator/library.cpp"
+    mv "$out/$name.new" "$out/$name"
+  fi
+  echo "$out/$name"
+}
+if [ "${1:-}" = --library ]; then
+  library "${2:-}"
+  exit
+fi
+
+# break_one TEST FILE CHANGE: whether the test fails when FILE is changed. Without sanitizers first,
+# which compiles faster.
 break_one() {
   local copy found='' flags
   copy=$(mktemp -d "$out/break.XXXXXX")
@@ -65,6 +87,17 @@ fi
   echo "the sources have changed since kernels/ptx was made: run $cuda/kernels/ptx.sh" >&2
   exit 1
 }
-# The longest tests first.
+# The backend in Rust with an address sanitizer: each buffer lies by itself, and whole models run
+# through all kernels.
+sanitized() {
+  library asan >/dev/null
+  local program
+  program=$(cargo test --release -q --workspace --test cuda --no-run --message-format=json | sed -n 's/.*"executable":"\([^"]*cuda-[^"]*\)".*/\1/p' | tail -n 1)
+  # Rust's allocator keeps some memory until the end.
+  (cd gte-core && LD_PRELOAD=$(gcc -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0:detect_stack_use_after_return=0 \
+    GTE_TEST_EMULATOR=asan "$program" no_kernel_leaves_its_buffers)
+}
+# The longest first.
 printf '%s\n' attention attention_f32 norm embedding activation rope pooling heads convert library emulator |
   xargs -P "$(nproc)" -I{} bash -euo pipefail -c 'run_test {}'
+sanitized

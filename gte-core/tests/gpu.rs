@@ -1,27 +1,59 @@
-//! Compares the CUDA backend with our CPU kernels, in f32, f16 and bf16. `make check-cuda` compiles
-//! it on any machine and runs it on machines with a GPU. In other builds this file is empty.
+//! A real NVIDIA GPU beside our CPU kernels, in f32, f16 and bf16, and a text alone and in a batch.
+//! Where there is none, it is asked for in vain: the error says what is missing, and `Device::Auto`
+//! is the CPU. `GTE_REQUIRE_GPU=1` fails there.
 #![cfg(feature = "cuda")]
-#![allow(clippy::unwrap_used, reason = "a test")]
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test")]
 
 mod model;
+mod resized;
+
+use std::path::Path;
 
 use gte_core::{Device, Embedder, ModelFiles, Pooling, Precision};
+use resized::resized;
+
+fn build(dir: &Path, device: Device, precision: Precision, pooling: Pooling) -> gte_core::Result<Embedder> {
+    let builder = Embedder::from_files(ModelFiles::from_dir(dir).unwrap()).device(device).precision(precision);
+    builder.pooling(pooling).threads(2).budget(gte_core::Budget::new(400)?).build()
+}
+
+/// Whether there is a GPU; says why not.
+fn is_here(dir: &Path) -> bool {
+    let Err(error) = build(dir, Device::Cuda(0), Precision::F32, Pooling::Cls) else { return true };
+    eprintln!("NOT TESTED on a GPU: {error}");
+    assert!(std::env::var_os("GTE_REQUIRE_GPU").is_none(), "{error}");
+    let error = error.to_string();
+    assert!(
+        error.contains("cuda:0") && ["no CUDA driver", "no such GPU", "cublas"].iter().any(|why| error.contains(why)),
+        "{error}"
+    );
+    let auto = build(dir, Device::Auto, Precision::F32, Pooling::Cls).unwrap();
+    assert_eq!(auto.engine().device(), Device::Cpu);
+    false
+}
 
 #[test]
 fn a_gpu_gives_the_vectors_of_the_cpu() {
-    let dir = model::tiny_model();
-    let texts: Vec<Vec<u32>> = (0..60).map(|i| model::ids(i, 1 + (i as usize * 11) % 150)).collect();
-    for pooling in [Pooling::Cls, Pooling::Mean, Pooling::LastToken] {
-        let build = |device, precision| {
-            let builder = Embedder::from_files(ModelFiles::from_dir(dir.path()).unwrap());
-            builder.device(device).precision(precision).pooling(pooling).build().unwrap().embed_tokens(&texts).unwrap()
-        };
-        let expected = build(Device::Cpu, Precision::F32);
-        for (precision, allowed) in [(Precision::F32, 1e-5), (Precision::F16, 1e-3), (Precision::Bf16, 1e-2)] {
-            let found = build(Device::Cuda(0), precision);
-            for (a, b) in found.rows().zip(expected.rows()) {
+    if !is_here(model::tiny_model().path()) {
+        return;
+    }
+    let texts: Vec<Vec<u32>> =
+        (0..60).map(|i| model::ids(i, 1 + (i as usize * 11) % 60).iter().map(|id| id % 20 + 4).collect()).collect();
+    for model in resized() {
+        let dir = model.write();
+        let cpu = build(dir.path(), Device::Cpu, Precision::F32, model.pooling).unwrap();
+        let expected = cpu.embed_tokens(&texts).unwrap();
+        for (precision, off) in [(Precision::F32, 1e-6), (Precision::F16, 2e-5), (Precision::Bf16, 1e-3)] {
+            let gpu = build(dir.path(), Device::Cuda(0), precision, model.pooling).unwrap();
+            let found = gpu.embed_tokens(&texts).unwrap();
+            for (i, (a, b)) in found.rows().zip(expected.rows()).enumerate() {
                 let cosine = gte_core::similarity::cosine(a, b).unwrap();
-                assert!(1.0 - cosine <= allowed, "{precision}, {pooling}: cosine {cosine}");
+                assert!(1.0 - cosine <= off, "{}, {precision}: cosine {cosine}", model.fixture);
+                // Plain, recorded, repeated.
+                for _ in 0..3 {
+                    let alone = gpu.embed_tokens(&texts[i..=i]).unwrap();
+                    assert!(alone.as_slice() == a, "{}, {precision}: text {i} is another alone", model.fixture);
+                }
             }
         }
     }

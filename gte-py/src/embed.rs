@@ -260,6 +260,12 @@ impl Engine {
         self.engine.isa().name()
     }
 
+    /// Where it is computed.
+    #[getter]
+    fn device(&self) -> String {
+        self.engine.engine().device().to_string()
+    }
+
     /// Number of compute threads.
     #[getter]
     fn threads(&self) -> usize {

@@ -46,7 +46,7 @@ pub(crate) fn to_python(error: gte_core::Error) -> PyErr {
         | Core::OutputLength { .. }
         | Core::InvalidOption { .. } => PyValueError::new_err(message),
         Core::NoRow { .. } => PyIndexError::new_err(message),
-        Core::Device { .. } => DeviceError::new_err(message),
+        Core::Device { .. } | Core::DeviceMemory { .. } | Core::DeviceLost { .. } => DeviceError::new_err(message),
         _ => InvalidModel::new_err(message),
     }
 }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use gte_core::{Budget, Builder, Door, HubOptions, ModelFiles, Pooling, Precision};
+use gte_core::{Budget, Builder, Device, Door, HubOptions, ModelFiles, Pooling, Precision};
 use pyo3::prelude::*;
 
 use crate::errors::to_python;
@@ -12,21 +12,23 @@ use crate::errors::to_python;
 pub(crate) struct Options {
     model: PathBuf,
     hub: HubOptions,
+    device: Device,
     precision: Option<Precision>,
     threads: Option<usize>,
     max_length: Option<usize>,
     pooling: Option<Pooling>,
     causal: Option<bool>,
-    budget: Budget,
+    budget: Option<Budget>,
 }
 
 #[pymethods]
 impl Options {
     #[new]
-    #[pyo3(signature = (model, *, precision = None, threads = None, max_length = None, revision = None, offline = false, pooling = None, causal = None, max_batch_tokens = None, cache_folder = None, token = None))]
+    #[pyo3(signature = (model, *, device = None, precision = None, threads = None, max_length = None, revision = None, offline = false, pooling = None, causal = None, max_batch_tokens = None, cache_folder = None, token = None))]
     #[allow(clippy::too_many_arguments, reason = "Python's keywords")]
     fn new(
         model: PathBuf,
+        device: Option<&str>,
         precision: Option<&str>,
         threads: Option<usize>,
         max_length: Option<usize>,
@@ -51,12 +53,13 @@ impl Options {
         Ok(Self {
             model,
             hub,
+            device: option(device)?.unwrap_or(Device::Auto),
             precision: option(precision)?,
             threads,
             max_length,
             pooling: option(pooling)?,
             causal,
-            budget: max_batch_tokens.map_or(Ok(Budget::DEFAULT), Budget::new).map_err(to_python)?,
+            budget: max_batch_tokens.map(Budget::new).transpose().map_err(to_python)?,
         })
     }
 }
@@ -72,7 +75,10 @@ impl Options {
 
     /// Opens the model as a `D`.
     pub(crate) fn open<D: Door>(&self, files: ModelFiles) -> gte_core::Result<D> {
-        let mut builder = Builder::<D>::from_files(files).budget(self.budget);
+        let mut builder = Builder::<D>::from_files(files).device(self.device);
+        if let Some(budget) = self.budget {
+            builder = builder.budget(budget);
+        }
         if let Some(precision) = self.precision {
             builder = builder.precision(precision);
         }
@@ -89,11 +95,6 @@ impl Options {
             builder = builder.max_length(tokens);
         }
         builder.build()
-    }
-
-    /// Maximum number of tokens computed together.
-    pub(crate) fn budget(&self) -> Budget {
-        self.budget
     }
 }
 

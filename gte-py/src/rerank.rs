@@ -104,7 +104,7 @@ impl Scorer {
             let activation = activation(&files)?;
             let reranker: Reranker = options.open(files)?;
             let batches = if reranker.takes_instruction() { BATCHES_OF_QUESTIONS } else { 1 };
-            let budget = Budget::new(options.budget().tokens().saturating_mul(batches))?;
+            let budget = Budget::new(reranker.engine().budget().tokens().saturating_mul(batches))?;
             Ok(Self { reranker, budget, activation })
         };
         py.detach(open).map_err(to_python)
@@ -237,6 +237,12 @@ impl Scorer {
     #[getter]
     fn isa(&self) -> &'static str {
         self.reranker.isa().name()
+    }
+
+    /// Where it is computed.
+    #[getter]
+    fn device(&self) -> String {
+        self.reranker.engine().device().to_string()
     }
 
     /// Number of compute threads.

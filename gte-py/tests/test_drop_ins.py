@@ -137,7 +137,7 @@ def test_rank(cross_encoder, reranker):
 @pytest.mark.parametrize(
     "error, words, arguments",
     [
-        (ValueError, "device 'cuda'", {"device": "cuda"}),
+        (ValueError, "device 'cuda:99'", {"device": "cuda:99"}),
         (ValueError, "device", {"device": ["cpu", "cpu"]}),
         (ValueError, "pool", {"pool": {"input": None}}),
         (ValueError, "batch_size is 0", {"batch_size": 0}),
@@ -195,7 +195,8 @@ def test_how_a_cross_encoder_is_opened(tmp_path, reranker, caplog):
         (TypeError, "model_name_or_path", {}),
         (ValueError, "modules", {"modules": []}),
         (ValueError, "backend 'onnx'", {"backend": "onnx"}),
-        (ValueError, "device", {"device": "cuda:0"}),
+        (gte.DeviceError, "device cuda:99", {"device": "cuda:99"}),
+        (ValueError, "device", {"device": ["cpu", "cpu"]}),
         (ValueError, "num_labels 3", {"num_labels": 3}),
         (ValueError, "num_labels 2", {"config_kwargs": {"num_labels": 2}}),
         (ValueError, "hidden_size", {"config_kwargs": {"hidden_size": 2}}),
@@ -351,7 +352,7 @@ def test_langchain(reranker):
         (TypeError, "nonsense", {"model": str(XLMR), "nonsense": 1}),
         (TypeError, "max_length", {"model": reranker, "max_length": 9}),
         (ValueError, "top_n", {"model": reranker, "top_n": -1}),
-        (ValueError, "device", {"model": str(XLMR), "model_kwargs": {"device": "cuda"}}),
+        (gte.DeviceError, "device cuda:99", {"model": str(XLMR), "model_kwargs": {"device": "cuda:99"}}),
     ]:
         with pytest.raises(error, match=words):
             GteReranker(**arguments)
@@ -407,7 +408,7 @@ def test_llama_index(reranker):
         (TypeError, "nonsense", {"model": str(XLMR), "nonsense": 1}),
         (TypeError, "max_length", {"model": reranker, "max_length": 9}),
         (ValueError, "top_n", {"model": reranker, "top_n": -1}),
-        (ValueError, "device", {"model": str(XLMR), "device": "cuda"}),
+        (gte.DeviceError, "device cuda:99", {"model": str(XLMR), "device": "cuda:99"}),
     ]:
         with pytest.raises(error, match=words):
             GteRerank(**arguments)

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
+import gte
 from fixtures import MODEL, TEXTS, changed_model, source_of
 
 
@@ -38,7 +40,7 @@ def test_encode_as_sentence_transformers(embedder, expected):
         (ValueError, "output_value", "token_embeddings"),
         (ValueError, "output_value", None),
         (ValueError, "precision", "float16"),
-        (ValueError, "device", "cuda"),
+        (ValueError, "device", "cuda:99"),
         (ValueError, "device", ["cpu", "cpu"]),
         (ValueError, "pool", {"input": None}),
         (ValueError, "batch_size", 0),
@@ -181,7 +183,7 @@ def test_langchain_takes_what_hugging_face_embeddings_take(embedder, expected):
         (TypeError, "revision", {"model": embedder, "model_kwargs": {"revision": "main"}}),
         (TypeError, "model", {}),
         (ValueError, "multi_process", {"model": embedder, "multi_process": True}),
-        (ValueError, "device", {"model": str(MODEL), "model_kwargs": {"device": "cuda"}}),
+        (gte.DeviceError, "device cuda:99", {"model": str(MODEL), "model_kwargs": {"device": "cuda:99"}}),
     ]:
         with pytest.raises(error, match=words):
             GteEmbeddings(**arguments)
@@ -214,7 +216,7 @@ def test_llama_index_takes_what_hugging_face_embedding_takes(tmp_path, embedder)
         "trust_remote_code": True,
         "parallel_process": True,
         "target_devices": ["cuda:0"],
-        "device": "cuda",
+        "device": "cuda:99",
         "nonsense": 1,
     }
     taken = {
@@ -235,7 +237,7 @@ def test_llama_index_takes_what_hugging_face_embedding_takes(tmp_path, embedder)
     assert model.get_text_embedding("a") == embedder.embed(["text: a"])[0].tolist()
     assert model.max_length == 16 and model.embed_batch_size == 7
     for name, value in refused.items():
-        with pytest.raises((TypeError, ValueError), match=name):
+        with pytest.raises((TypeError, ValueError, gte.DeviceError), match=name):
             GteEmbedding(str(MODEL), **options, **{name: value})
     with pytest.raises(TypeError, match="max_length"):
         GteEmbedding(embedder, max_length=16)

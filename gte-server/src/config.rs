@@ -46,11 +46,12 @@ pub struct Config {
     /// this at once, one of them downloads and the others wait
     #[arg(long, env = "GTE_DOWNLOAD", value_parser = BoolishValueParser::new())]
     pub download: bool,
-    /// Where the model runs: cpu, or cuda:0 … in a build with the feature `cuda`
-    #[arg(long, env = "GTE_DEVICE", default_value_t)]
+    /// Where the models run: cpu, cuda:0, cuda:1 …, or auto: the first GPU where there is one, else
+    /// the CPU
+    #[arg(long, env = "GTE_DEVICE", default_value_t = Device::Auto)]
     pub device: Device,
-    /// Number type of matrix multiplications: f32, bf16, int8, or auto. auto is bf16 if the CPU
-    /// computes it natively, and f32 otherwise
+    /// Number type of matrix multiplications: f32, bf16, int8 (on the CPU), f16 (on a GPU), or
+    /// auto. auto is bf16 if it is computed natively, and f32 otherwise
     #[arg(long, env = "GTE_PRECISION", default_value = "auto")]
     pub precision: Precision,
     /// cls, mean or last-token, if the files of a single model do not say which. For several
@@ -66,9 +67,9 @@ pub struct Config {
     #[arg(long, env = "GTE_MAX_LENGTH")]
     pub max_length: Option<usize>,
     /// Maximum number of tokens computed together. It limits memory, and how long a query waits
-    /// behind a batch
-    #[arg(long, env = "GTE_MAX_BATCH_TOKENS", default_value_t = 256)]
-    pub max_batch_tokens: usize,
+    /// behind a batch. Default: 256 on the CPU; on a GPU what is found to be fast at start
+    #[arg(long, env = "GTE_MAX_BATCH_TOKENS")]
+    pub max_batch_tokens: Option<usize>,
 
     /// Address to listen on
     #[arg(long, env = "GTE_HOST", default_value = "0.0.0.0")]
@@ -279,7 +280,7 @@ impl Config {
     /// One line that names the flags.
     pub fn check(&self) -> Result<(), String> {
         let positive = [
-            ("--max-batch-tokens", self.max_batch_tokens),
+            ("--max-batch-tokens", self.max_batch_tokens.unwrap_or(1)),
             ("--body-limit", self.body_limit),
             ("--queue-requests", self.queue_requests),
             ("--queue-texts", self.queue_texts),

@@ -4,6 +4,7 @@
 use std::cell::RefCell;
 use std::sync::atomic::AtomicU64;
 
+use gte_core::DeviceState;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -56,6 +57,8 @@ pub struct ModelInfo {
     pub precision: String,
     /// Instruction set of the kernels.
     pub isa: String,
+    /// Where it is computed: cpu, cuda:0 …
+    pub device: String,
 }
 
 /// The metrics of one model.
@@ -98,6 +101,13 @@ pub struct ModelMetrics {
     pub model_load: FloatGauge,
 }
 
+/// A GPU.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct DeviceLabels {
+    device: String,
+    name: String,
+}
+
 type ByModel<M> = Family<ModelLabel, M, fn() -> M>;
 
 /// The metrics of a server.
@@ -119,6 +129,9 @@ pub struct Metrics {
     pub queue_delay: FloatGauge,
     /// Memory of the cache's entries.
     pub cache_bytes: Gauge,
+    device_memory: Family<DeviceLabels, Gauge>,
+    device_memory_free: Family<DeviceLabels, Gauge>,
+    device_utilization: Family<DeviceLabels, FloatGauge>,
     info: Family<ModelInfo, Gauge>,
     tokenize_seconds: ByModel<Histogram>,
     queue_seconds: ByModel<Histogram>,
@@ -172,6 +185,9 @@ impl Metrics {
             utilization: Gauge::default(),
             queue_delay: Gauge::default(),
             cache_bytes: Gauge::default(),
+            device_memory: Family::default(),
+            device_memory_free: Family::default(),
+            device_utilization: Family::default(),
             info: Family::default(),
             tokenize_seconds: by_model(short_seconds),
             queue_seconds: by_model(seconds),
@@ -236,6 +252,11 @@ impl Metrics {
         r.register_with_unit("queue_delay", delay, Unit::Seconds, self.queue_delay.clone());
         let speed = "Measured speed of forward passes, which have no padding";
         r.register("tokens_per_second", speed, self.tokens_per_second.clone());
+        r.register_with_unit("device_memory", "Memory of a GPU", Unit::Bytes, self.device_memory.clone());
+        let free = "Memory of a GPU that no process has";
+        r.register_with_unit("device_memory_free", free, Unit::Bytes, self.device_memory_free.clone());
+        let computing = "Share of the last moments in which a GPU computed, where NVIDIA's management library tells";
+        r.register("device_utilization_ratio", computing, self.device_utilization.clone());
         let load = "Time taken to load the model";
         r.register_with_unit("model_load", load, Unit::Seconds, self.model_load.clone());
         r.register("model_info", "Properties of each model; the value is always 1", self.info.clone());
@@ -266,6 +287,16 @@ impl Metrics {
             failed_job_texts: self.failed_job_texts.get_or_create_owned(&label),
             tokens_per_second: self.tokens_per_second.get_or_create_owned(&label),
             model_load: self.model_load.get_or_create_owned(&label),
+        }
+    }
+
+    /// Notes what a GPU says of itself.
+    pub fn note_device(&self, device: String, state: &DeviceState) {
+        let labels = DeviceLabels { device, name: state.name.clone() };
+        self.device_memory.get_or_create(&labels).set(state.memory as i64);
+        self.device_memory_free.get_or_create(&labels).set(state.free as i64);
+        if let Some(utilization) = state.utilization {
+            self.device_utilization.get_or_create(&labels).set(utilization.into());
         }
     }
 

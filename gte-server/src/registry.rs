@@ -55,6 +55,7 @@ impl Model {
             dimensions: loaded_model.dimensions(),
             precision: engine.precision().to_string(),
             isa: engine.isa().to_string(),
+            device: engine.device().to_string(),
         });
         metrics.model_load.set(start.elapsed().as_secs_f64());
         Ok(Self { number, name, loaded_model, metrics, note: settings.note(), promised_texts: OnceLock::new() })
@@ -159,6 +160,9 @@ fn open(
     }
 }
 
+/// Tokens that the CPU computes at once, where none are given: a query waits for a batch.
+const CPU_BATCH_TOKENS: usize = 256;
+
 /// How files of a model are requested from its hub.
 pub(crate) fn hub(settings: &ModelSettings, config: &Config) -> gte_core::Result<HubOptions> {
     let mut options = HubOptions::from_env()?;
@@ -174,11 +178,12 @@ fn with_settings<D: gte_core::Door>(
     threads: &Threads,
     loading: Option<&Threads>,
 ) -> gte_core::Result<Builder<D>> {
-    builder = builder
-        .device(config.device)
-        .precision(settings.precision.unwrap_or(config.precision))
-        .share_threads(threads)
-        .budget(Budget::new(config.max_batch_tokens)?);
+    builder =
+        builder.device(config.device).precision(settings.precision.unwrap_or(config.precision)).share_threads(threads);
+    builder = match config.max_batch_tokens {
+        Some(tokens) => builder.budget(Budget::new(tokens)?),
+        None => builder.cpu_budget(Budget::new(CPU_BATCH_TOKENS)?),
+    };
     if let Some(loading) = loading {
         builder = builder.load_on(loading);
     }

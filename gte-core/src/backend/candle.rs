@@ -1,6 +1,9 @@
-//! Implements `Backend` with candle tensors: on NVIDIA GPUs (feature `cuda`), on Apple GPUs
-//! (`metal`), and on candle's CPU backend, with which the tests compare whole models. Plain on
-//! purpose: each operation is its formula in candle's own operations.
+//! The verbs on candle tensors: Apple GPUs (feature `metal`), and on candle's CPU backend the
+//! whole-model oracle of the tests. Plain on purpose: each verb is its formula in candle's own
+//! operations. Attention goes by texts of one length, which are one batched product.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
 
 use candle_core::{D, DType, Device, Tensor};
 
@@ -40,11 +43,13 @@ impl Candle {
     }
 
     fn normed(&self, x: &Tensor, norm: &Norm) -> Result<Tensor> {
+        if norm.kind == NormKind::Rms {
+            return Ok(candle_nn::ops::rms_norm(&x.contiguous()?, &norm.gamma, norm.eps as f32)?);
+        }
+        // Not candle's fused LayerNorm: it takes the mean of squares less the square of the mean,
+        // and the digits that cancel are those that an oracle is asked for.
         let x = x.to_dtype(DType::F32)?;
-        let centred = match norm.kind {
-            NormKind::Layer => x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?,
-            NormKind::Rms => x,
-        };
+        let centred = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
         let deviation = (centred.sqr()?.mean_keepdim(D::Minus1)? + norm.eps)?.sqrt()?;
         let scaled = centred.broadcast_div(&deviation)?.to_dtype(self.dtype)?.broadcast_mul(&norm.gamma)?;
         Ok(match &norm.beta {
@@ -61,23 +66,24 @@ impl Candle {
         })
     }
 
-    /// Rotates each position of `positions` by its angles: (heads, tokens, d).
+    /// The tokens of each text, which are at the positions from `first` on, turned by their angles:
+    /// (texts, heads, tokens, d).
     fn turned(&self, x: &Tensor, rope: &RopeSpec, first: usize) -> Result<Tensor> {
-        let (_, tokens, d) = x.dims3()?;
+        let (_, _, tokens, d) = x.dims4()?;
         let half = d / 2;
         let angles: Vec<f64> = (first..first + tokens)
             .flat_map(|position| (0..half).map(move |i| position as f64 * rope.frequency(i, d)))
             .collect();
         let table = |f: fn(f64) -> f64| -> Result<Tensor> {
             let values: Vec<f32> = angles.iter().map(|&angle| f(angle) as f32).collect();
-            Ok(Tensor::from_vec(values, (1, tokens, half), &self.device)?)
+            Ok(Tensor::from_vec(values, (1, 1, tokens, half), &self.device)?)
         };
         let (cos, sin) = (table(f64::cos)?, table(f64::sin)?);
         let x = x.to_dtype(DType::F32)?;
-        let (a, b) = (x.narrow(2, 0, half)?, x.narrow(2, half, half)?);
+        let (a, b) = (x.narrow(3, 0, half)?, x.narrow(3, half, half)?);
         let first_half = (a.broadcast_mul(&cos)? - b.broadcast_mul(&sin)?)?;
         let second_half = (b.broadcast_mul(&cos)? + a.broadcast_mul(&sin)?)?;
-        Ok(Tensor::cat(&[first_half, second_half], 2)?.to_dtype(self.dtype)?)
+        Ok(Tensor::cat(&[first_half, second_half], 3)?.to_dtype(self.dtype)?)
     }
 
     /// What `mask` adds to the scores of `queries` that follow `first` tokens: (queries, keys), or
@@ -139,11 +145,9 @@ pub(crate) struct Attention {
     head_norms: Option<[Norm; 2]>,
 }
 
-/// Keys and values of each text, rotated: (kv_heads, tokens, d).
-pub(crate) struct Projected {
-    keys: Vec<Tensor>,
-    values: Vec<Tensor>,
-}
+/// Keys and values, turned, of the texts of each length: (texts, kv_heads, tokens, d). Texts go on
+/// from a single one.
+pub(crate) struct Projected(Vec<(Tensor, Tensor)>);
 
 impl Backend for Candle {
     type Hidden = Tensor;
@@ -222,19 +226,24 @@ impl Backend for Candle {
         let x = norm.map_or_else(|| Ok(x.clone()), |norm| self.normed(x, norm))?;
         let qkv = self.linear(&x, qkv)?;
         let spec = &attention.spec;
-        let (d, group) = (spec.head_dim, spec.heads / spec.kv_heads);
+        let (d, shared) = (spec.head_dim, spec.heads / spec.kv_heads);
         let [queries, keys, _] = spec.widths();
-        let before = before.map(|before| (&before.keys[0], &before.values[0]));
-        let first = before.map_or(Ok(0), |(keys, _)| keys.dim(1))?;
-        let mut projected = Projected { keys: Vec::new(), values: Vec::new() };
-        let mut contexts = Vec::new();
-        for range in texts.ranges() {
-            let tokens = range.len();
-            let rows = qkv.narrow(0, range.start, tokens)?;
-            // (heads, tokens, d)
+        let before = before.and_then(|before| before.0.first());
+        let first = before.map_or(Ok(0), |(keys, _)| keys.dim(2))?;
+        let mut by_length: BTreeMap<usize, Vec<Range<usize>>> = BTreeMap::new();
+        for text in texts.ranges() {
+            by_length.entry(text.len()).or_default().push(text);
+        }
+        let (mut projected, mut contexts, mut order) = (Vec::new(), Vec::new(), Vec::new());
+        for (tokens, group) in by_length {
+            let count = group.len();
+            let places: Vec<u32> = group.into_iter().flatten().map(|token| token as u32).collect();
+            let rows = qkv.index_select(&self.ids(places.iter().copied(), places.len())?, 0)?;
+            order.extend(places);
+            // (texts, heads, tokens, d)
             let part = |from: usize, heads: usize| -> Result<Tensor> {
-                let part = rows.narrow(1, from, heads * d)?.reshape((tokens, heads, d))?;
-                Ok(part.transpose(0, 1)?.contiguous()?)
+                let part = rows.narrow(1, from, heads * d)?.reshape((count, tokens, heads, d))?;
+                Ok(part.transpose(1, 2)?.contiguous()?)
             };
             let place = |x: Tensor, which: usize| -> Result<Tensor> {
                 let normed = attention.head_norms.as_ref().map(|norms| self.normed(&x, &norms[which])).transpose()?;
@@ -245,27 +254,30 @@ impl Backend for Candle {
             let k = place(part(queries, spec.kv_heads)?, 1)?;
             let v = part(queries + keys, spec.kv_heads)?;
             let join = |before: Option<&Tensor>, own: &Tensor| -> Result<Tensor> {
-                Ok(before.map_or_else(|| Ok(own.clone()), |before| Tensor::cat(&[before, own], 1))?)
+                let Some(before) = before else { return Ok(own.clone()) };
+                Ok(Tensor::cat(&[&before.repeat((count, 1, 1, 1))?, own], 2)?)
             };
-            let (all_k, all_v) = (join(before.map(|b| b.0), &k)?, join(before.map(|b| b.1), &v)?);
-            projected.keys.push(k);
-            projected.values.push(v);
-            // Query heads that share a key head become rows of one matrix multiplication.
-            let q = q.reshape((spec.kv_heads, group * tokens, d))?;
+            let (all_k, all_v) = (join(before.map(|b| &b.0), &k)?, join(before.map(|b| &b.1), &v)?);
+            projected.push((k, v));
+            // Query heads that share a key head are rows of one product.
+            let q = q.reshape((count, spec.kv_heads, shared * tokens, d))?;
             let scores = (q.matmul(&all_k.t()?.contiguous()?)? / (d as f64).sqrt())?.to_dtype(DType::F32)?;
             let scores = match self.mask(attention.layer.mask, first, tokens)? {
-                Some(mask) => scores.reshape((spec.heads, tokens, first + tokens))?.broadcast_add(&mask)?.reshape((
-                    spec.kv_heads,
-                    group * tokens,
-                    first + tokens,
-                ))?,
+                Some(mask) => scores
+                    .reshape((count, spec.heads, tokens, first + tokens))?
+                    .broadcast_add(&mask)?
+                    .reshape((count, spec.kv_heads, shared * tokens, first + tokens))?,
                 None => scores,
             };
-            let weights = candle_nn::ops::softmax(&scores, D::Minus1)?.to_dtype(self.dtype)?;
-            let context = weights.matmul(&all_v)?.reshape((spec.heads, tokens, d))?;
-            contexts.push(context.transpose(0, 1)?.contiguous()?.reshape((tokens, queries))?);
+            let weights = candle_nn::ops::softmax_last_dim(&scores)?.to_dtype(self.dtype)?;
+            let context = weights.matmul(&all_v)?.reshape((count, spec.heads, tokens, d))?;
+            contexts.push(context.transpose(1, 2)?.contiguous()?.reshape((count * tokens, queries))?);
         }
-        Ok((Tensor::cat(&contexts, 0)?, projected))
+        // Back to the order of the batch.
+        let mut back = vec![0; order.len()];
+        order.into_iter().enumerate().for_each(|(i, token)| back[token as usize] = i as u32);
+        let contexts = Tensor::cat(&contexts, 0)?.index_select(&self.ids(back, texts.tokens())?, 0)?;
+        Ok((contexts, Projected(projected)))
     }
 
     fn project(&self, x: &Tensor, layer: &Linear) -> Result<Tensor> {

@@ -4,13 +4,16 @@
 #[cfg(feature = "candle")]
 pub(crate) mod candle;
 pub(crate) mod cpu;
+#[cfg(feature = "cuda")]
+pub(crate) mod cuda;
 
 use std::ops::Range;
 
 use crate::batch::Texts;
+use crate::device::DeviceState;
 use crate::error::Result;
 use crate::models::{Architecture, LayerSpec, MlpSpec, NormSpec, Pooling};
-use crate::profile::Profile;
+use crate::profile::{KernelTime, Profile};
 use crate::weights::Weights;
 
 /// What a device must implement. Every hidden state is (tokens × width), with the tokens of a batch
@@ -98,6 +101,36 @@ pub(crate) trait Backend: Send + Sync {
     }
     /// Copies `x` to `out`, which has exactly its size, row after row.
     fn read(&self, x: &Self::Hidden, out: &mut [f32]) -> Result<()>;
+    /// Computes the pooled vectors of `texts` into `out` by `pass`, or by what the device has
+    /// recorded of an earlier pass of the same shape.
+    fn repeat(
+        &self,
+        texts: Texts<'_>,
+        pooling: Pooling,
+        out: &mut [f32],
+        pass: &mut dyn FnMut(&mut [f32]) -> Result<()>,
+    ) -> Result<()> {
+        let _ = (texts, pooling);
+        pass(out)
+    }
+    /// Whether passes are recorded and repeated.
+    fn record(&self, on: bool) {
+        let _ = on;
+    }
+    /// Gives memory back that no pass uses.
+    fn shrink(&self) {}
+    /// What the device says of itself, where it is not the CPU.
+    fn state(&self) -> Option<DeviceState> {
+        None
+    }
+    /// Whether each kernel is timed from here on, on devices that can.
+    fn time_kernels(&self, on: bool) {
+        let _ = on;
+    }
+    /// How long each kernel took since they were last asked for.
+    fn kernel_times(&self) -> Vec<KernelTime> {
+        Vec::new()
+    }
 }
 
 /// One token of a text.
@@ -128,13 +161,14 @@ impl Token {
     }
 }
 
-/// Pools the tokens `text`, whose hidden states `row` returns, into `out`. The first `unpooled`
-/// tokens do not count.
+/// Pools the tokens `text`, whose hidden states `row` gives, into `out`. The first `unpooled` do
+/// not count. A mean is summed in `sums` parts, of every so many tokens, as the device sums it.
 pub(crate) fn pool_rows<'a>(
     row: impl Fn(usize) -> &'a [f32],
     text: Range<usize>,
     unpooled: usize,
     pooling: Pooling,
+    sums: usize,
     out: &mut [f32],
 ) {
     if let Some(token) = Token::of(pooling) {
@@ -145,8 +179,16 @@ pub(crate) fn pool_rows<'a>(
     let tokens = if unpooled < text.len() { text.start + unpooled..text.end } else { text };
     let scale = 1.0 / tokens.len() as f32;
     out.fill(0.0);
-    for token in tokens {
-        out.iter_mut().zip(row(token)).for_each(|(sum, v)| *sum += v);
+    let add = |to: &mut [f32], from: &[f32]| to.iter_mut().zip(from).for_each(|(sum, v)| *sum += v);
+    if sums == 1 {
+        tokens.for_each(|token| add(out, row(token)));
+    } else {
+        let mut part = vec![0.0; out.len()];
+        for first in 0..sums {
+            part.fill(0.0);
+            tokens.clone().skip(first).step_by(sums).for_each(|token| add(&mut part, row(token)));
+            add(out, &part);
+        }
     }
     out.iter_mut().for_each(|v| *v *= scale);
 }

@@ -32,6 +32,7 @@ class Options:
         cls,
         model: str | PathLike[str],
         *,
+        device: str | None = None,
         precision: str | None = None,
         threads: int | None = None,
         max_length: int | None = None,
@@ -109,6 +110,8 @@ class Engine:
     @property
     def isa(self) -> str: ...
     @property
+    def device(self) -> str: ...
+    @property
     def threads(self) -> int: ...
 
 @final
@@ -162,6 +165,8 @@ class Scorer:
     def precision(self) -> str: ...
     @property
     def isa(self) -> str: ...
+    @property
+    def device(self) -> str: ...
     @property
     def threads(self) -> int: ...
 

@@ -50,7 +50,7 @@ class CrossEncoder:
     Args:
         model_name_or_path: a directory or a hub id. A name without a slash is looked up under
             ``cross-encoder/``.
-        device: only the cpu.
+        device: as in :class:`gte.Reranker`.
         prompts, default_prompt_name: override those of the model's files. A prompt is the
             instruction of a language model; for other models it is put before the first text of a
             pair.
@@ -68,7 +68,7 @@ class CrossEncoder:
 
     Without effect: ``trust_remote_code``, because no code of a model is run, and
     ``model_card_data``, because no model card is written. Refused with an error: ``modules``, any
-    other ``device`` or ``backend``, ``keep_in_fp32_modules``, other keys of the three dicts.
+    other ``backend``, ``keep_in_fp32_modules``, other keys of the three dicts.
     """
 
     def __init__(
@@ -198,7 +198,7 @@ class CrossEncoder:
                 tensors.
 
         ``batch_size``, ``chunk_size`` and ``num_workers`` have no effect, because scores do not
-        depend on them. Refused with an error: any ``device`` other than the cpu, a ``pool``, and
+        depend on them. Refused with an error: any ``device`` other than its own, a ``pool``, and
         arguments that sentence-transformers does not have.
         """
         given = renamed(kwargs, RENAMED_IN_CALLS)
@@ -209,7 +209,7 @@ class CrossEncoder:
         if inputs is _NOTHING:
             raise TypeError("predict() needs inputs: a list of pairs of texts")
         refuse_counts(batch_size, chunk_size)
-        refuse_devices(device, pool)
+        refuse_devices(device, pool, self.device)
         if convert_to_tensor or not convert_to_numpy:
             import_torch("convert_to_tensor=True and convert_to_numpy=False return tensors")
         single = _is_pair(inputs)

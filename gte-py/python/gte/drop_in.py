@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from .encode import import_torch, refuse_devices
+from .encode import import_torch
 
 # Keys of `model_kwargs` that do not change the result, only how attention is computed or how
 # weights are loaded.
@@ -42,7 +42,7 @@ def options(
         raise ValueError(f"modules: {name} can only open a model by its directory or hub id")
     if model is None:
         raise TypeError(f"{name} needs model_name_or_path: a directory or a hub id")
-    refuse_devices(device)
+    arguments["device"] = device
     if backend != "torch":
         raise ValueError(f"backend {backend!r}: not supported, this engine is the only backend")
     for key, value in (model_kwargs or {}).items():

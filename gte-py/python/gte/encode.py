@@ -92,7 +92,7 @@ class Encode(ABC):
             inputs = kwargs["sentences"]
         if inputs is _NOTHING:
             raise TypeError("encode() needs inputs: a str or a list of them")
-        _refuse(batch_size, output_value, precision, device, pool, chunk_size)
+        _refuse(batch_size, output_value, precision, device, pool, chunk_size, self.device)
         dim = self.dim
         if truncate_dim is not None and not 1 <= truncate_dim <= dim:
             raise ValueError(f"truncate_dim {truncate_dim}: 1 to {dim}")
@@ -150,14 +150,16 @@ def with_prompt(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tup
     return (name, *args[1:])
 
 
-def _refuse(batch_size: Any, output_value: Any, precision: Any, device: Any, pool: Any, chunk_size: Any) -> None:
+def _refuse(
+    batch_size: Any, output_value: Any, precision: Any, device: Any, pool: Any, chunk_size: Any, own: str
+) -> None:
     """Refuses arguments of sentence-transformers that this engine does not support."""
     refuse_counts(batch_size, chunk_size)
     if output_value != "sentence_embedding":
         raise ValueError(f"output_value {output_value!r}: not supported, this engine only returns 'sentence_embedding'")
     if precision is not None and precision not in PRECISIONS:
         raise ValueError(f"precision {precision!r}: {', '.join(PRECISIONS)}")
-    refuse_devices(device, pool)
+    refuse_devices(device, pool, own)
 
 
 def refuse_counts(batch_size: Any, chunk_size: Any) -> None:
@@ -170,9 +172,10 @@ def refuse_counts(batch_size: Any, chunk_size: Any) -> None:
             raise ValueError(f"{name} is {count}, expected at least 1")
 
 
-def refuse_devices(device: Any, pool: Any = None) -> None:
-    if device is not None and str(device) not in ("cpu", "cpu:0"):
-        raise ValueError(f"device {device!r}: not supported, this build computes on the cpu")
+def refuse_devices(device: Any, pool: Any, own: str) -> None:
+    spelled = {"cpu:0": "cpu", "cuda": "cuda:0"}
+    if device is not None and spelled.get(str(device), str(device)) != own:
+        raise ValueError(f"device {device!r}: this model is on {own}, where it was opened")
     if pool is not None:
         raise ValueError("pool: not supported, this engine uses all threads without a pool of processes")
 

@@ -132,7 +132,7 @@ class GteRerank(BaseNodePostprocessor):
     Args:
         top_n: how many nodes to keep.
         model: as in :class:`gte.Reranker`, or an open model.
-        device: only the cpu.
+        device: as in :class:`gte.Reranker`.
         keep_retrieval_score: saves the previous score of a node as ``metadata["retrieval_score"]``.
         trust_remote_code: has no effect, because no code of a model is run.
         instruction: tells a language model what counts as an answer.

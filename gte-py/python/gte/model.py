@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
+import glob
 import logging
 import os
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any, Generic, TypeVar, Union
@@ -21,6 +24,21 @@ Path = Union[str, "os.PathLike[str]"]
 _log = logging.getLogger("gte")
 
 
+def _load_cublaslt() -> None:
+    """Loads cuBLASLt from NVIDIA's wheels, where no loader looks. PyTorch brings them too."""
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return
+    for place in sys.path:
+        for library in sorted(glob.glob(os.path.join(place, "nvidia", "*", "lib", "libcublasLt.so.1[23]")), reverse=True):
+            try:
+                ctypes.CDLL(library, mode=ctypes.RTLD_GLOBAL)
+                return
+            except OSError as e:
+                _log.debug("%s: %s", library, e)
+
+
 class Model(Generic[Engine]):
     """An open model. It may be used from many threads at once. It is pickled as its arguments, and
     opens the model again when it is unpickled.
@@ -30,10 +48,9 @@ class Model(Generic[Engine]):
     _arguments: dict[str, Any]
 
     def _keep(self, model: Path, device: Any, token: str | bool | None, cache_folder: Path | None, **others: Any) -> None:
-        if device is not None and str(device) != "cpu":
-            raise ValueError(f"device {device!r}: not supported, this build computes on the cpu")
         self._arguments = {
             "model": os.path.expanduser(os.fspath(model)),
+            "device": None if device is None else "cpu" if str(device) == "cpu:0" else str(device),
             # True means the token of the environment; an empty token sends none.
             "token": None if token is True else "" if token is False else token,
             "cache_folder": None if cache_folder is None else os.path.expanduser(os.fspath(cache_folder)),
@@ -43,6 +60,8 @@ class Model(Generic[Engine]):
 
     def _open(self) -> None:
         self._process = os.getpid()
+        if self._arguments["device"] != "cpu":
+            _load_cublaslt()
         self._engine = self._opened(_gte.Options(**self._arguments))
         _log.info("%s is ready", self)
 
@@ -101,8 +120,8 @@ class Model(Generic[Engine]):
 
     @property
     def device(self) -> str:
-        """The device that computes."""
-        return "cpu"
+        """The device that computes: ``"cpu"``, ``"cuda:0"`` …"""
+        return self._engine.device
 
     def _shown(self, size: str) -> str:
         rest = f"precision={self.precision!r}, isa={self.isa!r}, device={self.device!r}, threads={self.threads}"

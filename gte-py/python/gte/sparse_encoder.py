@@ -31,7 +31,7 @@ class SparseEncoder:
     Args:
         model_name_or_path: a directory or a hub id. A name without a slash is looked up under
             ``sparse-encoder/``.
-        device: only the cpu.
+        device: as in :class:`gte.SparseEmbedder`.
         prompts, default_prompt_name: override those of the model's files.
         cache_folder, revision, local_files_only, token: as in sentence-transformers.
         model_kwargs: ``dtype``.
@@ -44,7 +44,7 @@ class SparseEncoder:
 
     Without effect: ``trust_remote_code``, because no code of a model is run, and
     ``model_card_data``, because no model card is written. Refused with an error: ``modules``, any
-    other ``device`` or ``backend``, other keys of the dicts.
+    other ``backend``, other keys of the dicts.
     """
 
     def __init__(
@@ -144,7 +144,7 @@ class SparseEncoder:
         if inputs is _NOTHING:
             raise TypeError("encode() needs inputs: a str or a list of them")
         refuse_counts(batch_size, chunk_size)
-        refuse_devices(device, pool)
+        refuse_devices(device, pool, self.device)
         _check_dims(max_active_dims)
         text = prompt_of(self.prompts, self.default_prompt_name, prompt, prompt_name)
         torch = import_torch(TENSORS)

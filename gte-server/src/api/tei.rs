@@ -285,6 +285,11 @@ pub struct Info {
     pub default_prompt_name: Option<String>,
     /// Instruction set of the kernels.
     pub isa: &'static str,
+    /// Where it is computed: cpu, cuda:0 …
+    pub device: String,
+    /// The GPU's name, where it is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub device_name: Option<String>,
     /// Compute threads.
     pub threads: usize,
     /// Whether the model computes sparse vectors, at `/embed_sparse`.

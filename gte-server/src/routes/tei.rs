@@ -208,6 +208,8 @@ async fn info(State(service): Shared, query: Result<Query<InfoQuery>, QueryRejec
         prompts: prompts.names().map(str::to_owned).collect(),
         default_prompt_name: prompts.default_name().map(str::to_owned),
         isa: engine.isa().name(),
+        device: engine.device().to_string(),
+        device_name: engine.device_state().map(|state| state.name),
         threads: engine.threads().count(),
         sparse: outputs.sparse,
         colbert: outputs.colbert,

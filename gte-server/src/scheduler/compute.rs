@@ -1,6 +1,7 @@
 //! The compute thread takes the next batch, runs its forward pass, and sends the replies. One pass
 //! at a time uses all threads of the pool. Between two layers, a pass can be preempted by a batch
-//! that has less work.
+//! that has less work. Models on a GPU have two such threads: while the GPU computes one batch, the
+//! next one is on its way.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -45,19 +46,29 @@ impl Shared {
                 queue = self.arrived.wait(queue).unwrap_or_else(std::sync::PoisonError::into_inner);
             };
             let start = Instant::now();
-            queue.running = Some(start);
+            queue.running.push(start);
+            queue.loads[pass.batch.model].running += 1;
+            queue.counted.get_or_insert(start);
             self.publish(&queue);
             drop(queue);
 
             let between = AtomicU64::new(0); // nanoseconds spent on passes that preempted this one
             let (result, elapsed) = self.run(&pass, None, 1, &between);
-            let end = start + elapsed;
-            let seconds = elapsed.saturating_sub(Duration::from_nanos(between.into_inner())).as_secs_f64();
+            let between = Duration::from_nanos(between.into_inner());
 
             let mut queue = self.lock();
-            queue.running = None;
+            let end = (start + elapsed).max(queue.counted.unwrap_or(start));
+            // Of two passes that run at once, each is counted from where the one before it ended.
+            let begin = queue.counted.map_or(start, |counted| counted.max(start));
+            let seconds = (end - begin).saturating_sub(between).as_secs_f64();
+            if let Some(i) = queue.running.iter().position(|&running| running == start) {
+                queue.running.swap_remove(i);
+            }
+            queue.loads[pass.batch.model].running -= 1;
             queue.passed = result.is_ok().then_some(end);
-            queue.busy.add(start, end);
+            let counted = queue.counted.unwrap_or(start);
+            queue.busy.add(counted, end);
+            queue.counted = (!queue.running.is_empty()).then_some(end);
             queue.charge(pass.batch.model, seconds);
             let load = &mut queue.loads[pass.batch.model];
             match pass.warms {
@@ -66,6 +77,9 @@ impl Shared {
             }
             self.deliver(&mut queue, pass.batch, result, end);
             self.publish(&queue);
+            drop(queue);
+            // The other compute thread, where there is one, may be waiting for a model's turn.
+            self.arrived.notify_all();
         }
     }
 
@@ -149,7 +163,9 @@ impl Shared {
     /// Called between two layers of `pass`: computes batches that have less work than the rest of
     /// `pass`, as long as there are any.
     fn preempt(&self, pause: &Pause<'_>, pass: &Pass, depth: usize, between: &AtomicU64) {
-        if depth > DEPTH {
+        // On a GPU launches run ahead of what they start: a pass that comes between has a stream of
+        // its own.
+        if depth > DEPTH || pass.model.engine().batches_at_once() > 1 {
             return;
         }
         loop {
@@ -180,14 +196,17 @@ impl Shared {
             let Some(request) = queue.waiting.get_mut(&part.key) else { continue };
             match &made {
                 Ok(made) => {
-                    request.made.extend(part.indices.iter().map(|&index| made[index].clone()));
-                    if request.made.len() < request.texts {
+                    for (i, &index) in part.indices.iter().enumerate() {
+                        request.made[part.from + i] = Some(made[index].clone());
+                    }
+                    if request.made.iter().any(Option::is_none) {
                         continue;
                     }
                     if let Some(request) = queue.waiting.remove(&part.key) {
                         let started = request.started.unwrap_or(request.admitted);
                         let (queued, computed) = (started - request.admitted, now - started);
-                        let _ = request.reply.send(Ok(Answer { made: request.made, queued, computed }));
+                        let made = request.made.into_iter().flatten().collect();
+                        let _ = request.reply.send(Ok(Answer { made, queued, computed }));
                     }
                 }
                 Err(error) => {

@@ -1,4 +1,5 @@
-//! From requests to forward passes: bounded queue → policy → one compute thread → replies.
+//! From requests to forward passes: bounded queue → policy → compute thread (two for a GPU) →
+//! replies.
 //!
 //! A request is admitted as a whole or refused as a whole, and nothing waits for a batch to fill.
 //! Requests for all models share one queue, and one thread computes them on one pool. A request is
@@ -52,7 +53,7 @@ pub(crate) struct Answer {
 /// The queue and its compute thread.
 pub(crate) struct Scheduler {
     shared: Arc<Shared>,
-    thread: Mutex<Option<std::thread::JoinHandle<()>>>,
+    threads: Mutex<Vec<std::thread::JoinHandle<()>>>,
 }
 
 /// Who made the request.
@@ -95,20 +96,37 @@ impl Scheduler {
             queue: Mutex::default(),
             arrived: Condvar::new(),
         });
-        let own = shared.clone();
-        let thread = std::thread::Builder::new().name("gte-compute".into()).spawn(move || own.compute())?;
-        Ok(Self { shared, thread: Mutex::new(Some(thread)) })
+        let scheduler = Self { shared, threads: Mutex::default() };
+        scheduler.start_thread(&mut scheduler.threads())?;
+        Ok(scheduler)
+    }
+
+    fn threads(&self) -> MutexGuard<'_, Vec<std::thread::JoinHandle<()>>> {
+        self.threads.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn start_thread(&self, threads: &mut Vec<std::thread::JoinHandle<()>>) -> std::io::Result<()> {
+        let own = self.shared.clone();
+        threads.push(std::thread::Builder::new().name("gte-compute".into()).spawn(move || own.compute())?);
+        Ok(())
     }
 
     /// Accepts requests for a model from now on. Models must be added in the order of their
     /// numbers.
     pub(crate) fn add(&self, model: Arc<Model>) {
+        let mut threads = self.threads();
+        while threads.len() < model.engine().batches_at_once() {
+            if let Err(error) = self.start_thread(&mut threads) {
+                tracing::warn!(%error, "no second compute thread: the GPU waits between two batches");
+                break;
+            }
+        }
         // A first guess until a batch is measured. It is far above the speed of any CPU with any
         // model, so no request is refused because of it.
         const GUESS: f64 = 1000.0;
         let mut queue = self.shared.lock();
         debug_assert_eq!(model.number, queue.loads.len(), "models come in the order of their numbers");
-        queue.loads.push(Load { model, speed: Speed::new(GUESS), texts: 0, tokens: 0, owed: 0.0 });
+        queue.loads.push(Load { model, speed: Speed::new(GUESS), texts: 0, tokens: 0, owed: 0.0, running: 0 });
     }
 
     /// Computes `texts`, which must be a full batch, after everything that waits. Returns the speed
@@ -163,7 +181,7 @@ impl Scheduler {
         const RECENT: Duration = Duration::from_secs(1);
         let (running, passed, models) = {
             let queue = self.shared.lock();
-            (queue.running, queue.passed, queue.loads.len())
+            (queue.running.iter().min().copied(), queue.passed, queue.loads.len())
         };
         if running.is_some_and(|start| start.elapsed() > limit) {
             return Err(STUCK);
@@ -188,7 +206,8 @@ impl Scheduler {
     pub(crate) fn close(&self) {
         self.shared.lock().closed = true;
         self.shared.arrived.notify_all();
-        if let Some(thread) = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        let threads = std::mem::take(&mut *self.threads());
+        for thread in threads {
             let _ = thread.join();
         }
     }
@@ -198,6 +217,13 @@ impl Scheduler {
         let mut queue = self.shared.lock();
         queue.busy.advance(Instant::now());
         self.shared.publish(&queue);
+        let models: Vec<_> = queue.loads.iter().map(|load| load.model.clone()).collect();
+        drop(queue);
+        for model in models {
+            if let Some(state) = model.engine().device_state() {
+                self.shared.metrics.note_device(model.engine().device().to_string(), &state);
+            }
+        }
     }
 }
 
@@ -235,7 +261,7 @@ impl Shared {
             warms: admission == Admission::Warm,
             shared,
             prefix: None,
-            made: Vec::with_capacity(texts.len()),
+            made: vec![None; texts.len()],
             texts: texts.len(),
             waiting: texts.into(),
             reply,

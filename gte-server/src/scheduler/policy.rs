@@ -40,6 +40,8 @@ pub(super) struct Batch {
 /// The texts of one request in a batch.
 pub(super) struct RequestTexts {
     pub(super) key: Key,
+    /// The first of these texts, by its index in the request.
+    pub(super) from: usize,
     /// For each of the request's texts, in order, its index in the batch's texts.
     pub(super) indices: Vec<usize>,
     /// Whether this is the first batch of the request.
@@ -69,7 +71,9 @@ impl Queue {
         }
         let owed = self.owed();
         let may = |request: &Request| {
-            owed.is_none_or(|model| request.model == model) && (within.is_none() || request.taken() == 0)
+            let load = &self.loads[request.model];
+            let turn = within.is_some() || load.running < load.model.engine().batches_at_once();
+            turn && owed.is_none_or(|model| request.model == model) && (within.is_none() || request.taken() == 0)
         };
         let candidates = self.waiting.iter().filter(|(_, request)| may(request));
         let mut order: Vec<(Duration, Key)> = candidates
@@ -124,6 +128,7 @@ impl Queue {
     /// contains is not added again.
     fn take(&mut self, key: Key, limit: usize, batch: &mut Batch, known: &mut HashMap<Arc<Tokens>, usize>) {
         let first = self.waiting.get(&key).is_some_and(|request| request.started.is_none());
+        let from = self.waiting.get(&key).map_or(0, Request::taken);
         let mut indices = Vec::new();
         loop {
             let room = if batch.texts.is_empty() { usize::MAX } else { limit.saturating_sub(batch.tokens) };
@@ -143,7 +148,7 @@ impl Queue {
                     request.span = tracing::info_span!(parent: &request.parent, "compute");
                 }
             }
-            batch.parts.push(RequestTexts { key, indices, first });
+            batch.parts.push(RequestTexts { key, from, indices, first });
         }
     }
 }

@@ -22,8 +22,10 @@ pub(super) struct Queue {
     pub(super) waiting: BTreeMap<Key, Request>,
     pub(super) arrivals: u64,
     pub(super) closed: bool,
-    /// When the current forward pass began.
-    pub(super) running: Option<Instant>,
+    /// When the forward passes that run now began: one, or two on a GPU.
+    pub(super) running: Vec<Instant>,
+    /// From when on the time that passes take is not counted yet.
+    pub(super) counted: Option<Instant>,
     /// When the last forward pass ended, if it succeeded.
     pub(super) passed: Option<Instant>,
     /// Indexed by the model's number.
@@ -42,6 +44,8 @@ pub(super) struct Load {
     /// Compute time in seconds that was due to this model, by [`Queue::charge`], and went to others
     /// while it waited.
     pub(super) owed: f64,
+    /// Its passes that run now.
+    pub(super) running: usize,
 }
 
 /// A model goes first when it is owed more than this many seconds of compute time.
@@ -63,7 +67,8 @@ pub(super) struct Request {
     pub(super) waiting: VecDeque<Arc<Tokens>>,
     /// Number of texts in the request.
     pub(super) texts: usize,
-    pub(super) made: Vec<Arc<TextOutput>>,
+    /// What was made of each of them so far.
+    pub(super) made: Vec<Option<Arc<TextOutput>>>,
     pub(super) reply: oneshot::Sender<Result<Answer, Error>>,
     pub(super) admitted: Instant,
     pub(super) started: Option<Instant>,

@@ -37,7 +37,14 @@ pub(crate) struct Options {
     /// Number of threads.
     #[arg(long, default_value_t = 2)]
     threads: usize,
-    /// f32, bf16, int8 or auto.
+    /// cpu, cuda:0 … or auto.
+    #[arg(long, default_value_t)]
+    device: Device,
+    /// The kernels' shared library: `cuda:0` is a GPU that the CPU emulates, for trying the
+    /// benchmark (feature `emulated-gpu`).
+    #[arg(long)]
+    emulator: Option<PathBuf>,
+    /// f32, f16, bf16, int8 or auto.
     #[arg(long, default_value_t)]
     precision: Precision,
     /// JSON file: workload → lengths of its texts in tokens, or their token ids, or a query with
@@ -61,7 +68,8 @@ pub(crate) struct Options {
     #[arg(long)]
     unchecked: bool,
     /// After the check, run one workload for each name on standard input, and print its seconds.
-    /// `answers NAME`, `profile`, `peak` and `memory` are commands too.
+    /// `answers NAME`, `plain NAME` (without graphs), `kernels NAME`, `device`, `profile`, `peak`
+    /// and `memory` are commands too.
     #[arg(long)]
     in_turn: bool,
 }
@@ -69,7 +77,10 @@ pub(crate) struct Options {
 fn main() -> Result<()> {
     let options = Options::parse();
     let started = Instant::now();
-    let model = Model::load(&options, Device::Cpu, options.precision, options.threads)?;
+    if let Some(library) = &options.emulator {
+        emulate(library)?;
+    }
+    let model = Model::load(&options, options.device, options.precision, options.threads)?;
     let load_seconds = started.elapsed().as_secs_f64();
     let workloads = read(&options.workloads, &options.only, model.vocab())?;
     let agreement = if options.unchecked { BTreeMap::new() } else { check(&options, &model, &workloads)? };
@@ -91,6 +102,17 @@ fn main() -> Result<()> {
     let sets: Vec<_> = Isa::available().collect();
     writeln!(std::io::stderr(), "loaded in {load_seconds:.2} s; instruction sets here: {sets:?}")?;
     Ok(())
+}
+
+#[cfg(feature = "emulated-gpu")]
+fn emulate(library: &Path) -> Result<()> {
+    let settings = gte_core::cuda_emulator::Emulation { memory: 8 << 30, ..Default::default() };
+    Ok(gte_core::cuda_emulator::install(library, settings).map(|_| ())?)
+}
+
+#[cfg(not(feature = "emulated-gpu"))]
+fn emulate(_: &Path) -> Result<()> {
+    Err("--emulator: this build has none: it is there with the cargo feature `emulated-gpu`".into())
 }
 
 /// Reads the requested workloads from the file. Values that are neither a list nor an object are

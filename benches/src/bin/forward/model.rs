@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use gte_core::internals::Profile;
-use gte_core::{Budget, Builder, Device, Door, Embedder, Isa, ModelFiles, PairOptions, Precision, Reranker};
+use gte_core::{Budget, Builder, Device, Door, Embedder, Engine, Isa, ModelFiles, PairOptions, Precision, Reranker};
 
 use crate::workload::{Answers, Workload};
 use crate::{Options, Result};
@@ -89,6 +89,13 @@ impl Model {
         match self {
             Self::Embedder(embedder) => embedder.profile(),
             Self::Reranker(reranker) => reranker.profile(),
+        }
+    }
+
+    pub(crate) fn engine(&self) -> &Engine {
+        match self {
+            Self::Embedder(embedder) => embedder.engine(),
+            Self::Reranker(reranker) => reranker.engine(),
         }
     }
 

@@ -378,7 +378,7 @@ impl Backend for Cpu {
         self.clock.rest(|| {
             pooled.for_each_row(|text, row| {
                 let (x, texts, text) = part_of_text(parts, text);
-                pool_rows(|token| x.row(token), texts.range(text), texts.unpooled(text), pooling, row);
+                pool_rows(|token| x.row(token), texts.range(text), texts.unpooled(text), pooling, 1, row);
             });
         });
         Ok(pooled)

@@ -1,0 +1,417 @@
+//! A GPU that is none, for tests: the same kernels on the CPU (`emulator/`), matrix products as plain loops. No release
+//! has it: it is behind the feature `cuda-emulator`.
+//!
+//! Work is done at once, or recorded and done when it is repeated. Memory is full of NaNs until it is written to.
+
+use std::alloc::{Layout, alloc, dealloc};
+use std::collections::HashMap;
+use std::ffi::{CString, c_char, c_int, c_uint, c_void};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use half::{bf16, f16};
+use libloading::Library;
+
+use super::driver::{Driver, Geometry, Graph, Memory, Number, Pointer, Product, Properties, Stream};
+use crate::error::{Error, Result};
+use crate::profile::KernelTime;
+
+/// `gte_emulator_launch` of `emulator/library.cpp`.
+type Entry = unsafe extern "C" fn(*const c_char, c_uint, c_uint, c_uint, usize, *mut *mut c_void) -> c_int;
+
+/// The emulated GPU of this process, if tests have asked for one.
+static GPU: OnceLock<Arc<Emulated>> = OnceLock::new();
+
+/// Settings of an emulated GPU.
+#[derive(Clone, Copy, Debug)]
+pub struct Emulation {
+    /// Bytes of memory that it has.
+    pub memory: usize,
+    /// Ten times its compute capability.
+    pub capability: u32,
+    /// Whether each buffer is an allocation by itself, for an address sanitizer.
+    pub apart: bool,
+}
+
+impl Default for Emulation {
+    fn default() -> Self {
+        Self { memory: 1 << 30, capability: 80, apart: false }
+    }
+}
+
+/// Makes `Device::Cuda(0)` of this process an emulated GPU: `library` is the shared library of the kernels. Only the
+/// first call does; the others answer with the same one.
+///
+/// # Errors
+/// [`Error::Device`] where the library cannot be loaded.
+pub fn install(library: &Path, settings: Emulation) -> Result<&'static Emulated> {
+    if GPU.get().is_none() {
+        let made = Arc::new(Emulated::new(library, settings)?);
+        let _ = GPU.set(made);
+    }
+    GPU.get().map(|gpu| &**gpu).ok_or_else(|| failed("no emulator".into()))
+}
+
+/// The emulated GPU of number 0.
+pub(super) fn driver(number: usize) -> Option<Arc<dyn Driver>> {
+    GPU.get().filter(|_| number == 0).map(|gpu| gpu.clone() as Arc<dyn Driver>)
+}
+
+fn failed(reason: String) -> Error {
+    Error::Device { device: LABEL.into(), reason }
+}
+
+const LABEL: &str = "cuda:0";
+
+/// A GPU that is none.
+pub struct Emulated {
+    _library: Library,
+    entry: Entry,
+    properties: Properties,
+    memory: AtomicUsize,
+    lost: AtomicBool,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    used: usize,
+    allocations: u64,
+    launches: u64,
+    repeats: u64,
+    sizes: HashMap<usize, usize>,               // of what is allocated, by address
+    streams: HashMap<usize, Option<Vec<Work>>>, // what is being recorded on each
+    graphs: HashMap<usize, Arc<Vec<Work>>>,
+    next: usize,
+    timed: Option<HashMap<String, (u64, f64)>>,
+}
+
+#[derive(Clone)]
+enum Work {
+    Upload(usize, Pointer, usize),
+    Download(Pointer, usize, usize),
+    Launch(String, Geometry, Vec<u64>),
+    Product(Product),
+}
+
+impl std::fmt::Debug for Emulated {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Emulated").field(&self.properties).finish()
+    }
+}
+
+impl Emulated {
+    fn new(path: &Path, settings: Emulation) -> Result<Self> {
+        let error = |e: libloading::Error| failed(format!("{}: {e}", path.display()));
+        // SAFETY: the library is ours and does nothing when it is loaded; the function is of this type (`library.cpp`).
+        let (library, entry) = unsafe {
+            let library = Library::new(path).map_err(error)?;
+            let entry = *library.get::<Entry>(b"gte_emulator_launch").map_err(error)?;
+            (library, entry)
+        };
+        Ok(Self {
+            _library: library,
+            entry,
+            properties: Properties {
+                label: LABEL.into(),
+                name: "emulated GPU".into(),
+                capability: settings.capability,
+                apart: settings.apart,
+            },
+            memory: AtomicUsize::new(settings.memory),
+            lost: AtomicBool::new(false),
+            state: Mutex::default(),
+        })
+    }
+
+    /// Bytes of memory that it has from now on; what is allocated stays.
+    pub fn set_memory(&self, bytes: usize) {
+        self.memory.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Whether it has fallen off the bus.
+    pub fn set_lost(&self, lost: bool) {
+        self.lost.store(lost, Ordering::Relaxed);
+    }
+
+    /// Bytes that are allocated, and how many allocations, kernels and repeated recordings there were so far.
+    pub fn counts(&self) -> (usize, u64, u64, u64) {
+        let state = self.state();
+        (state.used, state.allocations, state.launches, state.repeats)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn alive(&self) -> Result<()> {
+        match self.lost.load(Ordering::Relaxed) {
+            true => Err(Error::DeviceLost { device: LABEL.into(), reason: "it has fallen off the bus".into() }),
+            false => Ok(()),
+        }
+    }
+
+    fn acquire(&self, bytes: usize, of_device: bool) -> Result<*mut u8> {
+        self.alive()?;
+        let mut state = self.state();
+        if of_device && state.used + bytes > self.memory.load(Ordering::Relaxed) {
+            return Err(Error::DeviceMemory { device: LABEL.into(), bytes });
+        }
+        let layout = layout(bytes);
+        // SAFETY: the size is not 0, and the bytes are written before anybody reads them.
+        let pointer = unsafe {
+            let pointer = alloc(layout);
+            if pointer.is_null() {
+                return Err(Error::DeviceMemory { device: LABEL.into(), bytes });
+            }
+            std::ptr::write_bytes(pointer, if of_device { 0xFF } else { 0 }, layout.size());
+            pointer
+        };
+        state.used += if of_device { bytes } else { 0 };
+        state.allocations += u64::from(of_device);
+        state.sizes.insert(pointer as usize, bytes);
+        Ok(pointer)
+    }
+
+    fn release(&self, pointer: usize, of_device: bool) {
+        let mut state = self.state();
+        if let Some(bytes) = state.sizes.remove(&pointer) {
+            state.used -= if of_device { bytes } else { 0 };
+            // SAFETY: `acquire` allocated it with this layout, and it has just been forgotten.
+            unsafe { dealloc(pointer as *mut u8, layout(bytes)) }
+        }
+    }
+
+    /// Does work, or records it.
+    fn work(&self, stream: Stream, work: Work) -> Result<()> {
+        self.alive()?;
+        let mut state = self.state();
+        match state.streams.get_mut(&stream.0) {
+            Some(Some(recorded)) => {
+                recorded.push(work);
+                return Ok(());
+            }
+            Some(None) => {}
+            None => return Err(failed("no such stream".into())),
+        }
+        drop(state);
+        self.run(&work)
+    }
+
+    fn run(&self, work: &Work) -> Result<()> {
+        let start = std::time::Instant::now();
+        let name = match work {
+            Work::Upload(from, to, bytes) => {
+                // SAFETY: whoever started the copy has said so.
+                unsafe { std::ptr::copy_nonoverlapping(*from as *const u8, *to as *mut u8, *bytes) };
+                return Ok(());
+            }
+            Work::Download(from, to, bytes) => {
+                // SAFETY: whoever started the copy has said so.
+                unsafe { std::ptr::copy_nonoverlapping(*from as *const u8, *to as *mut u8, *bytes) };
+                return Ok(());
+            }
+            Work::Launch(kernel, geometry, arguments) => {
+                self.call(kernel, *geometry, arguments)?;
+                self.state().launches += 1;
+                kernel.clone()
+            }
+            Work::Product(product) => {
+                multiply(product);
+                format!("product {} → {}", product.inputs, product.outputs)
+            }
+        };
+        if let Some(timed) = &mut self.state().timed {
+            let of_name = timed.entry(name).or_default();
+            *of_name = (of_name.0 + 1, of_name.1 + start.elapsed().as_secs_f64());
+        }
+        Ok(())
+    }
+
+    fn call(&self, kernel: &str, geometry: Geometry, arguments: &[u64]) -> Result<()> {
+        let name = CString::new(kernel).map_err(|e| failed(e.to_string()))?;
+        let mut words = arguments.to_vec();
+        let mut pointers: Vec<*mut c_void> = words.iter_mut().map(|word| std::ptr::from_mut(word).cast()).collect();
+        let (x, y) = geometry.blocks;
+        // SAFETY: the arguments are those of the kernel, as whoever started it has said. It reads as many of the
+        // pointers as it has arguments, and of each word its first bytes.
+        let code = unsafe {
+            (self.entry)(
+                name.as_ptr(),
+                x as u32,
+                y as u32,
+                geometry.threads as u32,
+                geometry.shared,
+                pointers.as_mut_ptr(),
+            )
+        };
+        match code {
+            0 => Ok(()),
+            _ => Err(failed(format!("no kernel `{kernel}`"))),
+        }
+    }
+}
+
+/// Memory of the device is aligned to 256 bytes. Its size is what was asked for, for a sanitizer to know where it ends.
+fn layout(bytes: usize) -> Layout {
+    Layout::from_size_align(bytes.max(1), 256).expect("a size that fits an address space")
+}
+
+/// y ← x · weightᵀ + bias: sums in f32, each in the order of the inputs, whatever the number of rows.
+fn multiply(product: &Product) {
+    let Product { number, rows, inputs, outputs, .. } = *product;
+    let read = |pointer: Pointer, count: usize| -> Vec<f32> {
+        // SAFETY: whoever started the product has said that the matrices are of these sizes.
+        unsafe {
+            match number {
+                Number::F32 => std::slice::from_raw_parts(pointer as *const f32, count).to_vec(),
+                Number::F16 => {
+                    let values = std::slice::from_raw_parts(pointer as *const f16, count);
+                    values.iter().map(|v| v.to_f32()).collect()
+                }
+                Number::Bf16 => {
+                    let values = std::slice::from_raw_parts(pointer as *const bf16, count);
+                    values.iter().map(|v| v.to_f32()).collect()
+                }
+            }
+        }
+    };
+    let (x, weight) = (read(product.x, rows * inputs), read(product.weight, outputs * inputs));
+    let bias = if product.bias == 0 { vec![0.0; outputs] } else { read(product.bias, outputs) };
+    let sums = x.chunks_exact(inputs).flat_map(|x| {
+        let of_output = |(row, bias): (&[f32], &f32)| {
+            // Sixteen sums side by side, as vectors of the CPU.
+            let mut sums = [0f32; 16];
+            let (a, b) = (x.chunks(16), row.chunks(16));
+            a.zip(b).for_each(|(a, b)| sums.iter_mut().zip(a.iter().zip(b)).for_each(|(sum, (a, b))| *sum += a * b));
+            sums.iter().sum::<f32>() + bias
+        };
+        weight.chunks_exact(inputs).zip(&bias).map(of_output).collect::<Vec<_>>()
+    });
+    for (i, value) in sums.enumerate() {
+        // SAFETY: as above, for (rows × outputs) values.
+        unsafe {
+            match number {
+                Number::F32 => (product.y as *mut f32).add(i).write(value),
+                Number::F16 => (product.y as *mut f16).add(i).write(f16::from_f32(value)),
+                Number::Bf16 => (product.y as *mut bf16).add(i).write(bf16::from_f32(value)),
+            }
+        }
+    }
+}
+
+impl Driver for Emulated {
+    fn properties(&self) -> &Properties {
+        &self.properties
+    }
+
+    fn memory(&self) -> Result<Memory> {
+        self.alive()?;
+        let total = self.memory.load(Ordering::Relaxed);
+        Ok(Memory { free: total.saturating_sub(self.state().used), total })
+    }
+
+    fn utilization(&self) -> Option<f32> {
+        None
+    }
+
+    fn allocate(&self, bytes: usize) -> Result<Pointer> {
+        self.acquire(bytes, true).map(|pointer| pointer as Pointer)
+    }
+
+    unsafe fn free(&self, pointer: Pointer) {
+        self.release(pointer as usize, true);
+    }
+
+    fn pin(&self, bytes: usize) -> Result<*mut u8> {
+        self.acquire(bytes, false)
+    }
+
+    unsafe fn unpin(&self, pointer: *mut u8, _bytes: usize) {
+        self.release(pointer as usize, false);
+    }
+
+    fn open_stream(&self) -> Result<Stream> {
+        self.alive()?;
+        let mut state = self.state();
+        state.next += 1;
+        let stream = state.next;
+        state.streams.insert(stream, None);
+        Ok(Stream(stream))
+    }
+
+    unsafe fn close_stream(&self, stream: Stream) {
+        self.state().streams.remove(&stream.0);
+    }
+
+    fn wait(&self, _stream: Stream) -> Result<()> {
+        self.alive()
+    }
+
+    unsafe fn store(&self, from: &[u8], to: Pointer) -> Result<()> {
+        self.alive()?;
+        self.run(&Work::Upload(from.as_ptr() as usize, to, from.len()))
+    }
+
+    unsafe fn upload(&self, stream: Stream, from: *const u8, to: Pointer, bytes: usize) -> Result<()> {
+        self.work(stream, Work::Upload(from as usize, to, bytes))
+    }
+
+    unsafe fn download(&self, stream: Stream, from: Pointer, to: *mut u8, bytes: usize) -> Result<()> {
+        self.work(stream, Work::Download(from, to as usize, bytes))
+    }
+
+    unsafe fn launch(&self, stream: Stream, kernel: &str, geometry: Geometry, arguments: &[u64]) -> Result<()> {
+        self.work(stream, Work::Launch(kernel.to_owned(), geometry, arguments.to_vec()))
+    }
+
+    unsafe fn product(&self, stream: Stream, product: &Product) -> Result<()> {
+        self.work(stream, Work::Product(*product))
+    }
+
+    fn start_recording(&self, stream: Stream) -> Result<()> {
+        self.alive()?;
+        match self.state().streams.get_mut(&stream.0) {
+            Some(recorded @ None) => {
+                *recorded = Some(Vec::new());
+                Ok(())
+            }
+            _ => Err(failed("a recording within a recording".into())),
+        }
+    }
+
+    fn end_recording(&self, stream: Stream) -> Result<Graph> {
+        self.alive()?;
+        let mut state = self.state();
+        let recorded = state.streams.get_mut(&stream.0).and_then(Option::take);
+        let recorded = recorded.ok_or_else(|| failed("nothing is being recorded".into()))?;
+        state.next += 1;
+        let graph = state.next;
+        state.graphs.insert(graph, Arc::new(recorded));
+        Ok(Graph(graph))
+    }
+
+    unsafe fn repeat(&self, graph: Graph, _stream: Stream) -> Result<()> {
+        self.alive()?;
+        let mut state = self.state();
+        state.repeats += 1;
+        let recorded = state.graphs.get(&graph.0).cloned();
+        drop(state);
+        recorded.ok_or_else(|| failed("no such graph".into()))?.iter().try_for_each(|work| self.run(work))
+    }
+
+    unsafe fn forget(&self, graph: Graph) {
+        self.state().graphs.remove(&graph.0);
+    }
+
+    fn time_kernels(&self, on: bool) {
+        self.state().timed = on.then(HashMap::new);
+    }
+
+    fn kernel_times(&self) -> Vec<KernelTime> {
+        let mut state = self.state();
+        let timed = state.timed.as_mut().map(std::mem::take).unwrap_or_default();
+        timed.into_iter().map(|(name, (calls, seconds))| KernelTime { name, calls, seconds }).collect()
+    }
+}

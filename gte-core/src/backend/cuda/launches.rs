@@ -1,0 +1,344 @@
+//! One function per kernel: its geometry, its arguments in order, and that what it is given is as large as it asks for.
+//! The kernels' own files (`kernels/*.cu`) say what they do.
+
+use std::ops::Deref;
+
+use super::driver::{Geometry, Number, Pointer, Product, Stream};
+use super::memory::{Place, Resident};
+use super::{Driver, Norm};
+use crate::error::Result;
+use crate::kernels::{Activation, Mask};
+use crate::models::{AttentionSpec, Gate, MlpSpec, Pooling};
+
+/// Where kernels are started, and the type of what products read.
+#[derive(Clone, Copy)]
+pub(super) struct Start<'a> {
+    pub(super) driver: &'a dyn Driver,
+    pub(super) stream: Stream,
+    pub(super) number: Number,
+}
+
+/// Any memory, by reference or shared.
+type Memory<'a> = Option<&'a dyn Place>;
+
+/// Its address, where it has at least `bytes` bytes; null for none.
+fn at(memory: Memory<'_>, bytes: usize) -> u64 {
+    memory.map_or(0, |memory| {
+        assert!(memory.bytes() >= bytes, "{} bytes where a kernel asks for {bytes}", memory.bytes());
+        memory.pointer()
+    })
+}
+
+fn int(value: usize) -> u64 {
+    u64::from(i32::try_from(value).expect("sizes of a batch fit 31 bits") as u32)
+}
+
+fn float(value: f32) -> u64 {
+    u64::from(value.to_bits())
+}
+
+pub(super) fn number_of(norm: Option<&Norm>) -> u64 {
+    norm.map_or(0, |norm| norm.kind)
+}
+
+fn of_activation(activation: Activation) -> u64 {
+    match activation {
+        Activation::None => 0,
+        Activation::Gelu => 1,
+        Activation::GeluTanh => 2,
+        Activation::Silu => 3,
+        Activation::Relu => 4,
+    }
+}
+
+fn of_pooling(pooling: Pooling) -> u64 {
+    match pooling {
+        Pooling::Cls => 0,
+        Pooling::LastToken => 1,
+        Pooling::Mean => 2,
+    }
+}
+
+/// Threads that hold a row.
+fn of_row(width: usize) -> usize {
+    32 * width.div_ceil(256)
+}
+
+/// The tables of embeddings, as the kernel reads them.
+pub(super) struct Tables<'a> {
+    pub(super) words: &'a Resident,
+    pub(super) stored: Number,
+    pub(super) positions: Option<&'a Resident>,
+    pub(super) types: Option<&'a Resident>,
+    pub(super) several_types: bool,
+    pub(super) norm: Option<&'a Norm>,
+}
+
+impl Start<'_> {
+    fn launch(&self, kernel: &str, blocks: (usize, usize), threads: usize, arguments: &[u64]) -> Result<()> {
+        self.launch_with(kernel, blocks, threads, 0, arguments)
+    }
+
+    fn launch_with(
+        &self,
+        kernel: &str,
+        blocks: (usize, usize),
+        threads: usize,
+        shared: usize,
+        arguments: &[u64],
+    ) -> Result<()> {
+        // SAFETY: the functions below give each kernel its own arguments, and check what these point to. Buffers come
+        // from the arena of this stream, in which nothing writes to them before this is done (`memory.rs`), or from
+        // weights and prefixes, which stay until the pass has waited.
+        unsafe { self.driver.launch(self.stream, kernel, Geometry { blocks, threads, shared }, arguments) }
+    }
+
+    fn typed(&self, kernel: &str) -> String {
+        let name = match self.number {
+            Number::F32 => "f32",
+            Number::F16 => "f16",
+            Number::Bf16 => "bf16",
+        };
+        format!("{kernel}_{name}")
+    }
+
+    fn size(&self) -> usize {
+        self.number.bytes()
+    }
+
+    /// `ids`, `positions` and `types` are as in [`Addresses`](super::texts::Addresses), checked by the engine.
+    pub(super) fn embed(
+        &self,
+        [ids, positions, types]: [Pointer; 3],
+        tables: &Tables<'_>,
+        stream: &dyn Place,
+        operand: Memory<'_>,
+        rows: usize,
+        width: usize,
+    ) -> Result<()> {
+        let stored = match tables.stored {
+            Number::F32 => 0,
+            Number::F16 => 1,
+            Number::Bf16 => 2,
+        };
+        let types = if tables.several_types { types } else { 0 };
+        let (gamma, beta, eps) = parts(tables.norm, width);
+        let arguments = [
+            ids,
+            positions,
+            types,
+            at(Some(tables.words), width * tables.stored.bytes()),
+            stored,
+            at(tables.positions.map(|t| t as _), 4 * width),
+            at(tables.types.map(|t| t as _), 4 * width),
+            gamma,
+            beta,
+            float(eps),
+            number_of(tables.norm),
+            at(Some(stream), 4 * rows * width),
+            at(operand, self.size() * rows * width),
+            int(width),
+        ];
+        self.launch(&self.typed("embed"), (rows, 1), of_row(width), &arguments)
+    }
+
+    /// y = x + residual, z = norm(y): `stream` becomes z if `stream_is_normed` and else y, `operand` becomes z.
+    #[allow(clippy::too_many_arguments, reason = "the kernel's own")]
+    pub(super) fn add_norm(
+        &self,
+        x: Memory<'_>,
+        residual: Memory<'_>,
+        stream: Memory<'_>,
+        operand: Memory<'_>,
+        norm: Option<&Norm>,
+        stream_is_normed: bool,
+        rows: usize,
+        width: usize,
+    ) -> Result<()> {
+        let (gamma, beta, eps) = parts(norm, width);
+        let (wide, own) = (4 * rows * width, self.size() * rows * width);
+        let arguments = [
+            at(x, own),
+            at(residual, wide),
+            at(stream, wide),
+            at(operand, own),
+            gamma,
+            beta,
+            float(eps),
+            number_of(norm),
+            u64::from(stream_is_normed),
+            int(width),
+        ];
+        self.launch(&self.typed("add_norm"), (rows, 1), of_row(width), &arguments)
+    }
+
+    /// What the MLP's first product becomes: `y` is (rows × inner).
+    pub(super) fn activate(
+        &self,
+        x: &dyn Place,
+        bias: Memory<'_>,
+        y: &dyn Place,
+        spec: &MlpSpec,
+        rows: usize,
+    ) -> Result<()> {
+        let width = spec.inner;
+        let halves = if spec.gate == Gate::None { 1 } else { 2 };
+        let (x, bias) = (at(Some(x), self.size() * halves * rows * width), at(bias, 4 * halves * width));
+        let y = at(Some(y), self.size() * rows * width);
+        let (blocks, activation) = ((rows, width.div_ceil(1024)), of_activation(spec.activation));
+        match spec.gate {
+            Gate::None => self.launch(&self.typed("activate"), blocks, 128, &[x, bias, y, activation, int(width)]),
+            Gate::First | Gate::Second => {
+                let second = u64::from(spec.gate == Gate::Second);
+                self.launch(&self.typed("gate"), blocks, 128, &[x, bias, y, activation, second, int(width)])
+            }
+        }
+    }
+
+    /// Norms of heads and rotary positions, in place. `tables`: cosines and sines; `norms`: of queries and of keys.
+    #[allow(clippy::too_many_arguments, reason = "the kernel's own")]
+    pub(super) fn rope(
+        &self,
+        qkv: &dyn Place,
+        places: Pointer,
+        first: usize,
+        tables: Option<&[Resident; 2]>,
+        norms: Option<&[Norm; 2]>,
+        spec: &AttentionSpec,
+        rows: usize,
+    ) -> Result<()> {
+        let d = spec.head_dim;
+        let lanes = if self.number == Number::F32 { 32 } else { d / 16 };
+        let [cos, sin] = tables.map_or([0, 0], |tables| tables.each_ref().map(Place::pointer));
+        let [of_queries, of_keys] = norms.map_or([0, 0], |norms| norms.each_ref().map(|n| at(Some(&n.gamma), 4 * d)));
+        let width: usize = spec.widths().iter().sum();
+        let arguments = [
+            at(Some(qkv), self.size() * rows * width),
+            places,
+            int(first),
+            cos,
+            sin,
+            of_queries,
+            of_keys,
+            float(norms.map_or(0.0, |norms| norms[0].eps)),
+            int(rows),
+            int(spec.heads),
+            int(spec.kv_heads),
+            int(d),
+        ];
+        let threads = rows * (spec.heads + spec.kv_heads) * lanes;
+        self.launch(&self.typed("rope"), (threads.div_ceil(128), 1), 128, &arguments)
+    }
+
+    /// `out` is (rows × heads·d). `before`: queries, keys and values of tokens that stand before each text, and how
+    /// many tokens.
+    #[allow(clippy::too_many_arguments, reason = "the kernel's own")]
+    pub(super) fn attention(
+        &self,
+        qkv: &dyn Place,
+        before: Option<(&dyn Place, usize)>,
+        (tiles, count): (Pointer, usize),
+        out: &dyn Place,
+        spec: &AttentionSpec,
+        mask: Mask,
+        rows: usize,
+    ) -> Result<()> {
+        let (d, width) = (spec.head_dim, spec.widths().iter().sum::<usize>());
+        let before_tokens = before.map_or(0, |(_, tokens)| tokens);
+        let (kind, reach) = match mask {
+            Mask::Full => (0, 0),
+            Mask::Causal => (1, 0),
+            Mask::Window(reach) => (2, reach.min(1 << 30)),
+        };
+        let scale = std::f32::consts::LOG2_E / (d as f32).sqrt();
+        let mut arguments = vec![
+            at(Some(qkv), self.size() * rows * width),
+            at(before.map(|(before, _)| before), self.size() * before_tokens * width),
+            tiles,
+            at(Some(out), self.size() * rows * spec.widths()[0]),
+            int(spec.heads),
+            int(spec.kv_heads),
+            int(before_tokens),
+            kind,
+            int(reach),
+            float(scale),
+        ];
+        let blocks = (count * spec.heads, 1);
+        if self.number == Number::F32 {
+            arguments.push(int(d));
+            let shared = 4 * (16 * d + 32 * (d + 1) + 32 * d);
+            return self.launch_with("attention_f32", blocks, 128, shared, &arguments);
+        }
+        let keys = if d <= 64 { 64 } else { 32 };
+        self.launch_with(&format!("{}_{d}", self.typed("attention")), blocks, 128, (128 + 2 * keys) * d * 2, &arguments)
+    }
+
+    /// One row of x per text: `y` is (texts × width).
+    pub(super) fn pool(
+        &self,
+        x: &dyn Place,
+        [starts, unpooled]: [Pointer; 2],
+        y: &dyn Place,
+        pooling: Pooling,
+        (rows, texts, width): (usize, usize, usize),
+    ) -> Result<()> {
+        let (x, y) = (at(Some(x), 4 * rows * width), at(Some(y), 4 * texts * width));
+        let arguments = [x, starts, unpooled, y, of_pooling(pooling), int(width)];
+        self.launch("pool", (texts, width.div_ceil(128)), 256, &arguments)
+    }
+
+    /// The row of the first or the last token of each text of an operand.
+    pub(super) fn pick(
+        &self,
+        x: &dyn Place,
+        [starts, unpooled]: [Pointer; 2],
+        y: &dyn Place,
+        pooling: Pooling,
+        (rows, texts, width): (usize, usize, usize),
+    ) -> Result<()> {
+        let bytes = self.size() * width;
+        let (x, y) = (at(Some(x), rows * bytes), at(Some(y), texts * bytes));
+        self.launch("pick", (texts, 1), 128, &[x, starts, unpooled, y, of_pooling(pooling), int(bytes / 4)])
+    }
+
+    /// y ← x · weightᵀ + bias
+    pub(super) fn product(
+        &self,
+        x: &dyn Place,
+        weight: &dyn Place,
+        bias: Memory<'_>,
+        y: &dyn Place,
+        (rows, inputs, outputs): (usize, usize, usize),
+    ) -> Result<()> {
+        let size = self.size();
+        let product = Product {
+            number: self.number,
+            x: at(Some(x), size * rows * inputs),
+            weight: at(Some(weight), size * outputs * inputs),
+            bias: at(bias, size * outputs),
+            y: at(Some(y), size * rows * outputs),
+            rows,
+            inputs,
+            outputs,
+        };
+        // SAFETY: the sizes were checked just now; how long the memory stays is as in `launch_with`.
+        unsafe { self.driver.product(self.stream, &product) }
+    }
+}
+
+/// Scale, shift and eps of a norm of rows of `width` values.
+fn parts(norm: Option<&Norm>, width: usize) -> (u64, u64, f32) {
+    norm.map_or((0, 0, 0.0), |norm| {
+        let beta = norm.beta.as_ref().map(|beta| beta as &dyn Place);
+        (at(Some(&norm.gamma), 4 * width), at(beta, 4 * width), norm.eps)
+    })
+}
+
+impl<T: Place> Place for std::sync::Arc<T> {
+    fn pointer(&self) -> Pointer {
+        self.deref().pointer()
+    }
+    fn bytes(&self) -> usize {
+        self.deref().bytes()
+    }
+}

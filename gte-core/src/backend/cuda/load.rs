@@ -1,0 +1,261 @@
+//! Weights on the device, and which models a GPU computes in which precision.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use half::f16;
+use half::slice::HalfFloatSliceExt;
+
+use super::driver::{Driver, Number, Properties};
+use super::memory::Resident;
+use crate::device::{Precision, not_on};
+use crate::error::{Error, Result};
+use crate::kernels::Mask;
+use crate::models::{Architecture, AttentionSpec, LayerSpec, NormKind, NormPlace, PositionRule, RopeSpec};
+use crate::weights::{Tensor, Values, Weights};
+
+/// The type of products for `precision`, and the precision that it is.
+///
+/// # Errors
+/// [`Error::InvalidOption`] where the card, or the sizes of the model, do not go with it.
+pub(super) fn number(
+    precision: Precision,
+    architecture: &Architecture,
+    properties: &Properties,
+) -> Result<(Number, Precision)> {
+    let refused = |why: String| Error::InvalidOption {
+        option: "precision",
+        value: precision.to_string(),
+        expected: format!("what {} computes for this model: {why}", properties.label),
+    };
+    let bf16 = || match properties.capability {
+        80.. => Ok(()),
+        _ => Err(format!("{} has no tensor cores for bf16: take f16 or f32", properties.name)),
+    };
+    let chosen = match precision {
+        Precision::F32 => (Number::F32, precision),
+        Precision::F16 => (Number::F16, precision),
+        Precision::Bf16 => (Number::Bf16, precision),
+        Precision::Auto if bf16().is_ok() && fits(Number::Bf16, architecture).is_ok() => {
+            (Number::Bf16, Precision::Bf16)
+        }
+        Precision::Auto => (Number::F32, Precision::F32),
+        Precision::Int8 => return Err(not_on("f32, f16, bf16 or auto on a GPU: int8 is the CPU's", precision)),
+    };
+    if chosen.0 == Number::Bf16 {
+        bf16().map_err(refused)?;
+    }
+    fits(chosen.0, architecture).map_err(refused)?;
+    Ok(chosen)
+}
+
+/// Whether the kernels take a model's sizes; else what they take.
+fn fits(number: Number, architecture: &Architecture) -> Result<(), String> {
+    let (attention, mlp) = (&architecture.attention, &architecture.mlp);
+    let d = attention.head_dim;
+    if architecture.hidden > 8192 {
+        return Err(format!("hidden states of up to 8192 values, and here they have {}", architecture.hidden));
+    }
+    if number == Number::F32 {
+        let turns = attention.qk_norm || architecture.layers.iter().any(|layer| layer.rope.is_some());
+        return match d {
+            257.. => Err(format!("heads of up to 256 values, and here they have {d}")),
+            _ if turns && d % 2 == 1 => Err(format!("heads of an even size where they turn, and here it is {d}")),
+            _ => Ok(()),
+        };
+    }
+    if ![32, 64, 128].contains(&d) {
+        return Err(format!("in f16 and bf16 heads of 32, 64 or 128 values, and here they have {d}: take f32"));
+    }
+    match [architecture.hidden, mlp.inner].into_iter().find(|width| !width.is_multiple_of(8)) {
+        Some(width) => {
+            Err(format!("in f16 and bf16 widths that are multiples of 8, and here one is {width}: take f32"))
+        }
+        None => Ok(()),
+    }
+}
+
+/// Values of a weight in the type of products, little-endian as in the device.
+fn bytes_in(number: Number, tensor: Tensor, name: &str) -> Result<Vec<u8>> {
+    Ok(match number {
+        Number::F32 => bytemuck::cast_slice(&tensor.into_f32()).to_vec(),
+        Number::Bf16 => bytemuck::cast_slice(&tensor.into_bf16()).to_vec(),
+        Number::F16 => {
+            let values = tensor.into_f32();
+            let halves: Vec<u16> = values.iter().map(|&value| f16::from_f32(value).to_bits()).collect();
+            match halves.iter().position(|bits| bits & 0x7C00 == 0x7C00) {
+                Some(i) => {
+                    let reason = format!("f16 has no number for {} in `{name}`: take bf16 or f32", values[i]);
+                    return Err(Error::Device { device: "GPU".into(), reason });
+                }
+                None => bytemuck::cast_slice(&halves).to_vec(),
+            }
+        }
+    })
+}
+
+fn halves(driver: &Arc<dyn Driver>, bits: &[u16]) -> Result<Resident> {
+    Resident::new(driver, bytemuck::cast_slice(bits))
+}
+
+fn wide(driver: &Arc<dyn Driver>, tensor: Tensor) -> Result<Resident> {
+    Resident::new(driver, bytemuck::cast_slice(&tensor.into_f32()))
+}
+
+/// The tables of embeddings with their norm.
+pub(crate) struct Embedding {
+    pub(super) words: Resident, // (vocab × hidden), as it is stored
+    pub(super) stored: Number,
+    pub(super) positions: Option<Resident>, // f32 (rows × hidden)
+    pub(super) rule: Option<PositionRule>,
+    pub(super) types: Option<Resident>, // f32 (types × hidden)
+    pub(super) several_types: bool,
+    pub(super) norm: Option<Norm>,
+    pub(super) width: usize,
+    /// Whether a product reads the hidden state as it is.
+    pub(super) before_product: bool,
+}
+
+impl Embedding {
+    pub(super) fn load(driver: &Arc<dyn Driver>, weights: &Weights, architecture: &Architecture) -> Result<Self> {
+        let (names, spec) = (weights.spelling(), &architecture.norm);
+        let table = |name: &str| wide(driver, weights.read(&format!("{name}.weight"))?);
+        let words = weights.read(&format!("{}.weight", names.words))?;
+        let (words, stored) = match words.values {
+            Values::F16(values) => (halves(driver, values.reinterpret_cast())?, Number::F16),
+            Values::Bf16(values) => (halves(driver, values.reinterpret_cast())?, Number::Bf16),
+            _ => (wide(driver, words)?, Number::F32),
+        };
+        let norm = || Norm::load(driver, weights, names.embedding_norm, spec.kind, spec.eps, spec.bias);
+        Ok(Self {
+            words,
+            stored,
+            positions: architecture.positions.map(|_| table(names.positions)).transpose()?,
+            rule: architecture.positions.map(|(_, rule)| rule),
+            types: (architecture.token_types > 0).then(|| table(names.types)).transpose()?,
+            several_types: architecture.token_types > 1,
+            norm: architecture.embedding_norm.then(norm).transpose()?,
+            width: architecture.hidden,
+            before_product: spec.place == NormPlace::After || !spec.first_attention,
+        })
+    }
+}
+
+/// A linear layer.
+pub(crate) struct Linear {
+    pub(super) weight: Resident,            // (outputs × inputs)
+    pub(super) bias: Option<Resident>,      // (outputs), in the type of products
+    pub(super) wide_bias: Option<Resident>, // the same in f32
+    pub(super) inputs: usize,
+    pub(super) outputs: usize,
+}
+
+impl Linear {
+    pub(super) fn load(
+        driver: &Arc<dyn Driver>,
+        number: Number,
+        weights: &Weights,
+        names: &[String],
+        biased: bool,
+    ) -> Result<Self> {
+        let (mut weight, mut bias) = (Vec::new(), Vec::new());
+        let (mut inputs, mut outputs) = (0, 0);
+        for name in names {
+            let name = format!("{name}.weight");
+            let tensor = weights.read(&name)?;
+            (inputs, outputs) = (tensor.shape[1], outputs + tensor.shape[0]);
+            weight.append(&mut bytes_in(number, tensor, &name)?);
+        }
+        for name in names.iter().filter(|_| biased) {
+            bias.append(&mut weights.read(&format!("{name}.bias"))?.into_f32());
+        }
+        let own = |bias: &[f32]| {
+            let tensor = Tensor { shape: vec![bias.len()], values: Values::F32(bias.to_vec()) };
+            Resident::new(driver, &bytes_in(number, tensor, &format!("{}.bias", names[0]))?)
+        };
+        Ok(Self {
+            weight: Resident::new(driver, &weight)?,
+            wide_bias: biased.then(|| Resident::new(driver, bytemuck::cast_slice(&bias))).transpose()?,
+            bias: biased.then(|| own(&bias)).transpose()?,
+            inputs,
+            outputs,
+        })
+    }
+}
+
+/// A norm.
+pub(crate) struct Norm {
+    pub(super) kind: u64,       // numbered as the kernels number them
+    pub(super) gamma: Resident, // f32 (width)
+    pub(super) beta: Option<Resident>,
+    pub(super) eps: f32,
+}
+
+impl Norm {
+    pub(super) fn load(
+        driver: &Arc<dyn Driver>,
+        weights: &Weights,
+        name: &str,
+        kind: NormKind,
+        eps: f32,
+        bias: bool,
+    ) -> Result<Self> {
+        let read = |part: &str| wide(driver, weights.read(&format!("{name}.{part}"))?);
+        let kind = match kind {
+            NormKind::Layer => 1,
+            NormKind::Rms => 2,
+        };
+        Ok(Self { kind, gamma: read("weight")?, beta: bias.then(|| read("bias")).transpose()?, eps })
+    }
+}
+
+/// How a layer attends.
+pub(crate) struct Attention {
+    pub(super) spec: AttentionSpec,
+    pub(super) mask: Mask,
+    pub(super) head_norms: Option<[Norm; 2]>,
+    pub(super) rope: Option<Arc<[Resident; 2]>>, // cosines and sines: f32 (positions × d / 2)
+}
+
+impl Attention {
+    pub(super) fn load(
+        driver: &Arc<dyn Driver>,
+        weights: &Weights,
+        norms: Option<[String; 2]>,
+        architecture: &Architecture,
+        layer: &LayerSpec,
+        ropes: &Ropes,
+    ) -> Result<Self> {
+        let norm = |name: &String| Norm::load(driver, weights, name, NormKind::Rms, architecture.norm.eps, false);
+        let spec = architecture.attention;
+        let table = |rope: RopeSpec| ropes.get(driver, rope, spec.head_dim, architecture.max_tokens);
+        Ok(Self {
+            spec,
+            mask: layer.mask,
+            head_norms: norms.map(|[q, k]| Ok::<_, Error>([norm(&q)?, norm(&k)?])).transpose()?,
+            rope: layer.rope.map(table).transpose()?,
+        })
+    }
+}
+
+/// The tables of rotary positions that layers share.
+#[derive(Default)]
+pub(crate) struct Ropes(Mutex<Vec<(RopeSpec, Arc<[Resident; 2]>)>>);
+
+impl Ropes {
+    /// Cosines and sines of all positions, of angles in f64.
+    fn get(&self, driver: &Arc<dyn Driver>, spec: RopeSpec, d: usize, positions: usize) -> Result<Arc<[Resident; 2]>> {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, tables)) = all.iter().find(|(other, _)| *other == spec) {
+            return Ok(tables.clone());
+        }
+        let frequencies: Vec<f64> = (0..d / 2).map(|i| spec.frequency(i, d)).collect();
+        let angles = || (0..positions).flat_map(|position| frequencies.iter().map(move |f| position as f64 * f));
+        let table = |f: fn(f64) -> f64| {
+            let values: Vec<f32> = angles().map(|angle| f(angle) as f32).collect();
+            Resident::new(driver, bytemuck::cast_slice(&values))
+        };
+        let tables = Arc::new([table(f64::cos)?, table(f64::sin)?]);
+        all.push((spec, tables.clone()));
+        Ok(tables)
+    }
+}

@@ -1,0 +1,435 @@
+//! NVIDIA's driver, loaded when it is asked for: a machine without one runs the same program. The kernels are in the
+//! program as PTX, which the driver compiles for the card and keeps (`CUDA_CACHE_PATH`).
+
+mod monitor;
+mod products;
+mod ptx;
+
+use std::collections::HashMap;
+use std::ffi::{CStr, CString, c_void};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+use cudarc::driver::result::{self, DriverError};
+use cudarc::driver::sys;
+
+use self::monitor::Monitor;
+use self::products::Products;
+use super::driver::{Driver, Geometry, Graph, Memory, Pointer, Product, Properties, Stream};
+use crate::error::{Error, Result};
+use crate::profile::KernelTime;
+
+/// Shared memory that every launch may have; more must be asked for.
+const USUAL_SHARED: usize = 48 << 10;
+
+/// `CU_EVENT_BLOCKING_SYNC | CU_EVENT_DISABLE_TIMING`
+const BLOCKING_WITHOUT_TIME: u32 = 1 | 2;
+
+/// The oldest driver that reads the kernels' PTX, as it numbers itself: that of CUDA 11.8.
+const OLDEST: i32 = 11_080;
+
+/// The GPU of number `number` among those that `CUDA_VISIBLE_DEVICES` leaves.
+///
+/// # Errors
+/// [`Error::Device`], which says what is missing.
+pub(super) fn open(number: usize) -> Result<Arc<dyn Driver>> {
+    let label = format!("cuda:{number}");
+    let missing = |reason: String| Error::Device { device: label.clone(), reason };
+    // SAFETY: it looks for the driver's library, which is NVIDIA's own.
+    if !unsafe { sys::is_culib_present() } {
+        return Err(missing("no CUDA driver: libcuda.so.1 is not here".into()));
+    }
+    let failed = |what: &str, e: DriverError| missing(format!("{what}: {}", words(e)));
+    result::init().map_err(|e| failed("the CUDA driver does not start", e))?;
+    let mut version = 0;
+    // SAFETY: it writes one integer, which is there.
+    unsafe { sys::cuDriverGetVersion(&mut version) }.result().map_err(|e| failed("its version", e))?;
+    if version < OLDEST {
+        let found = format!("{}.{}", version / 1000, version % 1000 / 10);
+        return Err(missing(format!("its driver is of CUDA {found}: 11.8 or newer is needed (driver 520)")));
+    }
+    let count = result::device::get_count().map_err(|e| failed("GPUs cannot be counted", e))?;
+    if number >= count.max(0) as usize {
+        return Err(missing(format!("no such GPU: there are {count}")));
+    }
+    let device = result::device::get(number as i32).map_err(|e| failed("no such GPU", e))?;
+    let name = result::device::get_name(device).map_err(|e| failed("its name", e))?;
+    use sys::CUdevice_attribute::{
+        CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR as MAJOR, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR as MINOR,
+    };
+    let attribute = |which| {
+        // SAFETY: the device is one that the driver gave.
+        unsafe { result::device::get_attribute(device, which) }.map_err(|e| failed("its compute capability", e))
+    };
+    let capability = (10 * attribute(MAJOR)? + attribute(MINOR)?) as u32;
+    if capability < 75 {
+        let found = format!("{}.{}", capability / 10, capability % 10);
+        return Err(missing(format!("{name} has compute capability {found}: 7.5 (Turing) or newer is needed")));
+    }
+    // SAFETY: as above; it is released when the driver goes.
+    let context = unsafe { result::primary_ctx::retain(device) }.map_err(|e| failed("no context", e))?;
+    let properties = Properties { label: label.clone(), name, capability, apart: false };
+    let mut nvidia = Nvidia {
+        properties,
+        device,
+        context,
+        modules: Mutex::default(),
+        functions: RwLock::default(),
+        products: None,
+        monitor: None,
+        timed: Mutex::default(),
+    };
+    nvidia.enter()?;
+    nvidia.products = Some(Products::new(&label)?);
+    nvidia.monitor = result::device::get_uuid(device).ok().and_then(|uuid| Monitor::new(&uuid.bytes));
+    Ok(Arc::new(nvidia))
+}
+
+/// Whether there is a driver, and a GPU.
+pub(super) fn is_here() -> bool {
+    // SAFETY: it looks for the driver's library, which is NVIDIA's own.
+    let driver = unsafe { sys::is_culib_present() };
+    driver && result::init().is_ok() && result::device::get_count().is_ok_and(|count| count > 0)
+}
+
+/// The driver's own words.
+fn words(e: DriverError) -> String {
+    let text =
+        |text: std::result::Result<&CStr, DriverError>| text.map_or("?".into(), |t| t.to_string_lossy().into_owned());
+    format!("{} ({})", text(e.error_string()), text(e.error_name()))
+}
+
+struct Nvidia {
+    properties: Properties,
+    device: sys::CUdevice,
+    context: sys::CUcontext,
+    modules: Mutex<HashMap<&'static str, sys::CUmodule>>,
+    functions: RwLock<HashMap<String, Function>>,
+    products: Option<Products>,
+    monitor: Option<Monitor>,
+    timed: Mutex<Option<Vec<Timed>>>,
+}
+
+#[derive(Clone, Copy)]
+struct Function(sys::CUfunction);
+
+/// A kernel with the events before and behind it.
+struct Timed {
+    name: String,
+    start: sys::CUevent,
+    end: sys::CUevent,
+}
+
+// SAFETY: contexts, modules, functions and events are handles that the driver lets any thread use.
+unsafe impl Send for Nvidia {}
+// SAFETY: as above; what changes is behind locks.
+unsafe impl Sync for Nvidia {}
+
+fn stream_of(stream: Stream) -> sys::CUstream {
+    stream.0 as sys::CUstream
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Nvidia {
+    fn error(&self, e: DriverError, what: &str) -> Error {
+        use sys::cudaError_enum as Code;
+        let device = self.properties.label.clone();
+        let reason = format!("{what}: {}", words(e));
+        match e.0 {
+            // After these the context answers nothing more.
+            Code::CUDA_ERROR_ILLEGAL_ADDRESS
+            | Code::CUDA_ERROR_LAUNCH_FAILED
+            | Code::CUDA_ERROR_LAUNCH_TIMEOUT
+            | Code::CUDA_ERROR_ILLEGAL_INSTRUCTION
+            | Code::CUDA_ERROR_MISALIGNED_ADDRESS
+            | Code::CUDA_ERROR_INVALID_PC
+            | Code::CUDA_ERROR_HARDWARE_STACK_ERROR
+            | Code::CUDA_ERROR_ECC_UNCORRECTABLE
+            | Code::CUDA_ERROR_NVLINK_UNCORRECTABLE
+            | Code::CUDA_ERROR_DEVICE_UNAVAILABLE
+            | Code::CUDA_ERROR_CONTAINED
+            | Code::CUDA_ERROR_CONTEXT_IS_DESTROYED
+            | Code::CUDA_ERROR_INVALID_CONTEXT
+            | Code::CUDA_ERROR_DEINITIALIZED
+            | Code::CUDA_ERROR_NO_DEVICE
+            | Code::CUDA_ERROR_UNKNOWN => Error::DeviceLost { device, reason },
+            _ => Error::Device { device, reason },
+        }
+    }
+
+    fn checked<T>(&self, result: std::result::Result<T, DriverError>, what: &str) -> Result<T> {
+        result.map_err(|e| self.error(e, what))
+    }
+
+    /// Makes this thread use the device.
+    fn enter(&self) -> Result<()> {
+        // SAFETY: the context is retained for as long as `self` is there.
+        self.checked(unsafe { result::ctx::set_current(self.context) }, "its context")
+    }
+
+    fn memory_for<T>(&self, result: std::result::Result<T, DriverError>, bytes: usize) -> Result<T> {
+        match result {
+            Err(e) if e.0 == sys::cudaError_enum::CUDA_ERROR_OUT_OF_MEMORY => {
+                Err(Error::DeviceMemory { device: self.properties.label.clone(), bytes })
+            }
+            other => self.checked(other, "memory"),
+        }
+    }
+
+    /// The kernel of a name, with its module compiled by the driver when the first of it is asked for.
+    fn function(&self, kernel: &str) -> Result<Function> {
+        if let Some(&function) = self.functions.read().unwrap_or_else(PoisonError::into_inner).get(kernel) {
+            return Ok(function);
+        }
+        let (file, text) = ptx::of(kernel, self.properties.capability).ok_or_else(|| Error::Device {
+            device: self.properties.label.clone(),
+            reason: format!("no kernel `{kernel}` for its compute capability"),
+        })?;
+        let mut modules = locked(&self.modules);
+        let module = match modules.get(file) {
+            Some(&module) => module,
+            None => {
+                // SAFETY: the text ends with a zero byte, and the driver only reads it.
+                let module = unsafe { result::module::load_data(text.as_ptr().cast::<c_void>()) };
+                let module = self.checked(module, &format!("the kernels of {file}"))?;
+                modules.insert(file, module);
+                module
+            }
+        };
+        let name = CString::new(kernel).expect("names of kernels are words");
+        // SAFETY: the module is loaded and is never unloaded before the context goes.
+        let found = unsafe { result::module::get_function(module, name) };
+        let function = Function(self.checked(found, &format!("the kernel `{kernel}`"))?);
+        self.functions.write().unwrap_or_else(PoisonError::into_inner).insert(kernel.to_owned(), function);
+        Ok(function)
+    }
+
+    /// Starts work, between two events where kernels are timed.
+    fn timed(&self, stream: Stream, name: impl FnOnce() -> String, work: impl FnOnce() -> Result<()>) -> Result<()> {
+        let mut timed = locked(&self.timed);
+        let Some(all) = &mut *timed else {
+            drop(timed);
+            return work();
+        };
+        let event = || -> Result<sys::CUevent> {
+            let event = self.checked(result::event::create(sys::CUevent_flags::CU_EVENT_DEFAULT), "an event")?;
+            // SAFETY: event and stream are there.
+            self.checked(unsafe { result::event::record(event, stream_of(stream)) }, "an event")?;
+            Ok(event)
+        };
+        let start = event()?;
+        work()?;
+        all.push(Timed { name: name(), start, end: event()? });
+        Ok(())
+    }
+}
+
+impl Driver for Nvidia {
+    fn properties(&self) -> &Properties {
+        &self.properties
+    }
+
+    fn memory(&self) -> Result<Memory> {
+        self.enter()?;
+        let (free, total) = self.checked(result::mem_get_info(), "its memory")?;
+        Ok(Memory { free, total })
+    }
+
+    fn utilization(&self) -> Option<f32> {
+        self.monitor.as_ref().and_then(Monitor::utilization)
+    }
+
+    fn allocate(&self, bytes: usize) -> Result<Pointer> {
+        self.enter()?;
+        // SAFETY: no content is expected of it.
+        self.memory_for(unsafe { result::malloc_sync(bytes.max(1)) }, bytes)
+    }
+
+    unsafe fn free(&self, pointer: Pointer) {
+        // SAFETY: the caller's promise. A lost device has nothing to be freed, and says so.
+        let _ = self.enter().map(|()| unsafe { result::free_sync(pointer) });
+    }
+
+    fn pin(&self, bytes: usize) -> Result<*mut u8> {
+        self.enter()?;
+        // SAFETY: the memory is written right below.
+        let pointer = self.checked(unsafe { result::malloc_host(bytes, 0) }, "pinned memory of the host")?.cast::<u8>();
+        // SAFETY: it has just been given, for as many bytes.
+        unsafe { std::ptr::write_bytes(pointer, 0, bytes) };
+        Ok(pointer)
+    }
+
+    unsafe fn unpin(&self, pointer: *mut u8, _bytes: usize) {
+        // SAFETY: the caller's promise.
+        let _ = self.enter().map(|()| unsafe { result::free_host(pointer.cast()) });
+    }
+
+    fn open_stream(&self) -> Result<Stream> {
+        self.enter()?;
+        let stream = result::stream::create(result::stream::StreamKind::NonBlocking);
+        Ok(Stream(self.checked(stream, "a stream")? as usize))
+    }
+
+    unsafe fn close_stream(&self, stream: Stream) {
+        // SAFETY: the caller's promise.
+        let _ = self.enter().map(|()| unsafe { result::stream::destroy(stream_of(stream)) });
+    }
+
+    fn wait(&self, stream: Stream) -> Result<()> {
+        self.enter()?;
+        // By an event that blocks: waiting for a stream spins, and a server's few CPUs have texts to tokenize.
+        let mut event = std::ptr::null_mut();
+        // SAFETY: streams stay open until they are closed, which is the last that is done with them; the event is made
+        // and destroyed here.
+        let done = unsafe {
+            let made = sys::cuEventCreate(&mut event, BLOCKING_WITHOUT_TIME).result();
+            let done = made
+                .and_then(|()| result::event::record(event, stream_of(stream)))
+                .and_then(|()| result::event::synchronize(event));
+            if !event.is_null() {
+                let _ = result::event::destroy(event);
+            }
+            done
+        };
+        self.checked(done, "while computing")
+    }
+
+    unsafe fn store(&self, from: &[u8], to: Pointer) -> Result<()> {
+        self.enter()?;
+        // SAFETY: the caller's promise.
+        self.checked(unsafe { result::memcpy_htod_sync(to, from) }, "a copy")?;
+        // The call returns before the last of pageable memory is there, and other streams do not wait for it.
+        // SAFETY: the default stream is always there.
+        self.checked(unsafe { result::stream::synchronize(result::stream::null()) }, "a copy")
+    }
+
+    unsafe fn upload(&self, stream: Stream, from: *const u8, to: Pointer, bytes: usize) -> Result<()> {
+        self.enter()?;
+        // SAFETY: the caller's promise.
+        let done = unsafe { sys::cuMemcpyHtoDAsync_v2(to, from.cast(), bytes, stream_of(stream)) };
+        self.checked(done.result(), "a copy")
+    }
+
+    unsafe fn download(&self, stream: Stream, from: Pointer, to: *mut u8, bytes: usize) -> Result<()> {
+        self.enter()?;
+        // SAFETY: the caller's promise.
+        let done = unsafe { sys::cuMemcpyDtoHAsync_v2(to.cast(), from, bytes, stream_of(stream)) };
+        self.checked(done.result(), "a copy")
+    }
+
+    unsafe fn launch(&self, stream: Stream, kernel: &str, geometry: Geometry, arguments: &[u64]) -> Result<()> {
+        self.enter()?;
+        let function = self.function(kernel)?.0;
+        let (blocks, shared) = (geometry.blocks, geometry.shared);
+        if shared > USUAL_SHARED {
+            use sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES as SHARED;
+            // SAFETY: the function is there for as long as its module.
+            let done = unsafe { result::function::set_function_attribute(function, SHARED, shared as i32) };
+            self.checked(done, &format!("{shared} bytes of shared memory for `{kernel}`"))?;
+        }
+        let mut words = arguments.to_vec();
+        let mut pointers: Vec<*mut c_void> = words.iter_mut().map(|word| std::ptr::from_mut(word).cast()).collect();
+        self.timed(
+            stream,
+            || kernel.to_owned(),
+            || {
+                // SAFETY: the caller's promise; the driver copies the arguments, of each word as many bytes as the kernel
+                // has there, which are its first ones on a little-endian machine.
+                let done = unsafe {
+                    result::launch_kernel(
+                        function,
+                        (blocks.0 as u32, blocks.1 as u32, 1),
+                        (geometry.threads as u32, 1, 1),
+                        shared as u32,
+                        stream_of(stream),
+                        &mut pointers,
+                    )
+                };
+                self.checked(done, &format!("the kernel `{kernel}`"))
+            },
+        )
+    }
+
+    unsafe fn product(&self, stream: Stream, product: &Product) -> Result<()> {
+        self.enter()?;
+        let Some(products) = &self.products else { unreachable!("`open` has made them") };
+        let name = || format!("product {} → {}", product.inputs, product.outputs);
+        // SAFETY: the caller's promise.
+        self.timed(stream, name, || unsafe { products.compute(stream, product) })
+    }
+
+    fn start_recording(&self, stream: Stream) -> Result<()> {
+        self.enter()?;
+        use sys::CUstreamCaptureMode_enum::CU_STREAM_CAPTURE_MODE_RELAXED as RELAXED;
+        // SAFETY: the stream is open. Relaxed: other streams of this thread and others go on meanwhile.
+        self.checked(unsafe { result::stream::begin_capture(stream_of(stream), RELAXED) }, "a recording")
+    }
+
+    fn end_recording(&self, stream: Stream) -> Result<Graph> {
+        self.enter()?;
+        // SAFETY: the stream is open; the graph is made and destroyed here, and what comes of it stays.
+        unsafe {
+            let graph = self.checked(result::stream::end_capture(stream_of(stream)), "a recording")?;
+            let made = result::graph::instantiate(graph, sys::CUgraphInstantiate_flags_enum(0));
+            let _ = result::graph::destroy(graph);
+            Ok(Graph(self.checked(made, "a recording")? as usize))
+        }
+    }
+
+    unsafe fn repeat(&self, graph: Graph, stream: Stream) -> Result<()> {
+        self.enter()?;
+        // SAFETY: the caller's promise.
+        self.checked(
+            unsafe { result::graph::launch(graph.0 as sys::CUgraphExec, stream_of(stream)) },
+            "a recorded pass",
+        )
+    }
+
+    unsafe fn forget(&self, graph: Graph) {
+        // SAFETY: the caller's promise.
+        let _ = self.enter().map(|()| unsafe { result::graph::exec_destroy(graph.0 as sys::CUgraphExec) });
+    }
+
+    fn time_kernels(&self, on: bool) {
+        let _ = self.kernel_times();
+        *locked(&self.timed) = on.then(Vec::new);
+    }
+
+    fn kernel_times(&self) -> Vec<KernelTime> {
+        let mut sums: HashMap<String, (u64, f64)> = HashMap::new();
+        let mut timed = locked(&self.timed);
+        let Some(all) = &mut *timed else { return Vec::new() };
+        if self.enter().is_err() || result::ctx::synchronize().is_err() {
+            return Vec::new();
+        }
+        for Timed { name, start, end } in all.drain(..) {
+            // SAFETY: both events were recorded on one stream and are destroyed once.
+            let milliseconds = unsafe {
+                let elapsed = result::event::elapsed(start, end).unwrap_or(0.0);
+                let _ = (result::event::destroy(start), result::event::destroy(end));
+                elapsed
+            };
+            let sum = sums.entry(name).or_default();
+            *sum = (sum.0 + 1, sum.1 + f64::from(milliseconds) / 1e3);
+        }
+        sums.into_iter().map(|(name, (calls, seconds))| KernelTime { name, calls, seconds }).collect()
+    }
+}
+
+impl Drop for Nvidia {
+    fn drop(&mut self) {
+        let entered = self.enter();
+        // Its handle belongs to the context.
+        self.products = None;
+        if entered.is_ok() {
+            for &module in locked(&self.modules).values() {
+                // SAFETY: loaded once, and nothing runs any more: whatever has work holds the driver.
+                let _ = unsafe { result::module::unload(module) };
+            }
+        }
+        // SAFETY: retained once in `open`.
+        let _ = unsafe { result::primary_ctx::release(self.device) };
+    }
+}
