@@ -94,7 +94,7 @@ fn auto_is_what_the_cpu_computes_natively() {
     let dir = model::tiny_model();
     for isa in Isa::available() {
         let chosen = embedder(dir.path(), Precision::Auto, isa).precision();
-        let native = matches!(isa, Isa::Avx512Bf16 | Isa::Bf16);
+        let native = matches!(isa, Isa::Avx512Bf16 | Isa::Amx | Isa::Bf16);
         assert_eq!(chosen, if native { Precision::Bf16 } else { Precision::F32 }, "{isa}");
     }
     // Without a choice the result is the same, and the precision is reported.

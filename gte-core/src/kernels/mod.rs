@@ -37,7 +37,8 @@ pub(crate) use narrow::{
 };
 pub(crate) use pack::Packed;
 
-/// A level of an instruction set that the kernels are written for. Each contains those before it of the same architecture.
+/// A level of an instruction set that the kernels are written for. Each contains those before it of the same
+/// architecture, but for AVX-VNNI, which CPUs with AVX-512 may lack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Isa {
@@ -45,12 +46,17 @@ pub enum Isa {
     Scalar,
     /// x86-64 with AVX2 and FMA: Haswell (2013), Zen, and newer.
     Avx2,
+    /// The same with AVX-VNNI, for 8-bit integers, on CPUs that need not have AVX-512: Alder Lake (2021), Sierra Forest,
+    /// Zen 5, and newer.
+    Avx2Vnni,
     /// x86-64 with AVX-512 F, VL, BW and DQ: Skylake-SP (2017), Zen 4, and newer.
     Avx512,
     /// The same with AVX512-VNNI, for 8-bit integers: Cascade Lake (2019), Zen 4, and newer.
     Avx512Vnni,
     /// The same with AVX512-BF16: Cooper Lake (2020), Sapphire Rapids, Zen 4, and newer.
     Avx512Bf16,
+    /// The same with AMX, for 8-bit integers and bf16: Sapphire Rapids (2023) and newer, on Linux.
+    Amx,
     /// AArch64 as it is everywhere: Graviton 1, Raspberry Pi 4.
     Neon,
     /// AArch64 with the dot product instructions, for 8-bit integers: Graviton 2, Altra, Apple M1.
@@ -66,24 +72,28 @@ impl Isa {
     pub const ALL: &'static [Self] = &[
         Self::Scalar,
         Self::Avx2,
+        Self::Avx2Vnni,
         Self::Avx512,
         Self::Avx512Vnni,
         Self::Avx512Bf16,
+        Self::Amx,
         Self::Neon,
         Self::Dotprod,
         Self::I8mm,
         Self::Bf16,
     ];
 
-    /// The name that `GTE_ISA` takes: `scalar`, `x86_64-avx2`, `x86_64-avx512`, `x86_64-avx512-vnni`, `x86_64-avx512-bf16`,
-    /// `aarch64-neon`, `aarch64-dotprod`, `aarch64-i8mm` or `aarch64-bf16`.
+    /// The name that `GTE_ISA` takes: `scalar`, `x86_64-avx2`, `x86_64-avx2-vnni`, `x86_64-avx512`, `x86_64-avx512-vnni`,
+    /// `x86_64-avx512-bf16`, `x86_64-amx`, `aarch64-neon`, `aarch64-dotprod`, `aarch64-i8mm` or `aarch64-bf16`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Scalar => "scalar",
             Self::Avx2 => "x86_64-avx2",
+            Self::Avx2Vnni => "x86_64-avx2-vnni",
             Self::Avx512 => "x86_64-avx512",
             Self::Avx512Vnni => "x86_64-avx512-vnni",
             Self::Avx512Bf16 => "x86_64-avx512-bf16",
+            Self::Amx => "x86_64-amx",
             Self::Neon => "aarch64-neon",
             Self::Dotprod => "aarch64-dotprod",
             Self::I8mm => "aarch64-i8mm",

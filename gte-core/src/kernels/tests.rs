@@ -28,6 +28,15 @@ fn on_every_isa(test: impl Fn(&'static Kernels)) {
     }
 }
 
+/// A signal handler carries out what this CPU lacks: where the rest of a table is here, the table is.
+#[test]
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+fn tables_that_can_be_emulated_are_tested() {
+    for (rest, emulated) in [(Isa::Avx2, Isa::Avx2Vnni), (Isa::Avx512Bf16, Isa::Amx)] {
+        assert_eq!(Kernels::of(rest).is_some(), Kernels::of(emulated).is_some(), "{rest} and {emulated}");
+    }
+}
+
 /// Seeded values in −scale..scale.
 fn values(seed: u64, n: usize, scale: f32) -> Vec<f32> {
     let mut state = seed;

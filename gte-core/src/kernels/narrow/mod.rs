@@ -74,6 +74,9 @@ pub(crate) struct Narrow {
 /// Bytes of the rows of A that stay in the second-level cache while the panels of B pass by.
 const A_BLOCK: usize = 256 << 10;
 
+/// Rows of the tallest tile.
+const MOST_ROWS: usize = 32;
+
 /// A row of a panel, of zeros.
 const NOTHING: [f32; MAX_TILE.1] = [0.0; MAX_TILE.1];
 
@@ -116,6 +119,9 @@ pub(crate) trait Dot: Copy {
     const GROUP: usize;
     /// Whether a tile reads its rows of A in pairs, as [`pack_pairs`] lays them.
     const PAIRS: bool = false;
+    /// Whether all tiles of a block have the same height. Then the last may begin within the one before it, and what both
+    /// have is computed twice.
+    const SAME_HEIGHT: bool = false;
 
     /// C[i][j] ← activation(Σₖ A[r][k] · panel[k][j] + bias[j]) for the rows `rows` of A and NR columns of C, from its `corner` on; in
     /// order of k, integers less zero · total and scaled. Rows of C are contiguous. `ahead` will be read soon: a tile asks for it
@@ -131,6 +137,10 @@ pub(crate) trait Dot: Copy {
         corner: (usize, usize),
         ahead: &[u16],
     );
+    /// Tiles of up to `height` rows come next, on this thread.
+    fn begin(self, _height: usize) {}
+    /// No more tiles come.
+    fn end(self) {}
     /// Writes a row in bf16, `group` values a word.
     fn words(self, row: &[f32], group: usize, words: &mut [u32]);
     /// `row` will be written soon: the cache may begin to fetch its lines.
@@ -157,7 +167,7 @@ pub(crate) fn matmul<D: Dot>(d: D, p: NarrowProduct<'_, '_>) {
     );
     assert!(c.is_in_rows(), "rows of C are contiguous");
     // For tiles that do not go to C as they are.
-    let mut buffer = [0.0; MAX_TILE.0 * MAX_TILE.1];
+    let mut buffer = [0.0; MOST_ROWS * MAX_TILE.1];
     let shape = (D::MR, D::NR);
     let mut beside = ArrayViewMut2::from_shape(shape, &mut buffer[..D::MR * D::NR]).expect("as long as its shape");
     let height = (A_BLOCK / (b.a_words.max(1) * size_of::<u32>()) / D::MR).max(1) * D::MR;
@@ -167,11 +177,22 @@ pub(crate) fn matmul<D: Dot>(d: D, p: NarrowProduct<'_, '_>) {
     for block in (0..rows).step_by(height) {
         let height = height.min(rows - block);
         let tiles = height.div_ceil(D::MR);
+        let tallest = height.div_ceil(tiles);
+        // Tiles of the same height, or of nearly the same.
+        let tile_rows = |i: usize| {
+            if D::SAME_HEIGHT {
+                let row = block + (tallest * i).min(height - tallest);
+                (row, row + tallest)
+            } else {
+                (block + height * i / tiles, block + height * (i + 1) / tiles)
+            }
+        };
+        d.begin(tallest);
         if D::PAIRS {
             pairs.resize(pairs.len().max(tiles * tile_pairs), 0);
             for i in 0..tiles {
-                let rows = block + height * i / tiles..block + height * (i + 1) / tiles;
-                pack_pairs(a, rows, b.a_words, b.cells, &mut pairs[i * tile_pairs..][..tile_pairs]);
+                let (row, end) = tile_rows(i);
+                pack_pairs(a, row..end, b.a_words, b.cells, &mut pairs[i * tile_pairs..][..tile_pairs]);
             }
         }
         for column in (0..columns).step_by(D::NR) {
@@ -200,7 +221,7 @@ pub(crate) fn matmul<D: Dot>(d: D, p: NarrowProduct<'_, '_>) {
             let next = if again { first_panel } else { number + 1 };
             let next = if next < b.count() { b.panel(next) } else { &[] };
             for i in 0..tiles {
-                let (row, end) = (block + height * i / tiles, block + height * (i + 1) / tiles);
+                let (row, end) = tile_rows(i);
                 let ahead = &next[next.len() * i / tiles..next.len() * (i + 1) / tiles];
                 let pairs = &pairs[i * tile_pairs..][..tile_pairs];
                 match &mut c {
@@ -219,6 +240,7 @@ pub(crate) fn matmul<D: Dot>(d: D, p: NarrowProduct<'_, '_>) {
             }
         }
     }
+    d.end();
     if D::PAIRS {
         PAIRS.set(pairs);
     }

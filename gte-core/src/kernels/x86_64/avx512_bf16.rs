@@ -12,7 +12,7 @@ use crate::kernels::{Isa, Kernels};
 
 pub(super) static AVX512_BF16: Kernels = Kernels {
     isa: Isa::Avx512Bf16,
-    bf16: &PRODUCTS,
+    bf16: &AVX512_BF16_PRODUCTS,
     bf16_attention: ATTENTION,
     peak: |format| match format {
         Some(Format::Bf16) => Some(peak::avx512_bf16()),
@@ -23,7 +23,7 @@ pub(super) static AVX512_BF16: Kernels = Kernels {
 
 /// `vdpbf16ps`.
 #[derive(Clone, Copy)]
-struct Avx512Bf16;
+pub(super) struct Avx512Bf16;
 
 impl Mac for Avx512Bf16 {
     const FORMAT: Format = Format::Bf16;
@@ -81,7 +81,7 @@ fn sixteen_pairs(values: &[f32; 32]) -> [u32; 16] {
 }
 
 narrow!(
-    PRODUCTS, Avx512Bf16, Avx512, "avx512-bf16", true, "avx512f,avx512vl,avx512bw,avx512dq,avx512bf16", 2,
+    AVX512_BF16_PRODUCTS, Avx512Bf16, Avx512, "avx512-bf16", true, "avx512f,avx512vl,avx512bw,avx512dq,avx512bf16", 2,
     |row, _, words, _| encode_bf16(Avx512Bf16, row, words),
     [1 2 3 4 5 6 7 8 9 10 11 12], {
         #[inline(always)]

@@ -20,7 +20,7 @@ pub(super) static AVX512_VNNI: Kernels = Kernels {
 
 /// `vpdpbusd`.
 #[derive(Clone, Copy)]
-struct Avx512Int8;
+pub(super) struct Avx512Int8;
 
 impl Mac for Avx512Int8 {
     const FORMAT: Format = Format::Int8;

@@ -110,22 +110,29 @@ pub(super) unsafe fn tile<M: Mac, const R: usize>(
                 l.store(std::slice::from_raw_parts_mut(c.add(r * ldc + at), M::WIDTH), l.add(v, bias));
             }
         }
-        // GELU by a loop of its own, without a choice for each row.
-        match panel.activation {
-            Activation::None => {}
-            Activation::Gelu => {
-                for r in 0..R {
-                    let row = std::slice::from_raw_parts_mut(c.add(r * ldc), 2 * M::WIDTH);
-                    activate(l, Activation::Gelu, row);
-                }
-            }
-            other => {
-                for r in 0..R {
-                    let row = std::slice::from_raw_parts_mut(c.add(r * ldc), 2 * M::WIDTH);
-                    activate(l, other, row);
-                }
-            }
-        }
+        activate_rows(l, panel.activation, (c, ldc), R, 2 * M::WIDTH);
+    }
+}
+
+/// Applies `activation` to `rows` rows of `width` values.
+///
+/// # Safety
+/// `c` points to them, with the distance of the rows; `l` is proof of the caller's instructions.
+#[inline(always)]
+pub(super) unsafe fn activate_rows<L: Lanes>(
+    l: L,
+    activation: Activation,
+    (c, ldc): (*mut f32, usize),
+    rows: usize,
+    width: usize,
+) {
+    // SAFETY: passed on to the caller.
+    let row = |r: usize| unsafe { std::slice::from_raw_parts_mut(c.add(r * ldc), width) };
+    // GELU by a loop of its own, without a choice for each row.
+    match activation {
+        Activation::None => {}
+        Activation::Gelu => (0..rows).for_each(|r| activate(l, Activation::Gelu, row(r))),
+        other => (0..rows).for_each(|r| activate(l, other, row(r))),
     }
 }
 

@@ -8,27 +8,43 @@ use super::aligned::LINE;
 use super::lanes::Lanes;
 use super::{Isa, Kernels};
 
+mod amx;
 mod avx2;
+mod avx2_vnni;
 mod avx512;
 mod avx512_bf16;
 mod avx512_vnni;
+#[cfg(all(test, target_os = "linux"))]
+mod emulator;
 mod microkernel;
 mod pack;
 mod peak;
 
 /// The table of `isa`, if this CPU has all its instructions: what makes the proof tokens in the tables true.
 pub(super) fn table(isa: Isa) -> Option<&'static Kernels> {
-    let avx512 = || avx2::Avx2::detect().is_some() && avx512::Avx512::detect().is_some();
+    let avx2 = || avx2::Avx2::detect().is_some();
+    let avx2_vnni = || avx2() && is_x86_feature_detected!("avxvnni");
+    let avx512 = || avx2() && avx512::Avx512::detect().is_some();
     let vnni = || avx512() && is_x86_feature_detected!("avx512vnni");
     let bf16 = || vnni() && is_x86_feature_detected!("avx512bf16");
     let (here, table) = match isa {
-        Isa::Avx2 => (avx2::Avx2::detect().is_some(), &avx2::AVX2),
+        Isa::Avx2Vnni => (avx2_vnni() || (avx2() && emulated()), &avx2_vnni::AVX2_VNNI),
+        Isa::Amx => (bf16() && (amx::is_permitted() || emulated()), &amx::AMX),
+        Isa::Avx2 => (avx2(), &avx2::AVX2),
         Isa::Avx512 => (avx512(), &avx512::AVX512),
         Isa::Avx512Vnni => (vnni(), &avx512_vnni::AVX512_VNNI),
         Isa::Avx512Bf16 => (bf16(), &avx512_bf16::AVX512_BF16),
         _ => return None,
     };
     here.then_some(table)
+}
+
+/// Whether instructions that this CPU lacks are carried out all the same: in this crate's own tests.
+fn emulated() -> bool {
+    #[cfg(all(test, target_os = "linux"))]
+    return emulator::install();
+    #[cfg(not(all(test, target_os = "linux")))]
+    return false;
 }
 
 /// The functions of a table, compiled for the instructions that `$token` proves.

@@ -53,6 +53,9 @@ peak!(
         s
     }
 );
+peak!(avx2_vnni, "avx2,avxvnni", 32, _mm256_setzero_si256(), _mm256_set1_epi32(1), |s, a, b| {
+    _mm256_dpbusd_avx_epi32(s, a, b)
+});
 peak!(avx512_f32, "avx512f", 16, _mm512_setzero_ps(), _mm512_set1_ps(1.0), |s, a, b| _mm512_fmadd_ps(a, b, s));
 peak!(avx512_bf16, "avx512f,avx512bf16", 32, _mm512_setzero_ps(), _mm512_set1_epi32(1), |s, a, b| {
     // SAFETY: both types are 512 bits of any content.
