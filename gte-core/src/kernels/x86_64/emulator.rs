@@ -6,6 +6,8 @@
 //! configured, shapes that do not fit, one tile twice) ends the process. It sees layouts, strides, tails and shapes; it
 //! says nothing about speed, about permissions and about detection.
 
+#![allow(clippy::print_stderr, reason = "for tests: what ends them says why")]
+
 use std::cell::UnsafeCell;
 use std::sync::Once;
 

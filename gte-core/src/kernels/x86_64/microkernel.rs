@@ -126,13 +126,23 @@ pub(super) unsafe fn activate_rows<L: Lanes>(
     rows: usize,
     width: usize,
 ) {
-    // SAFETY: passed on to the caller.
-    let row = |r: usize| unsafe { std::slice::from_raw_parts_mut(c.add(r * ldc), width) };
     // GELU by a loop of its own, without a choice for each row.
     match activation {
         Activation::None => {}
-        Activation::Gelu => (0..rows).for_each(|r| activate(l, Activation::Gelu, row(r))),
-        other => (0..rows).for_each(|r| activate(l, other, row(r))),
+        Activation::Gelu => {
+            for r in 0..rows {
+                // SAFETY: passed on to the caller.
+                let row = unsafe { std::slice::from_raw_parts_mut(c.add(r * ldc), width) };
+                activate(l, Activation::Gelu, row);
+            }
+        }
+        other => {
+            for r in 0..rows {
+                // SAFETY: passed on to the caller.
+                let row = unsafe { std::slice::from_raw_parts_mut(c.add(r * ldc), width) };
+                activate(l, other, row);
+            }
+        }
     }
 }
 
