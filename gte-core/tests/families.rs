@@ -33,7 +33,7 @@ fn families() -> Vec<(String, PathBuf, Value)> {
         })
         .collect();
     all.sort_by(|a, b| a.0.cmp(&b.0));
-    assert!(all.len() >= 25, "{} families", all.len());
+    assert!(all.len() >= 28, "{} families", all.len());
     all
 }
 

@@ -24,12 +24,12 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
 
-from families import alibaba, check, decoders, encoders, exact, modern
+from families import alibaba, check, decoders, encoders, ernie, exact, modern
 
 if __name__ == "__main__":
     torch.set_num_threads(2)
     exact.install()
-    every = {**encoders.ALL, **alibaba.ALL, **modern.ALL, **decoders.ALL}
+    every = {**encoders.ALL, **ernie.ALL, **alibaba.ALL, **modern.ALL, **decoders.ALL}
     for name in sys.argv[1:] or every:
         every[name]()
         print(f"{name}: {check.check(name)}", flush=True)

@@ -14,7 +14,7 @@ use crate::kernels::{Activation, Mask};
 use crate::models::{
     Architecture, AttentionSpec, Gate, LayerSpec, MlpSpec, NormKind, NormSpec, Pooling, PositionRule, RopeSpec,
 };
-use crate::weights::Weights;
+use crate::weights::{self, Weights};
 
 /// A candle device that computes in one number type. Norms and softmax are always in f32.
 pub(crate) struct Candle {
@@ -28,7 +28,10 @@ impl Candle {
     }
 
     fn tensor(&self, weights: &Weights, name: &str) -> Result<Tensor> {
-        let tensor = weights.read(name)?;
+        self.on_device(weights.read(name)?)
+    }
+
+    fn on_device(&self, tensor: weights::Tensor) -> Result<Tensor> {
         let shape = tensor.shape.clone();
         Ok(Tensor::from_vec(tensor.into_f32(), shape, &self.device)?.to_dtype(self.dtype)?)
     }
@@ -166,7 +169,7 @@ impl Backend for Candle {
         Ok(Embedding {
             words: table(names.words)?,
             positions: positions.transpose()?,
-            types: (architecture.token_types > 0).then(|| table(names.types)).transpose()?,
+            types: weights.read_types(architecture)?.map(|types| self.on_device(types)).transpose()?,
             norm: architecture.embedding_norm.then(norm).transpose()?,
         })
     }

@@ -18,6 +18,9 @@ pub(crate) struct Architecture {
     pub(crate) positions: Option<(usize, PositionRule)>,
     /// Number of rows in the token type table; 0 without one.
     pub(crate) token_types: usize,
+    /// Number of rows in ERNIE's table of tasks, whose first row is added to every token; 0 without
+    /// one.
+    pub(crate) task_types: usize,
     /// Whether the sum of the embeddings is normalized.
     pub(crate) embedding_norm: bool,
     pub(crate) norm: NormSpec,
@@ -176,6 +179,7 @@ pub(crate) struct Names {
     pub(crate) words: &'static str,
     pub(crate) positions: &'static str,
     pub(crate) types: &'static str,
+    pub(crate) tasks: &'static str,
     pub(crate) embedding_norm: &'static str,
     /// The prefix before the number of a layer.
     pub(crate) layer: &'static str,
@@ -234,6 +238,9 @@ impl Architecture {
         }
         if self.token_types > 0 {
             matrix(names.types, self.token_types);
+        }
+        if self.task_types > 0 {
+            matrix(names.tasks, self.task_types);
         }
         if self.embedding_norm {
             self.norm_tensors(&mut table, names.embedding_norm.to_owned(), self.norm.bias);

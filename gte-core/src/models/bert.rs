@@ -16,6 +16,7 @@ pub(super) const NAMES: Names = Names {
     words: "embeddings.word_embeddings",
     positions: "embeddings.position_embeddings",
     types: "embeddings.token_type_embeddings",
+    tasks: "",
     embedding_norm: "embeddings.LayerNorm",
     layer: "encoder.layer.",
     qkv: &["attention.self.query", "attention.self.key", "attention.self.value"],
@@ -88,6 +89,7 @@ pub(super) fn encoder(
         max_tokens,
         positions: Some((rows, rule)),
         token_types: size(json, "type_vocab_size", 1, 1 << 8, 2)?,
+        task_types: 0,
         embedding_norm: true,
         norm: NormSpec {
             kind: NormKind::Layer,

@@ -6,6 +6,7 @@
 
 mod architecture;
 mod bert;
+mod ernie;
 mod modernbert;
 mod new;
 mod pooling;
@@ -45,8 +46,15 @@ pub(crate) struct Choices {
 }
 
 /// All families.
-pub(crate) static FAMILIES: [&Family; 6] =
-    [&bert::FAMILY, &xlm_roberta::FAMILY, &new::FAMILY, &modernbert::FAMILY, &qwen::QWEN3, &qwen::QWEN2];
+pub(crate) static FAMILIES: [&Family; 7] = [
+    &bert::FAMILY,
+    &xlm_roberta::FAMILY,
+    &ernie::FAMILY,
+    &new::FAMILY,
+    &modernbert::FAMILY,
+    &qwen::QWEN3,
+    &qwen::QWEN2,
+];
 
 /// Reads `config.json` according to its family.
 ///

@@ -24,6 +24,7 @@ const NAMES: Names = Names {
     words: "embeddings.tok_embeddings",
     positions: "",
     types: "",
+    tasks: "",
     embedding_norm: "embeddings.norm",
     layer: "layers.",
     qkv: &["attn.Wqkv"],
@@ -118,6 +119,7 @@ fn read(json: &Json, _choices: &Choices) -> Result<Architecture> {
         max_tokens: sizes.positions,
         positions: None,
         token_types: 0,
+        task_types: 0,
         embedding_norm: true,
         norm: NormSpec {
             kind: NormKind::Layer,

@@ -27,6 +27,7 @@ const ALIBABA: Names = Names {
     words: "embeddings.word_embeddings",
     positions: "",
     types: "embeddings.token_type_embeddings",
+    tasks: "",
     embedding_norm: "embeddings.LayerNorm",
     layer: "encoder.layer.",
     qkv: &["attention.qkv_proj"],
@@ -101,6 +102,7 @@ fn read(json: &Json, _choices: &Choices) -> Result<Architecture> {
         max_tokens: sizes.positions,
         positions: None,
         token_types: size(json, "type_vocab_size", 0, 1 << 8, 1)?,
+        task_types: 0,
         embedding_norm: true,
         norm: NormSpec {
             kind: NormKind::Layer,

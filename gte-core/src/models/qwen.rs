@@ -27,6 +27,7 @@ const NAMES: Names = Names {
     words: "embed_tokens",
     positions: "",
     types: "",
+    tasks: "",
     embedding_norm: "",
     layer: "layers.",
     qkv: &["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"],
@@ -148,6 +149,7 @@ fn decoder(
         max_tokens: sizes.positions,
         positions: None,
         token_types: 0,
+        task_types: 0,
         embedding_norm: false,
         norm: NormSpec {
             kind: NormKind::Rms,

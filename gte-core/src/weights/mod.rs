@@ -19,7 +19,7 @@ use crate::config::{ModelConfig, ModelTask};
 use crate::error::{Error, Result};
 use crate::files::{DataFile, ModelFiles};
 use crate::kernels::{int8_rows, to_bf16};
-use crate::models::{Names, Task, TensorSpec, canonical};
+use crate::models::{Architecture, Names, Task, TensorSpec, canonical};
 
 /// Size of the blocks in which a table is read. It is below the size from which allocators get
 /// memory from the system: blocks of 4 MB left holes of 80 MB.
@@ -460,6 +460,28 @@ impl Weights {
             Dtype::Other(_) => return Err(self.missing(name)),
         };
         Ok(Tensor { shape, values })
+    }
+
+    /// Reads the table of token types, with the first row of the table of tasks added to each row.
+    /// `None` without either table.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub(crate) fn read_types(&self, architecture: &Architecture) -> Result<Option<Tensor>> {
+        let read = |name: &str| self.read(&format!("{name}.weight"));
+        let types = (architecture.token_types > 0).then(|| read(self.spelling.types)).transpose()?;
+        if architecture.task_types == 0 {
+            return Ok(types);
+        }
+        let task = self.read_row(&format!("{}.weight", self.spelling.tasks), 0)?;
+        let (shape, mut rows) = match types {
+            Some(types) => (types.shape.clone(), types.into_f32()),
+            None => (vec![1, task.len()], vec![0.0; task.len()]),
+        };
+        for row in rows.chunks_exact_mut(task.len()) {
+            row.iter_mut().zip(&task).for_each(|(x, t)| *x += t);
+        }
+        Ok(Some(Tensor { shape, values: Values::F32(rows) }))
     }
 
     /// Reads a matrix from which rows are gathered, as it is stored. With `half`, f32 values become

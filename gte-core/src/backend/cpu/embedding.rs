@@ -14,7 +14,7 @@ use crate::weights::{Tensor, Weights};
 pub(crate) struct Embedding {
     words: Tensor,             // (vocab × hidden)
     positions: Option<Tensor>, // (positions × hidden)
-    types: Vec<f32>,           // (token types × hidden), or empty
+    types: Vec<f32>,           // (token types × hidden), the task added; or empty
     rule: Option<PositionRule>,
     norm: Option<Norm>,
     width: usize,
@@ -25,14 +25,12 @@ impl Embedding {
     pub(super) fn load(weights: &Weights, architecture: &Architecture, half: bool) -> Result<Self> {
         let names = weights.spelling();
         let table = |name: &str| weights.read_table(&format!("{name}.weight"), half);
-        let types = architecture.token_types > 0;
-        let types = types.then(|| weights.read(&format!("{}.weight", names.types))).transpose()?;
         let (spec, name) = (&architecture.norm, names.embedding_norm);
         let norm = || Norm::load(weights, name, spec.kind, spec.eps, spec.bias);
         Ok(Self {
             words: table(names.words)?,
             positions: architecture.positions.map(|_| table(names.positions)).transpose()?,
-            types: types.map(Tensor::into_f32).unwrap_or_default(),
+            types: weights.read_types(architecture)?.map(Tensor::into_f32).unwrap_or_default(),
             rule: architecture.positions.map(|(_, rule)| rule),
             norm: architecture.embedding_norm.then(norm).transpose()?,
             width: architecture.hidden,
