@@ -67,7 +67,7 @@ impl<B: Backend> Encoder<B> {
         for i in 0..architecture.layers.len() {
             let layer = Layer::load(backend, weights, architecture, i)?;
             let (context, _) = layer.context(backend, &x, batch.all(), None)?;
-            x = layer.transform(backend, &context, &x)?;
+            layer.transform(backend, context, &mut x)?;
             let of = |parts: &[&str]| parts.iter().map(|part| format!("{}.weight", names.of(i, part))).collect();
             look(of(names.qkv), &layer.qkv);
             look(of(names.up), &layer.up);
@@ -110,7 +110,7 @@ impl<B: Backend> Encoder<B> {
             (Some(token), Some((last, layers))) => {
                 let parts = self.through(layers, backend, batch, prefix, between)?;
                 let before = prefix.and_then(|p| p.layers.last());
-                let residual = backend.pool(&parts, pooling)?;
+                let mut pooled = backend.pool(&parts, pooling)?;
                 let mut contexts: Vec<_> = parts.iter().map(|(x, texts)| (x, *texts, None)).collect();
                 side_by_side(&mut contexts, |(x, texts, context)| {
                     *context = Some(last.context(backend, x, *texts, before)?.0);
@@ -118,7 +118,8 @@ impl<B: Backend> Encoder<B> {
                 })?;
                 let contexts: Vec<_> =
                     contexts.into_iter().filter_map(|(_, texts, context)| Some((context?, texts))).collect();
-                last.transform(backend, &backend.pick(&contexts, token)?, &residual)?
+                last.transform(backend, backend.pick(&contexts, token)?, &mut pooled)?;
+                pooled
             }
             _ => {
                 let mut parts = self.through(&self.layers, backend, batch, prefix, between)?;
@@ -140,7 +141,7 @@ impl<B: Backend> Encoder<B> {
         let mut layers = Vec::with_capacity(self.layers.len());
         for layer in &self.layers {
             let (context, projected) = layer.context(backend, &x, batch.all(), None)?;
-            x = layer.transform(backend, &context, &x)?;
+            layer.transform(backend, context, &mut x)?;
             layers.push(projected);
         }
         Ok(Prefix { layers })
@@ -174,8 +175,7 @@ impl<B: Backend> Encoder<B> {
             let before = prefix.map(|p| &p.layers[i]);
             side_by_side(&mut parts, |(x, texts)| {
                 let (context, _) = layer.context(backend, x, *texts, before)?;
-                *x = layer.transform(backend, &context, x)?;
-                Ok(())
+                layer.transform(backend, context, x)
             })?;
             between();
         }
@@ -242,11 +242,14 @@ impl<B: Backend> Layer<B> {
         backend.attention(x, self.before_attention.as_ref(), &self.qkv, &self.attention, texts, before)
     }
 
-    /// The rest of the layer, which computes each token on its own.
-    fn transform(&self, backend: &B, context: &B::Operand, x: &B::Hidden) -> Result<B::Hidden> {
-        let attended = backend.project(context, &self.attention_output)?;
-        let x = backend.add_norm(attended, x, self.after_attention.as_ref())?;
-        let transformed = backend.mlp(&x, self.before_mlp.as_ref(), &self.up, &self.down, &self.mlp)?;
-        backend.add_norm(transformed, &x, self.after_mlp.as_ref())
+    /// The rest of the layer, which computes each token on its own. Each state is dropped as soon
+    /// as the next one exists: of a long text, each takes tens of megabytes.
+    fn transform(&self, backend: &B, context: B::Operand, x: &mut B::Hidden) -> Result<()> {
+        let attended = backend.project(&context, &self.attention_output)?;
+        drop(context);
+        *x = backend.add_norm(attended, x, self.after_attention.as_ref())?;
+        let transformed = backend.mlp(x, self.before_mlp.as_ref(), &self.up, &self.down, &self.mlp)?;
+        *x = backend.add_norm(transformed, x, self.after_mlp.as_ref())?;
+        Ok(())
     }
 }

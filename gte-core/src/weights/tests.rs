@@ -1,4 +1,5 @@
 //! Tables that are read block after block.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
 use std::collections::HashMap;
 
