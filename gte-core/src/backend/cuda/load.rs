@@ -131,7 +131,7 @@ impl Embedding {
             stored,
             positions: architecture.positions.map(|_| table(names.positions)).transpose()?,
             rule: architecture.positions.map(|(_, rule)| rule),
-            types: (architecture.token_types > 0).then(|| table(names.types)).transpose()?,
+            types: weights.read_types(architecture)?.map(|types| wide(driver, types)).transpose()?,
             several_types: architecture.token_types > 1,
             norm: architecture.embedding_norm.then(norm).transpose()?,
             width: architecture.hidden,
