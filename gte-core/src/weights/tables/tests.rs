@@ -7,7 +7,8 @@ use half::{bf16, f16};
 use safetensors::tensor::{Dtype, TensorView, serialize};
 use tempfile::TempDir;
 
-use super::{BLOCK_BYTES, Values, Weights, safetensors as format};
+use super::super::{Values, Weights, safetensors as format};
+use super::BLOCK_BYTES;
 use crate::error::Error;
 use crate::files::ModelFiles;
 use crate::models::FAMILIES;
