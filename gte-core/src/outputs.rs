@@ -92,8 +92,8 @@ pub struct AllEmbeddings {
     pub states: Option<MultiVectors>,
 }
 
-/// Sparse vectors, one per text, as compressed rows: text `i` has the ids `ids[indptr[i]..indptr[i
-/// + 1]]`, in ascending order, and one weight for each, above 0.
+/// Sparse vectors, one per text, as compressed rows: text `i` has the ids
+/// `ids[indptr[i]..indptr[i + 1]]`, in ascending order, and one weight for each, above 0.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct SparseEmbeddings {
