@@ -27,7 +27,7 @@ if [ "${1:-}" = --dry-run ]; then
   library=$(gte-core/tests/check_cuda_kernels.sh --library)
   python3 -m venv target/venv-fixtures
   target/venv-fixtures/bin/pip install -q -r gte-core/tests/requirements-fixtures.txt
-  exec target/venv-fixtures/bin/python benches/gpu/measure.py --forward target/release/forward --emulator "$library" --out target/gpu-bench
+  exec target/venv-fixtures/bin/python benches/gpu/measure.py --forward target/release/forward --emulator "$library" --out target/gpu-bench --seconds 3600
 fi
 # PyTorch's wheels carry the library where no loader looks.
 found=$(python3 -c 'import glob, site; print(":".join({p.rsplit("/", 1)[0] for s in site.getsitepackages() for p in glob.glob(s + "/nvidia/**/libcublasLt.so.1[23]", recursive=True)}))')
