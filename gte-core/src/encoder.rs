@@ -245,9 +245,8 @@ impl<B: Backend> Layer<B> {
     /// The rest of the layer, which computes each token on its own. Each state is dropped as soon
     /// as the next one exists: of a long text, each takes tens of megabytes.
     fn transform(&self, backend: &B, context: B::Operand, x: &mut B::Hidden) -> Result<()> {
-        let attended = backend.project(&context, &self.attention_output)?;
+        backend.project_add_norm(&context, &self.attention_output, x, self.after_attention.as_ref())?;
         drop(context);
-        *x = backend.add_norm(attended, x, self.after_attention.as_ref())?;
         let transformed = backend.mlp(x, self.before_mlp.as_ref(), &self.up, &self.down, &self.mlp)?;
         *x = backend.add_norm(transformed, x, self.after_mlp.as_ref())?;
         Ok(())

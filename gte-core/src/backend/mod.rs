@@ -84,6 +84,17 @@ pub(crate) trait Backend: Send + Sync {
     ) -> Result<Self::Hidden>;
     /// norm(x + residual)
     fn add_norm(&self, x: Self::Hidden, residual: &Self::Hidden, norm: Option<&Self::Norm>) -> Result<Self::Hidden>;
+    /// x ← norm(operand · weightᵀ + bias + x)
+    fn project_add_norm(
+        &self,
+        operand: &Self::Operand,
+        layer: &Self::Linear,
+        x: &mut Self::Hidden,
+        norm: Option<&Self::Norm>,
+    ) -> Result<()> {
+        *x = self.add_norm(self.project(operand, layer)?, x, norm)?;
+        Ok(())
+    }
     /// x ← norm(x)
     fn norm(&self, x: &mut Self::Hidden, norm: &Self::Norm) -> Result<()>;
     /// One row per text of all parts, not scaled to unit length.

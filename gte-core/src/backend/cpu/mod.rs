@@ -367,6 +367,29 @@ impl Backend for Cpu {
         Ok(x)
     }
 
+    fn project_add_norm(
+        &self,
+        operand: &Operand,
+        layer: &Linear,
+        x: &mut Matrix<f32>,
+        norm: Option<&Norm>,
+    ) -> Result<()> {
+        for (first, block) in operand.source().blocks() {
+            let mut y = self.take(block.rows(), layer.outputs);
+            self.product(block, layer, Activation::None, Output::F32(y.view_mut()));
+            self.clock.rest(|| {
+                x.for_each_row_of(first..first + y.rows, |i, row| {
+                    let y_row = y.row(i - first);
+                    match norm {
+                        Some(norm) => norm.apply(self.kernels, row, Some(y_row), y.stride),
+                        None => row.iter_mut().zip(y_row).for_each(|(x, y)| *x += y),
+                    }
+                })
+            });
+        }
+        Ok(())
+    }
+
     fn norm(&self, x: &mut Matrix<f32>, norm: &Norm) -> Result<()> {
         self.clock.rest(|| x.for_each_row(|_, row| norm.apply(self.kernels, row, None, 0)));
         Ok(())
