@@ -64,7 +64,7 @@ async fn a_gpu_serves_is_told_of_and_fails_the_probe_when_it_is_gone() {
     let info: Value = serde_json::from_str(&get(&service, "/info").await.1).unwrap();
     assert_eq!((&info["device"], &info["device_name"]), (&json!("cuda:0"), &json!("emulated GPU")), "auto takes it");
     let budget = info["max_batch_tokens"].as_u64().unwrap();
-    assert!((50..200).contains(&budget), "{budget} tokens");
+    assert!((10..200).contains(&budget), "{budget} tokens");
     let metrics = get(&service, "/metrics").await.1;
     for line in ["gte_device_memory_bytes{device=\"cuda:0\",name=\"emulated GPU\"} ", "gte_device_memory_free_bytes{"] {
         assert!(metrics.contains(line), "{line} is not in {metrics}");
