@@ -59,7 +59,7 @@ async fn a_gpu_serves_is_told_of_and_fails_the_probe_when_it_is_gone() {
         (embedder.embed(&texts(29)).unwrap(), weights)
     };
     // No room for two batches of 200 tokens, nor for one: they become smaller, and none is lost.
-    gpu.set_memory(weights + (150 << 10));
+    gpu.set_memory(weights + (250 << 10));
     let service = service(dir.path(), &["--max-batch-tokens=200"]);
     let info: Value = serde_json::from_str(&get(&service, "/info").await.1).unwrap();
     assert_eq!((&info["device"], &info["device_name"]), (&json!("cuda:0"), &json!("emulated GPU")), "auto takes it");
