@@ -41,19 +41,12 @@ impl Weights {
     /// # Errors
     /// As [`read`](Self::read).
     pub(crate) fn read_table(&self, name: &str, half: bool) -> Result<Tensor> {
-        let whole = |entry: &&Entry| {
-            entry.shape.len() == 2 && entry.strides.is_none() && !matches!(entry.dtype, Dtype::I8 | Dtype::Other(_))
-        };
-        let Some(entry) = self.tensors.get(name).filter(whole) else { return self.read(name) };
-        let (rows, columns, size) = (entry.shape[0], entry.shape[1], entry.dtype.size());
-        let rows_of_block = (BLOCK_BYTES / (columns * size).max(1)).max(1);
+        let Some(entry) = self.in_rows(name) else { return self.read(name) };
+        let (rows, columns) = (entry.shape[0], entry.shape[1]);
+        let rows_of_block = (BLOCK_BYTES / (columns * entry.dtype.size()).max(1)).max(1);
         let mut table: Option<Values> = None;
         for first in (0..rows).step_by(rows_of_block) {
-            let of_block = Entry {
-                offset: entry.offset + (first * columns * size) as u64,
-                shape: vec![rows_of_block.min(rows - first), columns],
-                ..entry.clone()
-            };
+            let of_block = entry.rows(first, rows_of_block.min(rows - first));
             let mut block = self.read_entry(name, &of_block).map_err(|e| at_offset(e, first * columns))?.values;
             if half && let Values::F32(values) = &block {
                 match halves(values) {
@@ -79,19 +72,29 @@ impl Weights {
     /// # Errors
     /// As [`read`](Self::read).
     pub(crate) fn read_row(&self, name: &str, row: usize) -> Result<Vec<f32>> {
-        let whole = self.tensors.get(name).filter(|entry| entry.shape.len() == 2 && row < entry.shape[0]);
-        let (Some(entry), false) =
-            (whole, whole.is_some_and(|entry| entry.dtype == Dtype::I8 || entry.strides.is_some()))
-        else {
+        let Some(entry) = self.in_rows(name).filter(|entry| row < entry.shape[0]) else {
             let table = self.read(name)?;
             let mut out = vec![0.0; table.shape.last().copied().unwrap_or(0)];
             table.row_into(row, &mut out);
             return Ok(out);
         };
-        let (columns, size) = (entry.shape[1], entry.dtype.size());
-        let offset = entry.offset + (row * columns * size) as u64;
-        let of_row = Entry { offset, shape: vec![1, columns], ..entry.clone() };
-        Ok(self.read_entry(name, &of_row)?.into_f32())
+        Ok(self.read_entry(name, &entry.rows(row, 1))?.into_f32())
+    }
+
+    /// The matrix of this name, if its rows are stored one after the other and need nothing else.
+    fn in_rows(&self, name: &str) -> Option<&Entry> {
+        self.tensors.get(name).filter(|entry| {
+            entry.shape.len() == 2 && entry.strides.is_none() && !matches!(entry.dtype, Dtype::I8 | Dtype::Other(_))
+        })
+    }
+}
+
+impl Entry {
+    /// `count` rows of a matrix from row `first` on.
+    fn rows(&self, first: usize, count: usize) -> Self {
+        let columns = self.shape[1];
+        let offset = self.offset + (first * columns * self.dtype.size()) as u64;
+        Self { offset, shape: vec![count, columns], ..self.clone() }
     }
 }
 

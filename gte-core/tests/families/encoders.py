@@ -290,15 +290,17 @@ def xlmr_reranker():
     )
 
 
-def bert_config(vocab, hidden, layers, heads, inner, positions, **more):
-    return BertConfig(
+def bert_config(
+    vocab, hidden, layers, heads, inner, positions, kind=BertConfig, type_vocab_size=2, **more
+):
+    return kind(
         vocab_size=vocab,
         hidden_size=hidden,
         num_hidden_layers=layers,
         num_attention_heads=heads,
         intermediate_size=inner,
         max_position_embeddings=positions,
-        type_vocab_size=2,
+        type_vocab_size=type_vocab_size,
         layer_norm_eps=1e-12,
         pad_token_id=0,
         hidden_act="gelu",
@@ -314,22 +316,29 @@ def halves(ids):
     return [0] * cut + [1] * (len(ids) - cut)
 
 
-def bert_classifier(name="bert-classifier", count=1, hidden=24, heads=4):
+def bert_classifier(
+    name="bert-classifier",
+    count=1,
+    hidden=24,
+    heads=4,
+    config_kind=BertConfig,
+    kind=BertForSequenceClassification,
+):
     tokenizer, tokens = vocabularies.wordpiece()
     vocab, length = tokenizer.get_vocab_size(), 48
-    config = bert_config(vocab, hidden, 2, heads, 37, length, num_labels=count)
+    config = bert_config(vocab, hidden, 2, heads, 37, length, config_kind, num_labels=count)
     out = Directory(name)
     out.config(
         bert_like(
             config,
-            architectures=["BertForSequenceClassification"],
+            architectures=[kind.__name__],
             classifier_dropout=None,
             **labels(count),
         )
     )
-    out.weights(fill(BertForSequenceClassification(config).double(), name).state_dict())
+    out.weights(fill(kind(config).double(), name).state_dict())
     out.tokenizer(tokenizer, tokens, length)
-    model = reload(BertForSequenceClassification, out.path)
+    model = reload(kind, out.path)
     cases = []
     for n in LENGTHS + [length]:
         ids = draw(name, vocab, n, 2, 3)

@@ -234,7 +234,7 @@ impl Mac for Avx2Bf16 {
 /// saturate, and what makes up for these, exactly, costs that much again: a second line for them, a list of what is lacking, or a look at
 /// each row for large values beside them.
 #[derive(Clone, Copy)]
-struct Avx2Int8;
+pub(super) struct Avx2Int8;
 
 impl Mac for Avx2Int8 {
     const FORMAT: Format = Format::Int8;

@@ -3,7 +3,7 @@
 
 use std::arch::x86_64::*;
 
-use super::avx2::{AVX2, Avx2};
+use super::avx2::{AVX2, Avx2, Avx2Int8};
 use super::microkernel::{Mac, narrow, words};
 use super::peak;
 use crate::kernels::narrow::{Format, encode_int8};
@@ -35,7 +35,7 @@ impl Mac for Avx2VnniInt8 {
     #[inline(always)]
     unsafe fn zero() -> __m256i {
         // SAFETY: see the trait, here and below.
-        unsafe { _mm256_setzero_si256() }
+        unsafe { Avx2Int8::zero() }
     }
     #[inline(always)]
     unsafe fn load(b: *const u16) -> __m256i {
@@ -53,10 +53,7 @@ impl Mac for Avx2VnniInt8 {
     #[inline(always)]
     unsafe fn values(sum: __m256i, zero: i32, totals: *const i32) -> __m256 {
         // SAFETY: see the trait.
-        unsafe {
-            let totals = _mm256_mullo_epi32(_mm256_loadu_si256(totals.cast()), _mm256_set1_epi32(zero));
-            _mm256_cvtepi32_ps(_mm256_sub_epi32(sum, totals))
-        }
+        unsafe { Avx2Int8::values(sum, zero, totals) }
     }
 }
 
