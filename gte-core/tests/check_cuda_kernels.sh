@@ -37,10 +37,11 @@ export cuda out sanitizers
 export -f compile run_test
 
 # library [asan]: builds the shared library of all kernels.
-library() {
+library() (
   local flags=-O2 name=libgte_emulator.so
   [ "${1:-}" != asan ] || { flags="-O1 -g -fsanitize=address"; name=libgte_emulator.asan.so; }
-  # Several tests may ask for it at once.
+  # Several tests may ask for it at once. The lock is released at the end of this subshell: the
+  # test that `sanitized` starts asks again.
   exec 9>"$out/library.lock"
   flock 9
   if [ -z "$(find "$out/$name" -newer "$0" 2>/dev/null)" ] || [ -n "$(find "$cuda/kernels" "$cuda/emulator" -maxdepth 1 -name '*.[ch]*' -newer "$out/$name" -print -quit)" ]; then
@@ -48,7 +49,7 @@ library() {
     mv "$out/$name.new" "$out/$name"
   fi
   echo "$out/$name"
-}
+)
 if [ "${1:-}" = --library ]; then
   library "${2:-}"
   exit
