@@ -15,7 +15,7 @@ COLUMNS = 100
 
 # Files that are not checked yet: their words are still being rewritten.
 LATER = (
-    r"^(?:README|CHANGELOG|CONTRIBUTING|BENCHMARKS)|^docs/.*\.md$|/README|^benches/GOALS\.md$|"
+    r"^docs/adding-an-instruction-set\.md$|"
     r"^gte-core/src/(?:kernels|backend/cuda)/"
 )
 

@@ -278,10 +278,10 @@ def threads(options, report, root):
             break
         with Ours(options, path, file, device="cpu", precision="auto", threads=count) as ours:
             rates = {name: tokens[name] / best(lambda: ours.ask(name), 2, 0.5) for name in names}
-            at_once = ours.ask("device")["batch_tokens"]
+            at_once = ours.ask("device")["max_batch_tokens"]
         report.values[f"CPU {count}"] = rates
         shown = ", ".join(f"{name} {rate:,.0f}" for name, rate in rates.items())
-        report.say(f"CPU, {count:2} threads, {ours.ready.split()[1]}, budget {at_once}: tokens/s {shown}")
+        report.say(f"CPU, {count:2} threads, {ours.ready.split()[1]}, max_batch_tokens {at_once}: tokens/s {shown}")
 
 
 def main():

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::io::Write;
 use std::sync::{Mutex, PoisonError};
 
-use gte_core::{Budget, Builder, Device, Door, Embedder, Pooling, Precision};
+use gte_core::{Builder, Device, Door, Embedder, MaxBatchTokens, Pooling, Precision};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 /// The model and how to run it.
@@ -86,7 +86,7 @@ impl Model {
             builder = builder.causal(causal);
         }
         if let Some(tokens) = self.max_batch_tokens {
-            builder = builder.budget(Budget::new(tokens)?);
+            builder = builder.max_batch_tokens(MaxBatchTokens::new(tokens)?);
         }
         if let Some(revision) = &self.revision {
             builder = builder.revision(revision);

@@ -256,9 +256,9 @@ impl<'a> Texts<'a> {
 /// Maximum number of tokens computed together. It limits the memory for activations, which is this
 /// number times a few rows of the widest layer, whatever the size of the input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Budget(usize);
+pub struct MaxBatchTokens(usize);
 
-impl Budget {
+impl MaxBatchTokens {
     /// The default. So large that every weight is used often after it has been read, and so small
     /// that the activations of a wide model's layer stay in the third-level cache. With 1024, the
     /// large shape is slower by up to a quarter (Zen 3 with 32 MiB, two threads).
@@ -271,7 +271,7 @@ impl Budget {
     pub fn new(tokens: usize) -> Result<Self> {
         if tokens == 0 {
             return Err(Error::InvalidOption {
-                option: "batch_tokens",
+                option: "max_batch_tokens",
                 value: tokens.to_string(),
                 expected: "at least 1 token".into(),
             });
@@ -286,12 +286,12 @@ impl Budget {
 }
 
 /// Splits texts with the given lengths, in tokens, into runs of consecutive texts that fit into
-/// `budget`.
+/// `max_batch_tokens`.
 ///
 /// Without padding, the lengths within a batch need not be similar. Texts are therefore never
 /// sorted or put back in order: a batch takes texts until the next one does not fit.
-pub fn plan(lengths: &[usize], budget: Budget) -> impl Iterator<Item = Range<usize>> + '_ {
-    neighbours(lengths.iter().copied(), budget.0)
+pub fn plan(lengths: &[usize], max_batch_tokens: MaxBatchTokens) -> impl Iterator<Item = Range<usize>> + '_ {
+    neighbours(lengths.iter().copied(), max_batch_tokens.0)
 }
 
 /// Runs of consecutive items with the given lengths, each with a single item or a sum of at most
@@ -326,7 +326,7 @@ mod tests {
         assert_eq!(PackedBatch::default().texts(), 0);
         let error = PackedBatch::new([&[][..]]).expect_err("an empty list").to_string();
         assert_eq!(error, "a list of token ids is empty: a text has at least one token");
-        assert!(Budget::new(0).is_err());
+        assert!(MaxBatchTokens::new(0).is_err());
     }
 
     proptest! {
@@ -346,15 +346,15 @@ mod tests {
         }
 
         #[test]
-        fn a_plan_has_every_text_once_and_keeps_the_budget(lengths in prop::collection::vec(1usize..600, 0..300), budget in 1usize..2000) {
-            let budget = Budget::new(budget)?;
-            let batches: Vec<_> = plan(&lengths, budget).collect();
+        fn a_plan_has_every_text_once_and_keeps_the_limit(lengths in prop::collection::vec(1usize..600, 0..300), max_batch_tokens in 1usize..2000) {
+            let max_batch_tokens = MaxBatchTokens::new(max_batch_tokens)?;
+            let batches: Vec<_> = plan(&lengths, max_batch_tokens).collect();
             prop_assert!(batches.iter().cloned().flatten().eq(0..lengths.len()));
             let size = |texts: std::ops::Range<usize>| lengths[texts].iter().sum::<usize>();
             for (i, batch) in batches.iter().enumerate() {
-                prop_assert!(batch.len() == 1 || size(batch.clone()) <= budget.tokens());
+                prop_assert!(batch.len() == 1 || size(batch.clone()) <= max_batch_tokens.tokens());
                 if let Some(next) = batches.get(i + 1) {
-                    prop_assert!(size(batch.start..next.start + 1) > budget.tokens(), "the next text would have fit");
+                    prop_assert!(size(batch.start..next.start + 1) > max_batch_tokens.tokens(), "the next text would have fit");
                 }
             }
         }

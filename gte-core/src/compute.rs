@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use crate::backend::pool_rows;
-use crate::batch::{Budget, PackedBatch, Sequence, plan};
+use crate::batch::{MaxBatchTokens, PackedBatch, Sequence, plan};
 use crate::config::ModelTask;
 use crate::device::Device;
 use crate::embedding::Embeddings;
@@ -179,7 +179,7 @@ impl Engine {
     ) -> Result<()> {
         let mut first = 0;
         let mut next = || {
-            let batch = plan(&lengths[first..], self.budget()).next()?;
+            let batch = plan(&lengths[first..], self.max_batch_tokens()).next()?;
             let batch = first + batch.start..first + batch.end;
             first = batch.end;
             Some((batch.clone(), out.split_off_mut(..batch.len() * width)?))
@@ -219,8 +219,8 @@ impl Engine {
         let width = out.len() / batch.len();
         let own = &lengths[batch.clone()];
         let tokens: usize = own.iter().sum();
-        self.lower_budget(tokens);
-        for part in plan(own, Budget::new((tokens / 2).max(1))?) {
+        self.lower_max_batch_tokens(tokens);
+        for part in plan(own, MaxBatchTokens::new((tokens / 2).max(1))?) {
             let out = out.split_off_mut(..part.len() * width).expect("a row per text");
             self.in_halves(lengths, batch.start + part.start..batch.start + part.end, out, each)?;
         }
@@ -257,11 +257,11 @@ impl Engine {
     ///
     /// # Errors
     /// As [`compute`](Self::compute).
-    pub(crate) fn find_budget(&self) -> Result<Budget> {
+    pub(crate) fn find_max_batch_tokens(&self) -> Result<MaxBatchTokens> {
         const FIRST: usize = 1024;
         const LAST: usize = 32_768;
         let length = 128.min(self.config.max_positions);
-        let (mut best, mut fastest) = (Budget::new(FIRST)?, 0.0);
+        let (mut best, mut fastest) = (MaxBatchTokens::new(FIRST)?, 0.0);
         let mut tokens = FIRST;
         while tokens <= LAST {
             let batch = PackedBatch::new(vec![vec![0; length]; tokens / length])?;
@@ -280,14 +280,18 @@ impl Engine {
             if speed < 1.05 * fastest {
                 break;
             }
-            (best, fastest) = (Budget::new(tokens)?, speed);
+            (best, fastest) = (MaxBatchTokens::new(tokens)?, speed);
             if seconds > 0.1 {
                 break;
             }
             tokens *= 2;
         }
         self.forward.pass.shrink();
-        tracing::info!(tokens = best.tokens(), tokens_per_second = fastest.round(), "batch budget found on the GPU");
+        tracing::info!(
+            tokens = best.tokens(),
+            tokens_per_second = fastest.round(),
+            "max_batch_tokens found on the GPU"
+        );
         Ok(best)
     }
 
@@ -409,14 +413,14 @@ impl Engine {
         let lengths = self.lengths(texts)?;
         while all.len() < texts.len() {
             let first = all.len();
-            let Some(batch) = plan(&lengths[first..], self.budget()).next() else { break };
+            let Some(batch) = plan(&lengths[first..], self.max_batch_tokens()).next() else { break };
             let batch = first..first + batch.len();
             match of_batch(batch.clone(), false) {
                 Err(Error::DeviceMemory { .. }) => {
                     self.forward.pass.shrink();
                     match batch.len() {
                         1 => all.extend(of_batch(batch, true)?),
-                        _ => self.lower_budget(lengths[batch].iter().sum()),
+                        _ => self.lower_max_batch_tokens(lengths[batch].iter().sum()),
                     }
                 }
                 made => all.extend(made?),

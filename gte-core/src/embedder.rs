@@ -1,6 +1,6 @@
 //! `Embedder`: text in, unit vectors out.
 
-use crate::batch::{Budget, Sequence};
+use crate::batch::{MaxBatchTokens, Sequence};
 use crate::compute::Work;
 use crate::config::ModelConfig;
 use crate::device::Precision;
@@ -365,8 +365,8 @@ impl Embedder {
     }
 
     /// Maximum number of tokens computed together.
-    pub fn budget(&self) -> Budget {
-        self.engine.budget()
+    pub fn max_batch_tokens(&self) -> MaxBatchTokens {
+        self.engine.max_batch_tokens()
     }
 }
 

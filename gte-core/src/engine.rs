@@ -4,7 +4,7 @@ use std::any::Any;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use crate::backend::Backend;
-use crate::batch::{Budget, PackedBatch, Sequence, plan};
+use crate::batch::{MaxBatchTokens, PackedBatch, Sequence, plan};
 use crate::config::ModelConfig;
 use crate::device::{Device, DeviceState, Precision};
 use crate::encoder::{Encoder, Prefix};
@@ -38,7 +38,7 @@ pub struct Engine {
     pub(crate) tokenizer: Tokenizer,
     pub(crate) heads: Heads,
     pub(crate) threads: Threads,
-    pub(crate) budget: Mutex<Budget>,
+    pub(crate) max_batch_tokens: Mutex<MaxBatchTokens>,
     pub(crate) kernels: &'static Kernels,
     pub(crate) device: Device,
     pub(crate) precision: Precision,
@@ -290,17 +290,21 @@ impl Engine {
 
     /// Tokens that are computed at once. On a GPU without room for as many it becomes less while
     /// texts are computed.
-    pub fn budget(&self) -> Budget {
-        *self.budget.lock().unwrap_or_else(PoisonError::into_inner)
+    pub fn max_batch_tokens(&self) -> MaxBatchTokens {
+        *self.max_batch_tokens.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Lowers the budget to half of `tokens`, for which there was no room.
-    pub(crate) fn lower_budget(&self, tokens: usize) {
-        let mut budget = self.budget.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Lowers the limit to half of `tokens`, for which there was no room.
+    pub(crate) fn lower_max_batch_tokens(&self, tokens: usize) {
+        let mut max_batch_tokens = self.max_batch_tokens.lock().unwrap_or_else(PoisonError::into_inner);
         let half = (tokens / 2).max(1);
-        if half < budget.tokens() {
-            tracing::warn!(tokens, budget = half, "the device has no room for a batch: from here on they are smaller");
-            *budget = Budget::new(half).unwrap_or(*budget);
+        if half < max_batch_tokens.tokens() {
+            tracing::warn!(
+                tokens,
+                max_batch_tokens = half,
+                "the device has no room for a batch: from here on they are smaller"
+            );
+            *max_batch_tokens = MaxBatchTokens::new(half).unwrap_or(*max_batch_tokens);
         }
     }
 
@@ -333,7 +337,7 @@ impl Engine {
 
     /// Which of `texts` are computed together, in order.
     pub(crate) fn batches<T: Sequence>(&self, texts: &[T]) -> Result<Vec<std::ops::Range<usize>>> {
-        Ok(plan(&self.lengths(texts)?, self.budget()).collect())
+        Ok(plan(&self.lengths(texts)?, self.max_batch_tokens()).collect())
     }
 
     pub(crate) fn lengths<T: Sequence>(&self, texts: &[T]) -> Result<Vec<usize>> {

@@ -4,14 +4,14 @@ use std::marker::PhantomData;
 use std::sync::{Arc, Mutex};
 
 use crate::backend::cpu::Cpu;
-use crate::batch::Budget;
+use crate::batch::MaxBatchTokens;
 use crate::calibration::calibrate;
 use crate::config::{ModelConfig, ModelTask, Wishes};
 use crate::device::{Device, Precision, kernels, not_on, resolve};
 use crate::engine::{Engine, Forward, Heads, Pass, Turns};
 use crate::env::Env;
 use crate::error::{Error, Result};
-use crate::files::{HubOptions, ModelFiles, Progress};
+use crate::files::{DownloadProgress, HubOptions, ModelFiles};
 use crate::heads::{Classifier, Dense, Residual, Sparse};
 use crate::kernels::{Format, Isa, Kernels};
 use crate::models::{HeadActivation, Pooling, Task};
@@ -46,8 +46,8 @@ pub struct Builder<D> {
     shared_threads: Option<Threads>,
     loading: Option<Threads>,
     isa: Option<Isa>,
-    budget: Option<Budget>,
-    cpu_budget: Budget,
+    max_batch_tokens: Option<MaxBatchTokens>,
+    cpu_max_batch_tokens: MaxBatchTokens,
     wishes: Wishes,
     door: PhantomData<fn() -> D>,
 }
@@ -107,8 +107,8 @@ impl<D: Door> Builder<D> {
             shared_threads: None,
             loading: None,
             isa: None,
-            budget: None,
-            cpu_budget: Budget::DEFAULT,
+            max_batch_tokens: None,
+            cpu_max_batch_tokens: MaxBatchTokens::DEFAULT,
             wishes: Wishes { scores: D::SCORES, ..Wishes::default() },
             door: PhantomData,
         }
@@ -162,15 +162,17 @@ impl<D: Door> Builder<D> {
     }
 
     /// Maximum number of tokens computed together, which limits the memory for activations.
-    /// Default: [`Budget::DEFAULT`]; on a GPU what is found to be fast when the model is loaded.
-    pub fn budget(mut self, budget: Budget) -> Self {
-        self.budget = Some(budget);
+    /// Default: [`MaxBatchTokens::DEFAULT`]; on a GPU what is found to be fast when the model is
+    /// loaded.
+    pub fn max_batch_tokens(mut self, max_batch_tokens: MaxBatchTokens) -> Self {
+        self.max_batch_tokens = Some(max_batch_tokens);
         self
     }
 
-    /// The same where the model is computed on the CPU, and no [`budget`](Self::budget) is given for any device.
-    pub fn cpu_budget(mut self, budget: Budget) -> Self {
-        self.cpu_budget = budget;
+    /// The same for a model on the CPU, used if [`max_batch_tokens`](Self::max_batch_tokens) is not
+    /// given.
+    pub fn cpu_max_batch_tokens(mut self, max_batch_tokens: MaxBatchTokens) -> Self {
+        self.cpu_max_batch_tokens = max_batch_tokens;
         self
     }
 
@@ -206,7 +208,7 @@ impl<D: Door> Builder<D> {
     }
 
     /// Called during downloads.
-    pub fn progress(mut self, progress: impl Fn(Progress<'_>) + Send + Sync + 'static) -> Self {
+    pub fn progress(mut self, progress: impl Fn(DownloadProgress<'_>) + Send + Sync + 'static) -> Self {
         self.hub = self.hub.map(|hub| HubOptions { progress: Some(Arc::new(progress)), ..hub });
         self
     }
@@ -268,15 +270,15 @@ impl<D: Door> Builder<D> {
             tokenizer,
             heads,
             threads,
-            budget: Mutex::new(self.budget.unwrap_or(self.cpu_budget)),
+            max_batch_tokens: Mutex::new(self.max_batch_tokens.unwrap_or(self.cpu_max_batch_tokens)),
             kernels,
             device,
             precision,
             forward: Turns::new(pass, turns),
         };
-        if turns > 1 && self.budget.is_none() {
-            let found = engine.find_budget()?;
-            return Ok(Engine { budget: Mutex::new(found), ..engine });
+        if turns > 1 && self.max_batch_tokens.is_none() {
+            let found = engine.find_max_batch_tokens()?;
+            return Ok(Engine { max_batch_tokens: Mutex::new(found), ..engine });
         }
         Ok(engine)
     }

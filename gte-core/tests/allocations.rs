@@ -6,7 +6,7 @@ mod model;
 
 use std::alloc::System;
 
-use gte_core::{Budget, Embedder, ModelFiles, Precision};
+use gte_core::{Embedder, MaxBatchTokens, ModelFiles, Precision};
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 
 #[global_allocator]
@@ -17,7 +17,7 @@ fn a_batch_that_fits_the_buffers_allocates_next_to_nothing() {
     let dir = model::tiny_model();
     for precision in [Precision::F32, Precision::Bf16, Precision::Int8] {
         let builder = Embedder::from_files(ModelFiles::from_dir(dir.path()).unwrap());
-        let builder = builder.precision(precision).threads(2).budget(Budget::new(4096).unwrap());
+        let builder = builder.precision(precision).threads(2).max_batch_tokens(MaxBatchTokens::new(4096).unwrap());
         let embedder = builder.build().unwrap();
         let small = vec![model::ids(1, 4)];
         let large: Vec<Vec<u32>> = (0..60).map(|i| model::ids(i, 20 + i as usize % 40)).collect();

@@ -16,7 +16,8 @@ use std::path::Path;
 use std::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use gte_core::{
-    Budget, Builder, Device, Door, Embedder, Error, ModelFiles, Outputs, Pooling, Precision, Reranker, SparseEmbedder,
+    Builder, Device, Door, Embedder, Error, MaxBatchTokens, ModelFiles, Outputs, Pooling, Precision, Reranker,
+    SparseEmbedder,
 };
 use resized::{fixture, resized};
 
@@ -35,7 +36,7 @@ fn alone() -> RwLockWriteGuard<'static, ()> {
 
 fn builder<D: Door>(dir: &Path, device: Device, precision: Precision) -> Builder<D> {
     let builder = Builder::from_files(ModelFiles::from_dir(dir).unwrap());
-    builder.device(device).precision(precision).threads(2).budget(Budget::new(400).unwrap())
+    builder.device(device).precision(precision).threads(2).max_batch_tokens(MaxBatchTokens::new(400).unwrap())
 }
 
 fn embedder(dir: &Path, device: Device, precision: Precision, pooling: Pooling) -> Embedder {
@@ -198,7 +199,8 @@ fn a_full_device_halves_its_batches() {
     let expected = embedder(dir.path(), Device::Cuda(0), Precision::F32, Pooling::Mean).embed_tokens(&texts).unwrap();
     let [embedder, other] = [(); 2].map(|()| embedder(dir.path(), Device::Cuda(0), Precision::F32, Pooling::Mean));
     let weights = gpu.counts().0;
-    // Some 1.4 KiB per token: the longest text fits by itself, and no batch of the budget does.
+    // Some 1.4 KiB per token: the longest text fits by itself, and no batch of `max_batch_tokens`
+    // does.
     gpu.set_memory(weights + (300 << 10));
     let found = embedder.embed_tokens(&texts);
     let states = embedder.embed_all(&texts, Outputs::DENSE.with_states(true));
@@ -208,7 +210,7 @@ fn a_full_device_halves_its_batches() {
     let found = found.unwrap();
     assert_eq!(bits(found.as_slice()), bits(expected.as_slice()));
     assert_eq!(states.unwrap().dense.unwrap().len(), texts.len());
-    assert!(embedder.budget().tokens() < 400, "{:?}", embedder.budget());
+    assert!(embedder.max_batch_tokens().tokens() < 400, "{:?}", embedder.max_batch_tokens());
     let error = too_long.expect_err("there is no room for it");
     assert!(matches!(error, Error::DeviceMemory { .. }) && error.to_string().contains("cuda:0"), "{error}");
     // And when there is room again it is computed.
@@ -237,7 +239,7 @@ fn a_device_that_is_lost_says_so() {
 }
 
 #[test]
-fn a_budget_is_found_where_none_is_given() {
+fn max_batch_tokens_is_found_if_none_is_given() {
     let _device = alone();
     let gpu = emulator::gpu();
     let dir = resized()[0].write();
@@ -250,7 +252,7 @@ fn a_budget_is_found_where_none_is_given() {
     let found = build();
     gpu.set_memory(1 << 30);
     let found = found.unwrap();
-    assert!((1024..4096).contains(&found.budget().tokens()), "{:?}", found.budget());
+    assert!((1024..4096).contains(&found.max_batch_tokens().tokens()), "{:?}", found.max_batch_tokens());
     assert_eq!(found.precision(), Precision::Bf16);
     let state = found.engine().device_state().unwrap();
     assert_eq!((state.name.as_str(), state.memory), ("emulated GPU", 1 << 30));

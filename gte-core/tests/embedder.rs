@@ -3,7 +3,7 @@
 
 mod model;
 
-use gte_core::{Budget, Embedder, Error, ModelFiles, Outputs, Pause, Pooling, Precision, Work};
+use gte_core::{Embedder, Error, MaxBatchTokens, ModelFiles, Outputs, Pause, Pooling, Precision, Work};
 
 fn builder(dir: &tempfile::TempDir) -> gte_core::Builder<Embedder> {
     Embedder::from_files(ModelFiles::from_dir(dir.path()).unwrap()).precision(Precision::F32).threads(2)
@@ -65,7 +65,7 @@ fn hidden_states_are_what_is_pooled() {
 #[test]
 fn vectors_come_into_a_callers_place_a_batch_at_a_time() {
     let dir = model::tiny_model();
-    let embedder = builder(&dir).budget(Budget::new(20).unwrap()).build().unwrap();
+    let embedder = builder(&dir).max_batch_tokens(MaxBatchTokens::new(20).unwrap()).build().unwrap();
     let texts: Vec<_> = (0..9).map(|i| model::ids(i, 3 + 2 * i as usize)).collect();
     let expected = embedder.embed_tokens(&texts).unwrap();
     let mut out = vec![f32::NAN; texts.len() * model::HIDDEN];
@@ -83,7 +83,8 @@ fn vectors_come_into_a_callers_place_a_batch_at_a_time() {
 fn a_pass_that_pauses_gives_the_same_vectors() {
     let dir = model::tiny_model();
     for pooling in [Pooling::Cls, Pooling::Mean] {
-        let embedder = builder(&dir).pooling(pooling).budget(Budget::new(64).unwrap()).build().unwrap();
+        let embedder =
+            builder(&dir).pooling(pooling).max_batch_tokens(MaxBatchTokens::new(64).unwrap()).build().unwrap();
         let long: Vec<_> = (0..5).map(|i| model::ids(i, 30)).collect();
         let short = [model::ids(7, 5), model::ids(8, 70)];
         let (expected, expected_short) = (embedder.pool_tokens(&long).unwrap(), embedder.pool_tokens(&short).unwrap());
@@ -129,7 +130,9 @@ fn options_that_make_no_sense_are_named() {
     refused(builder(&dir).max_length(2).build(), "max_length");
     refused(builder(&dir).max_length(161).build(), "max_length");
     refused(builder(&dir).precision(Precision::F16).build(), "precision");
-    assert!(Budget::new(0).is_err() && "int3".parse::<Precision>().is_err() && "max".parse::<Pooling>().is_err());
+    assert!(
+        MaxBatchTokens::new(0).is_err() && "int3".parse::<Precision>().is_err() && "max".parse::<Pooling>().is_err()
+    );
     assert!(matches!(Embedder::builder("/no/such/directory").build(), Err(Error::Io { .. })));
     assert!(matches!(Embedder::from_dir(std::env::temp_dir().join("no-such-model")), Err(Error::Io { .. })));
 }

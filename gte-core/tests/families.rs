@@ -10,8 +10,8 @@ mod emulator;
 use std::path::{Path, PathBuf};
 
 use gte_core::{
-    Budget, Device, Embedder, Error, Isa, ModelConfig, ModelFiles, PairOptions, Precision, Prompt, Reranker, Sequence,
-    SparseEmbedder,
+    Device, Embedder, Error, Isa, MaxBatchTokens, ModelConfig, ModelFiles, PairOptions, Precision, Prompt, Reranker,
+    Sequence, SparseEmbedder,
 };
 use serde_json::Value;
 
@@ -199,16 +199,16 @@ fn a_text_is_alone_in_any_batch() {
         let cases = cases(&expected);
         for isa in Isa::available() {
             for precision in [Precision::F32, Precision::Bf16, Precision::Int8] {
-                let build = |threads: usize, budget: usize| -> Compute {
+                let build = |threads: usize, max_batch_tokens: usize| -> Compute {
                     let files = ModelFiles::from_dir(&dir).unwrap();
-                    let budget = Budget::new(budget).unwrap();
+                    let max_batch_tokens = MaxBatchTokens::new(max_batch_tokens).unwrap();
                     if is_reranker(&expected) {
                         let builder = Reranker::from_files(files).isa(isa).precision(precision);
-                        let reranker = builder.threads(threads).budget(budget).build().unwrap();
+                        let reranker = builder.threads(threads).max_batch_tokens(max_batch_tokens).build().unwrap();
                         Box::new(move |texts| reranker.logits(texts).unwrap())
                     } else {
                         let builder = Embedder::from_files(files).isa(isa).precision(precision);
-                        let embedder = builder.threads(threads).budget(budget).build().unwrap();
+                        let embedder = builder.threads(threads).max_batch_tokens(max_batch_tokens).build().unwrap();
                         Box::new(move |texts| embedder.pool_tokens(texts).unwrap())
                     }
                 };
@@ -269,7 +269,7 @@ fn a_conversion_keeps_what_a_model_is() {
         let cases = cases(&expected);
         let parent = tempfile::tempdir().unwrap();
         let out = parent.path().join("int8");
-        gte_core::convert_to_int8(&ModelFiles::from_dir(&dir).unwrap(), &out).unwrap();
+        gte_core::quantize_to_int8(&ModelFiles::from_dir(&dir).unwrap(), &out).unwrap();
         let best = Isa::available().next_back().unwrap();
         if is_reranker(&expected) {
             let logits = |dir: &Path| reranker(dir, Device::Cpu, best, Precision::Int8).logits(&cases).unwrap();

@@ -14,7 +14,7 @@ use resized::resized;
 
 fn build(dir: &Path, device: Device, precision: Precision, pooling: Pooling) -> gte_core::Result<Embedder> {
     let builder = Embedder::from_files(ModelFiles::from_dir(dir).unwrap()).device(device).precision(precision);
-    builder.pooling(pooling).threads(2).budget(gte_core::Budget::new(400)?).build()
+    builder.pooling(pooling).threads(2).max_batch_tokens(gte_core::MaxBatchTokens::new(400)?).build()
 }
 
 /// Whether there is a GPU; says why not.

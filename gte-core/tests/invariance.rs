@@ -5,33 +5,33 @@
 
 mod model;
 
-use gte_core::{Budget, Embedder, Isa, ModelFiles, Pooling, Precision};
+use gte_core::{Embedder, Isa, MaxBatchTokens, ModelFiles, Pooling, Precision};
 use proptest::prelude::*;
 
 fn embedder(
     dir: &std::path::Path,
     isa: Isa,
     threads: usize,
-    budget: usize,
+    max_batch_tokens: usize,
     pooling: Pooling,
     precision: Precision,
 ) -> Embedder {
     let builder =
         Embedder::from_files(ModelFiles::from_dir(dir).unwrap()).isa(isa).threads(threads).precision(precision);
-    builder.budget(Budget::new(budget).unwrap()).pooling(pooling).build().unwrap()
+    builder.max_batch_tokens(MaxBatchTokens::new(max_batch_tokens).unwrap()).pooling(pooling).build().unwrap()
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
     #[test]
-    fn a_text_is_alone_in_any_batch(lengths in prop::collection::vec(1usize..130, 1..24), budget in 1usize..700, threads in 1usize..4, turn in 0usize..24, precision in prop::sample::select(vec![Precision::F32, Precision::Bf16, Precision::Int8]), seed: u64) {
+    fn a_text_is_alone_in_any_batch(lengths in prop::collection::vec(1usize..130, 1..24), max_batch_tokens in 1usize..700, threads in 1usize..4, turn in 0usize..24, precision in prop::sample::select(vec![Precision::F32, Precision::Bf16, Precision::Int8]), seed: u64) {
         let dir = model::tiny_model();
         let texts: Vec<Vec<u32>> = lengths.iter().enumerate().map(|(i, &n)| model::ids(seed.wrapping_add(i as u64), n)).collect();
         for isa in Isa::available() {
             for pooling in [Pooling::Cls, Pooling::Mean, Pooling::LastToken] {
                 let alone = embedder(dir.path(), isa, 1, 1, pooling, precision);
-                let together = embedder(dir.path(), isa, threads, budget, pooling, precision);
+                let together = embedder(dir.path(), isa, threads, max_batch_tokens, pooling, precision);
                 let mut turned = texts.clone();
                 turned.rotate_left(turn % texts.len());
                 let vectors = together.embed_tokens(&turned).unwrap();

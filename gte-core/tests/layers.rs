@@ -24,7 +24,7 @@ const ORDER: [&str; 32] = [
     "backend",
     "encoder",
     "calibration",
-    "convert",
+    "quantize",
     "heads",
     "embedding",
     "similarity",

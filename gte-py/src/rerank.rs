@@ -1,7 +1,7 @@
 //! `Scorer`: turns queries and documents into logits and scores.
 
 use gte_core::internals::plan;
-use gte_core::{Budget, ModelFiles, PairOptions, Reranker, Sequence, Tokens};
+use gte_core::{MaxBatchTokens, ModelFiles, PairOptions, Reranker, Sequence, Tokens};
 use numpy::{IntoPyArray, PyArray1, PyArray2, PyArrayMethods, PyReadonlyArray1};
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedStr;
@@ -21,7 +21,7 @@ const BATCHES_OF_QUESTIONS: usize = 8;
 #[pyclass(module = "gte._gte", frozen)]
 pub(crate) struct Scorer {
     reranker: Reranker,
-    budget: Budget, // per call
+    max_batch_tokens: MaxBatchTokens, // per call
     activation: Option<String>,
 }
 
@@ -104,8 +104,9 @@ impl Scorer {
             let activation = activation(&files)?;
             let reranker: Reranker = options.open(files)?;
             let batches = if reranker.takes_instruction() { BATCHES_OF_QUESTIONS } else { 1 };
-            let budget = Budget::new(reranker.engine().budget().tokens().saturating_mul(batches))?;
-            Ok(Self { reranker, budget, activation })
+            let max_batch_tokens =
+                MaxBatchTokens::new(reranker.engine().max_batch_tokens().tokens().saturating_mul(batches))?;
+            Ok(Self { reranker, max_batch_tokens, activation })
         };
         py.detach(open).map_err(to_python)
     }
@@ -138,7 +139,7 @@ impl Scorer {
             let tokens = py.detach(|| self.tokens(piece, &told));
             let tokens = tokens.map_err(|error| to_python(counted_from(done, error)))?;
             let lengths: Vec<usize> = tokens.iter().map(|pair| pair.ids().len()).collect();
-            for batch in plan(&lengths, self.budget) {
+            for batch in plan(&lengths, self.max_batch_tokens) {
                 done += batch.len();
                 logits.extend(py.detach(|| self.reranker.logits(&tokens[batch])).map_err(to_python)?);
                 py.check_signals()?;

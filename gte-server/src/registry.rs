@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
-use gte_core::{Budget, Builder, Embedder, Engine, HubOptions, ModelFiles, ModelTask, Reranker, Threads};
+use gte_core::{Builder, Embedder, Engine, HubOptions, MaxBatchTokens, ModelFiles, ModelTask, Reranker, Threads};
 
 use crate::config::{Config, ModelSettings};
 use crate::error::Error;
@@ -83,7 +83,7 @@ impl Model {
 
     /// Maximum number of tokens computed together.
     pub(crate) fn max_batch_tokens(&self) -> usize {
-        self.engine().budget().tokens()
+        self.engine().max_batch_tokens().tokens()
     }
 
     /// The model as an embedder.
@@ -161,7 +161,7 @@ fn open(
 }
 
 /// Tokens that the CPU computes at once, where none are given: a query waits for a batch.
-const CPU_BATCH_TOKENS: usize = 256;
+const CPU_MAX_BATCH_TOKENS: usize = 256;
 
 /// How files of a model are requested from its hub.
 pub(crate) fn hub(settings: &ModelSettings, config: &Config) -> gte_core::Result<HubOptions> {
@@ -181,8 +181,8 @@ fn with_settings<D: gte_core::Door>(
     builder =
         builder.device(config.device).precision(settings.precision.unwrap_or(config.precision)).share_threads(threads);
     builder = match config.max_batch_tokens {
-        Some(tokens) => builder.budget(Budget::new(tokens)?),
-        None => builder.cpu_budget(Budget::new(CPU_BATCH_TOKENS)?),
+        Some(tokens) => builder.max_batch_tokens(MaxBatchTokens::new(tokens)?),
+        None => builder.cpu_max_batch_tokens(MaxBatchTokens::new(CPU_MAX_BATCH_TOKENS)?),
     };
     if let Some(loading) = loading {
         builder = builder.load_on(loading);

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use axum::body::Body;
 use axum::http::Request;
 use clap::Parser;
-use gte_core::{Budget, Device, Embedder, ModelFiles, Precision};
+use gte_core::{Device, Embedder, MaxBatchTokens, ModelFiles, Precision};
 use gte_server::config::Config;
 use gte_server::routes::{Service, app};
 use http_body_util::BodyExt;
@@ -54,7 +54,7 @@ async fn a_gpu_serves_is_told_of_and_fails_the_probe_when_it_is_gone() {
     let (expected, weights) = {
         let files = ModelFiles::from_dir(dir.path()).unwrap();
         let builder = Embedder::from_files(files).device(Device::Cuda(0)).precision(Precision::F32);
-        let embedder = builder.budget(Budget::new(100).unwrap()).build().unwrap();
+        let embedder = builder.max_batch_tokens(MaxBatchTokens::new(100).unwrap()).build().unwrap();
         let weights = gpu.counts().0;
         (embedder.embed(&texts(29)).unwrap(), weights)
     };
@@ -63,8 +63,8 @@ async fn a_gpu_serves_is_told_of_and_fails_the_probe_when_it_is_gone() {
     let service = service(dir.path(), &["--max-batch-tokens=200"]);
     let info: Value = serde_json::from_str(&get(&service, "/info").await.1).unwrap();
     assert_eq!((&info["device"], &info["device_name"]), (&json!("cuda:0"), &json!("emulated GPU")), "auto takes it");
-    let budget = info["max_batch_tokens"].as_u64().unwrap();
-    assert!((10..200).contains(&budget), "{budget} tokens");
+    let max_batch_tokens = info["max_batch_tokens"].as_u64().unwrap();
+    assert!((10..200).contains(&max_batch_tokens), "{max_batch_tokens} tokens");
     let metrics = get(&service, "/metrics").await.1;
     for line in ["gte_device_memory_bytes{device=\"cuda:0\",name=\"emulated GPU\"} ", "gte_device_memory_free_bytes{"] {
         assert!(metrics.contains(line), "{line} is not in {metrics}");

@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use clap::{Parser, ValueEnum};
-use gte_core::{Budget, Embedder, Precision};
+use gte_core::{Embedder, MaxBatchTokens, Precision};
 use hdrhistogram::Histogram;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
@@ -151,7 +151,10 @@ fn main() -> Result<(), Failure> {
 
 fn engine(options: &Options, model: &str) -> Result<Embedder, Failure> {
     let embedder = Embedder::builder(model).offline(true).threads(options.threads);
-    Ok(embedder.precision(options.precision).budget(Budget::new(options.max_batch_tokens)?).build()?)
+    Ok(embedder
+        .precision(options.precision)
+        .max_batch_tokens(MaxBatchTokens::new(options.max_batch_tokens)?)
+        .build()?)
 }
 
 /// Sends text after text to the server and to the engine in turn; sometimes one is first, sometimes

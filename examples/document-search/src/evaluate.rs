@@ -5,7 +5,7 @@ use std::path::Path;
 
 use crate::error::{Error, Result};
 use crate::models::Models;
-use crate::search::{Hit, Mode, Options, search};
+use crate::search::{Hit, Mode, SearchOptions, search};
 use crate::store::Store;
 
 /// A question, one JSON object per line of the file.
@@ -65,7 +65,7 @@ pub fn evaluate(models: &Models, store: &mut dyn Store, file: &Path) -> Result<V
         for (mode, name) in [(Mode::Dense, "dense"), (Mode::Words, "words"), (Mode::Hybrid, "hybrid")] {
             let mut ranks = Vec::new();
             for question in &questions {
-                let hits = search(models, store, &question.question, Options { mode, rerank, k: 5 })?;
+                let hits = search(models, store, &question.question, SearchOptions { mode, rerank, k: 5 })?;
                 let passage = rank(&hits, |hit| hit.is_of(question) && hit.passage.text.contains(&question.passage));
                 let document = rank(&hits, |hit| hit.is_of(question));
                 ranks.push(Ranks { reworded: question.reworded, passage, document });

@@ -44,7 +44,7 @@ pub struct Report {
 
 /// How far a refresh is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
-pub struct Progress {
+pub struct IndexProgress {
     /// Files that are done.
     pub done: usize,
     /// Files that are new or changed.
@@ -134,7 +134,7 @@ pub fn refresh(
     models: &Models,
     piece_tokens: usize,
     store: &mut dyn Store,
-    progress: &mut dyn FnMut(Progress),
+    progress: &mut dyn FnMut(IndexProgress),
 ) -> Result<Report> {
     let files = list(folder)?;
     let mut known = store.files()?;
@@ -151,7 +151,7 @@ pub fn refresh(
     report.removed = gone.len();
     store.remove(&gone)?;
 
-    let mut state = Progress { total: candidates.len(), ..Progress::default() };
+    let mut state = IndexProgress { total: candidates.len(), ..IndexProgress::default() };
     progress(state);
     let mut same = Vec::new();
     let mut batch = Batch::default();

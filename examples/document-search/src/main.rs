@@ -11,7 +11,7 @@ use clap::Parser;
 use document_search::error::{Error, Result};
 use document_search::evaluate::{csv, evaluate};
 use document_search::extract::PDF_THREAD;
-use document_search::index::{self, Progress, Report};
+use document_search::index::{self, IndexProgress, Report};
 use document_search::models::{self, Models};
 use document_search::search::{Mode, search};
 use document_search::serve::App;
@@ -112,7 +112,7 @@ fn run(options: Options) -> Result<()> {
         None => options.folder.join(".document-search.db").to_string_lossy().into_owned(),
     };
     let mut store = store::open(&database)?;
-    let models = Models::load(&models::Options {
+    let models = Models::load(&models::ModelOptions {
         model: options.model.clone(),
         reranker: options.reranker.clone(),
         precision: options.precision,
@@ -140,7 +140,7 @@ fn run(options: Options) -> Result<()> {
 }
 
 /// Shows the progress of `work` on a terminal.
-fn with_bar(work: impl FnOnce(&mut dyn FnMut(Progress)) -> Result<Report>) -> Result<Report> {
+fn with_bar(work: impl FnOnce(&mut dyn FnMut(IndexProgress)) -> Result<Report>) -> Result<Report> {
     let style = ProgressStyle::with_template("{pos} / {len} files {wide_bar} {msg} {eta}");
     let bar = ProgressBar::no_length().with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
     let report = work(&mut |progress| {
@@ -164,7 +164,7 @@ fn summary(report: &Report, store: &mut dyn store::Store) -> Result<()> {
 }
 
 fn ask(models: &Models, store: &mut dyn store::Store, question: &str) -> Result<()> {
-    let options = searching::Options { mode: Mode::Hybrid, rerank: true, k: 5 };
+    let options = searching::SearchOptions { mode: Mode::Hybrid, rerank: true, k: 5 };
     let mut out = String::new();
     for (i, hit) in search(models, store, question, options)?.iter().enumerate() {
         let passage = &hit.passage;

@@ -6,7 +6,7 @@ use crate::error::Result;
 
 /// What the models are and how they run.
 #[derive(Clone, Debug)]
-pub struct Options {
+pub struct ModelOptions {
     /// Directory or hub id of the embedder.
     pub model: String,
     /// Directory or hub id of the reranker.
@@ -30,7 +30,7 @@ impl Models {
     ///
     /// # Errors
     /// As [`Builder::build`].
-    pub fn load(options: &Options) -> Result<Self> {
+    pub fn load(options: &ModelOptions) -> Result<Self> {
         let reranker = options.reranker.as_deref().map(|model| open(model, options)).transpose()?;
         Ok(Self { embedder: open(&options.model, options)?, reranker })
     }
@@ -61,7 +61,7 @@ impl Models {
     }
 }
 
-fn open<D: Door>(model: &str, options: &Options) -> Result<D> {
+fn open<D: Door>(model: &str, options: &ModelOptions) -> Result<D> {
     let mut builder = Builder::<D>::new(model).precision(options.precision);
     if let Some(threads) = options.threads {
         builder = builder.threads(threads);

@@ -23,7 +23,7 @@ pub enum Mode {
 
 /// How a search is made.
 #[derive(Clone, Copy, Debug)]
-pub struct Options {
+pub struct SearchOptions {
     /// By what passages are found.
     pub mode: Mode,
     /// Whether the reranker, if there is one, reorders the best.
@@ -57,7 +57,7 @@ const RERANKED: usize = 20;
 ///
 /// # Errors
 /// Those of the models and the database.
-pub fn search(models: &Models, store: &mut dyn Store, query: &str, options: Options) -> Result<Vec<Hit>> {
+pub fn search(models: &Models, store: &mut dyn Store, query: &str, options: SearchOptions) -> Result<Vec<Hit>> {
     let candidates = CANDIDATES.max(options.k);
     let dense = match options.mode {
         Mode::Words => Vec::new(),

@@ -11,7 +11,7 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 
 use crate::error::{Error, Result};
-use crate::index::{self, Progress, Report};
+use crate::index::{self, IndexProgress, Report};
 use crate::models::Models;
 use crate::search::{self, Hit, Mode};
 use crate::store::{self, Counts, Document, Store};
@@ -31,7 +31,7 @@ pub struct App {
 /// The refresh that runs, or how the last one ended.
 #[derive(Clone, Debug, Default, serde::Serialize)]
 struct Refresh {
-    running: Option<Progress>,
+    running: Option<IndexProgress>,
     report: Option<Report>,
     error: Option<String>,
 }
@@ -242,7 +242,7 @@ async fn answer(
         return Err(refused(format!("k: from 1 to {MOST_HITS}")));
     }
     blocking(move || {
-        let options = search::Options { mode, rerank: true, k };
+        let options = search::SearchOptions { mode, rerank: true, k };
         let hits = app.with_store(|store| search::search(&app.models, store, &query, options))?;
         let mut hits: Vec<FoundPassage> = hits.into_iter().map(FoundPassage::from).collect();
         if let Some(first) = hits.first_mut() {

@@ -9,14 +9,14 @@ use std::sync::LazyLock;
 use std::time::{Duration, SystemTime};
 
 use document_search::index::{self, Report};
-use document_search::models::{Models, Options};
+use document_search::models::{ModelOptions, Models};
 use document_search::search::{self, Hit, Mode};
 use document_search::store::{self, Counts, Store};
 use gte_core::Precision;
 
 static MODELS: LazyLock<Models> = LazyLock::new(|| {
     let model = gte_core::BUNDLED.to_owned();
-    Models::load(&Options { model, reranker: None, precision: Precision::F32, threads: Some(1) }).unwrap()
+    Models::load(&ModelOptions { model, reranker: None, precision: Precision::F32, threads: Some(1) }).unwrap()
 });
 const TOKENS: usize = 96;
 
@@ -56,7 +56,7 @@ impl Index {
     }
 
     fn search(&mut self, query: &str, mode: Mode) -> Vec<Hit> {
-        let options = search::Options { mode, rerank: false, k: 5 };
+        let options = search::SearchOptions { mode, rerank: false, k: 5 };
         search::search(&MODELS, &mut *self.store, query, options).unwrap()
     }
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use sha2::Digest;
 
-use super::{HubOptions, OnProgress, Progress};
+use super::{DownloadProgress, HubOptions, OnProgress};
 use crate::error::{Error, Result};
 
 /// What the hub announces about a file.
@@ -260,7 +260,7 @@ impl Client {
         }
         let report = |done| {
             if let Some(progress) = &self.progress {
-                progress(Progress { file: &announced.file, done, total });
+                progress(DownloadProgress { file: &announced.file, done, total });
             }
         };
         report(done);

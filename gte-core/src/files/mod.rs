@@ -47,7 +47,7 @@ enum Location {
 /// The progress of a download.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Progress<'a> {
+pub struct DownloadProgress<'a> {
     /// The file, relative to the model.
     pub file: &'a str,
     /// Number of bytes that have arrived.
@@ -57,7 +57,7 @@ pub struct Progress<'a> {
 }
 
 /// Called during a download, on the thread that requested the model.
-pub type OnProgress = Arc<dyn Fn(Progress<'_>) + Send + Sync>;
+pub type OnProgress = Arc<dyn Fn(DownloadProgress<'_>) + Send + Sync>;
 
 /// Where models come from and where they are kept. `Default` uses the public hubs and does not read
 /// the environment.

@@ -77,8 +77,8 @@ async fn some(service: &Arc<Service>, jobs: &Jobs, size: &mut usize) -> Result<(
             never = reassure(&pulled) => never,
         };
         let mean = (tokens / pulled.len()).max(1);
-        let budget = service.registry.loaded().map(|model| model.max_batch_tokens()).max().unwrap_or(1);
-        *size = (BATCHES * budget / mean).clamp(1, MAX_PULL);
+        let max_batch_tokens = service.registry.loaded().map(|model| model.max_batch_tokens()).max().unwrap_or(1);
+        *size = (BATCHES * max_batch_tokens / mean).clamp(1, MAX_PULL);
     }
     Ok(())
 }

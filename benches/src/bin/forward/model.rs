@@ -3,7 +3,9 @@
 use std::time::Instant;
 
 use gte_core::internals::Profile;
-use gte_core::{Budget, Builder, Device, Door, Embedder, Engine, Isa, ModelFiles, PairOptions, Precision, Reranker};
+use gte_core::{
+    Builder, Device, Door, Embedder, Engine, Isa, MaxBatchTokens, ModelFiles, PairOptions, Precision, Reranker,
+};
 
 use crate::workload::{Answers, Workload};
 use crate::{Options, Result};
@@ -24,7 +26,7 @@ impl Model {
         ) -> Result<D> {
             let builder = builder.offline(true).device(device).precision(precision).threads(threads);
             Ok(match options.max_batch_tokens {
-                Some(tokens) => builder.budget(Budget::new(tokens)?).build()?,
+                Some(tokens) => builder.max_batch_tokens(MaxBatchTokens::new(tokens)?).build()?,
                 None => builder.build()?,
             })
         }

@@ -36,7 +36,7 @@ pub(crate) fn serve(options: &Options, model: &Model, workloads: &Workloads, out
 fn device(model: &Model) -> serde_json::Value {
     let engine = model.engine();
     let name = engine.device_state().map(|state| state.name);
-    serde_json::json!({"device": engine.device().to_string(), "name": name, "batch_tokens": engine.budget().tokens()})
+    serde_json::json!({"device": engine.device().to_string(), "name": name, "max_batch_tokens": engine.max_batch_tokens().tokens()})
 }
 
 /// Seconds and calls of each kernel of a GPU for a workload.

@@ -61,11 +61,11 @@ const OF_MODULE: [&str; 3] = ["config.json", "model.safetensors", "pytorch_model
 /// name, so that the directory can have any name.
 ///
 /// ```
-/// use gte_core::{Embedder, ModelFiles, convert_to_int8};
+/// use gte_core::{Embedder, ModelFiles, quantize_to_int8};
 ///
 /// let folder = tempfile::tempdir().expect("a temporary directory");
 /// let out = folder.path().join("model-int8");
-/// convert_to_int8(&ModelFiles::bundled(), &out)?;
+/// quantize_to_int8(&ModelFiles::bundled(), &out)?;
 /// assert_eq!(Embedder::from_dir(&out)?.dim(), 384);
 /// # Ok::<(), gte_core::Error>(())
 /// ```
@@ -74,7 +74,7 @@ const OF_MODULE: [&str; 3] = ["config.json", "model.safetensors", "pytorch_model
 /// [`Error::InvalidOption`] if `out` is not empty; [`Error::Io`] if it cannot be written, in which
 /// case there is no `model.safetensors`; errors about the model itself as in
 /// [`Builder::build`](crate::Builder::build).
-pub fn convert_to_int8(files: &ModelFiles, out: impl AsRef<Path>) -> Result<()> {
+pub fn quantize_to_int8(files: &ModelFiles, out: impl AsRef<Path>) -> Result<()> {
     let out = out.as_ref();
     let config = read_config(files)?;
     let weights = Weights::open(files, &config)?;
