@@ -1,4 +1,6 @@
-"""The results of a measurement, in benches/record/MACHINE/DATE-NAME.txt, .csv and .svg."""
+"""The results of a measurement, in benches/record/MACHINE/DATE-NAME.txt and .csv, from which
+benches/report draws the charts.
+"""
 
 import csv
 import datetime
@@ -36,36 +38,11 @@ def write(out, name, title, lines, rows):
             writer = csv.DictWriter(f, rows[0].keys())
             writer.writeheader()
             writer.writerows(rows)
-    if rows and "tokens_per_second" in rows[0]:
-        plot(rows, title, file.removesuffix(".txt") + ".svg")
     # The text is written last: it shows that the measurement is complete.
     with open(file, "w", encoding="utf8") as f:
         versions = ", ".join(f"{p} {v}" for p, v in installed())
         f.write("\n".join([f"{title}, commit {commit}", versions, "", *lines, ""]))
         f.write("\n".join(["", machine()[1], said(["rustc", "-vV"]), ""]))
-
-
-def plot(rows, title, path):
-    import matplotlib
-
-    matplotlib.use("svg")
-    from matplotlib import pyplot
-
-    engines = list(dict.fromkeys(r["engine"] for r in rows))
-    workloads = list(dict.fromkeys(r["workload"] for r in rows))
-    speed = {(r["engine"], r["workload"]): r["tokens_per_second"] for r in rows}
-    figure, axes = pyplot.subplots(figsize=(10, 4))
-    width = 0.8 / len(engines)
-    for i, engine in enumerate(engines):
-        places = [x + i * width for x in range(len(workloads))]
-        axes.bar(places, [speed[engine, w] for w in workloads], width, label=engine)
-    axes.set_xticks([x + 0.4 - width / 2 for x in range(len(workloads))], workloads)
-    axes.set_ylabel("tokens/s (higher is better)")
-    axes.set_title(title)
-    axes.legend()
-    figure.tight_layout()
-    figure.savefig(path)
-    pyplot.close(figure)
 
 
 def installed():

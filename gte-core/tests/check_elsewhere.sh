@@ -2,9 +2,9 @@
 # Type-checks the workspace for a system that this machine is not:
 #     gte-core/tests/check_elsewhere.sh apple|windows [ARGUMENTS OF CARGO CHECK IN PLACE OF --workspace]
 #
-# rustup adds the target's standard library to the toolchain; the C of the crate `ring` is
-# compiled by zig, from PyPI, below target/check-elsewhere. Nothing is linked or run: `cargo
-# check` finds what does not compile there.
+# rustup adds the target's standard library to the toolchain. The C code of crates such as `ring`
+# and SQLite is compiled by zig, from PyPI, below target/check-elsewhere. Nothing is linked or run:
+# `cargo check` finds what does not compile there.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 case ${1:-} in

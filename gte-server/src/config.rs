@@ -46,8 +46,8 @@ pub struct Config {
     /// this at once, one of them downloads and the others wait
     #[arg(long, env = "GTE_DOWNLOAD", value_parser = BoolishValueParser::new())]
     pub download: bool,
-    /// Where the models run: cpu, cuda:0, cuda:1 …, or auto: the first GPU where there is one, else
-    /// the CPU
+    /// Where the models run: cpu, cuda:0, cuda:1 …, or auto: the first GPU if there is one, and
+    /// the CPU otherwise
     #[arg(long, env = "GTE_DEVICE", default_value_t = Device::Auto)]
     pub device: Device,
     /// Number type of matrix multiplications: f32, bf16, int8 (on the CPU), f16 (on a GPU), or

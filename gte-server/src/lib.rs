@@ -112,7 +112,7 @@ fn add(service: &Service, number: usize, settings: &ModelSettings, loading: Opti
     let engine = model.engine();
     tracing::info!(
         model = model.name, task = model.task().name(), dimensions = model.dimensions(), max_length,
-        device = %engine.device(), precision = %engine.precision(), asked = %config.precision, "model ready{}",
+        device = %engine.device(), precision = %engine.precision(), requested = %config.precision, "model ready{}",
         model.note.map(|note| format!(": {note}")).unwrap_or_default()
     );
     service.registry.insert(model)

@@ -57,7 +57,7 @@ pub struct ModelInfo {
     pub precision: String,
     /// Instruction set of the kernels.
     pub isa: String,
-    /// Where it is computed: cpu, cuda:0 …
+    /// The device that computes the model: cpu, cuda:0 …
     pub device: String,
 }
 

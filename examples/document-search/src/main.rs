@@ -25,14 +25,14 @@ use indicatif::{ProgressBar, ProgressStyle};
 #[command(
     name = "document-search",
     version,
-    after_help = "The index follows the folder: run the command again, press \
-    Refresh on the page, or give --watch. It may be killed at any moment, and goes on from there."
+    after_help = "To index changed files, run the command again, press Refresh on the page, or give \
+    --watch. Indexing may be killed at any moment; the next run continues it."
 )]
 struct Options {
-    /// The folder of documents. Hidden files and folders in it are passed over.
+    /// The folder of documents. Hidden files and folders are ignored.
     folder: PathBuf,
     /// Directory or hub id of an embedding model, such as `thenlper/gte-large-zh`. Default: the
-    /// bundled one, which is small, for trying.
+    /// bundled model, a small one for trials.
     #[arg(long, value_name = "DIR", default_value = gte_core::BUNDLED, hide_default_value = true)]
     model: String,
     /// Directory or hub id of a reranking model, which reorders the best 20 passages.
@@ -42,22 +42,24 @@ struct Options {
     /// `.document-search.db` in the folder.
     #[arg(long, value_name = "FILE|URL")]
     database: Option<String>,
-    /// Where the page is served. Others may ask too if this is not an address of the machine alone.
+    /// Address and port of the page. Any address but 127.0.0.1 lets other machines search too, and
+    /// there is no login.
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:7700")]
     listen: SocketAddr,
-    /// Seconds between looks at the folder for changes, while serving. Default: only when asked.
+    /// While serving, look for changed files at this interval, in seconds. Default: only when
+    /// Refresh is pressed.
     #[arg(long, value_name = "SECONDS")]
     watch: Option<std::num::NonZeroU64>,
-    /// Tokens of a piece at most.
+    /// Maximum number of tokens per piece.
     #[arg(long, value_name = "TOKENS", default_value_t = 128)]
     piece_tokens: usize,
-    /// f32, bf16, int8, or auto: bf16 where the CPU computes it natively, else f32.
+    /// f32, bf16, int8, or auto. auto is bf16 if the CPU computes it natively, and f32 otherwise.
     #[arg(long, default_value_t)]
     precision: Precision,
-    /// Threads of each model. Default: what the process may use.
+    /// Number of threads per model. Default: as many as the process may use.
     #[arg(long)]
     threads: Option<usize>,
-    /// Make the index again from scratch, as after a change of the model.
+    /// Rebuild the index from scratch, for example for another model.
     #[arg(long)]
     rebuild: bool,
     /// Index, and do not serve.

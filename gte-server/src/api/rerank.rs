@@ -16,7 +16,8 @@ pub struct RerankRequest {
     /// The model's name or id, if the server has several models.
     #[serde(default)]
     pub model: Option<String>,
-    /// The query that the documents should answer.
+    /// The query that the documents should answer. The default prompt of the model's files, if
+    /// there is one, is put before it.
     pub query: String,
     /// The documents to rank: strings, or objects with `text`.
     #[serde(default)]
@@ -85,13 +86,13 @@ pub enum Document {
     /// The parts of a message, as in vLLM's API.
     Content {
         /// The parts.
-        content: Vec<Part>,
+        content: Vec<MessagePart>,
     },
 }
 
 /// A part of a message. Only text is supported.
 #[derive(Debug, Deserialize, ToSchema)]
-pub struct Part {
+pub struct MessagePart {
     /// The text.
     pub text: String,
 }

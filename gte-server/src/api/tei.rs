@@ -285,9 +285,9 @@ pub struct Info {
     pub default_prompt_name: Option<String>,
     /// Instruction set of the kernels.
     pub isa: &'static str,
-    /// Where it is computed: cpu, cuda:0 …
+    /// The device that computes the model: cpu, cuda:0 …
     pub device: String,
-    /// The GPU's name, where it is one.
+    /// The GPU's name, if the device is a GPU.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub device_name: Option<String>,
     /// Compute threads.
