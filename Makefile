@@ -91,7 +91,7 @@ image-join:     ## Give the images of both architectures one name
 bundled:        ## Train the bundled model from scratch: three hours on two cores
 	gte-core/bundled/train/train.sh
 
-lint:           ## Check format, clippy, the workflows, the documents, and the words of comments
+lint: semver    ## Check format, clippy, the public API, the workflows, documents and words
 	cargo fmt --all --check
 	python3 docs/check.py --lint
 	python3 benches/report --check

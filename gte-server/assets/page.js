@@ -16,7 +16,7 @@ const TEXTS = {
     labels: "分类", heatmap: "相似度热图", heatmapNote: "任意两条文本向量的余弦；Q 为查询，数字为候选文本的行号。最多显示 12 条。",
     vectors: "向量预览", vectorsNote: "每格一个数：蓝色为正，红色为负，颜色越深绝对值越大。最多显示 12 条。", values: "前几个数",
     busy: "计算中…", nothing: "请至少输入一条候选文本。",
-    done: (t) => `${t.texts} 条文本，${t.tokens} 个词元，往返 ${t.total} 毫秒，其中计算 ${t.compute} 毫秒，排队 ${t.queue} 毫秒`,
+    done: (t) => `${t.texts} 条文本，${t.tokens} 个词元，往返 ${t.total} 毫秒（最慢的请求：计算 ${t.compute} 毫秒，排队 ${t.queue} 毫秒）`,
     sample: ["怎样退货？", "七天内可以无理由退货，请保留包装。", "今天天气真好，适合出去散步。", "退款一般在三个工作日内到账。", "How can I send an item back?"],
   },
   en: {
@@ -31,7 +31,7 @@ const TEXTS = {
     labels: "Labels", heatmap: "Similarity", heatmapNote: "Cosine similarity between all pairs of texts. Q is the query, numbers are line numbers. At most 12 texts are shown.",
     vectors: "Vectors", vectorsNote: "One cell per value: blue is positive, red is negative, and stronger colours are larger values. At most 12 texts are shown.", values: "first values:",
     busy: "Computing…", nothing: "Enter at least one text.",
-    done: (t) => `${t.texts} texts, ${t.tokens} tokens, ${t.total} ms in total: ${t.compute} ms computing, ${t.queue} ms queued`,
+    done: (t) => `${t.texts} texts, ${t.tokens} tokens, ${t.total} ms (slowest request: ${t.compute} ms computing, ${t.queue} ms queued)`,
     sample: ["How can I return an item?", "Items can be sent back within seven days; keep the box.", "The weather is lovely, let us take a walk.", "Refunds arrive within three working days.", "怎样退货？"],
   },
 };
@@ -116,7 +116,10 @@ function showModels() {
   $("models").replaceChildren(...models.map((model) => {
     const row = make("li");
     const id = model.model_id && model.model_id !== model.served_model_name ? ` ${model.model_id}` : "";
-    row.append(make("strong", model.served_model_name), make("span", `${id} · ${facts(model).join(" · ")}`, { class: "facts" }));
+    // Lines break between the facts, and not at a hyphen within one.
+    const list = make("span", id, { class: "facts" });
+    list.append(...facts(model).flatMap((fact) => ["\u00a0· ", make("span", fact, { class: "fact" })]));
+    row.append(make("strong", model.served_model_name), list);
     return row;
   }));
 }
@@ -223,9 +226,11 @@ async function compute(event) {
 
 function showStatus() {
   const { texts, failures, total, replies } = outcome;
-  const sum = (name) => replies.reduce((all, { headers }) => all + Number(headers.get(name) ?? 0), 0);
+  // Requests run side by side, so their times cannot be added up.
+  const times = replies.map(({ headers }) => ["x-inference-time", "x-queue-time"].map((name) => Number(headers.get(name) ?? 0)));
+  const [compute, queue] = times.sort((a, b) => b[0] + b[1] - (a[0] + a[1]))[0] ?? [0, 0];
   const tokens = replies.reduce((all, { answer, headers }) => all + (answer.usage?.total_tokens ?? Number(headers.get("x-compute-tokens") ?? 0)), 0);
-  const done = { texts: texts.length + 1, tokens, total, compute: sum("x-inference-time"), queue: sum("x-queue-time") };
+  const done = { texts: texts.length + 1, tokens, total, compute, queue };
   $("status").className = failures.length ? "error" : "";
   $("status").textContent = [...failures, ...(replies.length ? [say("done")(done)] : [])].join("\n");
 }

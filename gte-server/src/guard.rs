@@ -90,7 +90,7 @@ async fn observe(State(service): State<Arc<Service>>, request: Request, next: Ne
     let labels = RequestLabels { route: pattern, status: status.as_u16(), model };
     service.metrics.requests.get_or_create(&labels).inc();
     span.record("http.response.status_code", status.as_u16());
-    let ms = seconds * 1e3;
+    let ms = (seconds * 1e6).round() / 1e3;
     span.in_scope(|| match route {
         // Load balancers request these every second.
         "/livez" | "/readyz" | "/health" | "/ping" | "/metrics" => {

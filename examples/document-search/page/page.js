@@ -3,9 +3,9 @@
 const TEXTS = {
   zh: {
     title: "文档搜索", refresh: "更新索引", language: "English", question: "问题或关键词", mode: "搜索方式", hybrid: "综合", dense: "按意思",
-    words: "按字词", go: "搜索", close: "关闭", placeholder: "问一个问题，例如：水壶漏水怎么办？", answer: "最可能的答案",
+    words: "按字词", go: "搜索", close: "关闭", placeholder: "例如：水壶漏水怎么办？", answer: "最可能的答案",
     counts: (c) => `${c.documents} 篇文档，${c.pieces} 个段落`,
-    hint: (s) => `在 ${s.folder} 里搜索。\n模型：${s.model}${s.reranker ? `，重排：${s.reranker}` : ""}。按 / 回到搜索框，用上下键在结果中移动，Esc 关闭文档。`,
+    hint: (s) => `在文件夹 ${s.folder} 里搜索。\n模型：${s.model}${s.reranker ? `，重排：${s.reranker}` : ""}。按 / 回到搜索框，用上下键在结果中移动，Esc 关闭文档。`,
     nothingIndexed: "文件夹里还没有能读的文档。放入 .txt、.md、.html 或 .pdf 文件，再点“更新索引”。",
     searching: "正在搜索……", found: (n) => `找到 ${n} 个段落`, none: "没有找到。换一种说法试试，或者改用“综合”。",
     indexing: (p) => `正在更新索引：${p.done} / ${p.total}`,
@@ -14,12 +14,12 @@ const TEXTS = {
     byMeaning: (rank, score) => `意思第 ${rank} 位（${score}）`, byWords: (rank, score) => `字词第 ${rank} 位（${score}）`, byReranker: (score) => `重排 ${score}`,
   },
   en: {
-    title: "Document search", refresh: "Refresh", language: "中文", question: "Question or keywords", mode: "Search by", hybrid: "Both", dense: "Meaning",
-    words: "Words", go: "Search", close: "Close", placeholder: "Ask a question: what do I do if the kettle leaks?", answer: "Most likely answer",
+    title: "Document search", refresh: "Refresh", language: "中文", question: "Question or keywords", mode: "Search by", hybrid: "Meaning and words", dense: "Meaning",
+    words: "Words", go: "Search", close: "Close", placeholder: "What do I do if the kettle leaks?", answer: "Most likely answer",
     counts: (c) => `${c.documents} documents, ${c.pieces} passages`,
-    hint: (s) => `Searches ${s.folder}.\nModel: ${s.model}${s.reranker ? `, reranker: ${s.reranker}` : ""}. Press / for the search box, up and down to move among results, Esc to close a document.`,
+    hint: (s) => `Searches the folder ${s.folder}.\nModel: ${s.model}${s.reranker ? `, reranker: ${s.reranker}` : ""}. Press / for the search box, up and down to move among results, Esc to close a document.`,
     nothingIndexed: "The folder has no document that can be read yet. Put .txt, .md, .html or .pdf files into it and press Refresh.",
-    searching: "Searching…", found: (n) => `${n} ${n === 1 ? "passage" : "passages"} found`, none: "Nothing found. Try other words, or search by both.",
+    searching: "Searching…", found: (n) => `${n} ${n === 1 ? "passage" : "passages"} found`, none: "Nothing found. Try other words, or search by meaning and words.",
     indexing: (p) => `Refreshing: ${p.done} of ${p.total}`,
     refreshed: (r) => `Refreshed: ${r.added} added, ${r.changed} changed, ${r.removed} removed, ${r.unchanged} unchanged`,
     problems: (n) => `${n} ${n === 1 ? "file" : "files"} cannot be read`, unreachable: "The server does not answer. It may have been stopped.",
@@ -107,7 +107,10 @@ function showResults() {
     const open = element("button", { type: "button" }, hit.title, element("span", { className: "path", textContent: hit.path }));
     open.addEventListener("click", () => openDocument(hit, item, open));
     const marks = [...termMarks(hit.text, answer.terms), ...(hit.sentence ? [[...hit.sentence, "sentence"]] : [])];
-    item.append(open, element("p", { className: "text" }, marked(hit.text, marks)), element("p", { className: "ranks", textContent: ranks(hit) }));
+    const text = element("p", { className: "text" }, marked(hit.text, marks));
+    // A result has few lines: none of them is empty.
+    for (const part of text.childNodes) part.textContent = part.textContent.replace(/\n\s*\n/g, "\n");
+    item.append(open, text, element("p", { className: "ranks", textContent: ranks(hit) }));
     return item;
   }));
 }
