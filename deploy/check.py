@@ -9,6 +9,7 @@ import pathlib
 import re
 import subprocess
 import sys
+import tempfile
 
 import kubernetes_validate
 import yaml
@@ -143,6 +144,59 @@ def named_labels(text):
     return {label for group in groups for label in re.split(r", *", group) if label} | {label for s in selectors for label in re.findall(r"([a-z_]+)(?:=~|!~|!=|=)\\?\"", s)}
 
 
+def gpu_panels():
+    """The queries of panels for GPUs, which no test machine has, must return what a GPU's metrics
+    say.
+    """
+    sys.path.insert(0, str(HERE / "monitoring"))
+    import dashboard
+    labels = 'device="cuda:0", name="H200", pod="a"'
+    metrics = {"memory_bytes": 100, "memory_free_bytes": 25, "utilization_ratio": 0.5}
+    expected = [75, 0.75, 0.5]
+    queries = [query for _, _, queries in dashboard.GPU_PANELS for _, query in queries]
+    test = {
+        "interval": "1m",
+        "input_series": [{"series": f'gte_device_{name}{{namespace="gte", {labels}}}', "values": f"{value}x5"} for name, value in metrics.items()],
+        "promql_expr_test": [
+            {"expr": query.replace("$namespace", "gte"), "eval_time": "5m", "exp_samples": [{"labels": f"{{{labels}}}", "value": value}]}
+            for query, value in zip(queries, expected, strict=True)
+        ],
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        file = pathlib.Path(folder, "test.yaml")
+        file.write_text(yaml.safe_dump({"tests": [test]}), encoding="utf8")
+        run = subprocess.run(["promtool", "test", "rules", file], capture_output=True, text=True)
+    if run.returncode:
+        yield f"dashboard: GPU_PANELS: {run.stdout}{run.stderr}"
+
+
+def copies_of_cublaslt():
+    """The init container of the GPU overlay must copy the library itself from folders like those of
+    NVIDIA's image, where it is behind two links, to where LD_LIBRARY_PATH finds it.
+    """
+    worker = next(item for item in objects(HERE / "k8s/overlays/gpu") if item["kind"] == "Deployment" and item["metadata"]["name"] == "gte-worker")
+    pod = worker["spec"]["template"]["spec"]
+    container = next(container for container in pod["initContainers"] if container["name"] == "cublaslt")
+    where = next(mount["mountPath"] for mount in container["volumeMounts"])
+    if environment(HERE / "k8s/overlays/gpu", pod["containers"][0]).get("LD_LIBRARY_PATH") != where:
+        yield f"gpu: LD_LIBRARY_PATH does not lead to {where}"
+    major, minor = re.search(r"cuda:(\d+)\.(\d+)", container["image"]).groups()
+    with tempfile.TemporaryDirectory() as root:
+        image, target = pathlib.Path(root, "usr/local"), pathlib.Path(root, where.lstrip("/"))
+        library = image / f"cuda-{major}.{minor}/targets/x86_64-linux/lib/libcublasLt.so.{major}"
+        library.parent.mkdir(parents=True)
+        target.mkdir()
+        library.with_name(f"{library.name}.{minor}.0").write_bytes(b"library")
+        library.symlink_to(f"{library.name}.{minor}.0")
+        (image / "cuda").symlink_to(f"cuda-{major}.{minor}")
+        (image / f"cuda-{major}.{minor}/lib64").symlink_to("targets/x86_64-linux/lib")
+        command = [word.replace(f" {where}/", f" {target}/").replace("/usr/local/", f"{image}/") for word in container["command"]]
+        run = subprocess.run(command, capture_output=True, text=True)
+        copied = target / library.name
+        if run.returncode or copied.is_symlink() or not copied.is_file() or copied.read_bytes() != b"library":
+            yield f"gpu: the init container copies no libcublasLt.so.{major}: {run.stderr}"
+
+
 def main():
     overlays = [HERE / "k8s/base", *sorted(p for p in (HERE / "k8s/overlays").iterdir() if p.is_dir())]
     count = 0
@@ -157,7 +211,7 @@ def main():
                     kubernetes_validate.validate(item, version, strict=True)
                 except (kubernetes_validate.ValidationError, kubernetes_validate.InvalidSchemaError, kubernetes_validate.SchemaNotFoundError) as error:
                     problems.append(f"{overlay.name}, {version}: {item['kind']} {item['metadata']['name']}: {error}")
-    problems.extend(copies())
+    problems.extend([*copies(), *gpu_panels(), *copies_of_cublaslt()])
     known, labels = metrics()
     assert len(known) > 25 and {"route", "status", "model"} <= labels, f"metrics.rs was not understood: {known}, {labels}"
     for path in [*HERE.rglob("*.yaml"), *HERE.rglob("*.json")]:

@@ -57,6 +57,14 @@ PANELS = [
     ("Time to load a model", "s", [("{{pod}} {{model}}", f"max by (pod, model) (gte_model_load_seconds{{{MODEL}}})")]),
 ]
 
+# Panels without data unless a pod has a GPU. Several pods can share one.
+DEVICE = "{{pod}} {{device}} {{name}}"
+GPU_PANELS = [
+    ("GPU: memory in use", "bytes", [(DEVICE, f"max by (pod, device, name) (gte_device_memory_bytes{{{NAMESPACE}}} - gte_device_memory_free_bytes{{{NAMESPACE}}})")]),
+    ("GPU: memory in use, share", "percentunit", [(DEVICE, f"max by (pod, device, name) (1 - gte_device_memory_free_bytes{{{NAMESPACE}}} / gte_device_memory_bytes{{{NAMESPACE}}})")]),
+    ("GPU: utilization", "percentunit", [(DEVICE, f"max by (pod, device, name) (gte_device_utilization_ratio{{{NAMESPACE}}})")]),
+]
+
 SOURCE = {"type": "prometheus", "uid": "${source}"}
 
 
@@ -78,7 +86,7 @@ def dashboard():
             {"name": "namespace", "type": "query", "datasource": SOURCE, "query": "label_values(gte_build_info, namespace)", "refresh": 2, "includeAll": True, "multi": True, "allValue": ".*"},
             {"name": "model", "type": "query", "datasource": SOURCE, "query": 'label_values(gte_model_info{namespace=~"$namespace"}, model)', "refresh": 2, "includeAll": True, "multi": True, "allValue": ".*"},
         ]},
-        "panels": [panel(i, *row) for i, row in enumerate(PANELS)],
+        "panels": [panel(i, *row) for i, row in enumerate(PANELS + GPU_PANELS)],
     }
 
 
