@@ -169,7 +169,7 @@ def test_wrong_pairs_are_named(cross_encoder):
             cross_encoder.predict(pairs)
     with pytest.raises(TypeError, match="needs inputs"):
         cross_encoder.predict()
-    with pytest.raises(ValueError, match="top_k -1"):
+    with pytest.raises(ValueError, match="top_k is -1"):
         cross_encoder.rank(QUERY, DOCUMENTS, top_k=-1)
     with pytest.raises(TypeError, match="single text"):
         cross_encoder.rank(QUERY, "a text")

@@ -95,7 +95,7 @@ def test_rank(reranker):
     assert reranker.rank(QUERY, DOCUMENTS, top_n=0) == [] and reranker.rank(QUERY, []) == []
     index, score, document = reranker.rank(QUERY, ["a", "a"], raw=True)[0]
     assert index == 0 and document is None and score == reranker.scores(QUERY, ["a"], raw=True)[0]
-    with pytest.raises(ValueError, match="top_n -1"):
+    with pytest.raises(ValueError, match="top_n is -1"):
         reranker.rank(QUERY, DOCUMENTS, top_n=-1)
     with pytest.raises(TypeError, match="documents"):
         reranker.rank(QUERY, "a single text", return_documents=True)

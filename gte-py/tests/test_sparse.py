@@ -78,7 +78,7 @@ def test_sparse_vectors(sparse_embedder, all_):
     top = vectors.top(2)
     for row, kept in zip(vectors, top):
         assert len(kept) == min(2, len(row)) and sorted(kept.values()) == sorted(row.values())[-2:] and kept.items() <= row.items()
-    with pytest.raises(ValueError, match="k 0"):
+    with pytest.raises(ValueError, match="k is 0"):
         vectors.top(0)
     again = pickle.loads(pickle.dumps(vectors))
     assert list(again) == list(vectors) and again.vocab == vectors.vocab

@@ -32,6 +32,10 @@ class Encode(ABC):
     @abstractmethod
     def dim(self) -> int: ...
 
+    @property
+    @abstractmethod
+    def device(self) -> str: ...
+
     @abstractmethod
     def _vectors(
         self,

@@ -280,7 +280,7 @@ def _of_tensor(embeddings: Any) -> SparseEmbeddings:
         places, shape = np.stack(np.nonzero(embeddings)), embeddings.shape
         weights = embeddings[tuple(places)].astype(np.float32)
     else:
-        raise TypeError(f"vectors have the type {type(embeddings).__name__}, expected a tensor or gte.SparseEmbeddings")
+        raise TypeError(f"vectors are of type {type(embeddings).__name__}, expected a tensor or gte.SparseEmbeddings")
     if len(shape) == 1:
         places, shape = np.stack([np.zeros_like(places[0]), places[0]]), (1, *shape)
     indptr = np.concatenate([[0], np.cumsum(np.bincount(places[0], minlength=shape[0]))]).astype(np.int64)
