@@ -15,6 +15,7 @@ run:            ## Embed and rank Chinese and English sentences with the bundled
 
 test: models broker lint doc ## Run all tests
 	cargo test --release --workspace
+	cargo build --release --workspace --bins
 	gte-core/tests/check_package.sh
 	gte-core/tests/check_cuda_kernels.sh
 	gte-server/tests/clients/run.sh
