@@ -60,6 +60,7 @@ while [ $# -gt 0 ]; do
     *) echo "docs/check.py: cargo $1 is not for a page: list the block in docs/not-run.toml" >&2; exit 1 ;;
   esac
 done
+command -v "$bin" >/dev/null || { echo "docs/check.py: $bin is not built: run make docs" >&2; exit 1; }
 exec "$bin" "$@"
 """
 # Stands for gte-server: one that serves is started in the background, and ended with its page.

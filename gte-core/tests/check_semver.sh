@@ -14,4 +14,4 @@ fi
 tool=$PWD/target/tools/bin/cargo-semver-checks
 [ "$("$tool" semver-checks --version 2>/dev/null)" = "cargo-semver-checks $version" ] ||
   CARGO_TARGET_DIR=target/tools/build cargo install -q --locked --debug --root target/tools --version $version cargo-semver-checks
-"$tool" semver-checks -p gte-core --baseline-rev "$baseline" --only-explicit-features --features hub,bundled,candle
+"$tool" semver-checks -p gte-core --baseline-rev "$baseline" --only-explicit-features --features hub,bundled
