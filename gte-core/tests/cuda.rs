@@ -97,6 +97,22 @@ fn every_type_of_attention_is_near_and_alone_in_any_batch() {
     }
 }
 
+/// What is tested here are the kernels that a driver compiles.
+#[test]
+fn the_emulated_gpu_has_every_kernel_of_the_ptx() {
+    let gpu = emulator::gpu();
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/backend/cuda/kernels/ptx");
+    let mut kernels = 0;
+    for file in std::fs::read_dir(folder).unwrap().map(|file| file.unwrap().path()) {
+        let text = std::fs::read_to_string(&file).unwrap();
+        for kernel in text.lines().filter_map(|line| line.strip_prefix(".visible .entry ")?.split('(').next()) {
+            assert!(gpu.has_kernel(kernel), "{}: {kernel}", file.display());
+            kernels += 1;
+        }
+    }
+    assert!(kernels > 40 && !gpu.has_kernel("no_such_kernel"), "{kernels} kernels");
+}
+
 /// What an address sanitizer looks at: each buffer lies by itself, and every kernel of every type
 /// writes to some.
 #[test]

@@ -1,8 +1,8 @@
-//! `trait Driver`: what the verbs ask of a GPU. `nvidia/` is the real one, `emulated.rs` a CPU that runs the same
-//! kernels for tests.
+//! `trait Driver`: what the operations require of a GPU. `nvidia/` is the real one; `emulated.rs`
+//! runs the same kernels on the CPU, for tests.
 //!
-//! Streams, graphs and pinned memory are handles, and addresses are numbers: who owns what is in `lane.rs`, and that
-//! what a kernel is given is large enough in `launches.rs`.
+//! Streams, graphs and pinned memory are handles, and addresses are numbers. `lane.rs` and
+//! `memory.rs` own them, and `launches.rs` checks that every buffer of a kernel is large enough.
 
 use crate::error::Result;
 use crate::profile::KernelTime;
@@ -10,7 +10,7 @@ use crate::profile::KernelTime;
 /// An address in the memory of the device; 0 is null.
 pub(super) type Pointer = u64;
 
-/// A queue of work that is done in order.
+/// A queue of work that the device executes in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Stream(pub(super) usize);
 
@@ -18,27 +18,28 @@ pub(super) struct Stream(pub(super) usize);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Graph(pub(super) usize);
 
-/// What a device is.
+/// The properties of a device.
 #[derive(Clone, Debug)]
 pub(super) struct Properties {
-    /// The device as it is asked for: `cuda:0`.
+    /// The device as a user names it: `cuda:0`.
     pub(super) label: String,
     /// The card's name.
     pub(super) name: String,
     /// Ten times the compute capability: 80 for 8.0.
     pub(super) capability: u32,
-    /// Whether buffers lie apart, so that a sanitizer sees what is written beside one. Nothing is recorded then.
+    /// Whether each buffer is an allocation of its own, so that a sanitizer finds accesses out of
+    /// bounds. Passes are not recorded then.
     pub(super) apart: bool,
 }
 
-/// Bytes of the device's memory.
+/// The device's memory in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Memory {
     pub(super) free: usize,
     pub(super) total: usize,
 }
 
-/// The blocks of a launch, their threads, and bytes of shared memory.
+/// The number of blocks of a launch, of threads per block, and of bytes of shared memory.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Geometry {
     pub(super) blocks: (usize, usize),
@@ -46,7 +47,7 @@ pub(super) struct Geometry {
     pub(super) shared: usize,
 }
 
-/// The type of what products read and write.
+/// The number type that products read and write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Number {
     F32,
@@ -63,7 +64,7 @@ impl Number {
     }
 }
 
-/// y ← x · weightᵀ + bias, sums in f32. Results do not depend on `rows`.
+/// y ← x · weightᵀ + bias, with sums in f32. Results do not depend on `rows`.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Product {
     pub(super) number: Number,
@@ -78,66 +79,67 @@ pub(super) struct Product {
 
 /// A GPU. Every method may be called from any thread.
 ///
-/// Errors: [`Error::DeviceMemory`](crate::error::Error::DeviceMemory) where there is no room,
-/// [`Error::DeviceLost`](crate::error::Error::DeviceLost) where the device answers no more,
-/// [`Error::Device`](crate::error::Error::Device) for all else.
+/// Errors: [`Error::DeviceMemory`](crate::error::Error::DeviceMemory) if memory is full,
+/// [`Error::DeviceLost`](crate::error::Error::DeviceLost) if the device no longer responds,
+/// [`Error::Device`](crate::error::Error::Device) otherwise.
 pub(super) trait Driver: Send + Sync {
     fn properties(&self) -> &Properties;
     fn memory(&self) -> Result<Memory>;
-    /// The share of the last moments in which the device computed, where it is known.
+    /// The share of the last moments in which the device computed, if it is known.
     fn utilization(&self) -> Option<f32>;
 
-    /// Memory of the device, aligned to 256 bytes, of any content.
+    /// Memory of the device, aligned to 256 bytes, with undefined content.
     fn allocate(&self, bytes: usize) -> Result<Pointer>;
     /// # Safety
-    /// `allocate` gave it, and no work that is not done yet reads or writes it.
+    /// `allocate` returned it, and no pending work reads or writes it.
     unsafe fn free(&self, pointer: Pointer);
-    /// Memory of the host that the device copies from and to by itself.
+    /// Pinned memory of the host, which the device can copy from and to, filled with zeros.
     fn pin(&self, bytes: usize) -> Result<*mut u8>;
     /// # Safety
-    /// `pin` gave it, for as many bytes, and no copy that is not done yet reads or writes it.
+    /// `pin` returned it for this number of bytes, and no pending copy reads or writes it.
     unsafe fn unpin(&self, pointer: *mut u8, bytes: usize);
 
     fn open_stream(&self) -> Result<Stream>;
     /// # Safety
-    /// `open_stream` gave it, and nobody uses it any more.
+    /// `open_stream` returned it, and it is no longer used.
     unsafe fn close_stream(&self, stream: Stream);
-    /// Waits until all work of the stream is done.
+    /// Waits for all work of the stream.
     fn wait(&self, stream: Stream) -> Result<()>;
 
-    /// Copies to the device and waits for it.
+    /// Copies to the device and waits for the copy.
     ///
     /// # Safety
-    /// `to` has room for as many bytes, which no work uses meanwhile.
+    /// `to` has room for these bytes, and no work uses them meanwhile.
     unsafe fn store(&self, from: &[u8], to: Pointer) -> Result<()>;
     /// # Safety
-    /// Both have `bytes` bytes, `from` is pinned, and neither goes away or is changed before the copy is done.
+    /// Both have `bytes` bytes, `from` is pinned, and neither is freed or changed before the copy
+    /// is complete.
     unsafe fn upload(&self, stream: Stream, from: *const u8, to: Pointer, bytes: usize) -> Result<()>;
     /// # Safety
-    /// Both have `bytes` bytes, and neither goes away before the copy is done.
+    /// Both have `bytes` bytes, and neither is freed before the copy is complete.
     unsafe fn download(&self, stream: Stream, from: Pointer, to: *mut u8, bytes: usize) -> Result<()>;
-    /// Starts a kernel. Each argument is a word whose first bytes are its value.
+    /// Launches a kernel. Each argument is a word whose first bytes are its value.
     ///
     /// # Safety
-    /// The arguments are those of the kernel, and what they point to is as large as it asks for and stays until the
-    /// work is done.
+    /// The arguments are those of the kernel, and the memory they point to has the size that the
+    /// kernel requires and exists until the work is complete.
     unsafe fn launch(&self, stream: Stream, kernel: &str, geometry: Geometry, arguments: &[u64]) -> Result<()>;
     /// # Safety
-    /// The matrices are of the sizes that it says, and stay until the work is done.
+    /// The matrices have the sizes in `product`, and exist until the work is complete.
     unsafe fn product(&self, stream: Stream, product: &Product) -> Result<()>;
 
-    /// From here on work of the stream is recorded and not done.
+    /// From here on, work of the stream is recorded and not executed.
     fn start_recording(&self, stream: Stream) -> Result<()>;
     fn end_recording(&self, stream: Stream) -> Result<Graph>;
     /// # Safety
-    /// What the recorded work reads and writes is still there.
+    /// The memory that the recorded work reads and writes still exists.
     unsafe fn repeat(&self, graph: Graph, stream: Stream) -> Result<()>;
     /// # Safety
-    /// `end_recording` gave it, and it is not running.
+    /// `end_recording` returned it, and it is not running.
     unsafe fn forget(&self, graph: Graph);
 
-    /// Whether each kernel is timed from here on; for measurements.
+    /// Sets whether each kernel is timed from here on, for measurements.
     fn time_kernels(&self, on: bool);
-    /// What has been timed and is done; the times begin anew.
+    /// The times of all completed kernels since the last call.
     fn kernel_times(&self) -> Vec<KernelTime>;
 }

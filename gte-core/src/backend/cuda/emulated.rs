@@ -1,7 +1,8 @@
-//! A GPU that is none, for tests: the same kernels on the CPU (`emulator/`), matrix products as plain loops. No release
-//! has it: it is behind the feature `cuda-emulator`.
+//! An emulated GPU for tests: the same kernels on the CPU (`emulator/`), and matrix products as
+//! plain loops. It is behind the feature `cuda-emulator`, which no release has.
 //!
-//! Work is done at once, or recorded and done when it is repeated. Memory is full of NaNs until it is written to.
+//! Work is executed immediately, or recorded and executed when it is repeated. Memory contains NaNs
+//! until it is written.
 
 use std::alloc::{Layout, alloc, dealloc};
 use std::collections::HashMap;
@@ -20,17 +21,17 @@ use crate::profile::KernelTime;
 /// `gte_emulator_launch` of `emulator/library.cpp`.
 type Entry = unsafe extern "C" fn(*const c_char, c_uint, c_uint, c_uint, usize, *mut *mut c_void) -> c_int;
 
-/// The emulated GPU of this process, if tests have asked for one.
+/// The emulated GPU of this process, if a test has installed one.
 static GPU: OnceLock<Arc<Emulated>> = OnceLock::new();
 
 /// Settings of an emulated GPU.
 #[derive(Clone, Copy, Debug)]
 pub struct Emulation {
-    /// Bytes of memory that it has.
+    /// Its memory in bytes.
     pub memory: usize,
     /// Ten times its compute capability.
     pub capability: u32,
-    /// Whether each buffer is an allocation by itself, for an address sanitizer.
+    /// Whether each buffer is an allocation of its own, for an address sanitizer.
     pub apart: bool,
 }
 
@@ -40,11 +41,11 @@ impl Default for Emulation {
     }
 }
 
-/// Makes `Device::Cuda(0)` of this process an emulated GPU: `library` is the shared library of the kernels. Only the
-/// first call does; the others answer with the same one.
+/// Makes `Device::Cuda(0)` of this process an emulated GPU. `library` is the shared library of the
+/// kernels. Further calls return the GPU of the first call.
 ///
 /// # Errors
-/// [`Error::Device`] where the library cannot be loaded.
+/// [`Error::Device`] if the library cannot be loaded.
 pub fn install(library: &Path, settings: Emulation) -> Result<&'static Emulated> {
     if GPU.get().is_none() {
         let made = Arc::new(Emulated::new(library, settings)?);
@@ -64,7 +65,10 @@ fn failed(reason: String) -> Error {
 
 const LABEL: &str = "cuda:0";
 
-/// A GPU that is none.
+/// At least as many arguments as any kernel has.
+const MOST_ARGUMENTS: usize = 16;
+
+/// An emulated GPU.
 pub struct Emulated {
     _library: Library,
     entry: Entry,
@@ -80,8 +84,8 @@ struct State {
     allocations: u64,
     launches: u64,
     repeats: u64,
-    sizes: HashMap<usize, usize>,               // of what is allocated, by address
-    streams: HashMap<usize, Option<Vec<Work>>>, // what is being recorded on each
+    sizes: HashMap<usize, usize>,               // of allocations, by address
+    streams: HashMap<usize, Option<Vec<Work>>>, // the recording of each stream, if one has begun
     graphs: HashMap<usize, Arc<Vec<Work>>>,
     next: usize,
     timed: Option<HashMap<String, (u64, f64)>>,
@@ -104,7 +108,8 @@ impl std::fmt::Debug for Emulated {
 impl Emulated {
     fn new(path: &Path, settings: Emulation) -> Result<Self> {
         let error = |e: libloading::Error| failed(format!("{}: {e}", path.display()));
-        // SAFETY: the library is ours and does nothing when it is loaded; the function is of this type (`library.cpp`).
+        // SAFETY: the library is our own and does nothing when it is loaded; the function has this
+        // type (`library.cpp`).
         let (library, entry) = unsafe {
             let library = Library::new(path).map_err(error)?;
             let entry = *library.get::<Entry>(b"gte_emulator_launch").map_err(error)?;
@@ -125,17 +130,24 @@ impl Emulated {
         })
     }
 
-    /// Bytes of memory that it has from now on; what is allocated stays.
+    /// Sets its memory in bytes. Existing allocations stay.
     pub fn set_memory(&self, bytes: usize) {
         self.memory.store(bytes, Ordering::Relaxed);
     }
 
-    /// Whether it has fallen off the bus.
+    /// Sets whether it has fallen off the bus.
     pub fn set_lost(&self, lost: bool) {
         self.lost.store(lost, Ordering::Relaxed);
     }
 
-    /// Bytes that are allocated, and how many allocations, kernels and repeated recordings there were so far.
+    /// Whether its library has a kernel of this name.
+    pub fn has_kernel(&self, name: &str) -> bool {
+        // No blocks: nothing runs, with arguments that are null.
+        let nothing = Geometry { blocks: (0, 0), threads: 32, shared: 0 };
+        self.call(name, nothing, &[0; MOST_ARGUMENTS]).is_ok()
+    }
+
+    /// The allocated bytes, and the numbers of allocations, kernels and repeated recordings so far.
     pub fn counts(&self) -> (usize, u64, u64, u64) {
         let state = self.state();
         (state.used, state.allocations, state.launches, state.repeats)
@@ -159,7 +171,7 @@ impl Emulated {
             return Err(Error::DeviceMemory { device: LABEL.into(), bytes });
         }
         let layout = layout(bytes);
-        // SAFETY: the size is not 0, and the bytes are written before anybody reads them.
+        // SAFETY: the size is not 0, and the bytes are written before they are read.
         let pointer = unsafe {
             let pointer = alloc(layout);
             if pointer.is_null() {
@@ -178,12 +190,12 @@ impl Emulated {
         let mut state = self.state();
         if let Some(bytes) = state.sizes.remove(&pointer) {
             state.used -= if of_device { bytes } else { 0 };
-            // SAFETY: `acquire` allocated it with this layout, and it has just been forgotten.
+            // SAFETY: `acquire` allocated it with this layout, and it is no longer in the table.
             unsafe { dealloc(pointer as *mut u8, layout(bytes)) }
         }
     }
 
-    /// Does work, or records it.
+    /// Executes work, or records it.
     fn work(&self, stream: Stream, work: Work) -> Result<()> {
         self.alive()?;
         let mut state = self.state();
@@ -203,12 +215,12 @@ impl Emulated {
         let start = std::time::Instant::now();
         let name = match work {
             Work::Upload(from, to, bytes) => {
-                // SAFETY: whoever started the copy has said so.
+                // SAFETY: the caller of `upload`, `download` or `store` guarantees it.
                 unsafe { std::ptr::copy_nonoverlapping(*from as *const u8, *to as *mut u8, *bytes) };
                 return Ok(());
             }
             Work::Download(from, to, bytes) => {
-                // SAFETY: whoever started the copy has said so.
+                // SAFETY: the caller of `upload`, `download` or `store` guarantees it.
                 unsafe { std::ptr::copy_nonoverlapping(*from as *const u8, *to as *mut u8, *bytes) };
                 return Ok(());
             }
@@ -234,8 +246,8 @@ impl Emulated {
         let mut words = arguments.to_vec();
         let mut pointers: Vec<*mut c_void> = words.iter_mut().map(|word| std::ptr::from_mut(word).cast()).collect();
         let (x, y) = geometry.blocks;
-        // SAFETY: the arguments are those of the kernel, as whoever started it has said. It reads as many of the
-        // pointers as it has arguments, and of each word its first bytes.
+        // SAFETY: the caller of `launch` guarantees that the arguments are those of the kernel,
+        // which reads one pointer per argument and the first bytes of each word.
         let code = unsafe {
             (self.entry)(
                 name.as_ptr(),
@@ -253,16 +265,17 @@ impl Emulated {
     }
 }
 
-/// Memory of the device is aligned to 256 bytes. Its size is what was asked for, for a sanitizer to know where it ends.
+/// Memory of the device is aligned to 256 bytes. Its size is exactly the requested one, so that a
+/// sanitizer knows its end.
 fn layout(bytes: usize) -> Layout {
     Layout::from_size_align(bytes.max(1), 256).expect("a size that fits an address space")
 }
 
-/// y ← x · weightᵀ + bias: sums in f32, each in the order of the inputs, whatever the number of rows.
+/// y ← x · weightᵀ + bias, with sums in f32 whose order does not depend on the number of rows.
 fn multiply(product: &Product) {
     let Product { number, rows, inputs, outputs, .. } = *product;
     let read = |pointer: Pointer, count: usize| -> Vec<f32> {
-        // SAFETY: whoever started the product has said that the matrices are of these sizes.
+        // SAFETY: the caller of `product` guarantees that the matrices have these sizes.
         unsafe {
             match number {
                 Number::F32 => std::slice::from_raw_parts(pointer as *const f32, count).to_vec(),
@@ -281,7 +294,7 @@ fn multiply(product: &Product) {
     let bias = if product.bias == 0 { vec![0.0; outputs] } else { read(product.bias, outputs) };
     let sums = x.chunks_exact(inputs).flat_map(|x| {
         let of_output = |(row, bias): (&[f32], &f32)| {
-            // Sixteen sums side by side, as vectors of the CPU.
+            // Sixteen sums in parallel, for the CPU's vectors.
             let mut sums = [0f32; 16];
             let (a, b) = (x.chunks(16), row.chunks(16));
             a.zip(b).for_each(|(a, b)| sums.iter_mut().zip(a.iter().zip(b)).for_each(|(sum, (a, b))| *sum += a * b));

@@ -1,5 +1,5 @@
-//! A lane: a stream with the memory of one pass. A pass has a lane by itself, so that several may be on the device at
-//! once; as many lanes are made as passes have met.
+//! A lane: a stream with the memory of one pass. Each pass has its own lane, so that several can be
+//! on the device at once. There are as many lanes as there were passes at the same time.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,15 +15,15 @@ pub(super) struct Lane {
     pub(super) driver: Arc<dyn Driver>,
     pub(super) stream: Stream,
     arena: Arc<Mutex<Arena>>,
-    // Graphs are recorded here, all on the same memory: one of a lane runs at a time.
+    // All graphs of a lane share this memory, because one of them runs at a time.
     recorded: Arc<Mutex<Arena>>,
     graphs: Mutex<HashMap<Shape, Recorded>>,
-    /// What host and device exchange, kept between passes.
+    /// Pinned memory for inputs and results, kept between passes.
     pub(super) inputs: Mutex<Option<Pinned>>,
     pub(super) results: Mutex<Option<Pinned>>,
 }
 
-/// A pass that is repeated with other texts of the same shape.
+/// A recorded pass, which can be repeated with other texts of the same shape.
 pub(super) struct Recorded {
     pub(super) driver: Arc<dyn Driver>,
     pub(super) graph: Graph,
@@ -33,7 +33,8 @@ pub(super) struct Recorded {
 
 impl Drop for Recorded {
     fn drop(&mut self) {
-        // SAFETY: the graph of `end_recording`; whoever repeats one waits for it before this can go.
+        // SAFETY: `end_recording` returned the graph, and `repeat_on` waits for a graph before it
+        // can be dropped.
         unsafe { self.driver.forget(self.graph) }
     }
 }
@@ -51,7 +52,7 @@ impl Lane {
         })
     }
 
-    /// A buffer of any content, for a pass that is recorded or not.
+    /// A buffer with undefined content, for a pass that is recorded or not.
     pub(super) fn buffer(&self, bytes: usize, recording: bool) -> Result<Arc<Buffer>> {
         Arena::buffer(if recording { &self.recorded } else { &self.arena }, bytes)
     }
@@ -64,7 +65,8 @@ impl Lane {
         self.graphs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Pinned memory of at least `bytes` bytes out of `kept`, where it goes back to afterwards.
+    /// Pinned memory of at least `bytes` bytes: that of `kept` if it is large enough. The caller
+    /// puts it back there afterwards.
     pub(super) fn pinned(&self, kept: &Mutex<Option<Pinned>>, bytes: usize) -> Result<Pinned> {
         let old = kept.lock().unwrap_or_else(PoisonError::into_inner).take();
         match old.filter(|old| old.bytes().len() >= bytes) {
@@ -76,15 +78,15 @@ impl Lane {
 
 impl Drop for Lane {
     fn drop(&mut self) {
-        // Whatever it says: nothing runs afterwards, for a lost device runs nothing.
+        // An error is ignored: a lost device runs nothing.
         let _ = self.driver.wait(self.stream);
         self.graphs().clear();
-        // SAFETY: `open_stream` gave it, and no pass has the lane any more.
+        // SAFETY: `open_stream` returned it, and no pass has the lane any longer.
         unsafe { self.driver.close_stream(self.stream) }
     }
 }
 
-/// The lanes that no pass has.
+/// The lanes without a pass.
 pub(super) struct Lanes {
     driver: Arc<dyn Driver>,
     idle: Mutex<Vec<Arc<Lane>>>,
@@ -96,19 +98,19 @@ impl Lanes {
         Self { driver: driver.clone(), idle: Mutex::default(), reserved: Mutex::default() }
     }
 
-    /// A lane for a pass: the one that was used last, whose memory is warm.
+    /// A lane for a pass: the most recently used one, whose memory has been allocated already.
     pub(super) fn take(&self) -> Result<Arc<Lane>> {
         let idle = locked(&self.idle).pop();
         idle.map_or_else(|| Lane::new(&self.driver).map(Arc::new), Ok)
     }
 
-    /// Gives a lane back whose work is done.
+    /// Returns a lane whose work is complete.
     pub(super) fn give(&self, lane: Arc<Lane>) {
         Arena::settle(&lane.arena);
         locked(&self.idle).push(lane);
     }
 
-    /// Gives the driver back what no pass uses.
+    /// Frees the memory that no pass uses.
     pub(super) fn shrink(&self) {
         for lane in locked(&self.idle).iter() {
             lane.graphs().clear();
@@ -117,12 +119,12 @@ impl Lanes {
         }
     }
 
-    /// Keeps a lane for the pass that this thread begins next, which is to be recorded.
+    /// Reserves a lane for the next pass of this thread, which will be recorded.
     pub(super) fn reserve(&self, lane: Arc<Lane>, shape: Shape) {
         locked(&self.reserved).push((std::thread::current().id(), lane, shape));
     }
 
-    /// The lane that was kept for this thread.
+    /// The lane that is reserved for this thread.
     pub(super) fn reserved(&self) -> Option<(Arc<Lane>, Shape)> {
         let mut reserved = locked(&self.reserved);
         let i = reserved.iter().position(|(thread, ..)| *thread == std::thread::current().id())?;

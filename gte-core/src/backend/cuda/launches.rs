@@ -1,5 +1,5 @@
-//! One function per kernel: its geometry, its arguments in order, and that what it is given is as large as it asks for.
-//! The kernels' own files (`kernels/*.cu`) say what they do.
+//! One function per kernel, with its geometry, its arguments in order, and the check that its
+//! buffers are large enough. The kernels' own files (`kernels/*.cu`) say what they do.
 
 use std::ops::Deref;
 
@@ -10,7 +10,7 @@ use crate::error::Result;
 use crate::kernels::{Activation, Mask};
 use crate::models::{AttentionSpec, Gate, MlpSpec, Pooling};
 
-/// Where kernels are started, and the type of what products read.
+/// Where kernels are launched, and the number type of products.
 #[derive(Clone, Copy)]
 pub(super) struct Start<'a> {
     pub(super) driver: &'a dyn Driver,
@@ -18,13 +18,13 @@ pub(super) struct Start<'a> {
     pub(super) number: Number,
 }
 
-/// Any memory, by reference or shared.
+/// Memory by reference, or null.
 type Memory<'a> = Option<&'a dyn Place>;
 
-/// Its address, where it has at least `bytes` bytes; null for none.
+/// The address of memory of at least `bytes` bytes, or null.
 fn at(memory: Memory<'_>, bytes: usize) -> u64 {
     memory.map_or(0, |memory| {
-        assert!(memory.bytes() >= bytes, "{} bytes where a kernel asks for {bytes}", memory.bytes());
+        assert!(memory.bytes() >= bytes, "{} bytes, but the kernel requires {bytes}", memory.bytes());
         memory.pointer()
     })
 }
@@ -59,12 +59,12 @@ fn of_pooling(pooling: Pooling) -> u64 {
     }
 }
 
-/// Threads that hold a row.
+/// The number of threads per row.
 fn of_row(width: usize) -> usize {
     32 * width.div_ceil(256)
 }
 
-/// The tables of embeddings, as the kernel reads them.
+/// The embedding tables, as the kernel reads them.
 pub(super) struct Tables<'a> {
     pub(super) words: &'a Resident,
     pub(super) stored: Number,
@@ -87,9 +87,10 @@ impl Start<'_> {
         shared: usize,
         arguments: &[u64],
     ) -> Result<()> {
-        // SAFETY: the functions below give each kernel its own arguments, and check what these point to. Buffers come
-        // from the arena of this stream, in which nothing writes to them before this is done (`memory.rs`), or from
-        // weights and prefixes, which stay until the pass has waited.
+        // SAFETY: the functions below pass each kernel its own arguments, and check the sizes of
+        // their buffers. Buffers belong to the arena of this stream, where nothing writes to them
+        // before this work is complete (`memory.rs`), or to weights and prefixes, which exist until
+        // the pass has waited.
         unsafe { self.driver.launch(self.stream, kernel, Geometry { blocks, threads, shared }, arguments) }
     }
 
@@ -106,7 +107,8 @@ impl Start<'_> {
         self.number.bytes()
     }
 
-    /// `ids`, `positions` and `types` are as in [`Addresses`](super::texts::Addresses), checked by the engine.
+    /// `ids`, `positions` and `types` are as in [`Addresses`](super::texts::Addresses). The engine
+    /// has checked the ids.
     pub(super) fn embed(
         &self,
         [ids, positions, types]: [Pointer; 3],
@@ -142,7 +144,8 @@ impl Start<'_> {
         self.launch(&self.typed("embed"), (rows, 1), of_row(width), &arguments)
     }
 
-    /// y = x + residual, z = norm(y): `stream` becomes z if `stream_is_normed` and else y, `operand` becomes z.
+    /// y = x + residual, z = norm(y): `stream` becomes z if `stream_is_normed` and y otherwise,
+    /// `operand` becomes z.
     #[allow(clippy::too_many_arguments, reason = "the kernel's own")]
     pub(super) fn add_norm(
         &self,
@@ -172,7 +175,7 @@ impl Start<'_> {
         self.launch(&self.typed("add_norm"), (rows, 1), of_row(width), &arguments)
     }
 
-    /// What the MLP's first product becomes: `y` is (rows × inner).
+    /// The activation after the MLP's first product: `y` is (rows × inner).
     pub(super) fn activate(
         &self,
         x: &dyn Place,
@@ -195,7 +198,8 @@ impl Start<'_> {
         }
     }
 
-    /// Norms of heads and rotary positions, in place. `tables`: cosines and sines; `norms`: of queries and of keys.
+    /// Norms of heads and rotary positions, in place. `tables`: cosines and sines; `norms`: of
+    /// queries and of keys.
     #[allow(clippy::too_many_arguments, reason = "the kernel's own")]
     pub(super) fn rope(
         &self,
@@ -230,8 +234,8 @@ impl Start<'_> {
         self.launch(&self.typed("rope"), (threads.div_ceil(128), 1), 128, &arguments)
     }
 
-    /// `out` is (rows × heads·d). `before`: queries, keys and values of tokens that stand before each text, and how
-    /// many tokens.
+    /// `out` is (rows × heads·d). `before` has the queries, keys and values of the tokens before
+    /// each text, and their number.
     #[allow(clippy::too_many_arguments, reason = "the kernel's own")]
     pub(super) fn attention(
         &self,
@@ -273,7 +277,7 @@ impl Start<'_> {
         self.launch_with(&format!("{}_{d}", self.typed("attention")), blocks, 128, (128 + 2 * keys) * d * 2, &arguments)
     }
 
-    /// One row of x per text: `y` is (texts × width).
+    /// Pools x to one row per text: `y` is (texts × width).
     pub(super) fn pool(
         &self,
         x: &dyn Place,
@@ -287,7 +291,7 @@ impl Start<'_> {
         self.launch("pool", (texts, width.div_ceil(128)), 256, &arguments)
     }
 
-    /// The row of the first or the last token of each text of an operand.
+    /// The row of the first or last token of each text of an operand.
     pub(super) fn pick(
         &self,
         x: &dyn Place,
@@ -321,7 +325,8 @@ impl Start<'_> {
             inputs,
             outputs,
         };
-        // SAFETY: the sizes were checked just now; how long the memory stays is as in `launch_with`.
+        // SAFETY: the sizes have just been checked; the memory exists long enough, as in
+        // `launch_with`.
         unsafe { self.driver.product(self.stream, &product) }
     }
 }

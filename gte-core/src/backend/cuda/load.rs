@@ -1,4 +1,4 @@
-//! Weights on the device, and which models a GPU computes in which precision.
+//! Weights on the device, and which models are supported in which precision.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -13,10 +13,10 @@ use crate::kernels::Mask;
 use crate::models::{Architecture, AttentionSpec, LayerSpec, NormKind, NormPlace, PositionRule, RopeSpec};
 use crate::weights::{Tensor, Values, Weights};
 
-/// The type of products for `precision`, and the precision that it is.
+/// The number type of products for `precision`, and the precision that `Auto` means.
 ///
 /// # Errors
-/// [`Error::InvalidOption`] where the card, or the sizes of the model, do not go with it.
+/// [`Error::InvalidOption`] if the card or the sizes of the model do not support it.
 pub(super) fn number(
     precision: Precision,
     architecture: &Architecture,
@@ -29,7 +29,7 @@ pub(super) fn number(
     };
     let bf16 = || match properties.capability {
         80.. => Ok(()),
-        _ => Err(format!("{} has no tensor cores for bf16: take f16 or f32", properties.name)),
+        _ => Err(format!("{} has no tensor cores for bf16: choose f16 or f32", properties.name)),
     };
     let chosen = match precision {
         Precision::F32 => (Number::F32, precision),
@@ -39,7 +39,7 @@ pub(super) fn number(
             (Number::Bf16, Precision::Bf16)
         }
         Precision::Auto => (Number::F32, Precision::F32),
-        Precision::Int8 => return Err(not_on("f32, f16, bf16 or auto on a GPU: int8 is the CPU's", precision)),
+        Precision::Int8 => return Err(not_on("f32, f16, bf16 or auto on a GPU: int8 is for the CPU", precision)),
     };
     if chosen.0 == Number::Bf16 {
         bf16().map_err(refused)?;
@@ -48,33 +48,35 @@ pub(super) fn number(
     Ok(chosen)
 }
 
-/// Whether the kernels take a model's sizes; else what they take.
+/// Checks that the kernels support a model's sizes. The error says which sizes they support.
 fn fits(number: Number, architecture: &Architecture) -> Result<(), String> {
     let (attention, mlp) = (&architecture.attention, &architecture.mlp);
     let d = attention.head_dim;
     if architecture.hidden > 8192 {
-        return Err(format!("hidden states of up to 8192 values, and here they have {}", architecture.hidden));
+        return Err(format!("hidden states of up to 8192 values, and this model's have {}", architecture.hidden));
     }
     if number == Number::F32 {
         let turns = attention.qk_norm || architecture.layers.iter().any(|layer| layer.rope.is_some());
         return match d {
-            257.. => Err(format!("heads of up to 256 values, and here they have {d}")),
-            _ if turns && d % 2 == 1 => Err(format!("heads of an even size where they turn, and here it is {d}")),
+            257.. => Err(format!("heads of up to 256 values, and this model's have {d}")),
+            _ if turns && d % 2 == 1 => {
+                Err(format!("heads of an even size for rotary positions or norms, and this model's have {d} values"))
+            }
             _ => Ok(()),
         };
     }
     if ![32, 64, 128].contains(&d) {
-        return Err(format!("in f16 and bf16 heads of 32, 64 or 128 values, and here they have {d}: take f32"));
+        return Err(format!("in f16 and bf16 heads of 32, 64 or 128 values, and this model's have {d}: choose f32"));
     }
     match [architecture.hidden, mlp.inner].into_iter().find(|width| !width.is_multiple_of(8)) {
         Some(width) => {
-            Err(format!("in f16 and bf16 widths that are multiples of 8, and here one is {width}: take f32"))
+            Err(format!("in f16 and bf16 widths that are multiples of 8, and this model has {width}: choose f32"))
         }
         None => Ok(()),
     }
 }
 
-/// Values of a weight in the type of products, little-endian as in the device.
+/// The values of a weight in the type of products, little-endian as on the device.
 fn bytes_in(number: Number, tensor: Tensor, name: &str) -> Result<Vec<u8>> {
     Ok(match number {
         Number::F32 => bytemuck::cast_slice(&tensor.into_f32()).to_vec(),
@@ -84,7 +86,7 @@ fn bytes_in(number: Number, tensor: Tensor, name: &str) -> Result<Vec<u8>> {
             let halves: Vec<u16> = values.iter().map(|&value| f16::from_f32(value).to_bits()).collect();
             match halves.iter().position(|bits| bits & 0x7C00 == 0x7C00) {
                 Some(i) => {
-                    let reason = format!("f16 has no number for {} in `{name}`: take bf16 or f32", values[i]);
+                    let reason = format!("{} in `{name}` is out of the range of f16: choose bf16 or f32", values[i]);
                     return Err(Error::Device { device: "GPU".into(), reason });
                 }
                 None => bytemuck::cast_slice(&halves).to_vec(),
@@ -101,9 +103,9 @@ fn wide(driver: &Arc<dyn Driver>, tensor: Tensor) -> Result<Resident> {
     Resident::new(driver, bytemuck::cast_slice(&tensor.into_f32()))
 }
 
-/// The tables of embeddings with their norm.
+/// The embedding tables and their norm.
 pub(crate) struct Embedding {
-    pub(super) words: Resident, // (vocab × hidden), as it is stored
+    pub(super) words: Resident, // (vocab × hidden), in the checkpoint's type
     pub(super) stored: Number,
     pub(super) positions: Option<Resident>, // f32 (rows × hidden)
     pub(super) rule: Option<PositionRule>,
@@ -111,7 +113,7 @@ pub(crate) struct Embedding {
     pub(super) several_types: bool,
     pub(super) norm: Option<Norm>,
     pub(super) width: usize,
-    /// Whether a product reads the hidden state as it is.
+    /// Whether a product reads the hidden state without a norm.
     pub(super) before_product: bool,
 }
 
@@ -184,7 +186,7 @@ impl Linear {
 
 /// A norm.
 pub(crate) struct Norm {
-    pub(super) kind: u64,       // numbered as the kernels number them
+    pub(super) kind: u64,       // with the numbers of the kernels
     pub(super) gamma: Resident, // f32 (width)
     pub(super) beta: Option<Resident>,
     pub(super) eps: f32,
@@ -237,12 +239,12 @@ impl Attention {
     }
 }
 
-/// The tables of rotary positions that layers share.
+/// The tables of rotary positions, which layers share.
 #[derive(Default)]
 pub(crate) struct Ropes(Mutex<Vec<(RopeSpec, Arc<[Resident; 2]>)>>);
 
 impl Ropes {
-    /// Cosines and sines of all positions, of angles in f64.
+    /// Cosines and sines of all positions, from angles in f64.
     fn get(&self, driver: &Arc<dyn Driver>, spec: RopeSpec, d: usize, positions: usize) -> Result<Arc<[Resident; 2]>> {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, tables)) = all.iter().find(|(other, _)| *other == spec) {

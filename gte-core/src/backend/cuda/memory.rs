@@ -1,20 +1,22 @@
-//! Who owns memory: weights for as long as a model is loaded, activations from an arena, pinned memory of the host.
+//! Ownership of memory: weights for as long as a model is loaded, activations from an arena, pinned
+//! memory of the host.
 //!
-//! An arena asks the driver for memory only while batches grow. What is given back may be taken at once, although the
-//! work that uses it is not done yet: all work on an arena is in one stream, and so in order.
+//! An arena allocates from the driver only while batches grow. A returned buffer can be reused
+//! immediately, although pending work still uses it, because all work on an arena is in one stream
+//! and therefore in order.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::driver::{Driver, Pointer};
 use crate::error::{Error, Result};
 
-/// Where buffers begin: at multiples of it.
+/// Buffers begin at multiples of this.
 const ALIGNMENT: usize = 256;
 
-/// What an arena asks for at least, where there is room.
+/// The smallest block that an arena allocates, if there is room.
 const BLOCK: usize = 1 << 20;
 
-/// Memory with content that stays.
+/// Memory with constant content.
 pub(super) struct Resident {
     driver: Arc<dyn Driver>,
     pointer: Pointer,
@@ -26,7 +28,7 @@ impl Resident {
     pub(super) fn new(driver: &Arc<dyn Driver>, content: &[u8]) -> Result<Self> {
         let bytes = content.len().max(1);
         let own = Self { driver: driver.clone(), pointer: driver.allocate(bytes)?, bytes };
-        // SAFETY: just allocated, for as many bytes; nobody else has the address yet.
+        // SAFETY: it has just been allocated with this size, and nothing else has the address yet.
         unsafe { driver.store(content, own.pointer)? };
         Ok(own)
     }
@@ -34,13 +36,13 @@ impl Resident {
 
 impl Drop for Resident {
     fn drop(&mut self) {
-        // SAFETY: `new` allocated it. Weights go when their model goes, and lanes wait before they go (`lane.rs`); a
-        // model's passes borrow it until they have waited.
+        // SAFETY: `new` allocated it. A model's passes borrow its weights until they have waited,
+        // and lanes wait before they are dropped (`lane.rs`).
         unsafe { self.driver.free(self.pointer) }
     }
 }
 
-/// Memory that a kernel may be given.
+/// Memory that can be an argument of a kernel.
 pub(super) trait Place {
     fn pointer(&self) -> Pointer;
     fn bytes(&self) -> usize;
@@ -64,16 +66,16 @@ impl Place for Buffer {
     }
 }
 
-/// Memory of the host that the device copies from and to.
+/// Pinned memory of the host, which the device copies from and to.
 pub(super) struct Pinned {
     driver: Arc<dyn Driver>,
     pointer: *mut u8,
     bytes: usize,
 }
 
-// SAFETY: the memory has one owner, and the driver bears to be called from any thread.
+// SAFETY: the memory has one owner, and the driver may be called from any thread.
 unsafe impl Send for Pinned {}
-// SAFETY: a shared reference gives the bytes to be read alone.
+// SAFETY: a shared reference only allows reading the bytes.
 unsafe impl Sync for Pinned {}
 
 impl Pinned {
@@ -82,16 +84,17 @@ impl Pinned {
     }
 
     pub(super) fn bytes(&self) -> &[u8] {
-        // SAFETY: `pin` gave as many bytes, which are initialized (`Driver::pin` zeroes or the driver maps zeroed pages).
+        // SAFETY: `pin` returned this many bytes, filled with zeros.
         unsafe { std::slice::from_raw_parts(self.pointer, self.bytes) }
     }
 
     pub(super) fn bytes_mut(&mut self) -> &mut [u8] {
-        // SAFETY: as in `bytes`; `&mut self` makes it the only access of the host, and callers have waited for copies.
+        // SAFETY: as in `bytes`; `&mut self` makes it the host's only access, and callers have
+        // waited for copies.
         unsafe { std::slice::from_raw_parts_mut(self.pointer, self.bytes) }
     }
 
-    /// Where the device copies to: for copies that are waited for before the bytes are read.
+    /// The target of a copy from the device, which must be waited for before the bytes are read.
     pub(super) fn address(&self) -> *mut u8 {
         self.pointer
     }
@@ -99,12 +102,13 @@ impl Pinned {
 
 impl Drop for Pinned {
     fn drop(&mut self) {
-        // SAFETY: `pin` gave it; lanes wait for their copies before their pinned memory goes.
+        // SAFETY: `pin` returned it; lanes wait for their copies before they drop their pinned
+        // memory.
         unsafe { self.driver.unpin(self.pointer, self.bytes) }
     }
 }
 
-/// Memory of activations, from an arena and back to it.
+/// Memory for activations, which returns to its arena when it is dropped.
 pub(super) struct Buffer {
     arena: Arc<Mutex<Arena>>,
     pointer: Pointer,
@@ -117,18 +121,18 @@ impl Drop for Buffer {
     }
 }
 
-/// Blocks of memory of the device, and which parts of them are free.
+/// Blocks of the device's memory, and their free parts.
 pub(super) struct Arena {
     driver: Arc<dyn Driver>,
     blocks: Vec<Block>,
-    // What a graph has been recorded on must stay where it is.
+    // Whether blocks are kept: the memory of a recorded graph must not move.
     stays: bool,
 }
 
 struct Block {
     start: Pointer,
     bytes: usize,
-    free: Vec<(usize, usize)>, // offsets and bytes, by offset, never side by side
+    free: Vec<(usize, usize)>, // offset and bytes, in order, never adjacent
 }
 
 impl Block {
@@ -142,30 +146,31 @@ fn locked(arena: &Mutex<Arena>) -> MutexGuard<'_, Arena> {
 }
 
 impl Arena {
-    /// An arena without memory yet; one that `stays` keeps its memory where it is.
+    /// An empty arena. One that `stays` keeps its blocks.
     pub(super) fn new(driver: &Arc<dyn Driver>, stays: bool) -> Arc<Mutex<Self>> {
         Arc::new(Mutex::new(Self { driver: driver.clone(), blocks: Vec::new(), stays }))
     }
 
-    /// A buffer of any content.
+    /// A buffer with undefined content.
     pub(super) fn buffer(arena: &Arc<Mutex<Self>>, bytes: usize) -> Result<Arc<Buffer>> {
         let pointer = locked(arena).take(bytes)?;
         Ok(Arc::new(Buffer { arena: arena.clone(), pointer, bytes }))
     }
 
-    /// Puts the memory of several blocks into one, where nothing of it is in use: the next batch of this size needs no
-    /// other.
+    /// Replaces several blocks by one if none is in use, so that the next batch of this size fits
+    /// into it.
     pub(super) fn settle(arena: &Mutex<Self>) {
         let mut arena = locked(arena);
         if arena.blocks.len() > 1 && !arena.stays && arena.blocks.iter().all(Block::is_free) {
             let bytes = arena.blocks.iter().map(|block| block.bytes).sum();
             arena.release();
-            // Where there is no room for it in one piece, the next batch asks for what it needs.
+            // If there is no room for it in one piece, the next batch allocates what it needs.
             let _ = arena.grow(bytes);
         }
     }
 
-    /// Gives the driver back what nothing uses, also of an arena that stays: no graph is left that was recorded on it.
+    /// Frees all blocks that are not in use, even of an arena that stays: there is no graph left
+    /// that was recorded on it.
     pub(super) fn shrink(arena: &Mutex<Self>) {
         locked(arena).release_all();
     }
@@ -185,7 +190,7 @@ impl Arena {
             .ok_or_else(|| Error::DeviceMemory { device: self.driver.properties().label.clone(), bytes })
     }
 
-    /// A new block: as large as all others, or for `bytes` alone where there is less room.
+    /// Adds a block as large as all others together, or of `bytes` bytes if there is less room.
     fn grow(&mut self, bytes: usize) -> Result<()> {
         let all: usize = self.blocks.iter().map(|block| block.bytes).sum();
         let wanted = rounded(bytes.max(all).max(BLOCK));
@@ -201,7 +206,8 @@ impl Arena {
 
     fn give(&mut self, pointer: Pointer, bytes: usize) {
         if self.driver.properties().apart {
-            // SAFETY: `take` allocated it; a driver whose buffers lie apart does its work at once.
+            // SAFETY: `take` allocated it; a driver with separate allocations executes work
+            // immediately.
             return unsafe { self.driver.free(pointer) };
         }
         let holds = |block: &&mut Block| (block.start..block.start + block.bytes as u64).contains(&pointer);
@@ -220,8 +226,8 @@ impl Arena {
         let driver = &self.driver;
         self.blocks.retain(|block| {
             if block.is_free() {
-                // SAFETY: this arena allocated it and nothing of it is in use; `cuMemFree` itself waits for work that
-                // still runs.
+                // SAFETY: this arena allocated it and no part of it is in use; `cuMemFree` itself
+                // waits for pending work.
                 unsafe { driver.free(block.start) };
             }
             !block.is_free()
@@ -232,14 +238,16 @@ impl Arena {
 impl Drop for Arena {
     fn drop(&mut self) {
         for block in &self.blocks {
-            // SAFETY: no buffer is left, for each holds the arena; lanes wait before they go.
+            // SAFETY: no buffer is left, because each holds the arena; lanes wait before they are
+            // dropped.
             unsafe { self.driver.free(block.start) }
         }
     }
 }
 
 impl Block {
-    /// The first piece that is large enough: the same requests in the same order get the same addresses.
+    /// Takes the first piece that is large enough, so that the same requests in the same order get
+    /// the same addresses.
     fn take(&mut self, bytes: usize) -> Option<Pointer> {
         let i = self.free.iter().position(|&(_, free)| free >= bytes)?;
         let (offset, free) = self.free[i];

@@ -1,8 +1,10 @@
-//! The verbs on NVIDIA GPUs: our own kernels (`kernels/`), and matrix products by the vendor's library.
+//! The operations on NVIDIA GPUs: our own kernels (`kernels/`), and matrix products by NVIDIA's
+//! cuBLASLt.
 //!
-//! The stream between layers is f32; products read and write f32, f16 or bf16, the type that the model was loaded in. A
-//! verb starts work and waits for nothing; `read` waits for all of it. Hidden states are made as late as may be, so that
-//! what is added, its norm and the next product's operand are one kernel.
+//! The stream between layers is f32; products read and write f32, f16 or bf16, the type that the
+//! model was loaded in. An operation starts work without waiting for it; `read` waits for all of
+//! it. Hidden states are computed as late as possible, so that one kernel computes a sum, its norm,
+//! and the operand of the next product.
 //!
 //! Read `driver.rs` first, then `memory.rs`, `lane.rs`, `texts.rs`, `launches.rs`, and this file.
 
@@ -44,7 +46,7 @@ pub(crate) struct Cuda {
     asked: OnceLock<Asked>,
     ropes: Ropes,
     records: AtomicBool,
-    seen: Mutex<HashSet<Shape>>, // shapes that were computed once
+    seen: Mutex<HashSet<Shape>>, // shapes that have been computed once
 }
 
 /// Rows on the device.
@@ -58,7 +60,7 @@ pub(crate) struct OnDevice {
     at: Addresses,
     recording: Option<Shape>,
     waited: AtomicBool,
-    // What the copy to the device reads, and what it writes.
+    // The source and the target of the copy to the device.
     staging: Mutex<Option<Pinned>>,
     _inputs: Rows,
 }
@@ -66,10 +68,11 @@ pub(crate) struct OnDevice {
 impl Drop for OnDevice {
     fn drop(&mut self) {
         if !*self.waited.get_mut() {
-            // A pass that failed, or one that left nothing to be read. A device that is lost says so to the next pass.
+            // The pass failed, or nothing was read from it. If the device is lost, the next pass
+            // reports it.
             if self.recording.is_some() {
                 let _ = self.lane.driver.end_recording(self.lane.stream).map(|graph| {
-                    // SAFETY: just recorded, and never started.
+                    // SAFETY: it has just been recorded and was never started.
                     unsafe { self.lane.driver.forget(graph) }
                 });
             }
@@ -83,7 +86,7 @@ impl Drop for OnDevice {
     }
 }
 
-/// A hidden state, made when a verb asks for it.
+/// A hidden state, computed when an operation needs it.
 pub(crate) struct Hidden {
     batch: Arc<OnDevice>,
     rows: usize,
@@ -93,11 +96,11 @@ pub(crate) struct Hidden {
 
 #[derive(Clone)]
 enum State {
-    /// What a product gave, in its type.
+    /// The result of a product, in the type of products.
     Product(Rows),
-    /// x + residual, not added yet.
+    /// x + residual, which have not been added yet.
     Sum { x: Rows, residual: Rows },
-    /// In f32; and as a product reads it, where that is there already.
+    /// In f32, and in the form that a product reads if that has been computed already.
     Ready { stream: Rows, operand: Option<Rows> },
 }
 
@@ -109,7 +112,7 @@ pub(crate) struct Operand {
     values: Rows,
 }
 
-/// Queries, keys and values of some tokens, side by side.
+/// Queries, keys and values of some tokens, next to each other.
 pub(crate) struct Projected {
     values: Rows,
     rows: usize,
@@ -119,7 +122,7 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Whether there is a GPU at all.
+/// Whether there is a GPU.
 pub(crate) fn is_here() -> bool {
     #[cfg(feature = "cuda-emulator")]
     if emulated::driver(0).is_some() {
@@ -137,11 +140,13 @@ fn open(number: usize) -> Result<Arc<dyn Driver>> {
 }
 
 impl Cuda {
-    /// GPU number `number`, for a model whose products are computed in `precision`; `Auto` is bf16 where the card has
-    /// tensor cores for it and `architecture` is of sizes that they take, else f32.
+    /// GPU number `number`, for a model whose products are computed in `precision`; `Auto` is bf16
+    /// if the card has tensor cores for it and they support the sizes of `architecture`, and f32
+    /// otherwise.
     ///
     /// # Errors
-    /// [`Error::Device`] where there is no such GPU, [`Error::InvalidOption`] for a precision that it does not compute.
+    /// [`Error::Device`] if there is no such GPU, [`Error::InvalidOption`] for a precision that it
+    /// does not support.
     pub(crate) fn new(number: usize, precision: Precision, architecture: &Architecture) -> Result<(Self, Precision)> {
         let driver = open(number)?;
         let (number, precision) = load::number(precision, architecture, driver.properties())?;
@@ -163,17 +168,17 @@ impl Cuda {
         Start { driver: &*batch.lane.driver, stream: batch.lane.stream, number: self.number }
     }
 
-    /// Rows of any content, in f32.
+    /// Rows in f32, with undefined content.
     fn wide(&self, batch: &OnDevice, rows: usize, width: usize) -> Result<Rows> {
         batch.lane.buffer(4 * rows * width, batch.recording.is_some())
     }
 
-    /// Rows of any content, as products read them.
+    /// Rows in the type of products, with undefined content.
     fn own(&self, batch: &OnDevice, rows: usize, width: usize) -> Result<Rows> {
         batch.lane.buffer(self.number.bytes() * rows * width, batch.recording.is_some())
     }
 
-    /// A batch, on its way to the device.
+    /// Starts the copy of a batch to the device.
     fn load_batch(&self, texts: Texts<'_>, asked: Asked) -> Result<Arc<OnDevice>> {
         let (lane, recording) = match self.lanes.reserved() {
             Some((lane, shape)) => (lane, Some(shape)),
@@ -182,7 +187,7 @@ impl Cuda {
         let layout = Layout::new(texts, recording, asked);
         let got = (|| {
             let mut staging = match recording {
-                // It belongs to the graph.
+                // The graph keeps it.
                 Some(_) => Pinned::new(&lane.driver, layout.bytes)?,
                 None => lane.pinned(&lane.inputs, layout.bytes)?,
             };
@@ -211,7 +216,8 @@ impl Cuda {
             staging: Mutex::new(Some(staging)),
             _inputs: inputs,
         };
-        // SAFETY: both have so many bytes; the batch has both, and waits for the copy before it goes.
+        // SAFETY: both have this many bytes; the batch owns both, and waits for the copy before it
+        // is dropped.
         unsafe { batch.lane.driver.upload(batch.lane.stream, from, to, layout.bytes)? };
         Ok(Arc::new(batch))
     }
@@ -224,7 +230,8 @@ impl Cuda {
         Self::hidden(batch, rows, width, State::Ready { stream, operand })
     }
 
-    /// x + residual where it is not added yet, with norm(x) as the next product reads it where `norm` is given.
+    /// x + residual if they have not been added yet and, with `norm`, norm(x) in the form that the
+    /// next product reads.
     fn added(&self, hidden: &Hidden, norm: Option<&Norm>) -> Result<(Rows, Option<Rows>)> {
         let (batch, rows, width) = (&hidden.batch, hidden.rows, hidden.width);
         let mut state = locked(&hidden.state);
@@ -248,7 +255,7 @@ impl Cuda {
             rows,
             width,
         )?;
-        // What was normed is for the product that asked for it.
+        // A normed operand is only for the product that needs it.
         let kept = if norm.is_some() { None } else { operand.clone() };
         *state = State::Ready { stream: stream.clone(), operand: kept };
         Ok((stream, operand))
@@ -258,7 +265,7 @@ impl Cuda {
         Ok(self.added(hidden, None)?.0)
     }
 
-    /// norm(x) as a product reads it.
+    /// norm(x) in the form that a product reads.
     fn operand(&self, hidden: &Hidden, norm: Option<&Norm>) -> Result<Rows> {
         let (batch, rows, width) = (&hidden.batch, hidden.rows, hidden.width);
         let fresh = !matches!(&*locked(&hidden.state), State::Ready { .. });
@@ -279,7 +286,7 @@ impl Cuda {
         }
     }
 
-    /// x · weightᵀ, with the layer's bias or without.
+    /// x · weightᵀ, with or without the layer's bias.
     fn product(&self, batch: &OnDevice, x: &Rows, rows: usize, layer: &Linear, biased: bool) -> Result<Rows> {
         let y = self.own(batch, rows, layer.outputs)?;
         let bias = layer.bias.as_ref().filter(|_| biased).map(|bias| bias as &dyn Place);
@@ -287,7 +294,7 @@ impl Cuda {
         Ok(y)
     }
 
-    /// Copies rows to `out` when all work is done.
+    /// Waits for all work, then copies rows to `out`.
     fn fetch(&self, batch: &OnDevice, rows: &Rows, out: &mut [f32]) -> Result<()> {
         let (lane, bytes) = (&batch.lane, size_of_val(out));
         assert!(rows.bytes() >= bytes, "as many rows as are read");
@@ -295,7 +302,7 @@ impl Cuda {
             return self.end_recording(batch, shape, rows, out);
         }
         let mut results = lane.pinned(&lane.results, bytes)?;
-        // SAFETY: both have so many bytes, and are there until the work is waited for.
+        // SAFETY: both have this many bytes, and exist until the work has been waited for.
         unsafe { lane.driver.download(lane.stream, rows.pointer(), results.address(), bytes)? };
         lane.wait()?;
         batch.waited.store(true, Ordering::Relaxed);
@@ -304,17 +311,18 @@ impl Cuda {
         Ok(())
     }
 
-    /// Ends the recording, and does for the first time what was recorded.
+    /// Ends the recording, and runs what was recorded for the first time.
     fn end_recording(&self, batch: &OnDevice, shape: Shape, rows: &Rows, out: &mut [f32]) -> Result<()> {
         let (lane, bytes) = (&batch.lane, size_of_val(out));
         let results = Pinned::new(&lane.driver, bytes)?;
-        // SAFETY: both have so many bytes, and stay for as long as the graph does.
+        // SAFETY: both have this many bytes, and exist for as long as the graph.
         unsafe { lane.driver.download(lane.stream, rows.pointer(), results.address(), bytes)? };
-        batch.waited.store(true, Ordering::Relaxed); // no recording is left to be ended
+        batch.waited.store(true, Ordering::Relaxed); // the recording is ended below
         let graph = lane.driver.end_recording(lane.stream)?;
         let Some(inputs) = locked(&batch.staging).take() else { unreachable!("a batch has it until it goes") };
         let recorded = Recorded { driver: lane.driver.clone(), graph, inputs, results };
-        // SAFETY: its memory is that of the arena for recorded passes, which stays; this lane runs nothing else.
+        // SAFETY: its memory belongs to the arena for recorded passes, which stays; this lane runs
+        // nothing else.
         unsafe { lane.driver.repeat(graph, lane.stream)? };
         lane.wait()?;
         bytemuck::cast_slice_mut(out).copy_from_slice(&recorded.results.bytes()[..bytes]);
@@ -322,7 +330,7 @@ impl Cuda {
         Ok(())
     }
 
-    /// Computes texts by the graph of their shape; false where this lane has none.
+    /// Computes texts with the graph of their shape. False if this lane has no such graph.
     fn repeat_on(&self, lane: &Lane, shape: Shape, texts: Texts<'_>, out: &mut [f32]) -> Result<bool> {
         let mut graphs = lane.graphs();
         let (Some(recorded), Some(&asked)) = (graphs.get_mut(&shape), self.asked.get()) else { return Ok(false) };
@@ -424,7 +432,7 @@ impl Backend for Cuda {
     fn mlp(&self, x: &Hidden, norm: Option<&Norm>, up: &Linear, down: &Linear, spec: &MlpSpec) -> Result<Hidden> {
         let (batch, rows) = (&x.batch, x.rows);
         let operand = self.operand(x, norm)?;
-        // The bias is added where the activation is, in f32.
+        // The kernel of the activation adds the bias, in f32.
         let both = self.product(batch, &operand, rows, up, false)?;
         let inner = self.own(batch, rows, spec.inner)?;
         let bias = up.wide_bias.as_ref().map(|bias| bias as &dyn Place);
@@ -439,7 +447,7 @@ impl Backend for Cuda {
         let residual = self.stream(residual)?;
         let State::Product(added) = locked(&x.state).clone() else { unreachable!("what is added is a product") };
         let Some(norm) = norm else {
-            // Added when it is known what norm comes next.
+            // It is added once the next norm is known.
             return Ok(Self::hidden(batch, rows, width, State::Sum { x: added, residual }));
         };
         let stream = self.wide(batch, rows, width)?;
@@ -500,7 +508,7 @@ impl Backend for Cuda {
     ) -> Result<()> {
         let shape = Shape::of(texts, pooling).filter(|_| self.records.load(Ordering::Relaxed));
         let Some(shape) = shape else { return pass(out) };
-        // The first pass of a shape loads modules and chooses algorithms: that is not recorded.
+        // The first pass of a shape loads modules and chooses algorithms, which cannot be recorded.
         if locked(&self.seen).insert(shape) {
             return pass(out);
         }
@@ -513,13 +521,13 @@ impl Backend for Cuda {
             }
         }
         let done = pass(out);
-        // One that has not come as far as to take its lane.
+        // The pass failed before it took its lane.
         if let Some((lane, _)) = self.lanes.reserved() {
             self.lanes.give(lane);
         }
         match done {
             Err(error @ (Error::Device { .. } | Error::DeviceMemory { .. })) => {
-                tracing::warn!(%error, "passes of small batches cannot be recorded: each is started anew");
+                tracing::warn!(%error, "passes of small batches cannot be recorded: each kernel is launched again");
                 self.records.store(false, Ordering::Relaxed);
                 self.lanes.shrink();
                 pass(out)

@@ -1,5 +1,5 @@
-//! A batch on the device: ids, positions, where texts begin, and the blocks of queries that attention goes by. All of it
-//! lies in one piece and is copied once per batch.
+//! A batch on the device: ids, positions, where texts begin, and attention's blocks of queries. All
+//! of it is one piece of memory, which is copied once per batch.
 
 use std::ops::Range;
 
@@ -7,11 +7,13 @@ use super::driver::Pointer;
 use crate::batch::Texts;
 use crate::models::{Pooling, PositionRule};
 
-/// Batches of up to as many tokens and texts are recorded: where launches take longer than what they start.
+/// Batches of up to this many tokens and texts are recorded, because their launches take longer
+/// than their computation.
 const RECORDED_TOKENS: usize = 256;
 const RECORDED_TEXTS: usize = 8;
 
-/// What makes two passes the same work: one can be recorded and repeated for the other.
+/// The properties that make two passes the same work: the recording of one can be repeated for the
+/// other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Shape {
     rows: usize, // tokens, rounded up
@@ -20,7 +22,7 @@ pub(super) struct Shape {
 }
 
 impl Shape {
-    /// The shape of a batch that is worth recording.
+    /// The shape of a batch, or `None` if it is too large to be recorded.
     pub(super) fn of(texts: Texts<'_>, pooling: Pooling) -> Option<Self> {
         let (tokens, count) = (texts.tokens(), texts.count());
         let small = (1..=RECORDED_TOKENS).contains(&tokens) && count <= RECORDED_TEXTS;
@@ -30,18 +32,18 @@ impl Shape {
     }
 }
 
-/// What a model asks of a batch.
+/// What a model requires of a batch.
 #[derive(Clone, Copy)]
 pub(super) struct Asked {
     pub(super) rule: Option<PositionRule>,
-    /// Queries that a block of attention has.
+    /// Number of queries per block of attention.
     pub(super) queries: usize,
 }
 
-/// How a batch lies in memory: offsets in bytes, each a multiple of 16.
+/// The layout of a batch in memory: offsets in bytes, each a multiple of 16.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Layout {
-    /// Rows of hidden states: the tokens, and in a recorded pass some that belong to no text.
+    /// Rows of hidden states: the tokens and, in a recorded pass, padding that belongs to no text.
     pub(super) rows: usize,
     pub(super) texts: usize,
     pub(super) tiles: usize,
@@ -55,12 +57,12 @@ pub(super) struct Layout {
     pub(super) bytes: usize,
 }
 
-/// The addresses of what lies there.
+/// The addresses of a batch's parts.
 #[derive(Clone, Copy)]
 pub(super) struct Addresses {
     pub(super) ids: Pointer,       // u32 (rows)
-    pub(super) positions: Pointer, // u32 (rows): the row of the table of positions
-    pub(super) places: Pointer,    // u32 (rows): the place in the text
+    pub(super) positions: Pointer, // u32 (rows): the row of the position table
+    pub(super) places: Pointer,    // u32 (rows): the index in the text
     pub(super) types: Pointer,     // u8 (rows)
     pub(super) starts: Pointer,    // u32 (texts + 1)
     pub(super) unpooled: Pointer,  // u32 (texts)
@@ -68,11 +70,11 @@ pub(super) struct Addresses {
 }
 
 impl Layout {
-    /// The layout of `texts`, or of all batches of `shape`.
+    /// The layout of `texts`, or of every batch of the shape `shape`.
     pub(super) fn new(texts: Texts<'_>, shape: Option<Shape>, asked: Asked) -> Self {
         let exact = || texts.ranges().map(|text| text.len().div_ceil(asked.queries)).sum();
         let (rows, tiles) = match shape {
-            // However the tokens are spread over the texts.
+            // Enough for any distribution of the tokens over the texts.
             Some(shape) => (shape.rows, shape.texts + shape.rows / asked.queries),
             None => (texts.tokens(), exact()),
         };
@@ -102,7 +104,7 @@ impl Layout {
         }
     }
 
-    /// Writes `texts` to `out`, which has this layout.
+    /// Writes `texts` to `out` in this layout.
     pub(super) fn write(&self, texts: Texts<'_>, asked: Asked, out: &mut [u8]) {
         out[..self.bytes].fill(0);
         let words = |out: &mut [u8], offset: usize, values: &mut dyn Iterator<Item = usize>| {
@@ -120,19 +122,19 @@ impl Layout {
         let ends = texts.ranges().map(|text| text.end);
         words(out, self.starts, &mut std::iter::once(0).chain(ends));
         words(out, self.unpooled, &mut (0..texts.count()).map(|text| texts.unpooled(text)));
-        // Long texts first: their blocks of queries take longest.
+        // Long texts come first, because their blocks of queries take the longest.
         let mut ranges: Vec<Range<usize>> = texts.ranges().collect();
         ranges.sort_by_key(|text| std::cmp::Reverse(text.len()));
         let tile = |text: Range<usize>, first| [text.start, text.len(), first, 0];
         let tiles = ranges
             .into_iter()
             .flat_map(|text| (0..text.len()).step_by(asked.queries).map(move |first| tile(text.clone(), first)));
-        // What is left of the list are blocks without tokens, which attention passes over.
+        // The rest of the list are blocks without tokens, which attention skips.
         words(out, self.of_tiles, &mut tiles.flatten());
     }
 }
 
-/// The row of the table of positions that each token of a text takes: [`Texts::position`], counted once.
+/// The row of the position table for each token of a text, as [`Texts::position`] in one pass.
 fn positions(ids: &[u32], rule: PositionRule) -> impl Iterator<Item = usize> + '_ {
     let mut counted = 0;
     ids.iter().enumerate().map(move |(place, &id)| match rule {

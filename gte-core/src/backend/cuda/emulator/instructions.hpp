@@ -1,5 +1,6 @@
-// Twins of the functions in `kernels/instructions.cuh`, and what else of CUDA the kernels use. Where a GPU is allowed
-// an error, the twin makes about as large a one, so that a bound that holds here can hold there.
+// Twins of the functions in `kernels/instructions.cuh`, and the other parts of CUDA that the
+// kernels use. Where a GPU may have an error, the twin has one of about the same size, so that
+// bounds that hold here can hold there.
 #pragma once
 #include <algorithm>
 #include <bit>
@@ -59,7 +60,7 @@ template <> inline uint32_t rounded<f16>(float x) {
     const uint32_t bits = std::bit_cast<uint32_t>(x), sign = bits >> 16 & 0x8000, size = bits & 0x7fffffff;
     if (size > 0x7f800000)
         return 0x7fff;
-    if (size >= 0x477ff000) // 65,520, half way to what would come after the largest number
+    if (size >= 0x477ff000) // 65,520, halfway to the number that would follow the largest one
         return sign | 0x7c00;
     if (size < 0x38800000) // below 2^-14: the addition rounds to the last place of subnormal numbers
         return sign | (std::bit_cast<uint32_t>(std::bit_cast<float>(size) + 0.5f) - 0x3f000000);
@@ -70,7 +71,7 @@ template <> inline uint32_t rounded<f16>(float x) {
 template <class T> uint32_t pack(float low, float high) { return rounded<T>(high) << 16 | rounded<T>(low); }
 
 namespace emulator {
-/// x with a relative error of one of ±`error`, the same for the same x.
+/// x with a relative error of either +`error` or -`error`, which depends only on x.
 inline float approximate(float x, float error) {
     const uint32_t hash = std::bit_cast<uint32_t>(x) * 2654435761u;
     return x * (1.0f + (hash >> 31 ? error : -error));
@@ -106,7 +107,8 @@ inline float shuffle_xor(float x, int mask) {
 
 inline float shuffle(float x, int lane) { return emulator::shuffled("shuffle", x, lane); }
 
-/// The copy is made as late as may be, in `copy_wait`: who reads too early reads what was there before.
+/// The copy happens as late as possible, in `copy_wait`, so that a read before it finds the old
+/// content.
 inline void copy_async(uint4* shared, const void* global, bool valid) {
     emulator::Block::here().fiber().copies.emplace_back(shared, valid ? global : nullptr);
 }
@@ -162,7 +164,8 @@ inline float truncated(double sum) {
     return std::abs((double)nearest) > std::abs(sum) ? std::nextafter(nearest, 0.0f) : nearest;
 }
 
-// Nearly all the time of a test is spent here, on arrays of fixed size and the lanes' own operands.
+// Most of a test's time is spent here, on arrays of fixed size and on the lanes' own operands, so
+// sanitizers are off and optimization is on.
 template <class T>
 __attribute__((optimize("O3"), no_sanitize("address", "undefined"))) void multiply(void** lanes) {
     double a[16][16], b[16][8], c[16][8];

@@ -1,11 +1,11 @@
-// The kernels as a shared library that is called like a driver: by a kernel's name and pointers to its arguments. A
-// backend's tests run whole models through it.
+// The kernels as a shared library that is called like a driver: with a kernel's name and pointers
+// to its arguments. The backend's tests run whole models with it.
 //
 //   g++ -std=c++20 -O2 -Wno-unknown-pragmas -shared -fPIC -o libgte_emulator.so library.cpp
 #include "../kernels/mask.cuh"
 #include "../kernels/norm.cuh"
 
-// Each file by itself: they use the same words for their own constants.
+// Each file in its own namespace, because their constants have the same names.
 namespace of_activation {
 #include "../kernels/activation.cu"
 }
@@ -15,14 +15,8 @@ namespace of_attention {
 namespace of_attention_f32 {
 #include "../kernels/attention_f32.cu"
 }
-namespace of_convert {
-#include "../kernels/convert.cu"
-}
 namespace of_embedding {
 #include "../kernels/embedding.cu"
-}
-namespace of_heads {
-#include "../kernels/heads.cu"
 }
 namespace of_norm {
 #include "../kernels/norm.cu"
@@ -65,13 +59,7 @@ inline const Named KERNELS[] = {
     OF(attention, attention_bf16_64),
     OF(attention, attention_bf16_128),
     OF(attention_f32, attention_f32),
-    OF(convert, f32_to_f16),
-    OF(convert, f32_to_bf16),
-    OF(convert, f16_to_f32),
-    OF(convert, bf16_to_f32),
     OF_EACH(embedding, embed),
-    OF(heads, dense),
-    OF(heads, normalize),
     OF_EACH(norm, add_norm),
     OF(pooling, pool),
     OF(pooling, pick),
@@ -80,8 +68,9 @@ inline const Named KERNELS[] = {
 
 } // namespace emulator
 
-/// Runs the kernel `name` to its end, on this thread. `arguments` are pointers to its arguments, as cuLaunchKernel takes
-/// them. Gives 0, or 1 if there is no such kernel; what is wrong in a kernel ends the program.
+/// Runs the kernel `name` to its end, on this thread. `arguments` are pointers to its arguments, as
+/// for cuLaunchKernel. Returns 0, or 1 if there is no such kernel. An error in a kernel ends the
+/// program.
 extern "C" int gte_emulator_launch(const char* name, unsigned blocks_x, unsigned blocks_y, unsigned threads, size_t shared_bytes,
                                    void** arguments) {
     for (const auto& kernel : emulator::KERNELS)

@@ -1,13 +1,15 @@
-// The threads of a block on one thread of the CPU, as fibers: each runs until it waits for others.
+// Runs the threads of a block on one thread of the CPU, as fibers. Each runs until it waits for
+// others.
 //
-// What waits is what waits on a GPU: __syncthreads for the block, shuffles, matrix products and __syncwarp for the
-// 32 lanes of a warp. Lanes that wait for different things, threads that leave while others wait for them, and a block
-// in which nobody can go on end the program with a message. Shared memory is new for each block, has exactly the size
-// that the launch gives, and is full of NaNs, so that an address sanitizer and any arithmetic find what is out of
-// bounds or was not written.
+// Threads wait where they wait on a GPU: __syncthreads waits for the block; shuffles, matrix
+// products and __syncwarp wait for the 32 lanes of a warp. The program ends with a message if lanes
+// of a warp wait in different operations, if a thread leaves while others wait for it, or if no
+// thread of a block can continue. Each block gets new shared memory of exactly the size in the
+// launch, filled with NaNs, so that accesses out of bounds and reads of unwritten memory are found.
 //
-// Threads run in an order that `order` chooses: warp by warp, each as far as it comes, from the first or from the last; or
-// all of them shuffled. A kernel whose result depends on it lacks a barrier.
+// `order` determines the order in which threads run: warp by warp, each until it waits, from the
+// first or from the last, or all of them shuffled. A kernel whose result depends on it lacks a
+// barrier.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -45,7 +47,7 @@ inline thread_local Order order = Order::FORWARD;
 }
 
 #if defined(__x86_64__)
-// Saves the registers that a call preserves and the stack of one fiber, and takes those of another.
+// Saves the registers that a call preserves and the stack of one fiber, and loads those of another.
 extern "C" void gte_switch_stacks(void** from, void* to);
 asm(R"(
     .text
@@ -71,9 +73,9 @@ gte_switch_stacks:
 )");
 #endif
 
-/// A stack, and where on it a thread of a block stands.
+/// The stack of a thread of a block, and its position on it.
 struct Fiber {
-    static constexpr size_t STACK = 256 << 10; // sanitizers ask for much
+    static constexpr size_t STACK = 256 << 10; // sanitizers need much
     std::unique_ptr<char[]> stack{new char[STACK]};
 #if defined(__x86_64__)
     void* place = nullptr;
@@ -82,10 +84,10 @@ struct Fiber {
 #endif
     enum { READY, WAITS_FOR_WARP, WAITS_FOR_BLOCK, DONE } state = DONE;
     void* sanitizer = nullptr;
-    std::vector<std::tuple<void*, const void*>> copies; // begun and not waited for; from null: zeros
+    std::vector<std::tuple<void*, const void*>> copies; // begun, but not waited for; null copies zeros
 };
 
-/// What the lanes of a warp do together.
+/// An operation of all lanes of a warp.
 struct Warp {
     int arrived = 0, left = 0;
     const char* what = nullptr;
@@ -126,7 +128,7 @@ struct Block {
 #endif
     }
 
-    /// Lets others run until somebody makes this thread ready again.
+    /// Lets other threads run until one of them makes this one ready again.
     void wait() {
         const int own = current;
         change(fibers[own], scheduler);
@@ -143,15 +145,15 @@ struct Block {
         if (block.at_barrier > 0)
             fail("leaves while others wait for it in __syncthreads");
         change(block.fiber(), block.scheduler);
-        std::abort(); // nobody runs it again
+        std::abort(); // it never runs again
     }
 
     void prepare(Fiber& fiber) {
         fiber.state = Fiber::READY;
         fiber.copies.clear();
 #if defined(__x86_64__)
-        // As gte_switch_stacks leaves a stack: six registers, then where to return to. A function begins with its
-        // stack 8 bytes off a multiple of 16.
+        // The stack as gte_switch_stacks leaves it: six registers, then the return address. A
+        // function begins with its stack 8 bytes off a multiple of 16.
         auto top = (uintptr_t)(fiber.stack.get() + Fiber::STACK) & ~(uintptr_t)15;
         void** words = (void**)top - 8;
         std::memset(words, 0, 8 * sizeof(void*));
@@ -178,7 +180,7 @@ struct Block {
             turns[i] = order == Order::BACKWARD ? threads - 1 - i : i;
             prepare(fibers[i]);
         }
-        const int together = order == Order::SHUFFLED ? threads : 32; // that go on before others do
+        const int together = order == Order::SHUFFLED ? threads : 32; // threads that run before any other does
         uint64_t random = 88172645463325252;
         for (bool some = true; some;) {
             some = false;
@@ -200,7 +202,7 @@ struct Block {
         for (int i = 0; i < threads; i++)
             if (fibers[i].state != Fiber::DONE) {
                 threadIdx.x = i;
-                fail("waits for ever in ", fibers[i].state == Fiber::WAITS_FOR_BLOCK ? "__syncthreads" : warps[i / 32].what);
+                fail("waits forever in ", fibers[i].state == Fiber::WAITS_FOR_BLOCK ? "__syncthreads" : warps[i / 32].what);
             }
     }
 
@@ -215,7 +217,7 @@ struct Block {
             fibers[i].state = Fiber::READY;
     }
 
-    /// The last lane of a warp to come does `compute` with what each lane has brought.
+    /// The last lane of a warp to arrive calls `compute` with the arguments of all lanes.
     template <class Compute> void together(const char* what, void* own, Compute compute) {
         Warp& warp = this->warp();
         const int first = current / 32 * 32;
@@ -234,7 +236,7 @@ struct Block {
             fibers[first + i].state = Fiber::READY;
     }
 
-    const void* bottom = nullptr; // of the stack that the scheduler is on
+    const void* bottom = nullptr; // of the scheduler's stack
     size_t bottom_size = 0;
 };
 
@@ -243,7 +245,7 @@ struct Launch {
     size_t shared_bytes = 0;
 };
 
-/// Runs a kernel, block after block.
+/// Runs a kernel, one block after the other.
 template <class... Parameters, class... Arguments>
 void launch(Launch geometry, void (*kernel)(Parameters...), Arguments... arguments) {
     using Call = std::tuple<void (*)(Parameters...), std::tuple<Parameters...>>;

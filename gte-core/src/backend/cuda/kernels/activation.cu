@@ -1,7 +1,7 @@
-// What a linear layer's sums become: a bias added, an activation, or one half as the gate of the other.
+// What follows a linear layer's sums: a bias, an activation, or one half as the gate of the other.
 //
-// A thread makes HELD values of one row. Launch with (rows, ⌈width / (HELD · threads)⌉) blocks; any number of
-// threads, 128 unless a row is shorter.
+// A thread computes HELD values of one row. Launch with (rows, ⌈width / (HELD · threads)⌉) blocks;
+// any number of threads, 128 unless a row is shorter.
 #include "numbers.cuh"
 
 template <class T> DEVICE void load_biased(float* v, const T* x, const float* bias, size_t at, int column) {
@@ -22,7 +22,7 @@ DEVICE void activate_rows(const T* x, const float* bias, T* y, int activation, i
     constexpr int V = VECTOR<T>;
     const size_t row = (size_t)blockIdx.x * width;
     const int thread = blockIdx.y * blockDim.x + threadIdx.x, threads = gridDim.y * blockDim.x;
-#pragma unroll 1 // one turn for 16-bit values; f32 is not worth eight copies of all activations
+#pragma unroll 1 // one iteration for 16-bit values; f32 does not need eight copies of all activations
     for (int i = 0; i < HELD; i += V) {
         const int column = column_of<V>(thread, threads, i);
         if (column >= width)
@@ -36,15 +36,16 @@ DEVICE void activate_rows(const T* x, const float* bias, T* y, int activation, i
     }
 }
 
-/// y = activation(a) · b for the halves a and b of x + bias, which is (rows × 2·width): a is the first half, or the
-/// second if `second_is_activated`. y is (rows × width) and not `x`: a row is longer there.
+/// y = activation(a) · b for the halves a and b of x + bias, which is (rows × 2·width): a is the
+/// first half, or the second if `second_is_activated`. y is (rows × width), and must not be `x`,
+/// whose rows are longer.
 template <class T>
 DEVICE void gate_rows(const T* x, const float* bias, T* y, int activation, int second_is_activated, int width) {
     constexpr int V = VECTOR<T>;
     const size_t row = (size_t)blockIdx.x * width;
     const int thread = blockIdx.y * blockDim.x + threadIdx.x, threads = gridDim.y * blockDim.x;
     const int of_a = second_is_activated ? width : 0, of_b = width - of_a;
-#pragma unroll 1 // one turn for 16-bit values; f32 is not worth eight copies of all activations
+#pragma unroll 1 // one iteration for 16-bit values; f32 does not need eight copies of all activations
     for (int i = 0; i < HELD; i += V) {
         const int column = column_of<V>(thread, threads, i);
         if (column >= width)

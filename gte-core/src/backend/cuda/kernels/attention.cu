@@ -1,35 +1,40 @@
-// softmax(Q·Kᵀ / √d)·V within each text, on tensor cores: 16-bit operands, sums in f32. Texts lie end to end.
+// softmax(Q·Kᵀ / √d)·V within each text, on tensor cores: 16-bit operands, sums in f32. Texts lie
+// end to end.
 //
-// A block has 128 queries of one head of one text, its four warps 32 each. It passes over the keys in blocks of 64
-// or 32 under a running maximum (Milakov, Gimelshein 2018, https://arxiv.org/abs/1805.02867), so that scores never
-// leave registers (Dao et al. 2022, https://arxiv.org/abs/2205.14135). While a warp multiplies Q·Kᵀ the values are on
-// their way to shared memory, and while it multiplies by V the next keys are.
+// A block has 128 queries of one head of one text, and each of its four warps has 32. It reads the
+// keys in blocks of 64 or 32, with a running maximum (Milakov, Gimelshein 2018,
+// https://arxiv.org/abs/1805.02867), so that scores never leave the registers (Dao et al. 2022,
+// https://arxiv.org/abs/2205.14135). While a warp multiplies Q·Kᵀ, the values are copied to shared
+// memory, and while it multiplies by V, the next keys are.
 //
-// A warp has 32 queries and not 16 because what it reads of K and V in shared memory then serves two products: with
-// 16 the shared memory would be slower than the tensor cores.
+// A warp has 32 queries rather than 16, so that it uses what it reads of K and V in shared memory
+// for two products. With 16, shared memory would be slower than the tensor cores.
 //
-// What becomes of a query depends on itself and on the keys that it sees, block by block from the text's first key: a
-// block of which it sees nothing changes nothing. So its result is the same alone and in any batch, bit for bit.
+// The result of a query depends only on itself and on the keys that it sees, block by block from
+// the text's first key. A block in which it sees no key changes nothing. The result is therefore
+// the same bit for bit alone and in any batch.
 //
 // Launch with (tiles · heads) blocks of 128 threads and (128 + 2 · KEYS_OF<d>) · d · 2 bytes of
-// shared memory: 16, 32 and 48 KiB for d = 32, 64, 128. sm_75 has no tensor cores for bf16: those kernels do not
-// exist there.
+// shared memory: 16, 32 and 48 KiB for d = 32, 64, 128. sm_75 has no tensor cores for bf16: its PTX
+// does not contain those kernels.
 #include "mask.cuh"
 
 constexpr int QUERIES = 128, WARPS = 4, ROWS = QUERIES / WARPS;
 
-/// With 64 keys per block, heads of 128 do not fit the registers: 80 bytes were spilled on sm_80 and sm_90.
+/// With 64 keys per block, heads of 128 do not fit into the registers: sm_80 and sm_90 spilled 80
+/// bytes.
 template <int D> constexpr int KEYS_OF = D <= 64 ? 64 : 32;
 
-/// Where chunk `chunk` (eight values) of row `row` lies in a tile of rows of D values. Eight rows of one chunk, which
-/// `load_matrices` reads at once, are in eight different groups of banks.
+/// The index of chunk `chunk` (eight values) of row `row` in a tile of rows of D values. Eight rows
+/// of one chunk, which `load_matrices` reads at once, are in eight different groups of banks.
 template <int D> DEVICE int place(int row, int chunk) {
     constexpr int CHUNKS = D / 8, IN_LINE = CHUNKS < 8 ? 8 / CHUNKS : 1; // rows per 128 bytes
     constexpr int MASK = CHUNKS < 8 ? CHUNKS - 1 : 7;
     return row * CHUNKS + (chunk ^ (row / IN_LINE & MASK));
 }
 
-/// Begins to copy the rows first.. of `source` to `tile`, whose last rows are zeros where there are fewer than N.
+/// Begins to copy N rows of `source`, from row `first`, to `tile`. Rows at or beyond `end` are
+/// zeros.
 template <class T, int D, int N> DEVICE void copy_rows(uint4* tile, const Source<T>& source, int first, int end) {
     constexpr int CHUNKS = D / 8;
 #pragma unroll
@@ -45,7 +50,8 @@ template <class T, int D>
 DEVICE void attend(const T* qkv, const T* before, const Tile* tiles, T* out, int heads, int kv_heads,
                    int before_tokens, int mask, int reach, float scale) {
     constexpr int KEYS = KEYS_OF<D>, STEPS = D / 16, COLUMNS = D / 8, BLOCKS = KEYS / 8, TALL = ROWS / 16;
-    // In wide heads there are no registers for all queries: they are read again for each block of keys.
+    // Wide heads leave no registers for all queries, which are then read again for each block of
+    // keys.
     constexpr bool KEEPS_QUERIES = D <= 64;
     DYNAMIC_SHARED(shared);
     const Tile tile = tiles[blockIdx.x / heads];
@@ -62,7 +68,7 @@ DEVICE void attend(const T* qkv, const T* before, const Tile* tiles, T* out, int
     uint4 *const q_tile = shared, *const k_tile = q_tile + QUERIES * D / 8, *const v_tile = k_tile + KEYS * D / 8;
 
     const int lane = threadIdx.x % 32, row0 = threadIdx.x / 32 * ROWS;
-    // Positions of the queries, and the keys that this block and this warp see.
+    // The positions of the queries, and the keys that this block and this warp see.
     const int count = before_tokens + tile.tokens, first_position = before_tokens + tile.first_query;
     const Keys all = seen(mask, reach, first_position, min(first_position + QUERIES, count) - 1, count);
     const int warp_first = first_position + row0, warp_last = min(warp_first + ROWS, count) - 1;
@@ -86,7 +92,7 @@ DEVICE void attend(const T* qkv, const T* before, const Tile* tiles, T* out, int
     copy_rows<T, D, KEYS>(k_tile, keys, block * KEYS, count);
     for (bool first = true; block < end; block++, first = false) {
         copy_wait();
-        __syncthreads(); // the keys are there, and every warp is done with the values of the block before
+        __syncthreads(); // the keys are here, and every warp has read the last values
         copy_rows<T, D, KEYS>(v_tile, values, block * KEYS, count);
         if constexpr (KEEPS_QUERIES)
             if (first)
@@ -112,8 +118,8 @@ DEVICE void attend(const T* qkv, const T* before, const Tile* tiles, T* out, int
                     }
                 }
             }
-            // Keys that a query does not see: where the first and the last query of the warp see all of the block, so
-            // do those between.
+            // Masks the keys that a query does not see. If the first and the last query of the warp
+            // see the whole block, so do all others.
             const Keys of_first = seen(mask, reach, warp_first, warp_first, count);
             const Keys of_last = seen(mask, reach, warp_last, warp_last, count);
             if (max(of_first.first, of_last.first) > block * KEYS || min(of_first.end, of_last.end) < (block + 1) * KEYS)
@@ -128,7 +134,7 @@ DEVICE void attend(const T* qkv, const T* before, const Tile* tiles, T* out, int
                             scores[i / 2][j / 2][2 * (i % 2) + j % 2] = -INFINITY;
                     }
                 }
-            // Scores become weights, and what there was before is put under the same maximum.
+            // Scores become weights, and the previous sums are rescaled to the new maximum.
 #pragma unroll
             for (int i = 0; i < TALL * 2; i++) {
                 float(&row)[BLOCKS][4] = scores[i / 2];
@@ -161,7 +167,7 @@ DEVICE void attend(const T* qkv, const T* before, const Tile* tiles, T* out, int
             }
         }
         copy_wait();
-        __syncthreads(); // the values are there, and every warp is done with the keys
+        __syncthreads(); // the values are here, and every warp has read the keys
         if (block + 1 < end)
             copy_rows<T, D, KEYS>(k_tile, keys, (block + 1) * KEYS, count);
         if (active) {
@@ -189,7 +195,8 @@ DEVICE void attend(const T* qkv, const T* before, const Tile* tiles, T* out, int
         }
     }
 
-    // The rows go out through the warp's own queries in shared memory, for whole rows to be written at once.
+    // The rows pass through the warp's own queries in shared memory, so that whole rows are written
+    // at once.
     uint32_t* const words = (uint32_t*)q_tile;
     __syncwarp();
 #pragma unroll
@@ -215,9 +222,9 @@ DEVICE void attend(const T* qkv, const T* before, const Tile* tiles, T* out, int
     }
 }
 
-/// `qkv` is (tokens × (heads + 2·kv_heads)·d): queries, keys, values, positions applied. `before` has the same for
-/// `before_tokens` tokens that stand before each text (causal only), or is null. `out` is (tokens × heads·d).
-/// `scale` is log₂(e) / √d.
+/// `qkv` is (tokens × (heads + 2·kv_heads)·d): queries, keys and values, with positions applied.
+/// `before` has the same for the `before_tokens` tokens before each text (causal only), or is null.
+/// `out` is (tokens × heads·d). `scale` is log₂(e) / √d.
 #define ATTENTION(T, D)                                                                                           \
     KERNEL(128, 2) /* two blocks per multiprocessor: up to 255 registers */                                       \
     attention_##T##_##D(const T* qkv, const T* before, const Tile* tiles, T* out, int heads, int kv_heads,       \

@@ -1,10 +1,12 @@
-// The same as `attention.cu` in f32 without tensor cores, for heads of any size up to 256: what a model in f32 runs
-// on, and what the fast kernels are compared with. Its speed is a few TFLOP/s.
+// Attention as in `attention.cu`, but in f32 without tensor cores, for heads of any size up to 256.
+// Models in f32 use it, and the fast kernels are compared with it. It reaches a few TFLOP/s.
 //
-// A block has 16 queries of one head of one text, its four warps four each; keys go by in blocks of 32, a lane to a
-// key. For the weighted sum of values a lane has the columns lane, lane + 32, ...
+// A block has 16 queries of one head of one text, and each of its four warps has four. It reads the
+// keys in blocks of 32, one per lane. For the weighted sum of values, a lane has the columns lane,
+// lane + 32, ...
 //
-// Launch with (tiles · heads) blocks of 128 threads and (16·d + 32·(d + 1) + 32·d) · 4 bytes of shared memory.
+// Launch with (tiles · heads) blocks of 128 threads and (16·d + 32·(d + 1) + 32·d) · 4 bytes of
+// shared memory.
 #include "mask.cuh"
 
 constexpr int QUERIES = 16, KEYS = 32, WARPS = 4, ROWS = QUERIES / WARPS, COLUMNS = 256 / 32;
@@ -37,7 +39,7 @@ attention_f32(const float* qkv, const float* before, const Tile* tiles, float* o
         limits[r] = -INFINITY;
 
     for (int first = all.first / KEYS * KEYS; first < all.end; first += KEYS) {
-        __syncthreads(); // every warp is done with the block before
+        __syncthreads(); // every warp is done with the previous block
         for (int i = thread; i < KEYS * d; i += 32 * WARPS) {
             const int key = first + i / d, column = i % d;
             k[i / d * (d + 1) + column] = key < count ? row_of(keys, key)[column] : 0.0f;

@@ -1,9 +1,9 @@
 // norm(word + (position + type)) of every token.
 //
-// One block per token, which holds its row in registers. Launch as `norm.cu`.
+// A block computes one token, whose row it holds in registers. Launch as `norm.cu`.
 #include "norm.cuh"
 
-/// How the table of words is stored: as the checkpoint has it.
+/// The number type of the table of words, which is that of the checkpoint.
 enum Stored { IN_F32, IN_F16, IN_BF16 };
 
 template <int V> DEVICE void load_stored(float* v, const void* table, int stored, size_t at) {
@@ -15,9 +15,10 @@ template <int V> DEVICE void load_stored(float* v, const void* table, int stored
         load<V>(v, (const bf16*)table + at);
 }
 
-/// `positions` has the row of the table `of_positions` that a token takes, `types` that of `of_types`
-/// (null: all tokens are of type 0). A table that is null is left out. Indices are checked by the host.
-/// `stream` becomes the row in f32, `operand` as a product reads it; either may be null.
+/// `positions` has each token's row of the table `of_positions`, and `types` that of `of_types`
+/// (null: all tokens have type 0). Tables that are null are not added. The host checks all indices.
+/// `stream` becomes the row in f32, and `operand` the row in the type of products; either may be
+/// null.
 template <class T>
 DEVICE void embed(const uint32_t* ids, const uint32_t* positions, const uint8_t* types, const void* words,
                   int stored, const float* of_positions, const float* of_types, const float* gamma,

@@ -1,5 +1,5 @@
-// The instructions of a GPU that C++ has no words for. This is the only file with PTX in it; the
-// emulator has a twin of each function (`emulator/instructions.hpp`).
+// The instructions of a GPU for which C++ has no expression. This is the only file with PTX in it;
+// the emulator has a twin of each function (`emulator/instructions.hpp`).
 //
 // Number types are our own, two bytes each, because CUDA's would tie the kernels to its headers.
 #pragma once
@@ -7,7 +7,7 @@
 
 #define DEVICE static __device__ __forceinline__
 #define KERNEL extern "C" __global__ void __launch_bounds__
-/// The shared memory whose size a launch gives, in 16-byte words.
+/// The shared memory whose size is an argument of the launch, in 16-byte words.
 #define DYNAMIC_SHARED(name) extern __shared__ uint4 name[]
 
 struct f16 {
@@ -67,14 +67,14 @@ DEVICE float exp2_approx(float x) {
 /// a / b within 2 units in the last place, for b up to 2^126.
 DEVICE float divide_approx(float a, float b) { return __fdividef(a, b); }
 
-/// The value that the lane has whose number differs from this lane's in the bits `mask`.
+/// The value of the lane whose number differs from this lane's in the bits `mask`.
 DEVICE float shuffle_xor(float x, int mask) { return __shfl_xor_sync(0xffffffff, x, mask); }
 
-/// The value that lane `lane` has.
+/// The value of lane `lane`.
 DEVICE float shuffle(float x, int lane) { return __shfl_sync(0xffffffff, x, lane); }
 
-/// Begins to copy 16 bytes to shared memory; zeros if not `valid`. They are there after `copy_wait`
-/// and a barrier. sm_75 copies at once.
+/// Begins to copy 16 bytes to shared memory; zeros if not `valid`. They have arrived after
+/// `copy_wait` and a barrier. sm_75 copies at once.
 DEVICE void copy_async(uint4* shared, const void* global, bool valid) {
 #if __CUDA_ARCH__ >= 800
     const uint32_t address = (uint32_t)__cvta_generic_to_shared(shared);
@@ -92,8 +92,9 @@ DEVICE void copy_wait() {
 #endif
 }
 
-/// Four 8 × 8 matrices of 16-bit values. Lane 8i + r gives the address of row r of matrix i; r[i] of
-/// each lane becomes its two values of matrix i: row lane / 4, columns 2 · (lane % 4) and the next.
+/// Four 8 × 8 matrices of 16-bit values. Lane 8i + r gives the address of row r of matrix i; r[i]
+/// of each lane becomes its two values of matrix i: row lane / 4, columns 2 · (lane % 4) and the
+/// next.
 DEVICE void load_matrices(uint32_t (&r)[4], const uint4* row) {
     const uint32_t address = (uint32_t)__cvta_generic_to_shared(row);
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
@@ -102,7 +103,7 @@ DEVICE void load_matrices(uint32_t (&r)[4], const uint4* row) {
                  : "memory");
 }
 
-/// The same of the transposed matrices.
+/// As `load_matrices`, but with transposed matrices.
 DEVICE void load_transposed(uint32_t (&r)[4], const uint4* row) {
     const uint32_t address = (uint32_t)__cvta_generic_to_shared(row);
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
@@ -111,8 +112,8 @@ DEVICE void load_transposed(uint32_t (&r)[4], const uint4* row) {
                  : "memory");
 }
 
-/// c += a · b on the tensor cores of a warp: a is 16 × 16, b is 16 × 8, c is 16 × 8 in f32. With g =
-/// lane / 4 and t = lane % 4, a lane holds
+/// c += a · b on the tensor cores of a warp: a is 16 × 16, b is 16 × 8, c is 16 × 8 in f32. With g
+/// = lane / 4 and t = lane % 4, a lane holds
 ///   a[0], a[1]: rows g and g + 8, columns 2t and 2t + 1; a[2], a[3]: the same, columns 8 further;
 ///   b0, b1: column g, rows 2t and 2t + 1, and 8 further;
 ///   c[0], c[1]: row g, columns 2t and 2t + 1; c[2], c[3]: row g + 8.
@@ -140,7 +141,7 @@ multiply_add<f16>(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b
 }
 
 #if __CUDA_ARCH__ >= 800
-// There is no such product on sm_75: kernels that need it do not exist there.
+// sm_75 has no such product, so its PTX does not contain the kernels that need it.
 #define BF16_TENSOR_CORES 1
 template <>
 void __device__ __forceinline__

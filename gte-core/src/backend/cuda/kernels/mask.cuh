@@ -2,22 +2,23 @@
 #pragma once
 #include "numbers.cuh"
 
-/// Numbered as the host numbers them.
+/// The numbers are those of the host.
 enum Mask { FULL, CAUSAL, WINDOW };
 
-/// A block of queries of one text: the rows first_query and following of the text whose `tokens` tokens begin at
-/// `start`. The host makes the list once per batch, in any order; one without tokens is passed over.
+/// A block of queries of one text: the rows first_query and following of the text whose `tokens`
+/// tokens begin at `start`. The host makes the list once per batch, in any order. Blocks without
+/// tokens are skipped.
 struct Tile {
     int start, tokens, first_query, unused;
 };
 
-/// Keys, counted from the text's first; those of a prefix come before the text's own.
+/// A range of keys, counted from the text's first. The keys of a prefix come before the text's own.
 struct Keys {
     int first, end;
 };
 
-/// The keys that the queries at the positions first_query..=last_query see, from the first to the last of them.
-/// `reach` is that of a window: the host gives at most 2^30.
+/// All keys that any query at the positions first_query..=last_query sees. `reach` is that of a
+/// window, and at most 2^30.
 DEVICE Keys seen(int mask, int reach, int first_query, int last_query, int keys) {
     switch (mask) {
     case CAUSAL:
@@ -29,7 +30,7 @@ DEVICE Keys seen(int mask, int reach, int first_query, int last_query, int keys)
     }
 }
 
-/// Where keys and values lie: those of the tokens that stand before each text, then the text's own.
+/// The location of keys and values: those of the tokens before each text, then the text's own.
 template <class T> struct Source {
     const T *before, *own; // (before_tokens × stride), (tokens × stride)
     int before_tokens;

@@ -1,12 +1,12 @@
-// The sum of a block's output and the stream, and its norm.
+// The sum of a layer's output and the stream, and its norm.
 //
-// One block per row, which it holds in registers: each value is read once and written once. Launch with
-// (rows) blocks of ⌈width / 256⌉ · 32 threads, up to 1,024.
+// A block computes one row, which it holds in registers, so that each value is read once and
+// written once. Launch with (rows) blocks of ⌈width / 256⌉ · 32 threads, up to 1,024.
 #include "norm.cuh"
 
-/// y = x + residual, z = norm(y). Either of the two inputs may be null, and either of the two outputs:
-/// `stream`, which is f32 and becomes z if `stream_is_normed` and else y, and `operand`, which becomes z
-/// as the next product reads it. So one kernel serves norms before a block and behind it.
+/// y = x + residual, z = norm(y). Either of the two inputs may be null, and either of the two
+/// outputs: `stream`, which is f32 and becomes z if `stream_is_normed` and y otherwise, and
+/// `operand`, which becomes z in the type of products. This covers norms before and after a layer.
 ///
 /// `stream` may be `residual`.
 template <class T>

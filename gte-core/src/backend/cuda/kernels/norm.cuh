@@ -1,14 +1,15 @@
-// A norm of one row that a block holds, HELD values per thread. `norm.cu` and `embedding.cu` use it.
+// A norm of one row that a block holds, HELD values per thread. `norm.cu` and `embedding.cu` use
+// it.
 #pragma once
 #include "numbers.cuh"
 
-/// Numbered as the host numbers them.
+/// The numbers are those of the host.
 enum Norm { NO_NORM, LAYER_NORM, RMS_NORM };
 
-/// v ← norm(v). Columns from `width` on are no part of the row. `beta` may be null.
+/// v ← norm(v). Columns at or beyond `width` do not belong to the row. `beta` may be null.
 ///
-/// The variance is that of the deviations from the mean (two passes over registers): the sum of squares
-/// less the square of the mean would lose all digits where the mean is large.
+/// The variance is computed from the deviations from the mean, in two passes over registers. The
+/// sum of squares minus the square of the mean would lose all digits if the mean is large.
 template <int V>
 DEVICE void norm_row(float (&v)[HELD], int norm, const float* gamma, const float* beta, float eps, int width) {
     __shared__ float sums[2][32];

@@ -1,7 +1,8 @@
-// What all kernels share: how a thread reads and writes eight values, sums over a block, activations.
+// What all kernels share: reading and writing eight values per thread, sums over a block,
+// activations.
 //
-// Rows of 16-bit values are read in vectors of eight, so their width is a multiple of 8. Rows that
-// are f32 throughout are read a value at a time, 32 neighbours per warp, and have any width.
+// Rows of 16-bit values are read in vectors of eight, so their width is a multiple of 8. Rows of
+// f32 are read one value at a time, 32 neighbors per warp, and have any width.
 #pragma once
 #ifdef __CUDACC__
 #include "instructions.cuh"
@@ -12,7 +13,7 @@
 /// Values that a thread holds of a row.
 constexpr int HELD = 8;
 
-/// Neighbours among them, in the kernels whose operands are T.
+/// The number of adjacent values among them, in kernels whose operands are T.
 template <class T> constexpr int VECTOR = sizeof(T) == 2 ? 8 : 1;
 
 /// The column of a thread's value `i` of a row that `threads` threads hold, `thread` one of them.
@@ -70,7 +71,7 @@ DEVICE float warp_sum(float x) {
 }
 
 /// The sum over a block of up to 1,024 threads, always in the same order. `sums` is shared memory
-/// for 32 values that nothing else uses before the next barrier.
+/// for 32 values, which nothing else may use before the next barrier.
 DEVICE float block_sum(float x, float* sums) {
     x = warp_sum(x);
     if (threadIdx.x % 32 == 0)
@@ -82,11 +83,11 @@ DEVICE float block_sum(float x, float* sums) {
     return sum;
 }
 
-/// Numbered as the host numbers them. The last two are for heads alone.
-enum Activation { IDENTITY, GELU, GELU_TANH, SILU, RELU, TANH, SIGMOID };
+/// The numbers are those of the host.
+enum Activation { IDENTITY, GELU, GELU_TANH, SILU, RELU };
 
-/// Error function within 5e-7: x · P(x²) / Q(x²) on -4 ≤ x ≤ 4 with the coefficients that Eigen and XLA
-/// use; ±1 to within f32 beyond. The same as in `kernels/activation.rs`.
+/// Error function within 5e-7: x · P(x²) / Q(x²) on -4 ≤ x ≤ 4 with the coefficients of Eigen and
+/// XLA; beyond, ±1 up to the precision of f32. The same as in `kernels/activation.rs`.
 DEVICE float erf_rational(float x) {
     x = fmaxf(fminf(x, 4.0f), -4.0f);
     const float x2 = x * x;
@@ -105,7 +106,7 @@ DEVICE float erf_rational(float x) {
     return divide_approx(x * p, q);
 }
 
-/// x / (1 + e^y). Beyond 87, where e^y would leave f32, the quotient is next to nothing already.
+/// x / (1 + e^y). Beyond y = 87, where e^y would exceed f32, the quotient is almost 0.
 DEVICE float divided(float x, float y) {
     return divide_approx(x, 1.0f + exp2_approx(fminf(y, 87.0f) * 1.44269504f));
 }

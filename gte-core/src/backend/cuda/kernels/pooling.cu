@@ -1,15 +1,16 @@
 // One row per text: its first token, its last one, or the mean of its tokens.
 #include "numbers.cuh"
 
-/// Numbered as the host numbers them.
+/// The numbers are those of the host.
 enum Pooling { FIRST_TOKEN, LAST_TOKEN, MEAN };
 
 struct Tokens {
     size_t first, end;
 };
 
-/// The tokens of text `text` that count: all but its first `unpooled`, unless these are all of it. `starts` has where
-/// each text begins and where the last one ends; `unpooled` may be null.
+/// The tokens of text `text` that count: all but the first `unpooled[text]`, or all if there are no
+/// others. `starts` has the first token of each text and the end of the last text. `unpooled` may
+/// be null.
 DEVICE Tokens counted(const uint32_t* starts, const uint32_t* unpooled, int text) {
     const size_t first = starts[text], end = starts[text + 1];
     const size_t left_out = unpooled ? unpooled[text] : 0;
@@ -18,10 +19,11 @@ DEVICE Tokens counted(const uint32_t* starts, const uint32_t* unpooled, int text
 
 constexpr int WARPS = 8, COLUMNS = 128;
 
-/// x is the stream, (tokens × width); y is (texts × width). Launch with (texts, ⌈width / 128⌉) blocks of 256 threads.
+/// x is the stream, (tokens × width); y is (texts × width). Launch with (texts, ⌈width / 128⌉)
+/// blocks of 256 threads.
 ///
-/// For a mean, warp w of a block sums the tokens w, w + 8, ...; then their sums are added in the order of the warps: an
-/// order that a text has by itself.
+/// For a mean, warp w of a block sums the tokens w, w + 8, ... Then these sums are added in the
+/// order of the warps, which does not depend on other texts.
 KERNEL(256)
 pool(const float* x, const uint32_t* starts, const uint32_t* unpooled, float* y, int pooling, int width) {
     __shared__ float sums[WARPS][COLUMNS];
@@ -52,8 +54,8 @@ pool(const float* x, const uint32_t* starts, const uint32_t* unpooled, float* y,
     y[(size_t)blockIdx.x * width + column] = total * (1.0f / (float)(end - first));
 }
 
-/// y = the row of the first or the last counted token of each text of x, which a product reads: `words` words of 4 bytes
-/// per row. Launch with (texts) blocks of 128 threads.
+/// y = the row of the first or last token that counts of each text of x, an operand of `words`
+/// 4-byte words per row. Launch with (texts) blocks of 128 threads.
 KERNEL(128)
 pick(const uint32_t* x, const uint32_t* starts, const uint32_t* unpooled, uint32_t* y, int pooling, int words) {
     const Tokens text = counted(starts, unpooled, blockIdx.x);

@@ -1,12 +1,14 @@
 #!/usr/bin/env bash
-# Compiles the kernels to PTX, which the driver compiles for the card at hand: ptx/NAME.sm_75.ptx and ptx/NAME.sm_80.ptx,
-# and ptx/MANIFEST with the checksum of each source and the compiler's version. With --check: compares with what is
-# committed instead, and prints registers and spills on three generations of cards; a spill is an error.
+# Compiles the kernels to PTX, which the driver compiles for the card at hand: ptx/NAME.sm_75.ptx
+# and ptx/NAME.sm_80.ptx, and ptx/MANIFEST with the checksum of each source and the compiler's
+# version. With --check, compares the result with the committed files instead. Both print the
+# registers on three generations of cards; a spill is an error.
 #
 # The compiler comes from Python wheels; no CUDA installation is needed.
 #
-# nvcc 13.0 writes PTX 9.0, which drivers before 580 refuse. Nothing in the kernels is younger than PTX 7.0, so the files
-# say 7.8, which drivers know since CUDA 11.8 (driver 520); the assembler checks here that it holds.
+# nvcc 13.0 writes PTX 9.0, which drivers before 580 refuse. The kernels use nothing newer than PTX
+# 7.0, so the files say 7.8, which drivers support since CUDA 11.8 (driver 520). The assembler
+# checks here that the files are valid as 7.8.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 venv=${VENV:-$here/../../../../../target/venv-cuda}

@@ -1,13 +1,14 @@
-// Norms of heads and rotary positions on queries and keys, in place.
+// Norms of heads, and rotary positions of queries and keys, in place.
 //
-// A head is held by a few neighbouring lanes, each with the same columns of its first and second half, because
-// these turn together. Launch with ⌈tokens · (heads + kv_heads) · lanes / 128⌉ blocks of 128 threads, where lanes
-// is 32 for f32 (heads of any even size up to 256) and size / 16 for 16-bit values (16, 32, 64, 128, 256).
+// A few neighboring lanes hold a head. Each has the same columns of its first and its second half,
+// because these are rotated together. Launch with ⌈tokens · (heads + kv_heads) · lanes / 128⌉
+// blocks of 128 threads, where lanes is 32 for f32 (heads of any even size up to 256) and size / 16
+// for 16-bit values (16, 32, 64, 128, 256).
 #include "numbers.cuh"
 
-/// `qkv` is (tokens × (heads + 2·kv_heads)·size): queries, keys, values. `cos` and `sin` are
-/// (positions × size / 2); token i is at position `first` + positions[i]. Null: nothing turns. `of_queries` and
-/// `of_keys` scale the RMS norms of their heads (size); null: no norm.
+/// `qkv` is (tokens × (heads + 2·kv_heads)·size): queries, keys and values. `cos` and `sin` are
+/// (positions × size / 2); token i is at position `first` + positions[i]. Null: no rotation.
+/// `of_queries` and `of_keys` (size) are the scales of the heads' RMS norms; null: no norm.
 template <class T>
 DEVICE void turn(T* qkv, const uint32_t* positions, int first, const float* cos, const float* sin,
                  const float* of_queries, const float* of_keys, float eps, int tokens, int heads, int kv_heads,

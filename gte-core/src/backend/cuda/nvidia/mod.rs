@@ -1,5 +1,6 @@
-//! NVIDIA's driver, loaded when it is asked for: a machine without one runs the same program. The kernels are in the
-//! program as PTX, which the driver compiles for the card and keeps (`CUDA_CACHE_PATH`).
+//! NVIDIA's driver, which is loaded when a model is opened on a GPU, so that the same program runs
+//! on machines without one. The program contains the kernels as PTX. The driver compiles it for the
+//! card and caches the result (`CUDA_CACHE_PATH`).
 
 mod monitor;
 mod products;
@@ -18,34 +19,34 @@ use super::driver::{Driver, Geometry, Graph, Memory, Pointer, Product, Propertie
 use crate::error::{Error, Result};
 use crate::profile::KernelTime;
 
-/// Shared memory that every launch may have; more must be asked for.
+/// Bytes of shared memory that every launch may use. More must be requested.
 const USUAL_SHARED: usize = 48 << 10;
 
 /// `CU_EVENT_BLOCKING_SYNC | CU_EVENT_DISABLE_TIMING`
 const BLOCKING_WITHOUT_TIME: u32 = 1 | 2;
 
-/// The oldest driver that reads the kernels' PTX, as it numbers itself: that of CUDA 11.8.
+/// The version of the oldest driver that reads the kernels' PTX: that of CUDA 11.8.
 const OLDEST: i32 = 11_080;
 
-/// The GPU of number `number` among those that `CUDA_VISIBLE_DEVICES` leaves.
+/// GPU number `number` of those in `CUDA_VISIBLE_DEVICES`.
 ///
 /// # Errors
 /// [`Error::Device`], which says what is missing.
 pub(super) fn open(number: usize) -> Result<Arc<dyn Driver>> {
     let label = format!("cuda:{number}");
     let missing = |reason: String| Error::Device { device: label.clone(), reason };
-    // SAFETY: it looks for the driver's library, which is NVIDIA's own.
+    // SAFETY: it loads the driver's library, which is NVIDIA's own.
     if !unsafe { sys::is_culib_present() } {
-        return Err(missing("no CUDA driver: libcuda.so.1 is not here".into()));
+        return Err(missing("no CUDA driver: there is no libcuda.so.1".into()));
     }
     let failed = |what: &str, e: DriverError| missing(format!("{what}: {}", words(e)));
     result::init().map_err(|e| failed("the CUDA driver does not start", e))?;
     let mut version = 0;
-    // SAFETY: it writes one integer, which is there.
+    // SAFETY: it writes one integer, which exists.
     unsafe { sys::cuDriverGetVersion(&mut version) }.result().map_err(|e| failed("its version", e))?;
     if version < OLDEST {
         let found = format!("{}.{}", version / 1000, version % 1000 / 10);
-        return Err(missing(format!("its driver is of CUDA {found}: 11.8 or newer is needed (driver 520)")));
+        return Err(missing(format!("its driver supports CUDA {found}, and 11.8 or newer is required (driver 520)")));
     }
     let count = result::device::get_count().map_err(|e| failed("GPUs cannot be counted", e))?;
     if number >= count.max(0) as usize {
@@ -57,15 +58,15 @@ pub(super) fn open(number: usize) -> Result<Arc<dyn Driver>> {
         CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR as MAJOR, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR as MINOR,
     };
     let attribute = |which| {
-        // SAFETY: the device is one that the driver gave.
+        // SAFETY: the driver returned this device.
         unsafe { result::device::get_attribute(device, which) }.map_err(|e| failed("its compute capability", e))
     };
     let capability = (10 * attribute(MAJOR)? + attribute(MINOR)?) as u32;
     if capability < 75 {
         let found = format!("{}.{}", capability / 10, capability % 10);
-        return Err(missing(format!("{name} has compute capability {found}: 7.5 (Turing) or newer is needed")));
+        return Err(missing(format!("{name} has compute capability {found}, and 7.5 (Turing) or newer is required")));
     }
-    // SAFETY: as above; it is released when the driver goes.
+    // SAFETY: as above; it is released when the driver is dropped.
     let context = unsafe { result::primary_ctx::retain(device) }.map_err(|e| failed("no context", e))?;
     let properties = Properties { label: label.clone(), name, capability, apart: false };
     let mut nvidia = Nvidia {
@@ -86,12 +87,12 @@ pub(super) fn open(number: usize) -> Result<Arc<dyn Driver>> {
 
 /// Whether there is a driver, and a GPU.
 pub(super) fn is_here() -> bool {
-    // SAFETY: it looks for the driver's library, which is NVIDIA's own.
+    // SAFETY: it loads the driver's library, which is NVIDIA's own.
     let driver = unsafe { sys::is_culib_present() };
     driver && result::init().is_ok() && result::device::get_count().is_ok_and(|count| count > 0)
 }
 
-/// The driver's own words.
+/// The driver's own error message.
 fn words(e: DriverError) -> String {
     let text =
         |text: std::result::Result<&CStr, DriverError>| text.map_or("?".into(), |t| t.to_string_lossy().into_owned());
@@ -112,16 +113,16 @@ struct Nvidia {
 #[derive(Clone, Copy)]
 struct Function(sys::CUfunction);
 
-/// A kernel with the events before and behind it.
+/// A kernel with the events before and after it.
 struct Timed {
     name: String,
     start: sys::CUevent,
     end: sys::CUevent,
 }
 
-// SAFETY: contexts, modules, functions and events are handles that the driver lets any thread use.
+// SAFETY: contexts, modules, functions and events are handles that any thread may use.
 unsafe impl Send for Nvidia {}
-// SAFETY: as above; what changes is behind locks.
+// SAFETY: as above; mutable state is behind locks.
 unsafe impl Sync for Nvidia {}
 
 fn stream_of(stream: Stream) -> sys::CUstream {
@@ -138,7 +139,7 @@ impl Nvidia {
         let device = self.properties.label.clone();
         let reason = format!("{what}: {}", words(e));
         match e.0 {
-            // After these the context answers nothing more.
+            // After one of these errors, the context no longer works.
             Code::CUDA_ERROR_ILLEGAL_ADDRESS
             | Code::CUDA_ERROR_LAUNCH_FAILED
             | Code::CUDA_ERROR_LAUNCH_TIMEOUT
@@ -163,9 +164,9 @@ impl Nvidia {
         result.map_err(|e| self.error(e, what))
     }
 
-    /// Makes this thread use the device.
+    /// Makes the device current for this thread.
     fn enter(&self) -> Result<()> {
-        // SAFETY: the context is retained for as long as `self` is there.
+        // SAFETY: the context is retained for as long as `self` exists.
         self.checked(unsafe { result::ctx::set_current(self.context) }, "its context")
     }
 
@@ -178,7 +179,7 @@ impl Nvidia {
         }
     }
 
-    /// The kernel of a name, with its module compiled by the driver when the first of it is asked for.
+    /// The kernel with this name. The driver compiles a module when its first kernel is needed.
     fn function(&self, kernel: &str) -> Result<Function> {
         if let Some(&function) = self.functions.read().unwrap_or_else(PoisonError::into_inner).get(kernel) {
             return Ok(function);
@@ -199,14 +200,14 @@ impl Nvidia {
             }
         };
         let name = CString::new(kernel).expect("names of kernels are words");
-        // SAFETY: the module is loaded and is never unloaded before the context goes.
+        // SAFETY: the module is loaded, and it stays loaded for as long as the context exists.
         let found = unsafe { result::module::get_function(module, name) };
         let function = Function(self.checked(found, &format!("the kernel `{kernel}`"))?);
         self.functions.write().unwrap_or_else(PoisonError::into_inner).insert(kernel.to_owned(), function);
         Ok(function)
     }
 
-    /// Starts work, between two events where kernels are timed.
+    /// Starts work, between two events if kernels are timed.
     fn timed(&self, stream: Stream, name: impl FnOnce() -> String, work: impl FnOnce() -> Result<()>) -> Result<()> {
         let mut timed = locked(&self.timed);
         let Some(all) = &mut *timed else {
@@ -215,7 +216,7 @@ impl Nvidia {
         };
         let event = || -> Result<sys::CUevent> {
             let event = self.checked(result::event::create(sys::CUevent_flags::CU_EVENT_DEFAULT), "an event")?;
-            // SAFETY: event and stream are there.
+            // SAFETY: event and stream exist.
             self.checked(unsafe { result::event::record(event, stream_of(stream)) }, "an event")?;
             Ok(event)
         };
@@ -243,26 +244,27 @@ impl Driver for Nvidia {
 
     fn allocate(&self, bytes: usize) -> Result<Pointer> {
         self.enter()?;
-        // SAFETY: no content is expected of it.
+        // SAFETY: the memory is written before it is read.
         self.memory_for(unsafe { result::malloc_sync(bytes.max(1)) }, bytes)
     }
 
     unsafe fn free(&self, pointer: Pointer) {
-        // SAFETY: the caller's promise. A lost device has nothing to be freed, and says so.
+        // SAFETY: guaranteed by the caller. A lost device has nothing to free and returns an error,
+        // which is ignored.
         let _ = self.enter().map(|()| unsafe { result::free_sync(pointer) });
     }
 
     fn pin(&self, bytes: usize) -> Result<*mut u8> {
         self.enter()?;
-        // SAFETY: the memory is written right below.
+        // SAFETY: the memory is written below.
         let pointer = self.checked(unsafe { result::malloc_host(bytes, 0) }, "pinned memory of the host")?.cast::<u8>();
-        // SAFETY: it has just been given, for as many bytes.
+        // SAFETY: it has just been allocated with this size.
         unsafe { std::ptr::write_bytes(pointer, 0, bytes) };
         Ok(pointer)
     }
 
     unsafe fn unpin(&self, pointer: *mut u8, _bytes: usize) {
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         let _ = self.enter().map(|()| unsafe { result::free_host(pointer.cast()) });
     }
 
@@ -273,16 +275,17 @@ impl Driver for Nvidia {
     }
 
     unsafe fn close_stream(&self, stream: Stream) {
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         let _ = self.enter().map(|()| unsafe { result::stream::destroy(stream_of(stream)) });
     }
 
     fn wait(&self, stream: Stream) -> Result<()> {
         self.enter()?;
-        // By an event that blocks: waiting for a stream spins, and a server's few CPUs have texts to tokenize.
+        // An event that blocks is used because waiting for a stream spins, and a server's few CPUs
+        // have texts to tokenize.
         let mut event = std::ptr::null_mut();
-        // SAFETY: streams stay open until they are closed, which is the last that is done with them; the event is made
-        // and destroyed here.
+        // SAFETY: closing a stream is its last use, so it is open here; the event is created and
+        // destroyed here.
         let done = unsafe {
             let made = sys::cuEventCreate(&mut event, BLOCKING_WITHOUT_TIME).result();
             let done = made
@@ -298,23 +301,24 @@ impl Driver for Nvidia {
 
     unsafe fn store(&self, from: &[u8], to: Pointer) -> Result<()> {
         self.enter()?;
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         self.checked(unsafe { result::memcpy_htod_sync(to, from) }, "a copy")?;
-        // The call returns before the last of pageable memory is there, and other streams do not wait for it.
-        // SAFETY: the default stream is always there.
+        // The call may return before all of pageable memory has been copied, and other streams do
+        // not wait for it.
+        // SAFETY: the default stream always exists.
         self.checked(unsafe { result::stream::synchronize(result::stream::null()) }, "a copy")
     }
 
     unsafe fn upload(&self, stream: Stream, from: *const u8, to: Pointer, bytes: usize) -> Result<()> {
         self.enter()?;
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         let done = unsafe { sys::cuMemcpyHtoDAsync_v2(to, from.cast(), bytes, stream_of(stream)) };
         self.checked(done.result(), "a copy")
     }
 
     unsafe fn download(&self, stream: Stream, from: Pointer, to: *mut u8, bytes: usize) -> Result<()> {
         self.enter()?;
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         let done = unsafe { sys::cuMemcpyDtoHAsync_v2(to.cast(), from, bytes, stream_of(stream)) };
         self.checked(done.result(), "a copy")
     }
@@ -325,7 +329,7 @@ impl Driver for Nvidia {
         let (blocks, shared) = (geometry.blocks, geometry.shared);
         if shared > USUAL_SHARED {
             use sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES as SHARED;
-            // SAFETY: the function is there for as long as its module.
+            // SAFETY: the function exists for as long as its module.
             let done = unsafe { result::function::set_function_attribute(function, SHARED, shared as i32) };
             self.checked(done, &format!("{shared} bytes of shared memory for `{kernel}`"))?;
         }
@@ -335,8 +339,9 @@ impl Driver for Nvidia {
             stream,
             || kernel.to_owned(),
             || {
-                // SAFETY: the caller's promise; the driver copies the arguments, of each word as many bytes as the kernel
-                // has there, which are its first ones on a little-endian machine.
+                // SAFETY: guaranteed by the caller. The driver copies the arguments: as many bytes
+                // of each word as the kernel's parameter has, which are its first ones on a
+                // little-endian machine.
                 let done = unsafe {
                     result::launch_kernel(
                         function,
@@ -356,20 +361,22 @@ impl Driver for Nvidia {
         self.enter()?;
         let Some(products) = &self.products else { unreachable!("`open` has made them") };
         let name = || format!("product {} → {}", product.inputs, product.outputs);
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         self.timed(stream, name, || unsafe { products.compute(stream, product) })
     }
 
     fn start_recording(&self, stream: Stream) -> Result<()> {
         self.enter()?;
         use sys::CUstreamCaptureMode_enum::CU_STREAM_CAPTURE_MODE_RELAXED as RELAXED;
-        // SAFETY: the stream is open. Relaxed: other streams of this thread and others go on meanwhile.
+        // SAFETY: the stream is open. In relaxed mode, other streams and threads may continue
+        // meanwhile.
         self.checked(unsafe { result::stream::begin_capture(stream_of(stream), RELAXED) }, "a recording")
     }
 
     fn end_recording(&self, stream: Stream) -> Result<Graph> {
         self.enter()?;
-        // SAFETY: the stream is open; the graph is made and destroyed here, and what comes of it stays.
+        // SAFETY: the stream is open; the graph is created and destroyed here, and only its
+        // executable form stays.
         unsafe {
             let graph = self.checked(result::stream::end_capture(stream_of(stream)), "a recording")?;
             let made = result::graph::instantiate(graph, sys::CUgraphInstantiate_flags_enum(0));
@@ -380,7 +387,7 @@ impl Driver for Nvidia {
 
     unsafe fn repeat(&self, graph: Graph, stream: Stream) -> Result<()> {
         self.enter()?;
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         self.checked(
             unsafe { result::graph::launch(graph.0 as sys::CUgraphExec, stream_of(stream)) },
             "a recorded pass",
@@ -388,7 +395,7 @@ impl Driver for Nvidia {
     }
 
     unsafe fn forget(&self, graph: Graph) {
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         let _ = self.enter().map(|()| unsafe { result::graph::exec_destroy(graph.0 as sys::CUgraphExec) });
     }
 
@@ -405,7 +412,7 @@ impl Driver for Nvidia {
             return Vec::new();
         }
         for Timed { name, start, end } in all.drain(..) {
-            // SAFETY: both events were recorded on one stream and are destroyed once.
+            // SAFETY: both events were recorded on one stream, and each is destroyed once.
             let milliseconds = unsafe {
                 let elapsed = result::event::elapsed(start, end).unwrap_or(0.0);
                 let _ = (result::event::destroy(start), result::event::destroy(end));
@@ -421,15 +428,16 @@ impl Driver for Nvidia {
 impl Drop for Nvidia {
     fn drop(&mut self) {
         let entered = self.enter();
-        // Its handle belongs to the context.
+        // Its handle belongs to the context, so it is dropped first.
         self.products = None;
         if entered.is_ok() {
             for &module in locked(&self.modules).values() {
-                // SAFETY: loaded once, and nothing runs any more: whatever has work holds the driver.
+                // SAFETY: it was loaded once, and no work is pending, because pending work holds
+                // the driver.
                 let _ = unsafe { result::module::unload(module) };
             }
         }
-        // SAFETY: retained once in `open`.
+        // SAFETY: it was retained once in `open`.
         let _ = unsafe { result::primary_ctx::release(self.device) };
     }
 }

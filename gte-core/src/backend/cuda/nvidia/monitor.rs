@@ -1,5 +1,5 @@
-//! How busy a GPU is, by NVIDIA's management library where it is installed. It is asked for that one number, so that its
-//! four functions are declared here and no crate is needed.
+//! The utilization of a GPU, from NVIDIA's management library (NVML) if it is installed. Only four
+//! of its functions are needed, so they are declared here instead of using a crate.
 
 use std::ffi::{CString, c_char, c_int, c_uint, c_void};
 
@@ -15,26 +15,27 @@ struct Utilization {
     memory: c_uint,
 }
 
-/// A GPU in the library's eyes.
+/// A GPU as NVML knows it.
 pub(super) struct Monitor {
     rates: unsafe extern "C" fn(Device, *mut Utilization) -> c_int,
     device: Device,
     _library: Library,
 }
 
-// SAFETY: the library bears to be called from any thread (NVML API reference, "Thread safety").
+// SAFETY: the library may be called from any thread (NVML API reference, "Thread safety").
 unsafe impl Send for Monitor {}
 // SAFETY: as above.
 unsafe impl Sync for Monitor {}
 
 impl Monitor {
-    /// The GPU of this identifier; `None` where the library is not there or does not know it. A MIG instance has no
-    /// utilization of its own.
+    /// The GPU with this identifier, or `None` if the library is not installed or does not know it.
+    /// A MIG instance has no utilization of its own.
     pub(super) fn new(uuid: &[c_char; 16]) -> Option<Self> {
         let hex: String = uuid.iter().map(|&byte| format!("{:02x}", byte as u8)).collect();
         let parts = [&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]];
         let name = CString::new(format!("GPU-{}", parts.join("-"))).ok()?;
-        // SAFETY: NVIDIA's library, whose functions are of these types (nvml.h); `device` is written before it is read.
+        // SAFETY: it is NVIDIA's library, and its functions have these types (nvml.h); `device` is
+        // written before it is read.
         unsafe {
             let library = Library::new("libnvidia-ml.so.1").ok()?;
             let start = library.get::<unsafe extern "C" fn() -> c_int>(b"nvmlInit_v2").ok()?;
@@ -51,7 +52,7 @@ impl Monitor {
     /// The share of the last moments in which a kernel ran.
     pub(super) fn utilization(&self) -> Option<f32> {
         let mut rates = Utilization::default();
-        // SAFETY: the library is loaded for as long as `self` is there, and gave the device.
+        // SAFETY: the library is loaded for as long as `self` exists, and it returned the device.
         let code = unsafe { (self.rates)(self.device, &mut rates) };
         (code == 0).then_some(rates.gpu as f32 / 100.0)
     }

@@ -1,9 +1,10 @@
-//! Matrix products by cuBLASLt, which is loaded with the driver.
+//! Matrix products with cuBLASLt, which is loaded with the driver.
 //!
-//! One algorithm serves a layer for any number of rows: it is chosen once per inputs, outputs and type, for a fixed
-//! number of rows, among those that need no workspace and cut no sum in parts. Each output is then summed in one order
-//! whatever the batch, and a text's vector does not depend on its company. (Heuristics that are asked per batch choose
-//! another algorithm, with another order, for another number of rows.)
+//! A layer uses one algorithm for any number of rows. It is chosen once per number of inputs and
+//! outputs and type, for a fixed number of rows, among those that need no workspace and do not
+//! split a sum. The sum of each output then has the same order in every batch, so that a text's
+//! vector does not depend on the rest of its batch. (Asking the heuristics for each batch would
+//! choose different algorithms, with different orders, for different numbers of rows.)
 
 use std::collections::HashMap;
 use std::ffi::c_void;
@@ -16,14 +17,14 @@ use super::super::driver::{Number, Product, Stream};
 use super::stream_of;
 use crate::error::{Error, Result};
 
-/// Rows that algorithms are chosen for: a batch that fills a large card. With few rows a smaller tile would be faster,
-/// but it would be another sum.
+/// The number of rows for which algorithms are chosen: a batch that fills a large card. With few
+/// rows, a smaller tile would be faster, but it could sum in a different order.
 const ROWS: u64 = 4096;
 
 /// `CUBLAS_OP_T`
 const TURNED: i32 = 1;
 
-/// What an algorithm is chosen by: type, inputs, outputs, and whether a bias is added.
+/// The properties that determine an algorithm: type, inputs, outputs, and whether a bias is added.
 type Key = (Number, usize, usize, bool);
 
 pub(super) struct Products {
@@ -32,28 +33,28 @@ pub(super) struct Products {
     chosen: Mutex<HashMap<Key, sys::cublasLtMatmulAlgo_t>>,
 }
 
-// SAFETY: the library bears to be called with one handle from any thread.
+// SAFETY: one handle of the library may be used from any thread.
 unsafe impl Send for Products {}
-// SAFETY: as above; what changes is behind a lock.
+// SAFETY: as above; mutable state is behind a lock.
 unsafe impl Sync for Products {}
 
 impl Drop for Products {
     fn drop(&mut self) {
-        // SAFETY: created in `new`, and used by nobody any more.
+        // SAFETY: it was created in `new` and is no longer used.
         let _ = unsafe { result::destroy_handle(self.handle) };
     }
 }
 
 impl Products {
     /// # Errors
-    /// [`Error::Device`] where the library is not there.
+    /// [`Error::Device`] if the library cannot be loaded.
     pub(super) fn new(label: &str) -> Result<Self> {
-        // SAFETY: it looks for the library, which is NVIDIA's own.
+        // SAFETY: it loads the library, which is NVIDIA's own.
         if !unsafe { sys::is_culib_present() } {
             return Err(Error::Device {
                 device: label.into(),
-                reason: "the driver is here, but libcublasLt.so of CUDA 13 or 12 is not: it comes with CUDA's runtime images, with \
-                         Debian's libcublaslt12, and with `pip install nvidia-cublas`; LD_LIBRARY_PATH must lead to it"
+                reason: "there is a driver, but no libcublasLt.so of CUDA 12 or 13: install it with `pip install nvidia-cublas` or \
+                         Debian's libcublaslt12, or take it from NVIDIA's images, and set LD_LIBRARY_PATH to its folder"
                     .into(),
             });
         }
@@ -62,13 +63,15 @@ impl Products {
     }
 
     /// # Safety
-    /// The matrices are of the sizes that `product` says, and stay until the work is done.
+    /// The matrices have the sizes in `product`, and exist until the work is complete.
     pub(super) unsafe fn compute(&self, stream: Stream, product: &Product) -> Result<()> {
         let call = Call::new(product).map_err(|e| failed(&self.label, &name_of(product), e))?;
         let algorithm = self.algorithm(product)?;
         let (one, zero) = (1f32, 0f32);
-        // The library counts columns first: y is (outputs × rows) to it, the weight (inputs × outputs) and turned.
-        // SAFETY: the caller's promise; handles and scalars are there for as long as the call, scalars are read at once.
+        // The library's matrices are column-major: to it, y is (outputs × rows), and the weight is
+        // (inputs × outputs) and transposed.
+        // SAFETY: guaranteed by the caller; handles and scalars exist during the call, which reads
+        // the scalars immediately.
         let done = unsafe {
             result::matmul(
                 self.handle,
@@ -92,7 +95,7 @@ impl Products {
         done.map_err(|e| failed(&self.label, &name_of(product), e))
     }
 
-    /// The algorithm of all products of these inputs, outputs and type.
+    /// The algorithm for all products with these inputs, outputs and type.
     fn algorithm(&self, product: &Product) -> Result<sys::cublasLtMatmulAlgo_t> {
         let key = (product.number, product.inputs, product.outputs, product.bias != 0);
         let mut chosen = self.chosen.lock().unwrap_or_else(PoisonError::into_inner);
@@ -112,7 +115,8 @@ impl Products {
         let call = Call::new(&Product { rows: ROWS as usize, ..*product })?;
         let preference = result::create_matmul_pref()?;
         let (workspace, reductions) = (0usize, sys::cublasLtReductionScheme_t::CUBLASLT_REDUCTION_SCHEME_NONE as u32);
-        // SAFETY: the handles were made just now; attributes are read at once, each of its own size.
+        // SAFETY: the handles have just been created; attributes are read immediately, each with
+        // its own size.
         unsafe {
             let found = result::set_matmul_pref_attribute(
                 preference,
@@ -158,7 +162,7 @@ fn failed(label: &str, what: &str, e: CublasError) -> Error {
     }
 }
 
-/// How a product is described to the library.
+/// The description of a product for the library.
 struct Call {
     description: sys::cublasLtMatmulDesc_t,
     weight: sys::cublasLtMatrixLayout_t,
@@ -178,16 +182,17 @@ impl Call {
             result::create_matrix_layout(number, rows as u64, columns as u64, rows as i64)
         };
         let (null_desc, null) = (std::ptr::null_mut(), std::ptr::null_mut());
-        // Dropped in part where a part of it cannot be made.
+        // If creating a part fails, the others are dropped with this.
         let mut call = Self { description: null_desc, weight: null, x: null, y: null };
-        // f32 in full: TF32 has but ten bits.
+        // Full f32, because TF32 has only ten bits.
         call.description =
             result::create_matmul_desc(sys::cublasComputeType_t::CUBLAS_COMPUTE_32F, sys::cudaDataType::CUDA_R_32F)?;
         call.weight = layout(product.inputs, product.outputs)?;
         call.x = layout(product.inputs, product.rows)?;
         call.y = layout(product.outputs, product.rows)?;
         let set = |attribute, value: *const c_void, bytes| {
-            // SAFETY: the description was made just now; the value is read at once and has so many bytes.
+            // SAFETY: the description has just been created; the value is read immediately and has
+            // this many bytes.
             unsafe { result::set_matmul_desc_attribute(call.description, attribute, value, bytes) }
         };
         let turned = TURNED;
@@ -208,7 +213,7 @@ impl Call {
 
 impl Drop for Call {
     fn drop(&mut self) {
-        // SAFETY: each was created in `new`, or is null, and is destroyed once.
+        // SAFETY: each was created in `new` or is null, and is destroyed once.
         unsafe {
             for layout in [self.weight, self.x, self.y].into_iter().filter(|layout| !layout.is_null()) {
                 let _ = result::destroy_matrix_layout(layout);

@@ -1,6 +1,7 @@
-//! The kernels as PTX, for cards with tensor cores for bf16 (8.0 and newer) and without.
+//! The kernels as PTX, for cards with and without tensor cores for bf16 (compute capability 8.0).
 
-/// File, kernels by the beginning of their names, and the text for 7.5 and 8.0, each with a zero byte at its end.
+/// A file, the first letters of its kernels' names, and its text for the compute capabilities 7.5
+/// and 8.0, each with a zero byte at its end.
 struct Module {
     file: &'static str,
     kernels: &'static [&'static str],
@@ -20,7 +21,7 @@ macro_rules! module {
 }
 
 static MODULES: [Module; 7] = [
-    module!("attention_f32", ["attention_f32"]), // before the next, whose beginning it has
+    module!("attention_f32", ["attention_f32"]), // before the next, because it begins with its name
     module!("attention", ["attention_"]),
     module!("activation", ["activate_", "gate_"]),
     module!("embedding", ["embed_"]),
@@ -29,7 +30,7 @@ static MODULES: [Module; 7] = [
     module!("rope", ["rope_"]),
 ];
 
-/// The file that has a kernel, and its text for a card of a compute capability.
+/// The file of a kernel, and its text for a compute capability.
 pub(super) fn of(kernel: &str, capability: u32) -> Option<(&'static str, &'static str)> {
     let module = MODULES.iter().find(|module| module.kernels.iter().any(|start| kernel.starts_with(start)))?;
     Some((module.file, if capability >= 80 { module.sm_80 } else { module.sm_75 }))

@@ -1,8 +1,8 @@
-// `activation.cu`: every activation, plain and gated, with and without a bias.
+// `activation.cu`: every activation, with and without a gate and a bias.
 #include "../../kernels/activation.cu"
 #include "testing.hpp"
 
-// What the header of `activate` promises.
+// The error bound in the comment of `activate`.
 constexpr double MAX_ERROR = 6e-7;
 
 template <class T> void test(auto plain, auto gated, std::vector<int> widths) {
@@ -24,7 +24,7 @@ template <class T> void test(auto plain, auto gated, std::vector<int> widths) {
                     const unsigned threads = std::min(128u, threads_of(columns));
                     return emulator::Launch{{count, (columns + threads * HELD - 1) / (threads * HELD)}, threads};
                 };
-                // Plain, over rows of twice the width: all of x.
+                // Without a gate, on rows of twice the width: all of x.
                 std::string name = std::string("activate_") + NAME<T>;
                 const auto run = [&](size_t first, size_t count) {
                     auto y = unwritten<T>(count * inner);
@@ -62,7 +62,7 @@ template <class T> void test(auto plain, auto gated, std::vector<int> widths) {
                     scale.push_back(std::max(1.0, std::abs(active)) * std::abs(other));
                 }
                 compare(name, which, y, expected, [&](size_t i) {
-                    // 1e4 · 1e4 leaves f16.
+                    // 1e4 · 1e4 exceeds f16.
                     return std::abs(expected[i]) > 65504 && sizeof(T) == 2 ? INFINITY : (MAX_ERROR + 0x1p-23) * scale[i] + UNIT<T> * std::abs(expected[i]) + TINY<T>;
                 });
             }

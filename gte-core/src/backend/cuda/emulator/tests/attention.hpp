@@ -1,4 +1,4 @@
-// The reference of attention, and what is tried with both of its kernels.
+// The reference of attention, and the cases for both of its kernels.
 #pragma once
 #include "testing.hpp"
 
@@ -15,7 +15,8 @@ inline bool sees(Masked m, int query, int key) {
     return m.mask == FULL || (m.mask == CAUSAL ? key <= query : std::abs(query - key) <= m.reach);
 }
 
-/// How the texts of a batch are cut into blocks of `queries` queries. Backwards, with slots that nobody needs between.
+/// The blocks of `queries` queries of a batch's texts, in reverse order and with unused entries
+/// between them.
 inline std::vector<Tile> tiles_of(const std::vector<int>& lengths, int queries) {
     std::vector<Tile> tiles;
     int start = 0;
@@ -28,15 +29,15 @@ inline std::vector<Tile> tiles_of(const std::vector<int>& lengths, int queries) 
     return tiles;
 }
 
-/// One kernel: how it is launched on a batch of texts of these lengths, behind the rows `before`.
+/// Launches a kernel on a batch of texts of these lengths, after the rows `before`.
 template <class T>
 using Run = std::function<std::vector<T>(const std::vector<T>& qkv, const std::vector<T>& before, const std::vector<int>& lengths,
                                          Shape shape, Masked masked)>;
 
-/// Compares with softmax in double on the same inputs, and each text with itself alone.
+/// Compares the results with softmax in double precision, and each text with itself alone.
 ///
-/// The bound: a weight and an output are rounded to T; a score's sum in f32 of d products, each step of which is
-/// truncated, moves its weight by as much as it is off.
+/// The bound has two parts: a weight and an output are rounded to T, and the error of a score, a
+/// sum in f32 of d products with truncation at each step, changes its weight.
 template <class T>
 void test(const std::string& kernel, const Run<T>& run, const std::vector<int>& lengths, Shape shape, Masked masked, int before_tokens = 0,
           float spread = 2) {
@@ -107,7 +108,7 @@ void test(const std::string& kernel, const Run<T>& run, const std::vector<int>& 
         }
     }
     if (before_tokens > 0 && lengths.size() == 1) {
-        // The same tokens as one text give the same bits.
+        // The same tokens as one text must give the same bits.
         auto both = before;
         both.insert(both.end(), qkv.begin(), qkv.end());
         const auto whole = run(both, {}, {before_tokens + tokens}, shape, masked);
@@ -116,7 +117,7 @@ void test(const std::string& kernel, const Run<T>& run, const std::vector<int>& 
     }
 }
 
-/// All shapes of one kernel whose heads have `d` values; `all`: the lengths of a batch.
+/// Tests all cases of a kernel for heads of `d` values. `all` are the lengths of a batch.
 template <class T> void test_all(const std::string& kernel, const Run<T>& run, int d, const std::vector<int>& all) {
     const std::vector<int> some{65, 1, 17, 129};
     test<T>(kernel, run, all, {1, 1, d}, {FULL, 0});
@@ -131,8 +132,17 @@ template <class T> void test_all(const std::string& kernel, const Run<T>& run, i
         for (int length : {1, 129})
             test<T>(kernel, run, {length}, {2, 1, d}, {CAUSAL, 0}, before);
     test<T>(kernel, run, {3, 66}, {2, 1, d}, {CAUSAL, 0}, 33);
-    // Scores in the hundreds: one key has all the weight, and the maximum runs from block to block.
+    // Scores in the hundreds: one key has all the weight, and the maximum changes from block to
+    // block.
     test<T>(kernel, run, {200}, {1, 1, d}, {FULL, 0}, 0, 16);
     // Many texts of one token.
     test<T>(kernel, run, std::vector<int>(40, 1), {1, 1, d}, {FULL, 0});
+}
+
+/// Tests one case of each kind, for a kernel that differs from one of `test_all` only in its type.
+template <class T> void test_some(const std::string& kernel, const Run<T>& run, int d) {
+    test<T>(kernel, run, {65, 1, 130}, {2, 1, d}, {FULL, 0});
+    test<T>(kernel, run, {129}, {1, 1, d}, {WINDOW, 33});
+    test<T>(kernel, run, {3, 66}, {2, 1, d}, {CAUSAL, 0}, 33);
+    test<T>(kernel, run, {200}, {1, 1, d}, {FULL, 0}, 0, 16);
 }

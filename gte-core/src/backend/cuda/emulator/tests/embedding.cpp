@@ -45,7 +45,7 @@ template <class T, class W> void test(auto kernel, int stored, std::vector<int> 
                 reference_norm(&expected[t * width], width, norm, gamma.data(), norm == LAYER_NORM ? beta.data() : nullptr, 1e-5f);
             }
             const std::string which = "width " + std::to_string(width) + ", choice " + std::to_string(choice);
-            const double own = width < 8 ? 1e-4 : 5e-6; // where a row of few values deviates little
+            const double own = width < 8 ? 1e-4 : 5e-6; // rows of few values deviate little
             compare(name, which, stream, expected, [&](size_t i) { return own * std::max(1.0, std::abs(expected[i])); });
             compare(name, which, operand, expected,
                     [&](size_t i) { return (UNIT<T> + own) * std::max(0.001, std::abs(expected[i])) + own; });

@@ -1,5 +1,5 @@
-// The emulator itself: what is wrong in a kernel ends the program, and the tensor cores' operands lie as the PTX manual
-// says (PTX ISA, "Matrix Fragments for mma.m16n8k16").
+// Tests the emulator itself: errors in a kernel end the program, and the operands of tensor cores
+// have the layout in the PTX manual (PTX ISA, "Matrix Fragments for mma.m16n8k16").
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -31,7 +31,7 @@ KERNEL(64) out_of_shared_bounds() {
 }
 KERNEL(64) unaligned(float* x) { *(float4*)(x + 1) = {}; }
 
-/// Each thread reads what its neighbour writes, with or without a barrier between.
+/// Each thread reads what another writes, with or without a barrier between.
 KERNEL(64) neighbours(float* y, int with_barrier) {
     DYNAMIC_SHARED(shared);
     float* const values = (float*)shared;
@@ -47,7 +47,7 @@ KERNEL(64) does_not_wait(const uint4* x, float* y) {
     y[threadIdx.x] = ((float*)(shared + threadIdx.x))[0];
 }
 
-/// c = a · b of whole matrices, by the table of the manual.
+/// c = a · b of whole matrices, with the manual's layout.
 template <class T> DEVICE void product(const T* a, const T* b, float* c) {
     const int g = threadIdx.x / 4, t = threadIdx.x % 4;
     uint32_t fragment[4], of_b[2];

@@ -1,4 +1,5 @@
-// `norm.cu`: every combination of inputs, outputs and norms, on widths that fill no warp.
+// `norm.cu`: every combination of inputs, outputs and norms, also with widths that do not fill a
+// warp.
 #include "../../kernels/norm.cu"
 #include "testing.hpp"
 
@@ -45,8 +46,8 @@ template <class T> void test(auto kernel, std::vector<int> widths) {
             normed = sum;
             for (size_t row = 0; row < rows; row++)
                 reference_norm(&normed[row * width], width, norm, gamma.data(), shift, eps);
-            // The sum is rounded to f32, which a small deviation from a large mean feels: 2^-24 of a value of 100 is up
-            // to 6e-6, and a row of a few values may deviate little.
+            // Rounding the sum to f32 affects a small deviation from a large mean: 2^-24 of a value
+            // of 100 is up to 6e-6, and a row of a few values may deviate little.
             std::vector<double> rounding(rows);
             for (size_t row = 0; row < rows; row++) {
                 double largest = 0, spread = 0, mean = 0;

@@ -1,4 +1,4 @@
-// `pooling.cu`: texts of many lengths, of which up to all tokens do not count.
+// `pooling.cu`: texts of many lengths, in which some or all tokens do not count.
 #include "../../kernels/pooling.cu"
 #include "testing.hpp"
 
@@ -9,7 +9,7 @@ int main() {
         starts.push_back(starts.back() + lengths[i]);
         unpooled.push_back(i % 3 == 0 ? 0 : i % 3 == 1 ? lengths[i] - 1 : std::min(lengths[i], 5u));
     }
-    unpooled[5] = 15; // nothing of it would count: then all of it does
+    unpooled[5] = 15; // none of its tokens would count, so all of them do
     const unsigned texts = lengths.size();
     for (int width : {1, 37, 96, 128, 384, 1000})
         for (int choice = 0; choice < 6; choice++) {
@@ -46,7 +46,7 @@ int main() {
                     [&](size_t) { return pooling == MEAN ? 5e-7 : 0x1p-24 * 2; });
             if (pooling == MEAN)
                 continue;
-            // Rows of words, whatever they mean.
+            // The same bits as words.
             const std::vector<uint32_t> rows((const uint32_t*)x.data(), (const uint32_t*)x.data() + x.size());
             const auto picked = in_every_order<uint32_t>("pick", [&] {
                 auto picked = unwritten<uint32_t>(texts * width);

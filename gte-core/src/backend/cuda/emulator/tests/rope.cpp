@@ -1,4 +1,5 @@
-// `rope.cu`: heads of several sizes and groups, with and without norms and positions; values stay as they are.
+// `rope.cu`: heads of several sizes and groups, with and without norms and positions. Values must
+// not change.
 #include "../../kernels/rope.cu"
 #include "testing.hpp"
 

@@ -1,5 +1,5 @@
-// What the kernels' tests share: seeded values, a comparison with a reference in double precision under a stated bound,
-// and runs in several orders of the threads.
+// What the tests of the kernels share: seeded values, a comparison with a reference in double
+// precision and an error bound, and runs in several orders of the threads.
 #pragma once
 #include <functional>
 #include <map>
@@ -10,9 +10,9 @@
 using std::size_t;
 using emulator::launch;
 
-/// Half of a unit in the last place of 1: what rounding to T may change, relative to the number.
+/// Half of a unit in the last place of 1: the relative error of rounding to T.
 template <class T> constexpr double UNIT = sizeof(T) == 4 ? 0x1p-24 : std::is_same_v<T, f16> ? 0x1p-11 : 0x1p-8;
-/// Half of the smallest number: what rounding changes where the number is next to nothing.
+/// Half of the smallest number: the absolute error of rounding a number near 0.
 template <class T> constexpr double TINY = std::is_same_v<T, f16> ? 0x1p-25 : 0x1p-133;
 template <class T> constexpr const char* NAME = sizeof(T) == 4 ? "f32" : std::is_same_v<T, f16> ? "f16" : "bf16";
 
@@ -33,7 +33,8 @@ struct Random {
     float between(float low, float high) { return low + (high - low) * (float)(next() >> 40) * 0x1p-24f; }
 };
 
-/// n numbers between low and high. Memory of exactly that size, for the sanitizer to watch its ends.
+/// n numbers between low and high, in memory of exactly this size, so that a sanitizer knows its
+/// end.
 template <class T> std::vector<T> numbers(size_t n, uint64_t seed, float low = -2, float high = 2) {
     Random random(seed);
     std::vector<T> v(n);
@@ -42,7 +43,7 @@ template <class T> std::vector<T> numbers(size_t n, uint64_t seed, float low = -
     return v;
 }
 
-/// Memory that nobody has written: NaNs.
+/// Unwritten memory: NaNs.
 template <class T> std::vector<T> unwritten(size_t n) {
     std::vector<T> v(n);
     std::memset((void*)v.data(), 0xff, n * sizeof(T));
@@ -64,7 +65,7 @@ inline std::map<std::string, Record> records;
     std::exit(1);
 }
 
-/// Ends the test if a value is further from what is expected than `bound` says.
+/// Ends the test if the error of a value exceeds `bound`.
 template <class T>
 void compare(const std::string& kernel, const std::string& which, const std::vector<T>& found,
              const std::vector<double>& expected, const std::function<double(size_t)>& bound) {
@@ -82,7 +83,8 @@ void compare(const std::string& kernel, const std::string& which, const std::vec
     }
 }
 
-/// Ends the test unless `run` gives the same bits in every order of the threads; gives them.
+/// Returns the result of `run`. Ends the test unless it is the same bit for bit in every order of
+/// the threads.
 template <class T> std::vector<T> in_every_order(const std::string& kernel, const std::function<std::vector<T>()>& run) {
     std::vector<T> first;
     for (auto order : {emulator::Order::FORWARD, emulator::Order::BACKWARD, emulator::Order::SHUFFLED}) {
@@ -106,7 +108,7 @@ inline int report() {
 /// Threads for a row of `width` values, HELD per thread.
 inline unsigned threads_of(int width) { return std::clamp((width + 255) / 256 * 32, 32, 1024); }
 
-/// norm(row), by its formula. `norm` as the kernels number them.
+/// norm(row), by its formula. The numbers of `norm` are those of the kernels.
 inline void reference_norm(double* row, int width, int norm, const float* gamma, const float* beta, float eps) {
     double mean = 0, squares = 0;
     if (norm == 0)
@@ -119,7 +121,7 @@ inline void reference_norm(double* row, int width, int norm, const float* gamma,
         row[i] = (row[i] - mean) / std::sqrt(squares + eps) * gamma[i] + (beta ? beta[i] : 0);
 }
 
-/// The activations by their formulas, numbered as the kernels number them.
+/// The activations by their formulas, with the numbers of the kernels.
 inline double reference_activation(int activation, double x) {
     switch (activation) {
     case 1:
@@ -130,10 +132,6 @@ inline double reference_activation(int activation, double x) {
         return x / (1 + std::exp(-x));
     case 4:
         return std::max(x, 0.0);
-    case 5:
-        return std::tanh(x);
-    case 6:
-        return 1 / (1 + std::exp(-x));
     default:
         return x;
     }
