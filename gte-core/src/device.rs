@@ -3,7 +3,7 @@
 
 use crate::env::Env;
 use crate::error::{Error, Result};
-use crate::kernels::{Format, Isa, Kernels};
+use crate::kernels::{Isa, Kernels, NumberFormat};
 
 /// Where the forward pass runs. Every build knows every device by name; loading a model on one that
 /// the build lacks is an error, which names the feature that adds it.
@@ -193,15 +193,15 @@ fn not_here(option: &'static str, value: String, expected: &str) -> Error {
 /// What `Auto` means here. Logs one line about a precision for which this CPU has no instructions.
 pub(crate) fn resolve(precision: Precision, device: Device, kernels: &Kernels) -> Precision {
     let format = match precision {
-        Precision::Int8 => Format::Int8,
-        _ => Format::Bf16,
+        Precision::Int8 => NumberFormat::Int8,
+        _ => NumberFormat::Bf16,
     };
-    let narrow = kernels.narrow(format);
+    let low_precision = kernels.low_precision(format);
     match (device, precision) {
-        (Device::Cpu, Precision::Auto) if narrow.native => Precision::Bf16,
+        (Device::Cpu, Precision::Auto) if low_precision.native => Precision::Bf16,
         (_, Precision::Auto) => Precision::F32,
-        (Device::Cpu, Precision::Bf16 | Precision::Int8) if !narrow.native => {
-            tracing::info!(%precision, with = narrow.name, "this CPU has no instructions for this precision: other instructions compute the same results");
+        (Device::Cpu, Precision::Bf16 | Precision::Int8) if !low_precision.native => {
+            tracing::info!(%precision, with = low_precision.name, "this CPU has no instructions for this precision: other instructions compute the same results");
             precision
         }
         (_, precision) => precision,

@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 #[cfg(feature = "hub")]
 use crate::files::HubOptions;
 use crate::files::ModelFiles;
-use crate::kernels::{Format, Isa};
+use crate::kernels::{Isa, NumberFormat};
 use crate::options::{Builder, Door, sealed};
 use crate::outputs::{AllEmbeddings, Outputs};
 use crate::profile::Profile;
@@ -343,8 +343,8 @@ impl Embedder {
     #[doc(hidden)]
     pub fn peak(&self) -> Option<f64> {
         self.engine.kernels.peak(match self.engine.precision {
-            Precision::Bf16 => Some(Format::Bf16),
-            Precision::Int8 => Some(Format::Int8),
+            Precision::Bf16 => Some(NumberFormat::Bf16),
+            Precision::Int8 => Some(NumberFormat::Int8),
             _ => None,
         })
     }

@@ -13,7 +13,7 @@ use crate::env::Env;
 use crate::error::{Error, Result};
 use crate::files::{DownloadProgress, HubOptions, ModelFiles};
 use crate::heads::{Classifier, Dense, Residual, Sparse};
-use crate::kernels::{Format, Isa, Kernels};
+use crate::kernels::{Isa, Kernels, NumberFormat};
 use crate::models::{HeadActivation, Pooling, Task};
 use crate::modules::{Activation, DenseSettings};
 use crate::threads::Threads;
@@ -446,10 +446,10 @@ impl Placed {
 }
 
 /// The number format of linear layers on the CPU.
-fn format(precision: Precision) -> Result<Option<Format>> {
+fn format(precision: Precision) -> Result<Option<NumberFormat>> {
     match precision {
-        Precision::Bf16 => Ok(Some(Format::Bf16)),
-        Precision::Int8 => Ok(Some(Format::Int8)),
+        Precision::Bf16 => Ok(Some(NumberFormat::Bf16)),
+        Precision::Int8 => Ok(Some(NumberFormat::Int8)),
         Precision::F32 | Precision::Auto => Ok(None),
         Precision::F16 => Err(not_on("f32, bf16, int8 or auto on the CPU", precision)),
     }

@@ -1,7 +1,8 @@
 //! What a linear layer's sums become: activations, alone or as the gate of another row.
 //!
-//! GELU is exact, x/2 · (1 + erf(x/√2)) (Hendrycks, Gimpel 2016, <https://arxiv.org/abs/1606.08415>).
-//! Its approximation by tanh is an activation of its own, for models that were trained with it.
+//! GELU is exact, x/2 · (1 + erf(x/√2)) (Hendrycks, Gimpel 2016,
+//! <https://arxiv.org/abs/1606.08415>). Its approximation by tanh is an activation of its own, for
+//! models that were trained with it.
 
 use super::lanes::{Lanes, exp};
 
@@ -104,8 +105,8 @@ fn divided<L: Lanes>(l: L, x: L::V, y: L::V) -> L::V {
 
 /// Error function. Maximum error 4e-7 against f64.
 ///
-/// x · P(x²) / Q(x²) on −4 ≤ x ≤ 4, a minimax fit with the coefficients that Eigen and XLA use (`erf` in Eigen's
-/// SpecialFunctionsImpl.h); erf is ±1 to within f32 beyond.
+/// x · P(x²) / Q(x²) on −4 ≤ x ≤ 4, a minimax fit with the coefficients that Eigen and XLA use
+/// (`erf` in Eigen's SpecialFunctionsImpl.h); erf is ±1 to within f32 beyond.
 #[inline(always)]
 fn erf<L: Lanes>(l: L, x: L::V) -> L::V {
     const P: [f32; 7] = [

@@ -1,4 +1,5 @@
-//! `Aligned`: a buffer that begins on a cache line, so that no vector load or store crosses two; a large one lies on huge pages.
+//! `Aligned`: a buffer that begins on a cache line, so that no vector load or store crosses two. A
+//! large buffer is on huge pages.
 
 use std::ops::{Deref, DerefMut};
 
@@ -8,11 +9,12 @@ use memmap2::MmapMut;
 /// Bytes of a cache line.
 pub(crate) const LINE: usize = 64;
 
-/// Bytes of a huge page. All weights, hundreds of megabytes, are read for every batch: in pages of 4 KiB each of these is a miss of the TLB,
-/// and in a virtual machine an expensive one.
+/// Bytes of a huge page. All weights, hundreds of megabytes, are read for every batch: in pages of
+/// 4 KiB each of these is a miss of the TLB, and in a virtual machine an expensive one.
 const HUGE: usize = 2 << 20;
 
-/// A number of values, the first of them on a cache line; from 2 MiB on, at the beginning of a huge page.
+/// A number of values, the first of them on a cache line; from 2 MiB on, at the beginning of a huge
+/// page.
 pub(crate) struct Aligned<T> {
     memory: Memory<T>,
     start: usize,
@@ -20,8 +22,9 @@ pub(crate) struct Aligned<T> {
 }
 
 enum Memory<T> {
-    Small(Vec<T>),  // a line longer than needed, to begin where a line does
-    Large(MmapMut), // a huge page longer than needed, to begin where one does; what lies behind the last that is used is never touched
+    Small(Vec<T>), // a line longer than needed, to begin where a line does
+    Large(MmapMut), /* a huge page longer than needed, to begin where one does; what lies behind the last that is
+                    * used is never touched */
 }
 
 impl<T> Default for Aligned<T> {
@@ -49,7 +52,8 @@ impl<T: Pod> Aligned<T> {
         buffer
     }
 
-    /// The first `len` values, of any content: of this buffer, or of a new one where it is too short. The old content is not copied.
+    /// The first `len` values, of any content: of this buffer, or of a new one where it is too
+    /// short. The old content is not copied.
     pub(crate) fn at_least(&mut self, len: usize) -> &mut [T] {
         if self.len < len {
             *self = Self::zeroed(len);
@@ -83,7 +87,7 @@ impl<T: Pod> DerefMut for Aligned<T> {
     }
 }
 
-/// A system that has none to give stays with small ones.
+/// A system without free huge pages uses small ones.
 #[cfg(target_os = "linux")]
 fn ask_for_huge_pages(memory: &MmapMut) {
     if let Err(e) = memory.advise(memmap2::Advice::HugePage) {

@@ -1,13 +1,16 @@
-//! softmax(Q·Kᵀ / √d)·V for one key head of one text (Vaswani et al. 2017, <https://arxiv.org/abs/1706.03762>).
+//! softmax(Q·Kᵀ / √d)·V for one key head of one text (Vaswani et al. 2017,
+//! <https://arxiv.org/abs/1706.03762>).
 //!
-//! A text attends to itself alone and lies in the packed batch without padding. Both products are the same tiles as a
-//! linear layer's; queries go in blocks, so that their scores stay in the second-level cache. Keys go in blocks too,
-//! under a running maximum (Milakov, Gimelshein 2018, <https://arxiv.org/abs/1805.02867>), so that no row of scores
-//! is longer than a block, whatever the text.
+//! A text attends to itself alone and lies in the packed batch without padding. Both products are
+//! the same tiles as a linear layer's; queries go in blocks, so that their scores stay in the
+//! second-level cache. Keys go in blocks too, under a running maximum (Milakov, Gimelshein 2018,
+//! <https://arxiv.org/abs/1805.02867>), so that no row of scores is longer than a block, whatever
+//! the text.
 //!
-//! Blocks of keys are counted from the text's first token, and a query that sees nothing of a block skips it. So what
-//! a query becomes depends on itself and on the keys that it sees, not on which queries share its block, nor on what
-//! stands behind the last key that it sees, nor on whether the first keys come as `before`.
+//! Blocks of keys are counted from the text's first token, and a query that sees nothing of a block
+//! skips it. So what a query becomes depends on itself and on the keys that it sees, not on which
+//! queries share its block, nor on what stands behind the last key that it sees, nor on whether the
+//! first keys come as `before`.
 
 use std::ops::Range;
 
@@ -16,17 +19,18 @@ use ndarray::{ArrayView2, ArrayViewMut2, s};
 use super::activation::Activation;
 use super::aligned::Aligned;
 use super::lanes::Lanes;
-use super::matmul::{Product, Tile, matmul, part_of, row_stride};
-use super::narrow::{self, Dot, HEADER, NarrowPanels, NarrowProduct, Output, Rows};
+use super::low_precision::{self, HEADER, LowPrecisionGemm, LowPrecisionPanels, Microkernel, Output, Rows};
+use super::matmul::{Gemm, Tile, matmul, part_of, row_stride};
 use super::pack::{Joined, Panels, pack_rows, packed_len};
 use super::softmax::{Softmax, rescaling};
 
-/// Maximum error of a value against f64, for inputs in −2..2, up to 2,000 tokens and heads of up to 256 values.
+/// Maximum error of a value against f64, for inputs in −2..2, up to 2,000 tokens and heads of up to
+/// 256 values.
 #[cfg(test)]
 pub(crate) const MAX_ERROR: f64 = 2e-5;
 
-/// Maximum error of a value in bf16 against f64 on the rounded inputs, for such inputs: the weights of the values are
-/// rounded too, each by up to 2⁻⁹ of itself.
+/// Maximum error of a value in bf16 against f64 on the rounded inputs, for such inputs: the weights
+/// of the values are rounded too, each by up to 2⁻⁹ of itself.
 #[cfg(test)]
 pub(crate) const MAX_ERROR_BF16: f64 = 8e-3;
 
@@ -36,10 +40,12 @@ const QUERIES: usize = 48;
 /// Keys in a block: texts of up to as many have one, and no running maximum.
 const KEYS: usize = 512;
 
-/// Blocks of queries that pass over a block of keys and values while it is in the second-level cache.
+/// Blocks of queries that pass over a block of keys and values while it is in the second-level
+/// cache.
 const PASSES: usize = 8;
 
-/// Which keys a query sees. Positions count from the text's first token, those before it (`before`) included.
+/// Which keys a query sees. Positions count from the text's first token, those before it (`before`)
+/// included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mask {
     /// All.
@@ -51,7 +57,8 @@ pub(crate) enum Mask {
 }
 
 impl Mask {
-    /// Those of `keys` that the queries at the positions `queries` see, from the first to the last of them.
+    /// Those of `keys` that the queries at the positions `queries` see, from the first to the last
+    /// of them.
     #[inline(always)]
     fn seen(self, queries: &Range<usize>, keys: &Range<usize>) -> Range<usize> {
         let (start, end) = match self {
@@ -79,12 +86,14 @@ pub(crate) struct Head<'a, 'c> {
     pub(crate) mask: Mask,
 }
 
-/// Values of scratch that [`attention`] to `keys` keys needs, those before the first query included.
+/// Values of scratch that [`attention`] to `keys` keys needs, those before the first query
+/// included.
 pub(crate) fn scratch_len(keys: usize, d: usize, nr: usize) -> usize {
     packed(keys, d, nr) + Layout::of(keys, d, nr).len()
 }
 
-/// Computes `head`. `scratch` has at least [`scratch_len`] values, of any content, and best begins on a cache line.
+/// Computes `head`. `scratch` has at least [`scratch_len`] values, of any content, and best begins
+/// on a cache line.
 #[inline(always)]
 pub(crate) fn attention<T: Tile + Softmax>(t: T, head: Head<'_, '_>, scratch: &mut [f32]) {
     let Head { q, k, v, before, out, mask } = head;
@@ -183,10 +192,11 @@ struct Pass {
 trait Products {
     /// Columns of a panel of keys.
     const NR: usize;
-    /// scores ← Q·Kᵀ for the keys `keys` of block `block`, counted within it, the first of them a panel's first; and
-    /// for what stands behind the last of them in its panel.
+    /// scores ← Q·Kᵀ for the keys `keys` of block `block`, counted within it, the first of them a
+    /// panel's first; and for what stands behind the last of them in its panel.
     fn scores(&self, pass: &Pass, block: usize, keys: Range<usize>, scores: ArrayViewMut2<'_, f32>);
-    /// Takes the weights of the pass's row `row`, for [`Self::context`], if it does not read them where they are.
+    /// Takes the weights of the pass's row `row`, for [`Self::context`], if it does not read them
+    /// where they are.
     fn weights(&mut self, row: usize, weights: &[f32]);
     /// context ← weights·V for the keys `keys` of block `block`.
     fn context(
@@ -200,8 +210,9 @@ trait Products {
     fn write(&mut self, row: usize, head: usize, values: &mut [f32], factor: f32);
 }
 
-/// How what [`attend`] works in is laid out: rows of scores and contexts of a pass; and where there is more than one
-/// block of keys, of each of [`PASSES`] what it has come to: contexts, the largest scores and the sums of weights.
+/// How what [`attend`] works in is laid out: rows of scores and contexts of a pass; and where there
+/// is more than one block of keys, of each of [`PASSES`] what it has come to: contexts, the largest
+/// scores and the sums of weights.
 struct Layout {
     rows: usize,
     scores: usize,  // from row to row
@@ -248,14 +259,16 @@ fn attend<L: Softmax, P: Products>(l: L, text: Text, mut p: P, memory: &mut [f32
                     continue;
                 }
                 let rows = pass.rows.len();
-                // Counted from here on within the block: the keys that the pass sees, from the first of a panel on.
+                // Counted from here on within the block: the keys that the pass sees, from the
+                // first of a panel on.
                 let start = (seen.start - from) / P::NR * P::NR;
                 let part = start..seen.end - from;
                 let all_see_all = text.all_see_all(&pass, &(from + start..seen.end));
                 let padded = part.len().next_multiple_of(P::NR);
                 p.scores(&pass, from / KEYS, part.clone(), view_mut(scores, rows, padded, layout.scores));
                 let only = text.sees_one_block(&pass);
-                // What is multiplied: what a row has become, to be given out; or what it had, to be added to.
+                // What is multiplied: what a row has become, to be given out; or what it had, to be
+                // added to.
                 let mut factors = [1.0; QUERIES];
                 for (i, row) in scores.chunks_mut(layout.scores).take(rows).enumerate() {
                     let row = &mut row[..part.len()];
@@ -336,7 +349,7 @@ impl<T: Tile> Products for InF32<'_, '_, T> {
         let d = self.text.d;
         let a = self.q.slice(s![pass.rows.clone(), pass.head * d..(pass.head + 1) * d]);
         let (b, first_panel) = (self.block(block).0, keys.start / T::NR);
-        matmul(self.t, Product { a, b, first_panel, c, bias: &[], activation: Activation::None });
+        matmul(self.t, Gemm { a, b, first_panel, c, bias: &[], activation: Activation::None });
     }
 
     #[inline(always)]
@@ -345,7 +358,7 @@ impl<T: Tile> Products for InF32<'_, '_, T> {
     #[inline(always)]
     fn context(&mut self, block: usize, keys: Range<usize>, a: ArrayView2<'_, f32>, c: ArrayViewMut2<'_, f32>) {
         let b = self.block(block).1.rows(keys);
-        matmul(self.t, Product { a, b, first_panel: 0, c, bias: &[], activation: Activation::None });
+        matmul(self.t, Gemm { a, b, first_panel: 0, c, bias: &[], activation: Activation::None });
     }
 
     #[inline(always)]
@@ -356,9 +369,9 @@ impl<T: Tile> Products for InF32<'_, '_, T> {
     }
 }
 
-/// One key head of one text, in bf16, with all query heads that share it: rows of values, as many to a word as the
-/// table takes.
-pub(crate) struct NarrowHead<'a, 'c> {
+/// One key head of one text, in bf16, with all query heads that share it: rows of values, as many
+/// to a word as the table takes.
+pub(crate) struct LowPrecisionHead<'a, 'c> {
     pub(crate) tokens: usize,
     pub(crate) d: usize,
     /// Query heads.
@@ -378,11 +391,11 @@ pub(crate) struct NarrowHead<'a, 'c> {
 
 /// One instruction set's way with a head in bf16.
 #[derive(Clone, Copy)]
-pub(crate) struct NarrowAttention {
+pub(crate) struct LowPrecisionAttention {
     /// Values in a word of the rows that it takes; a divisor of the head's width.
-    pub(crate) group: usize,
+    pub(crate) k_group: usize,
     /// See [`attention_bf16`].
-    pub(crate) compute: fn(NarrowHead<'_, '_>, &mut Scratch),
+    pub(crate) compute: fn(LowPrecisionHead<'_, '_>, &mut Scratch),
     /// Writes a row in bf16, as many values to a word.
     pub(crate) words: fn(&[f32], &mut [u32]),
 }
@@ -397,48 +410,53 @@ pub(crate) struct Scratch {
 
 /// Computes `head` with products in bf16, summed in f32. The softmax between them is that of f32.
 #[inline(always)]
-pub(crate) fn attention_bf16<D: Dot, L: Softmax>(dot: D, l: L, head: NarrowHead<'_, '_>, scratch: &mut Scratch) {
-    let NarrowHead { tokens, d, group, q, k, v, before, out, mask } = head;
+pub(crate) fn attention_bf16<D: Microkernel, L: Softmax>(
+    microkernel: D,
+    l: L,
+    head: LowPrecisionHead<'_, '_>,
+    scratch: &mut Scratch,
+) {
+    let LowPrecisionHead { tokens, d, group, q, k, v, before, out, mask } = head;
     let count = before.map_or(0, |(count, ..)| count);
-    assert!(out.dim() == (tokens, group * d) && d.is_multiple_of(D::GROUP), "shapes of a head");
+    assert!(out.dim() == (tokens, group * d) && d.is_multiple_of(D::K_GROUP), "shapes of a head");
     assert!(group == 1 || out.splits_at(d), "a head begins with a word");
     let text = Text::new(tokens, count, d, group, mask);
     let keys = text.keys();
     let panels = scratch.panels.at_least(packed_bf16::<D>(keys, d));
-    let k = narrow::Joined { first: before.map(|(count, k, _)| (count, k)), rest: k };
-    let v = narrow::Joined { first: before.map(|(count, _, v)| (count, v)), rest: v };
+    let k = low_precision::Joined { first: before.map(|(count, k, _)| (count, k)), rest: k };
+    let v = low_precision::Joined { first: before.map(|(count, _, v)| (count, v)), rest: v };
     let length = block_len_bf16::<D>(KEYS, d);
     for (part, first) in panels.chunks_mut(length.max(1)).zip((0..keys).step_by(KEYS)) {
         let block = first..keys.min(first + KEYS);
         let (keys, values) = part.split_at_mut(packed_len_bf16::<D>(d, block.len()));
-        dot.pack_transposed(k, block.clone(), d.div_ceil(D::GROUP), keys);
-        dot.pack_rows(v, block, d, values);
+        microkernel.pack_transposed(k, block.clone(), d.div_ceil(D::K_GROUP), keys);
+        microkernel.pack_rows(v, block, d, values);
     }
-    let word_stride = row_stride(HEADER + KEYS.min(keys).div_ceil(D::GROUP));
+    let word_stride = row_stride(HEADER + KEYS.min(keys).div_ceil(D::K_GROUP));
     let words = scratch.words.at_least(QUERIES.min(tokens) * word_stride);
     let memory = scratch.values.at_least(Layout::of(keys, d, D::NR).len());
-    attend(l, text, InBf16 { dot, l, text, packed: panels, words, word_stride, q, out }, memory);
+    attend(l, text, InBf16 { microkernel, l, text, packed: panels, words, word_stride, q, out }, memory);
 }
 
 /// Units of 16 bits in the packed form of a (k × n) matrix.
 #[inline(always)]
-fn packed_len_bf16<D: Dot>(k: usize, n: usize) -> usize {
-    n.div_ceil(D::NR) * D::NR * k.div_ceil(D::UNITS) * D::UNITS
+fn packed_len_bf16<D: Microkernel>(k: usize, n: usize) -> usize {
+    n.div_ceil(D::NR) * D::NR * k.div_ceil(D::CELL_HALVES) * D::CELL_HALVES
 }
 
 /// Units in a packed block of `n` keys and values.
 #[inline(always)]
-fn block_len_bf16<D: Dot>(n: usize, d: usize) -> usize {
+fn block_len_bf16<D: Microkernel>(n: usize, d: usize) -> usize {
     packed_len_bf16::<D>(d, n) + packed_len_bf16::<D>(n, d)
 }
 
 /// Units in the packed blocks of `keys` keys and values.
-fn packed_bf16<D: Dot>(keys: usize, d: usize) -> usize {
+fn packed_bf16<D: Microkernel>(keys: usize, d: usize) -> usize {
     keys / KEYS * block_len_bf16::<D>(KEYS, d) + block_len_bf16::<D>(keys % KEYS, d)
 }
 
 struct InBf16<'a, 'c, D, L> {
-    dot: D,
+    microkernel: D,
     l: L,
     text: Text,
     packed: &'a [u16],
@@ -448,56 +466,56 @@ struct InBf16<'a, 'c, D, L> {
     out: Output<'c>,
 }
 
-impl<D: Dot, L: Lanes> InBf16<'_, '_, D, L> {
+impl<D: Microkernel, L: Lanes> InBf16<'_, '_, D, L> {
     /// The packed keys and values of a block.
     #[inline(always)]
-    fn block(&self, block: usize) -> (NarrowPanels<'_>, NarrowPanels<'_>) {
+    fn block(&self, block: usize) -> (LowPrecisionPanels<'_>, LowPrecisionPanels<'_>) {
         let (n, d) = (KEYS.min(self.text.keys() - block * KEYS), self.text.d);
         let packed = &self.packed[block * block_len_bf16::<D>(KEYS, d)..];
         let (keys, values) = packed.split_at(packed_len_bf16::<D>(d, n));
         let view = |data, k: usize, n| {
-            let lengths = (k.div_ceil(D::UNITS), k.div_ceil(D::GROUP));
-            NarrowPanels::of_bf16(data, lengths, n, D::NR, D::UNITS)
+            let lengths = (k.div_ceil(D::CELL_HALVES), k.div_ceil(D::K_GROUP));
+            LowPrecisionPanels::of_bf16(data, lengths, n, D::NR, D::CELL_HALVES)
         };
         (view(keys, d, n), view(values, n, d))
     }
 }
 
-impl<D: Dot, L: Lanes> Products for InBf16<'_, '_, D, L> {
+impl<D: Microkernel, L: Lanes> Products for InBf16<'_, '_, D, L> {
     const NR: usize = D::NR;
 
     #[inline(always)]
     fn scores(&self, pass: &Pass, block: usize, keys: Range<usize>, c: ArrayViewMut2<'_, f32>) {
         let first_panel = keys.start / D::NR;
         let a = self.q.from(pass.rows.start);
-        let a = Rows { data: &a.data[pass.head * self.text.d / D::GROUP..], ..a };
+        let a = Rows { data: &a.data[pass.head * self.text.d / D::K_GROUP..], ..a };
         let (b, c) = (self.block(block).0, Output::F32(c));
-        let p = NarrowProduct { a, b, first_panel, c, bias: &[], activation: Activation::None };
-        narrow::matmul(self.dot, p);
+        let p = LowPrecisionGemm { a, b, first_panel, c, bias: &[], activation: Activation::None };
+        low_precision::matmul(self.microkernel, p);
     }
 
     #[inline(always)]
     fn weights(&mut self, row: usize, weights: &[f32]) {
         let words = &mut self.words[row * self.word_stride + HEADER..];
-        self.dot.words(weights, D::GROUP, &mut words[..weights.len().div_ceil(D::GROUP)]);
+        self.microkernel.words(weights, D::K_GROUP, &mut words[..weights.len().div_ceil(D::K_GROUP)]);
     }
 
     #[inline(always)]
     fn context(&mut self, block: usize, keys: Range<usize>, _weights: ArrayView2<'_, f32>, c: ArrayViewMut2<'_, f32>) {
-        let count = keys.len().div_ceil(D::UNITS);
-        let first = keys.start / D::UNITS;
-        let b = self.block(block).1.part(first..first + count, keys.len().div_ceil(D::GROUP));
+        let count = keys.len().div_ceil(D::CELL_HALVES);
+        let first = keys.start / D::CELL_HALVES;
+        let b = self.block(block).1.part(first..first + count, keys.len().div_ceil(D::K_GROUP));
         let a = Rows { data: self.words, stride: self.word_stride };
         let c = Output::F32(c);
-        let p = NarrowProduct { a, b, first_panel: 0, c, bias: &[], activation: Activation::None };
-        narrow::matmul(self.dot, p);
+        let p = LowPrecisionGemm { a, b, first_panel: 0, c, bias: &[], activation: Activation::None };
+        low_precision::matmul(self.microkernel, p);
     }
 
     #[inline(always)]
     fn write(&mut self, row: usize, head: usize, values: &mut [f32], factor: f32) {
         let (l, factor) = (self.l, self.l.splat(factor));
         l.map(values, |v| l.mul(v, factor));
-        self.out.part(row, head * values.len(), values.len()).write(self.dot, values);
+        self.out.part(row, head * values.len(), values.len()).write(self.microkernel, values);
     }
 }
 

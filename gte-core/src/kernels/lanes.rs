@@ -1,12 +1,14 @@
-//! `trait Lanes`: the dozen vector verbs that the kernels are written in, and nothing else.
+//! `trait Lanes`: the vector operations that the kernels are written in.
 //!
-//! A type that implements it is a proof token: it can only be had from a `detect()` that saw the instructions on this CPU,
-//! so kernels over `L: Lanes` are safe code. Tails shorter than a vector go through a small buffer on the stack.
+//! A type that implements it is a proof token: only `detect()` creates it, after it has found the
+//! instructions on this CPU, so kernels over `L: Lanes` are safe code. Tails shorter than a vector
+//! go through a small buffer on the stack.
 
 /// The widest vector of any instruction set here, in f32 lanes.
 pub(crate) const MAX_WIDTH: usize = 16;
 
-/// 1.5 · 2²³: a sum with it is rounded to an integer (to nearest, ties to even), which then stands in its lowest bits.
+/// 1.5 · 2²³: a sum with it is rounded to an integer (to nearest, ties to even), which then stands
+/// in its lowest bits.
 pub(crate) const ROUND: f32 = 12_582_912.0;
 
 /// Vectors of f32 in one instruction set.
@@ -43,9 +45,10 @@ pub(crate) trait Lanes: Copy {
     /// Largest lane.
     fn reduce_max(self, a: Self::V) -> f32;
 
-    /// Asks for the line that lies `ahead` values behind the first of `values`: it will be read soon.
+    /// Prefetches the cache line that lies `distance` values behind the first of `values`, because
+    /// it will be read soon.
     #[inline(always)]
-    fn ask_for(self, _values: &[f32], _ahead: usize) {}
+    fn prefetch(self, _values: &[f32], _distance: usize) {}
 
     /// Up to `WIDTH` values of `s`, lanes behind them `fill`.
     #[inline(always)]
@@ -71,8 +74,8 @@ pub(crate) trait Lanes: Copy {
 
     /// `f` on every value of `row`, in place. Lanes behind the end see zero and are thrown away.
     ///
-    /// Here and below `f` is called in one place only: with a second one it would not be inlined, and a function on its own
-    /// lacks the instructions that its caller was compiled for.
+    /// Here and below `f` is called in one place only: with a second one it would not be inlined,
+    /// and a function on its own lacks the instructions that its caller was compiled for.
     #[inline(always)]
     fn map(self, row: &mut [f32], f: impl Fn(Self::V) -> Self::V) {
         for chunk in row.chunks_mut(Self::WIDTH) {
@@ -110,10 +113,11 @@ pub(crate) trait Lanes: Copy {
     }
 }
 
-/// eˣ for x ≤ 0, and a little above. Maximum relative error 1.5e-7 against f64 on −87.3 ≤ x; below, the smallest normal number instead of
-/// zero.
+/// eˣ for x ≤ 0, and a little above. Maximum relative error 1.5e-7 against f64 on −87.3 ≤ x; below,
+/// the smallest normal number instead of zero.
 ///
-/// x = n·ln 2 + r with |r| ≤ ln 2 / 2, and a polynomial in r: a minimax fit (Remez) of the relative error, its first two coefficients one.
+/// x = n·ln 2 + r with |r| ≤ ln 2 / 2, and a polynomial in r: a minimax fit (Remez) of the relative
+/// error, its first two coefficients one.
 #[inline(always)]
 pub(crate) fn exp<L: Lanes>(l: L, x: L::V) -> L::V {
     let x = l.max(x, l.splat(-87.3));

@@ -1,14 +1,16 @@
-//! Residual sum and layer normalisation of one row (Ba, Kiros, Hinton 2016, <https://arxiv.org/abs/1607.06450>).
+//! Residual sum and layer normalisation of one row (Ba, Kiros, Hinton 2016,
+//! <https://arxiv.org/abs/1607.06450>).
 
 use super::lanes::Lanes;
 
-/// Maximum error against f64, relative to the largest |gamma| plus |beta|, for rows whose mean is not far above their spread.
+/// Maximum error against f64, relative to the largest |gamma| plus |beta|, for rows whose mean is
+/// not far above their spread.
 #[cfg(test)]
 pub(crate) const MAX_ERROR: f32 = 2e-6;
 
-/// x ← (y − mean(y)) / √(var(y) + eps) · gamma + beta with y = x + residual. All slices have the row's
-/// length; `beta` may be empty, for none. What lies `ahead` values behind the row and its residual is
-/// fetched meanwhile: the next ones.
+/// x ← (y − mean(y)) / √(var(y) + eps) · gamma + beta with y = x + residual. All slices have the
+/// row's length; `beta` is empty if the norm has no bias. Meanwhile prefetches the values that lie
+/// `prefetch_distance` values behind the row and its residual, which are the next row's.
 #[inline(always)]
 pub(crate) fn add_norm<L: Lanes>(
     l: L,
@@ -17,7 +19,7 @@ pub(crate) fn add_norm<L: Lanes>(
     gamma: &[f32],
     beta: &[f32],
     eps: f32,
-    ahead: usize,
+    prefetch_distance: usize,
 ) {
     let n = x.len();
     let inverse = 1.0 / n as f32;
@@ -31,16 +33,17 @@ pub(crate) fn add_norm<L: Lanes>(
         None => sum = l.fold(x, sum, 0.0, |sum, v| l.add(sum, v)),
     }
     let mean = l.reduce_add(sum) * inverse;
-    // A second pass for the variance: the one-pass formula cancels when the mean is large. Lanes behind the end see the mean.
+    // A second pass for the variance: the one-pass formula cancels when the mean is large. Lanes
+    // behind the end see the mean.
     let mean_v = l.splat(mean);
     let squares = l.fold(x, l.splat(0.0), mean, |sum, v| {
         let d = l.sub(v, mean_v);
         l.mul_add(d, d, sum)
     });
     for from in (0..n).step_by(L::WIDTH) {
-        l.ask_for(&x[from..], ahead);
+        l.prefetch(&x[from..], prefetch_distance);
         if let Some(residual) = residual {
-            l.ask_for(&residual[from..], ahead);
+            l.prefetch(&residual[from..], prefetch_distance);
         }
     }
     let scale = l.splat(1.0 / (l.reduce_add(squares) * inverse + eps).sqrt());

@@ -1,10 +1,12 @@
-//! The loop nest of a product C = act(A·B + bias), over tiles that each instruction set brings.
+//! The loop nest of a matrix multiplication, C = act(A·B + bias), over the tiles of an instruction
+//! set.
 //!
-//! Every element of C is the bias plus, for each block of KC values, one chain of additions in order of k, whatever tile it
-//! falls into: results do not depend on the number of rows, the split over threads or the place of a row. The blocks are those
-//! of Goto and van de Geijn 2008, "Anatomy of High-Performance Matrix Multiplication": a panel of B stays in the second-level
-//! cache, beside a block of A, while that block's rows pass by. A is read in place: its rows are spaced ([`row_stride`]) so
-//! that they do not fall into the same cache sets, which is what copying it would be for.
+//! Every element of C is the bias plus, for each block of KC values, one chain of additions in
+//! order of k, whatever tile it falls into: results do not depend on the number of rows, the split
+//! over threads or the place of a row. The blocks are those of Goto and van de Geijn 2008, "Anatomy
+//! of High-Performance Matrix Multiplication": a panel of B stays in the second-level cache, beside
+//! a block of A, while that block's rows pass by. A is read in place, not copied. Its
+//! rows are spaced ([`row_stride`]) so that they do not fall into the same cache sets.
 
 use std::ops::Range;
 
@@ -14,11 +16,13 @@ use super::activation::{Activation, activate};
 use super::lanes::Lanes;
 use super::pack::{Joined, KC, Panels, pack_transposed};
 
-/// Rows of A in a block: 72 rows of a KC-deep block are 288 KiB, more than half of a second-level cache of 512 KiB. Between 48
-/// and 96, which were alike within a noisy machine's noise (Zen 3, one thread; 24 was slower); 72 itself was not timed.
+/// Rows of A in a block: 72 rows of a KC-deep block are 288 KiB, more than half of a second-level
+/// cache of 512 KiB. Between 48 and 96, which were alike within a noisy machine's noise (Zen 3, one
+/// thread; 24 was slower); 72 itself was not timed.
 const MC: usize = 72;
 
-/// Maximum error against f64, as a multiple of Σ|aₖ·bₖ| + |bias|, for k up to 1300: chains of additions, each rounded.
+/// Maximum error against f64, as a multiple of Σ|aₖ·bₖ| + |bias|, for k up to 1300: chains of
+/// additions, each rounded.
 #[cfg(test)]
 pub(crate) const MAX_ERROR: f64 = 1e-6;
 
@@ -27,8 +31,9 @@ pub(crate) const MAX_TILE: (usize, usize) = (12, 32);
 
 /// The distance between rows, in values, at which a matrix of `columns` columns is stored.
 ///
-/// At a power of two, the natural distance, all rows of a tile begin in the same cache sets and push each other out. An odd
-/// multiple of 16 lines spreads them over the sets of either cache; narrow matrices take the next odd number of lines.
+/// At a power of two, the natural distance, all rows of a tile begin in the same cache sets and
+/// push each other out. An odd multiple of 16 lines spreads them over the sets of either cache;
+/// matrices of few columns take the next odd number of lines.
 pub(crate) fn row_stride(columns: usize) -> usize {
     const LINE: usize = 16;
     match columns.div_ceil(LINE) {
@@ -37,8 +42,8 @@ pub(crate) fn row_stride(columns: usize) -> usize {
     }
 }
 
-/// One product, or the columns of one that a thread owns.
-pub(crate) struct Product<'a> {
+/// One matrix multiplication, or the columns of one that a thread computes.
+pub(crate) struct Gemm<'a> {
     /// (rows × k)
     pub(crate) a: ArrayView2<'a, f32>,
     /// (k × n)
@@ -47,12 +52,12 @@ pub(crate) struct Product<'a> {
     pub(crate) first_panel: usize,
     /// (rows × columns): the columns from `first_panel` on
     pub(crate) c: ArrayViewMut2<'a, f32>,
-    /// One a column of `c`, or empty for none.
+    /// One value per column of `c`, or empty.
     pub(crate) bias: &'a [f32],
     pub(crate) activation: Activation,
 }
 
-/// Where a tile lies in its product.
+/// The place of a tile in A and C.
 #[derive(Clone, Copy)]
 pub(crate) struct Place {
     /// Rows of A, up to `Tile::MR`.
@@ -65,14 +70,14 @@ pub(crate) struct Place {
 
 /// The register tile of an instruction set.
 pub(crate) trait Tile: Lanes {
-    /// Most rows in a tile.
+    /// The largest number of rows of a tile.
     const MR: usize;
     /// Columns in a tile, the width of a panel.
     const NR: usize;
 
-    /// C[r][j] ← start[r][j] + Σₖ A[r][k0 + k] · panel[k][j], the sum in order of k, for NR columns at `place`. It is added to
-    /// `bias`, NR values, or to what is in C. Rows of A and C are contiguous. `ahead` will be read soon: a tile asks for it
-    /// meanwhile.
+    /// C[r][j] ← start[r][j] + Σₖ A[r][k0 + k] · panel[k][j], the sum in order of k, for NR columns
+    /// at `place`. It is added to `bias`, NR values, or to what is in C. Rows of A and C are
+    /// contiguous. The tile prefetches `to_prefetch`, which will be read soon.
     fn tile(
         self,
         a: &ArrayView2<'_, f32>,
@@ -80,7 +85,7 @@ pub(crate) trait Tile: Lanes {
         c: &mut ArrayViewMut2<'_, f32>,
         place: Place,
         bias: Option<&[f32]>,
-        ahead: &[f32],
+        to_prefetch: &[f32],
     );
 
     /// See [`pack_transposed`], of panels of NR columns.
@@ -92,8 +97,8 @@ pub(crate) trait Tile: Lanes {
 
 /// Computes `p`.
 #[inline(always)]
-pub(crate) fn matmul<T: Tile>(t: T, p: Product<'_>) {
-    let Product { a, b, first_panel, mut c, bias, activation } = p;
+pub(crate) fn matmul<T: Tile>(t: T, p: Gemm<'_>) {
+    let Gemm { a, b, first_panel, mut c, bias, activation } = p;
     let (rows, columns) = c.dim();
     assert!(a.nrows() == rows && a.ncols() == b.k && b.nr == T::NR, "shapes of a product");
     assert!(first_panel * T::NR + columns <= b.count() * T::NR, "columns of a product");
@@ -104,13 +109,15 @@ pub(crate) fn matmul<T: Tile>(t: T, p: Product<'_>) {
         let last = k0 + KC >= b.k;
         for block in (0..rows).step_by(MC) {
             let height = MC.min(rows - block);
-            // Tiles of nearly equal height: 16 rows are 5 + 5 + 6, which keeps more of the pipe busy than 6 + 6 + 4.
+            // Tiles of nearly equal height: 16 rows are 5 + 5 + 6, which keeps more of the pipe
+            // busy than 6 + 6 + 4.
             let tiles = height.div_ceil(T::MR);
             for column in (0..columns).step_by(T::NR) {
                 let width = T::NR.min(columns - column);
                 let panel = b.panel(k0, first_panel + column / T::NR);
-                // Each tile fetches a part of the panel that comes next, so that its first tile need not wait for memory: behind the
-                // last one that of the next block, or of the columns behind these, which are likely this thread's too.
+                // Each tile prefetches a part of the panel that comes next, so that its first tile
+                // need not wait for memory: behind the last one that of the next block, or of the
+                // columns behind these, which are likely this thread's too.
                 let number = first_panel + column / T::NR + 1;
                 let next = match column + T::NR < columns {
                     true => b.panel(k0, number),
@@ -128,12 +135,13 @@ pub(crate) fn matmul<T: Tile>(t: T, p: Product<'_>) {
                     let (row, end) = (block + height * i / tiles, block + height * (i + 1) / tiles);
                     let place = Place { rows: (row, end), k0, corner: (row, column) };
                     if width == T::NR {
-                        let ahead = &next[next.len() * i / tiles..next.len() * (i + 1) / tiles];
-                        t.tile(&a, panel, &mut c, place, start, ahead);
+                        let to_prefetch = &next[next.len() * i / tiles..next.len() * (i + 1) / tiles];
+                        t.tile(&a, panel, &mut c, place, start, to_prefetch);
                     } else {
-                        narrow_tile(t, &a, panel, c.slice_mut(ndarray::s![row..end, column..]), place, start);
+                        edge_tile(t, &a, panel, c.slice_mut(ndarray::s![row..end, column..]), place, start);
                     }
-                    // GELU by a loop of its own: with a choice for each row it lost a tenth of its speed on AVX2.
+                    // GELU by a loop of its own: with a choice for each row it lost a tenth of its
+                    // speed on AVX2.
                     match activation {
                         _ if !last => {}
                         Activation::None => {}
@@ -154,16 +162,18 @@ pub(crate) fn matmul<T: Tile>(t: T, p: Product<'_>) {
     }
 }
 
-/// `width` values of row `row` of C, whose rows are contiguous, from `column` on. (A slice of the matrix would cost a call a tile.)
+/// `width` values of row `row` of C, whose rows are contiguous, from `column` on. (A slice of the
+/// matrix would cost a call per tile.)
 #[inline(always)]
 pub(super) fn part_of<'a, T>(c: &'a mut ArrayViewMut2<'_, T>, row: usize, column: usize, width: usize) -> &'a mut [T] {
     let row = c.row_mut(row).into_slice().unwrap_or(&mut []);
     &mut row[column..column + width]
 }
 
-/// A tile of the last panel, which has fewer columns than a tile: it is computed whole, beside C.
+/// An edge tile, of the last panel, which has fewer columns than a tile. It is computed whole, in a
+/// buffer.
 #[inline(never)]
-fn narrow_tile<T: Tile>(
+fn edge_tile<T: Tile>(
     t: T,
     a: &ArrayView2<'_, f32>,
     panel: &[f32],

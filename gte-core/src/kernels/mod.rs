@@ -1,9 +1,10 @@
-//! Arithmetic on slices and strided views: one roof, one door. Knows no model, tensor, thread pool or error type.
+//! Arithmetic on slices and strided views. It knows no model, tensor, thread pool or error type.
 //!
-//! [`Kernels`] is a table of functions, one per level of an instruction set, chosen once at run time and carried as a value:
-//! [`Kernels::of`] is the one place where a CPU's instructions are looked at. What a
-//! kernel computes is specified by its plain loop in `scalar.rs`; how near the vector versions come to it stands, as a
-//! constant, at the top of each kernel's file, and `tests.rs` holds every table to it.
+//! [`Kernels`] is a table of functions, one per level of an instruction set, chosen once at run
+//! time and carried as a value. [`Kernels::of`] is the only place that looks at the instructions of
+//! a CPU. The plain loops in `scalar.rs` specify what a kernel computes. The maximum error of the
+//! vector versions is a constant at the top of each kernel's file, and `tests.rs` checks every
+//! table against it.
 
 mod activation;
 mod aligned;
@@ -11,8 +12,8 @@ mod attention;
 mod dot;
 mod lanes;
 mod layer_norm;
+mod low_precision;
 mod matmul;
-mod narrow;
 mod normalize;
 mod pack;
 mod rms_norm;
@@ -30,15 +31,16 @@ mod tests;
 
 pub(crate) use activation::Activation;
 pub(crate) use aligned::Aligned;
-pub(crate) use attention::{Head, Mask, NarrowAttention, NarrowHead, Scratch, scratch_len};
-pub(crate) use matmul::{Product, row_stride};
-pub(crate) use narrow::{
-    Format, HEADER, Narrow, NarrowProduct, NarrowRows, Output, PackedNarrow, Rows, int8_rows, to_bf16,
+pub(crate) use attention::{Head, LowPrecisionAttention, LowPrecisionHead, Mask, Scratch, scratch_len};
+pub(crate) use low_precision::{
+    HEADER, LowPrecision, LowPrecisionGemm, LowPrecisionWeights, NumberFormat, Output, PackedLowPrecision, Rows,
+    int8_rows, to_bf16,
 };
+pub(crate) use matmul::{Gemm, row_stride};
 pub(crate) use pack::Packed;
 
-/// A level of an instruction set that the kernels are written for. Each contains those before it of the same
-/// architecture, but for AVX-VNNI, which CPUs with AVX-512 may lack.
+/// A level of an instruction set that the kernels are written for. Each contains those before it of
+/// the same architecture, except AVX-VNNI, which CPUs with AVX-512 may lack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Isa {
@@ -46,8 +48,8 @@ pub enum Isa {
     Scalar,
     /// x86-64 with AVX2 and FMA: Haswell (2013), Zen, and newer.
     Avx2,
-    /// The same with AVX-VNNI, for 8-bit integers, on CPUs that need not have AVX-512: Alder Lake (2021), Sierra Forest,
-    /// Zen 5, and newer.
+    /// AVX2 with AVX-VNNI, for 8-bit integers, on CPUs with or without AVX-512: Alder Lake (2021),
+    /// Sierra Forest, Zen 5, and newer.
     Avx2Vnni,
     /// x86-64 with AVX-512 F, VL, BW and DQ: Skylake-SP (2017), Zen 4, and newer.
     Avx512,
@@ -57,11 +59,11 @@ pub enum Isa {
     Avx512Bf16,
     /// The same with AMX, for 8-bit integers and bf16: Sapphire Rapids (2023) and newer, on Linux.
     Amx,
-    /// AArch64 as it is everywhere: Graviton 1, Raspberry Pi 4.
+    /// Every AArch64: Graviton 1, Raspberry Pi 4.
     Neon,
     /// AArch64 with the dot product instructions, for 8-bit integers: Graviton 2, Altra, Apple M1.
     Dotprod,
-    /// The same with products of matrices of 8-bit integers.
+    /// The same with matrix multiplication of 8-bit integers.
     I8mm,
     /// The same with bf16: Graviton 3 and 4, Grace, Axion, Cobalt 100, Apple M2, and newer.
     Bf16,
@@ -83,8 +85,9 @@ impl Isa {
         Self::Bf16,
     ];
 
-    /// The name that `GTE_ISA` takes: `scalar`, `x86_64-avx2`, `x86_64-avx2-vnni`, `x86_64-avx512`, `x86_64-avx512-vnni`,
-    /// `x86_64-avx512-bf16`, `x86_64-amx`, `aarch64-neon`, `aarch64-dotprod`, `aarch64-i8mm` or `aarch64-bf16`.
+    /// The name that `GTE_ISA` takes: `scalar`, `x86_64-avx2`, `x86_64-avx2-vnni`, `x86_64-avx512`,
+    /// `x86_64-avx512-vnni`, `x86_64-avx512-bf16`, `x86_64-amx`, `aarch64-neon`,
+    /// `aarch64-dotprod`, `aarch64-i8mm` or `aarch64-bf16`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Scalar => "scalar",
@@ -118,7 +121,7 @@ impl std::fmt::Display for Isa {
     }
 }
 
-/// (x, residual, gamma, beta, eps, ahead), see `layer_norm.rs`.
+/// (x, residual, gamma, beta, eps, prefetch_distance), see `layer_norm.rs`.
 pub(crate) type AddNorm = fn(&mut [f32], Option<&[f32]>, &[f32], &[f32], f32, usize);
 
 /// (x, residual, gamma, eps), see `rms_norm.rs`.
@@ -130,14 +133,14 @@ pub(crate) struct Kernels {
     /// Columns in a panel of [`Packed`].
     pub(crate) nr: usize,
     /// C = act(A·B + bias), see `matmul.rs`.
-    pub(crate) matmul: fn(Product<'_>),
+    pub(crate) matmul: fn(Gemm<'_>),
     /// One head of one text, with scratch of at least [`scratch_len`] values.
     pub(crate) attention: fn(Head<'_, '_>, &mut [f32]),
     /// x ← LayerNorm(x + residual).
     pub(crate) add_norm: AddNorm,
     /// x ← y / √(mean(y²) + eps) · gamma with y = x + residual.
     pub(crate) rms_norm: RmsNorm,
-    /// Turns the heads of a row by their position's angles: (row, cos, sin), see `rope.rs`.
+    /// Rotates the heads of a row by their position's angles: (row, cos, sin), see `rope.rs`.
     pub(crate) rope: fn(&mut [f32], &[f32], &[f32]),
     /// a ← activation(a) · b.
     pub(crate) gate: fn(&mut [f32], &[f32], Activation),
@@ -145,16 +148,17 @@ pub(crate) struct Kernels {
     pub(crate) normalize: fn(&mut [f32]),
     /// Σ aᵢ·bᵢ.
     pub(crate) dot: fn(&[f32], &[f32]) -> f32,
-    /// Products in bf16.
-    pub(crate) bf16: &'static Narrow,
-    /// Products of 8-bit integers.
-    pub(crate) int8: &'static Narrow,
+    /// Matrix multiplication in bf16.
+    pub(crate) bf16: &'static LowPrecision,
+    /// Matrix multiplication of 8-bit integers.
+    pub(crate) int8: &'static LowPrecision,
     /// One head of one text in bf16, its width a multiple of the values in a word.
-    pub(crate) bf16_attention: NarrowAttention,
+    pub(crate) bf16_attention: LowPrecisionAttention,
     /// The same, of any width.
-    pub(crate) bf16_attention_any: NarrowAttention,
-    /// Multiply-adds per second of one thread in registers alone, where there is a probe: in a format, or in f32.
-    pub(crate) peak: fn(Option<Format>) -> Option<f64>,
+    pub(crate) bf16_attention_any: LowPrecisionAttention,
+    /// Multiply-adds per second of one thread in registers alone, where there is a probe: in a
+    /// format, or in f32.
+    pub(crate) peak: fn(Option<NumberFormat>) -> Option<f64>,
     #[cfg(test)]
     pub(crate) activate: fn(Activation, &mut [f32]),
     #[cfg(test)]
@@ -185,21 +189,22 @@ impl Kernels {
         }
     }
 
-    /// One head of one text in bf16, for models whose linear layers are narrow, with heads of `d` values.
-    pub(crate) fn narrow_attention(&self, d: usize) -> NarrowAttention {
-        if d.is_multiple_of(self.bf16_attention.group) { self.bf16_attention } else { self.bf16_attention_any }
+    /// One head of one text in bf16, for models whose linear layers are in low precision, with
+    /// heads of `d` values.
+    pub(crate) fn bf16_attention_of(&self, d: usize) -> LowPrecisionAttention {
+        if d.is_multiple_of(self.bf16_attention.k_group) { self.bf16_attention } else { self.bf16_attention_any }
     }
 
     /// Multiply-adds per second of one thread in registers alone, where there is a probe.
-    pub(crate) fn peak(&self, format: Option<Format>) -> Option<f64> {
+    pub(crate) fn peak(&self, format: Option<NumberFormat>) -> Option<f64> {
         (self.peak)(format)
     }
 
-    /// The table of narrow products that goes with this one.
-    pub(crate) fn narrow(&self, format: Format) -> &'static Narrow {
+    /// The kernels of this table for `format`.
+    pub(crate) fn low_precision(&self, format: NumberFormat) -> &'static LowPrecision {
         match format {
-            Format::Bf16 => self.bf16,
-            Format::Int8 => self.int8,
+            NumberFormat::Bf16 => self.bf16,
+            NumberFormat::Int8 => self.int8,
         }
     }
 }

@@ -1,8 +1,9 @@
 //! The layout in which a product reads its second operand.
 //!
-//! A (k × n) matrix is cut into blocks of [`KC`] rows, each block into panels of `nr` columns, each panel stored row by row:
-//! `[k block][panel][row in block][column in panel]`. A tile then reads one panel front to back, and a thread that owns a
-//! range of panels reads one run of memory per block. The last panel is filled up with zero columns.
+//! A (k × n) matrix is cut into blocks of [`KC`] rows, each block into panels of `nr` columns, each
+//! panel stored row by row: `[k block][panel][row in block][column in panel]`. A tile then reads
+//! one panel front to back, and a thread that owns a range of panels reads one run of memory per
+//! block. The last panel is filled up with zero columns.
 
 use std::ops::Range;
 
@@ -11,9 +12,10 @@ use rayon::prelude::*;
 
 use super::aligned::Aligned;
 
-/// Rows in a block. A panel of 16 columns is then 64 KiB and streams from the second-level cache. Of 256, 384, 512, 1024 and 2048,
-/// few passes each on a noisy machine (Zen 3, one thread), 1024 was mostly the fastest, by about a tenth over 256: C is read and
-/// written once a block. A first choice, to be measured anew where it is quiet.
+/// Rows in a block. A panel of 16 columns is then 64 KiB and streams from the second-level cache.
+/// Of 256, 384, 512, 1024 and 2048, few passes each on a noisy machine (Zen 3, one thread), 1024
+/// was mostly the fastest, by about a tenth over 256, because C is read and written once per block.
+/// This is a first choice, to be measured again on a quiet machine.
 pub(crate) const KC: usize = 1024;
 
 /// A matrix packed once, at load.
@@ -25,8 +27,8 @@ pub(crate) struct Packed {
 }
 
 impl Packed {
-    /// Packs the transposes of `weights` (nᵢ × k each, as checkpoints store a linear layer) side by side as one (k × Σnᵢ)
-    /// matrix, on the current thread pool.
+    /// Packs the transposes of `weights` (nᵢ × k each, as checkpoints store a linear layer) side by
+    /// side as one (k × Σnᵢ) matrix, on the current thread pool.
     pub(crate) fn from_weights(weights: &[ArrayView2<'_, f32>], nr: usize) -> Self {
         let k = weights.first().map_or(0, |w| w.ncols());
         let n = weights.iter().map(|w| w.nrows()).sum();
@@ -70,7 +72,8 @@ pub(crate) struct Panels<'a> {
 }
 
 impl<'a> Panels<'a> {
-    /// Views `data` as the panels of a (k × n) matrix that one of the `pack_` functions wrote there.
+    /// Views `data` as the panels of a (k × n) matrix that one of the `pack_` functions wrote
+    /// there.
     pub(crate) fn new(data: &'a [f32], k: usize, n: usize, nr: usize) -> Self {
         Self { data: &data[..packed_len(k, n, nr)], k, n, nr, rows: k }
     }
@@ -86,7 +89,8 @@ impl<'a> Panels<'a> {
         self.n.div_ceil(self.nr)
     }
 
-    /// Panel `panel` of the block that starts at row `k0`, a multiple of [`KC`]: (rows in the block) × nr values.
+    /// Panel `panel` of the block that starts at row `k0`, a multiple of [`KC`]: (rows in the
+    /// block) × nr values.
     #[inline(always)]
     pub(crate) fn panel(&self, k0: usize, panel: usize) -> &'a [f32] {
         let rows = KC.min(self.k - k0);

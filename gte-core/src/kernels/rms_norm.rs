@@ -3,7 +3,8 @@
 
 use super::lanes::Lanes;
 
-/// Maximum error against f64, relative to the largest |gamma|, as a multiple of max(1, |y| / √(mean(y²) + eps)).
+/// Maximum error against f64, relative to the largest |gamma|, as a multiple of max(1, |y| /
+/// √(mean(y²) + eps)).
 #[cfg(test)]
 pub(crate) const MAX_ERROR: f32 = 1e-6;
 

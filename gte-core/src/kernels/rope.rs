@@ -1,5 +1,5 @@
-//! Rotary positions (Su et al. 2021, <https://arxiv.org/abs/2104.09864>): each pair of values of a head is
-//! turned by an angle of its own.
+//! Rotary positions (Su et al. 2021, <https://arxiv.org/abs/2104.09864>): each pair of values of a
+//! head is rotated by its own angle.
 
 use super::lanes::Lanes;
 
@@ -7,8 +7,8 @@ use super::lanes::Lanes;
 #[cfg(test)]
 pub(crate) const MAX_ERROR: f32 = 1.5e-7;
 
-/// Turns the heads in `row`, of twice as many values as `cos` and `sin` have: value i of a head's first half
-/// and value i of its second half are (a, b) → (a·cos − b·sin, b·cos + a·sin).
+/// Turns the heads in `row`, of twice as many values as `cos` and `sin` have: value i of a head's
+/// first half and value i of its second half are (a, b) → (a·cos − b·sin, b·cos + a·sin).
 #[inline(always)]
 pub(crate) fn rope<L: Lanes>(l: L, row: &mut [f32], cos: &[f32], sin: &[f32]) {
     let half = cos.len();

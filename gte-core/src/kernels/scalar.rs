@@ -1,7 +1,8 @@
-//! The twin: every kernel as plain loops. Fallback on CPUs without a table of their own, and the specification of the others.
+//! Every kernel as plain loops: the fallback on CPUs without a table of their own, and the
+//! specification of the other tables.
 //!
-//! Products are sums of rounded products here, where the vector tables fuse; transcendental functions are the standard
-//! library's or exact to the last bits of f32.
+//! Products are rounded before they are added here; the vector tables use fused instructions.
+//! Transcendental functions are the standard library's or exact to the last bits of f32.
 
 use ndarray::{ArrayView2, ArrayViewMut2};
 
@@ -10,7 +11,7 @@ use super::attention::attention;
 use super::lanes::Lanes;
 use super::matmul::{Place, Tile, matmul};
 use super::softmax::Softmax;
-use super::{Isa, Kernels, narrow};
+use super::{Isa, Kernels, low_precision};
 
 pub(crate) static KERNELS: Kernels = Kernels {
     isa: Isa::Scalar,
@@ -23,10 +24,10 @@ pub(crate) static KERNELS: Kernels = Kernels {
     gate: |a, b, activation| activation::gate(Plain, a, b, activation),
     normalize,
     dot,
-    bf16: &narrow::scalar::BF16,
-    int8: &narrow::scalar::INT8,
-    bf16_attention: narrow::scalar::ATTENTION,
-    bf16_attention_any: narrow::scalar::ATTENTION,
+    bf16: &low_precision::scalar::BF16,
+    int8: &low_precision::scalar::INT8,
+    bf16_attention: low_precision::scalar::ATTENTION,
+    bf16_attention_any: low_precision::scalar::ATTENTION,
     peak: |_| None,
     #[cfg(test)]
     activate: |activation, row| activation::activate(Plain, activation, row),
@@ -34,7 +35,7 @@ pub(crate) static KERNELS: Kernels = Kernels {
     softmax,
 };
 
-fn add_norm(x: &mut [f32], residual: Option<&[f32]>, gamma: &[f32], beta: &[f32], eps: f32, _ahead: usize) {
+fn add_norm(x: &mut [f32], residual: Option<&[f32]>, gamma: &[f32], beta: &[f32], eps: f32, _prefetch_distance: usize) {
     if let Some(residual) = residual {
         x.iter_mut().zip(residual).for_each(|(x, r)| *x += r);
     }
@@ -151,7 +152,7 @@ impl Tile for Plain {
         c: &mut ArrayViewMut2<'_, f32>,
         place: Place,
         bias: Option<&[f32]>,
-        _ahead: &[f32],
+        _to_prefetch: &[f32],
     ) {
         let (row0, row1) = place.rows;
         for (i, r) in (row0..row1).enumerate() {

@@ -1,23 +1,29 @@
-//! Every kernel × every table of this CPU against a plain loop in f64, at many lengths and alignments, within the bound that
-//! the kernel's file states. A table that this CPU lacks is named as skipped, and is a failure under `GTE_REQUIRE_ISA`.
+//! Every kernel × every table of this CPU against a plain loop in f64, at many lengths and
+//! alignments, within the bound that the kernel's file states. A table that this CPU lacks is named
+//! as skipped, and is a failure under `GTE_REQUIRE_ISA`.
 #![allow(clippy::print_stderr, clippy::unwrap_used, reason = "tests: one that could not run says so")]
 
 use ndarray::{Array2, ArrayView2, ArrayViewMut2, ShapeBuilder, s};
 use proptest::prelude::*;
 
 use super::activation::{self, Activation};
-use super::matmul::{Product, row_stride};
-use super::narrow::{self, Format, HEADER, NarrowProduct, NarrowRows, Output, PackedNarrow, Rows, int8_rows, to_bf16};
+use super::low_precision::{
+    self, HEADER, LowPrecisionGemm, LowPrecisionWeights, NumberFormat, Output, PackedLowPrecision, Rows, int8_rows,
+    to_bf16,
+};
+use super::matmul::{Gemm, row_stride};
 use super::pack::Packed;
 use super::{Isa, Kernels};
 use super::{dot, layer_norm, matmul, normalize, rms_norm, rope, scalar, softmax};
 
 mod heads;
 
-/// Runs `test` once for each instruction set of this CPU, and names those that it lacks.
+/// Runs `test` once for each instruction set of this CPU, or only for that of `GTE_ISA`, and names
+/// those that it lacks.
 fn on_every_isa(test: impl Fn(&'static Kernels)) {
     let required = std::env::var("GTE_REQUIRE_ISA").unwrap_or_default();
-    for &isa in Isa::ALL {
+    let only = std::env::var("GTE_ISA").ok().map(|name| Isa::from_name(&name).expect("the name of a table in GTE_ISA"));
+    for &isa in Isa::ALL.iter().filter(|&&isa| only.is_none_or(|only| only == isa)) {
         match Kernels::of(isa) {
             Some(kernels) => test(kernels),
             None => {
@@ -28,7 +34,7 @@ fn on_every_isa(test: impl Fn(&'static Kernels)) {
     }
 }
 
-/// A signal handler carries out what this CPU lacks: where the rest of a table is here, the table is.
+/// A signal handler executes the instructions that this CPU lacks, if it has the rest of the table.
 #[test]
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 fn tables_that_can_be_emulated_are_tested() {
@@ -51,7 +57,8 @@ fn values(seed: u64, n: usize, scale: f32) -> Vec<f32> {
         .collect()
 }
 
-/// A kernel that maps a row to a row, its plain loop in f64, and the error that is allowed at each place.
+/// A kernel that maps a row to a row, its plain loop in f64, and the error that is allowed at each
+/// place.
 struct RowTest<R, B> {
     kernel: fn(&Kernels, &mut [f32]),
     reference: R,
@@ -269,7 +276,8 @@ fn add_norm_is_layer_norm_of_the_sum() {
                     let expected = (y[i] - mean) / (variance + 1e-5).sqrt() * gamma[i] as f64
                         + given.get(i).copied().unwrap_or(0.0) as f64;
                     let error = (x[i] as f64 - expected).abs();
-                    // One value has no spread: what is left of mean(y) − y is rounding, blown up by 1/√eps.
+                    // One value has no spread: what is left of mean(y) − y is rounding, blown up by
+                    // 1/√eps.
                     let allowed = layer_norm::MAX_ERROR as f64 * if n < 4 { 100.0 } else { 3.0 };
                     assert!(error <= allowed, "{}: n {n}, [{i}]: {} for {expected}", kernels.isa, x[i]);
                 }
@@ -294,7 +302,8 @@ fn dot_is_the_sum_of_products() {
     });
 }
 
-/// A·Bᵀ + bias through the packed kernel, with rows of A and C at their strides, split over `pieces` of columns.
+/// A·Bᵀ + bias through the packed kernel, with rows of A and C at their strides, split over
+/// `pieces` of columns.
 fn product(
     kernels: &Kernels,
     a: &Array2<f32>,
@@ -315,62 +324,69 @@ fn product(
     for (i, c) in c.axis_chunks_iter_mut(ndarray::Axis(1), chunk).enumerate() {
         let first = i * chunk;
         let bias = if bias.is_empty() { bias } else { &bias[first..first + c.ncols()] };
-        (kernels.matmul)(Product { a, b: packed.panels(), first_panel: first / kernels.nr, c, bias, activation });
+        (kernels.matmul)(Gemm { a, b: packed.panels(), first_panel: first / kernels.nr, c, bias, activation });
     }
     c.to_owned()
 }
 
-/// `values` in words of `group` values of bf16, as the specification of `to_bf16` has it.
-fn words_of(values: &[f32], group: usize) -> Vec<u32> {
+/// `values` in words of `k_group` values of bf16, as the specification of `to_bf16` has it.
+fn words_of(values: &[f32], k_group: usize) -> Vec<u32> {
     let word = |values: &[f32]| match *values {
-        [x] if group == 1 => to_bf16(x),
+        [x] if k_group == 1 => to_bf16(x),
         [x] => to_bf16(x) >> 16,
         [x, y] => to_bf16(x) >> 16 | to_bf16(y),
-        _ => unreachable!("one or two values a word"),
+        _ => unreachable!("one or two values per word"),
     };
-    values.chunks(group).map(word).collect()
+    values.chunks(k_group).map(word).collect()
 }
 
-/// A·Bᵀ + bias in narrow numbers, with rows at their strides, split over `pieces` of columns. What is stored in bf16, one or two values
-/// a word, is what is stored in f32, rounded.
-fn narrow_product(
+/// A·Bᵀ + bias in low precision, with rows at their strides, split over `pieces` of columns. Checks
+/// that an output in bf16, one or two values per word, is the output in f32, rounded.
+fn low_precision_gemm(
     kernels: &Kernels,
-    format: Format,
+    format: NumberFormat,
     a: &Array2<f32>,
-    weight: NarrowRows,
+    weight: LowPrecisionWeights,
     bias: &[f32],
     activation: Activation,
     pieces: usize,
 ) -> Array2<f32> {
-    let narrow = kernels.narrow(format);
+    let low_precision = kernels.low_precision(format);
     let ((m, k), n) = (a.dim(), bias.len());
-    let packed = PackedNarrow::from_weights(&[weight], k, narrow);
-    let row_words = HEADER + k.div_ceil(narrow.group);
+    let packed = PackedLowPrecision::from_weights(&[weight], k, low_precision);
+    let row_words = HEADER + k.div_ceil(low_precision.k_group);
     let stride = row_words + 3;
     let mut words = vec![0xDEAD_BEEF; m * stride];
     for (row, words) in a.rows().into_iter().zip(words.chunks_mut(stride)) {
-        (narrow.encode)(row.as_slice().unwrap(), &vec![1.0; k], &mut words[..row_words], stride);
+        (low_precision.encode)(row.as_slice().unwrap(), &vec![1.0; k], &mut words[..row_words], stride);
     }
     let mut c = Array2::from_elem((m, n), f32::NAN);
-    let chunk = n.div_ceil(narrow.nr).div_ceil(pieces).max(1) * narrow.nr;
+    let chunk = n.div_ceil(low_precision.nr).div_ceil(pieces).max(1) * low_precision.nr;
     let part = |first: usize, c: Output<'_>| {
         let (a, bias) = (Rows { data: &words, stride }, &bias[first..first + c.dim().1]);
-        (narrow.matmul)(NarrowProduct { a, b: packed.panels(), first_panel: first / narrow.nr, c, bias, activation });
+        (low_precision.matmul)(LowPrecisionGemm {
+            a,
+            b: packed.panels(),
+            first_panel: first / low_precision.nr,
+            c,
+            bias,
+            activation,
+        });
     };
     for (i, c) in c.axis_chunks_iter_mut(ndarray::Axis(1), chunk).enumerate() {
         part(i * chunk, Output::F32(c));
     }
-    for group in [1, 2] {
-        let mut stored = Array2::from_elem((m, n.div_ceil(group)), 0xDEAD_BEEF);
-        for (i, words) in stored.axis_chunks_iter_mut(ndarray::Axis(1), chunk / group).enumerate() {
+    for k_group in [1, 2] {
+        let mut stored = Array2::from_elem((m, n.div_ceil(k_group)), 0xDEAD_BEEF);
+        for (i, words) in stored.axis_chunks_iter_mut(ndarray::Axis(1), chunk / k_group).enumerate() {
             let columns = chunk.min(n - i * chunk);
-            part(i * chunk, Output::Bf16 { words, columns, group });
+            part(i * chunk, Output::Bf16 { words, columns, k_group });
         }
         for (row, stored) in c.rows().into_iter().zip(stored.rows()) {
             assert_eq!(
                 stored.to_vec(),
-                words_of(row.as_slice().unwrap(), group),
-                "{} {format:?} by {group}",
+                words_of(row.as_slice().unwrap(), k_group),
+                "{} {format:?} by {k_group}",
                 kernels.isa
             );
         }
@@ -381,26 +397,27 @@ fn narrow_product(
 /// Integers are the twin's to the last one, so that a pool of unlike CPUs ranks alike.
 #[test]
 fn a_row_becomes_the_same_integers_on_every_isa() {
-    let encoded = |kernels: &Kernels, row: &[f32], factors: &[f32]| -> (Vec<u32>, Vec<u32>) {
-        let narrow = kernels.narrow(Format::Int8);
-        let mut words = vec![0xDEAD_BEEF; HEADER + row.len().div_ceil(narrow.group)];
-        (narrow.encode)(row, factors, &mut words, 0);
+    let encoded = |kernels: &Kernels, row: &[f32], smoothing: &[f32]| -> (Vec<u32>, Vec<u32>) {
+        let low_precision = kernels.low_precision(NumberFormat::Int8);
+        let mut words = vec![0xDEAD_BEEF; HEADER + row.len().div_ceil(low_precision.k_group)];
+        (low_precision.encode)(row, smoothing, &mut words, 0);
         let (header, words) = words.split_at(HEADER);
-        let header = [header[0], header[1].wrapping_add(narrow.zero)];
-        let (bits, mask) = (32 / narrow.group, u32::MAX >> (32 - 8));
-        let integers =
-            words.iter().flat_map(|word| (0..narrow.group).map(move |i| (word >> (bits * i) & mask) ^ narrow.zero));
+        let header = [header[0], header[1].wrapping_add(low_precision.zero)];
+        let (bits, mask) = (32 / low_precision.k_group, u32::MAX >> (32 - 8));
+        let integers = words
+            .iter()
+            .flat_map(|word| (0..low_precision.k_group).map(move |i| (word >> (bits * i) & mask) ^ low_precision.zero));
         (header.to_vec(), integers.take(row.len()).collect())
     };
     for n in (1..70).chain([384, 1000, 1024]) {
-        let factors: Vec<f32> = values(n as u64 ^ 1, n, 0.5).iter().map(|v| v + 1.0).collect();
+        let smoothing: Vec<f32> = values(n as u64 ^ 1, n, 0.5).iter().map(|v| v + 1.0).collect();
         let row = values(n as u64, n, 3.0);
         let negative: Vec<f32> = row.iter().map(|v| -v.abs()).collect();
         let positive: Vec<f32> = row.iter().map(|v| v.abs()).collect();
         for row in [row, negative, positive, vec![0.0; n]] {
-            let expected = encoded(&scalar::KERNELS, &row, &factors);
+            let expected = encoded(&scalar::KERNELS, &row, &smoothing);
             on_every_isa(|kernels| {
-                assert_eq!(encoded(kernels, &row, &factors), expected, "{}: {n} values", kernels.isa)
+                assert_eq!(encoded(kernels, &row, &smoothing), expected, "{}: {n} values", kernels.isa)
             });
         }
     }
@@ -454,14 +471,14 @@ proptest! {
         let exact_a = Array2::from_shape_vec((m, k), rounded(values(seed, m * k, 1.0))).unwrap();
         let weight = Array2::from_shape_vec((n, k), rounded(values(seed ^ 1, n * k, 1.0))).unwrap();
         let bias = values(seed ^ 2, n, 1.0);
-        let rows = || NarrowRows::Bf16(weight.iter().map(|&v| (to_bf16(v) >> 16) as u16).collect());
+        let rows = || LowPrecisionWeights::Bf16(weight.iter().map(|&v| (to_bf16(v) >> 16) as u16).collect());
         on_every_isa(|kernels| {
-            let c = narrow_product(kernels, Format::Bf16, &a, rows(), &bias, Activation::None, pieces);
+            let c = low_precision_gemm(kernels, NumberFormat::Bf16, &a, rows(), &bias, Activation::None, pieces);
             for ((i, j), &c) in c.indexed_iter() {
                 let products = || exact_a.row(i).into_iter().zip(weight.row(j)).map(|(&a, &b)| a as f64 * b as f64);
                 let error = (c as f64 - bias[j] as f64 - products().sum::<f64>()).abs();
                 let size = products().map(f64::abs).sum::<f64>() + bias[j].abs() as f64;
-                assert!(error <= narrow::MAX_ERROR_BF16 * size, "{}: [{i}, {j}] of {m}×{k}×{n}: off by {error:e}", kernels.isa);
+                assert!(error <= low_precision::MAX_ERROR_BF16 * size, "{}: [{i}, {j}] of {m}×{k}×{n}: off by {error:e}", kernels.isa);
             }
         });
     }
@@ -472,8 +489,8 @@ proptest! {
         let (integers, scales) = int8_rows(&values(seed ^ 1, n * k, 1.0), k);
         let weight = Array2::from_shape_fn((n, k), |(i, j)| f64::from(integers[i * k + j]) * f64::from(scales[i]));
         let bias = values(seed ^ 2, n, 1.0);
-        let rows = || NarrowRows::Int8(integers.clone(), scales.clone());
-        let twin = narrow_product(Kernels::of(Isa::Scalar).unwrap(), Format::Int8, &a, rows(), &bias, Activation::None, 1);
+        let rows = || LowPrecisionWeights::Int8(integers.clone(), scales.clone());
+        let twin = low_precision_gemm(Kernels::of(Isa::Scalar).unwrap(), NumberFormat::Int8, &a, rows(), &bias, Activation::None, 1);
         for ((i, j), &c) in twin.indexed_iter() {
             let row = a.row(i);
             let range = row.iter().fold(0f32, |m, &v| m.max(v)) - row.iter().fold(0f32, |m, &v| m.min(v));
@@ -481,31 +498,31 @@ proptest! {
             let error = (c as f64 - bias[j] as f64 - products().sum::<f64>()).abs();
             let step = f64::from(range) / 255.0 * weight.row(j).iter().map(|b| b.abs()).sum::<f64>();
             let rounding = 1e-6 * (products().map(f64::abs).sum::<f64>() + bias[j].abs() as f64);
-            assert!(error <= narrow::MAX_ERROR_INT8 * step + rounding, "[{i}, {j}] of {m}×{k}×{n}: off by {error:e}, steps of {step:e}");
+            assert!(error <= low_precision::MAX_ERROR_INT8 * step + rounding, "[{i}, {j}] of {m}×{k}×{n}: off by {error:e}, steps of {step:e}");
         }
         on_every_isa(|kernels| {
-            let c = narrow_product(kernels, Format::Int8, &a, rows(), &bias, Activation::None, pieces);
+            let c = low_precision_gemm(kernels, NumberFormat::Int8, &a, rows(), &bias, Activation::None, pieces);
             assert_eq!(c, twin, "{} of {m}×{k}×{n}", kernels.isa);
         });
     }
 
     #[test]
-    fn a_row_of_a_narrow_product_does_not_depend_on_the_others(m in 2usize..40, k in 1usize..1300, n in 1usize..100, pieces in 1usize..4, seed: u64) {
+    fn a_row_of_a_low_precision_product_does_not_depend_on_the_others(m in 2usize..40, k in 1usize..1300, n in 1usize..100, pieces in 1usize..4, seed: u64) {
         let a = Array2::from_shape_vec((m, k), values(seed, m * k, 1.0)).unwrap();
         let weight = values(seed ^ 1, n * k, 1.0);
         let bias = values(seed ^ 2, n, 1.0);
-        for format in [Format::Bf16, Format::Int8] {
+        for format in [NumberFormat::Bf16, NumberFormat::Int8] {
             let rows = || match format {
-                Format::Bf16 => NarrowRows::Bf16(weight.iter().map(|&v| (to_bf16(v) >> 16) as u16).collect()),
-                Format::Int8 => {
+                NumberFormat::Bf16 => LowPrecisionWeights::Bf16(weight.iter().map(|&v| (to_bf16(v) >> 16) as u16).collect()),
+                NumberFormat::Int8 => {
                     let (values, scales) = int8_rows(&weight, k);
-                    NarrowRows::Int8(values, scales)
+                    LowPrecisionWeights::Int8(values, scales)
                 }
             };
             on_every_isa(|kernels| {
-                let all = narrow_product(kernels, format, &a, rows(), &bias, Activation::Gelu, pieces);
+                let all = low_precision_gemm(kernels, format, &a, rows(), &bias, Activation::Gelu, pieces);
                 for i in [0, m / 2, m - 1] {
-                    let alone = narrow_product(kernels, format, &a.slice(s![i..=i, ..]).to_owned(), rows(), &bias, Activation::Gelu, 1);
+                    let alone = low_precision_gemm(kernels, format, &a.slice(s![i..=i, ..]).to_owned(), rows(), &bias, Activation::Gelu, 1);
                     assert_eq!(alone.row(0), all.row(i), "{} {format:?}: row {i} of {m}×{k}×{n}", kernels.isa);
                 }
             });

@@ -11,7 +11,9 @@ use super::matrix::Matrix;
 use super::{Cpu, Norm, Operand, Source, words_output};
 use crate::batch::Texts;
 use crate::error::Result;
-use crate::kernels::{Activation, Aligned, Format, Head, Mask, NarrowHead, Output, Rows, Scratch, scratch_len};
+use crate::kernels::{
+    Activation, Aligned, Head, LowPrecisionHead, Mask, NumberFormat, Output, Rows, Scratch, scratch_len,
+};
 use crate::models::{Architecture, AttentionSpec, LayerSpec, NormKind, RopeSpec};
 use crate::weights::Weights;
 
@@ -77,10 +79,10 @@ impl Cpu {
         texts: Texts<'_>,
         before: Option<&Projected>,
     ) -> Projected {
-        let words = self.narrow.map(|_| self.kernels.narrow_attention(attention.spec.head_dim));
+        let words = self.low_precision.map(|_| self.kernels.bf16_attention_of(attention.spec.head_dim));
         if let (Some(table), false) = (&words, attention.turns()) {
-            let mut y = self.take_words(x.rows(), qkv.outputs, table.group);
-            self.product(x, qkv, Activation::None, words_output(&mut y, qkv.outputs, table.group));
+            let mut y = self.take_words(x.rows(), qkv.outputs, table.k_group);
+            self.product(x, qkv, Activation::None, words_output(&mut y, qkv.outputs, table.k_group));
             return Projected::Words(y);
         }
         let first = before.map_or(0, Projected::tokens);
@@ -90,7 +92,7 @@ impl Cpu {
             self.clock.attention(|| self.turn(&mut y, attention, texts, 0, first));
             return Projected::F32(y);
         };
-        let mut bf16 = self.take_words(x.rows(), qkv.outputs, table.group);
+        let mut bf16 = self.take_words(x.rows(), qkv.outputs, table.k_group);
         for (start, block) in x.blocks() {
             let mut y = self.take(block.rows(), qkv.outputs);
             self.product(block, qkv, Activation::None, Output::F32(y.view_mut()));
@@ -168,13 +170,13 @@ impl Cpu {
                 Operand::F32(out)
             }
             Projected::Words(qkv) => {
-                let table = self.kernels.narrow_attention(d);
+                let table = self.kernels.bf16_attention_of(d);
                 let before = before.map(|before| {
                     let Projected::Words(before) = before else { unreachable!("all tokens have the same form") };
                     before
                 });
                 let part = |x: &'_ Matrix<u32>, row: usize, column: usize| -> (usize, usize) {
-                    (row * x.stride + column / table.group, x.stride)
+                    (row * x.stride + column / table.k_group, x.stride)
                 };
                 let attend = |out| {
                     self.attend(texts, 0, out, group * d, &|rows: Range<usize>, head, out, (_, scratch)| {
@@ -191,15 +193,17 @@ impl Cpu {
                             (x.rows, of(k), of(v))
                         });
                         let (tokens, q, k, v) = (rows.len(), of(q), of(k), of(v));
-                        (table.compute)(NarrowHead { tokens, d, group, q, k, v, before, out, mask }, scratch);
+                        (table.compute)(LowPrecisionHead { tokens, d, group, q, k, v, before, out, mask }, scratch);
                     });
                 };
                 // The input of a bf16 matrix multiplication is stored as such. (With an odd head
                 // width, a head would begin in the middle of a word.)
-                match self.narrow {
-                    Some(narrow) if narrow.format == Format::Bf16 && d.is_multiple_of(narrow.group) => {
-                        let mut out = self.take_words(qkv.rows, width, narrow.group);
-                        self.clock.attention(|| attend(words_output(&mut out, width, narrow.group)));
+                match self.low_precision {
+                    Some(low_precision)
+                        if low_precision.format == NumberFormat::Bf16 && d.is_multiple_of(low_precision.k_group) =>
+                    {
+                        let mut out = self.take_words(qkv.rows, width, low_precision.k_group);
+                        self.clock.attention(|| attend(words_output(&mut out, width, low_precision.k_group)));
                         Operand::Words(out)
                     }
                     _ => {

@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 use super::matrix::Block;
 use crate::error::Result;
-use crate::kernels::{Format, Kernels, Narrow, NarrowRows, Packed, PackedNarrow};
+use crate::kernels::{Kernels, LowPrecision, LowPrecisionWeights, NumberFormat, Packed, PackedLowPrecision};
 use crate::weights::{Tensor, Weights};
 
 /// A linear layer, packed for the kernels.
@@ -20,9 +20,9 @@ pub(crate) struct Linear {
 
 pub(super) enum Weight {
     F32(Packed),
-    Narrow {
-        narrow: &'static Narrow,
-        weight: PackedNarrow,
+    LowPrecision {
+        low_precision: &'static LowPrecision,
+        weight: PackedLowPrecision,
         smoothing: Vec<f32>, // one per input, for 8-bit layers
     },
 }
@@ -34,7 +34,7 @@ impl Linear {
         names: &[String],
         bias: bool,
         kernels: &Kernels,
-        narrow: Option<&'static Narrow>,
+        low_precision: Option<&'static LowPrecision>,
         measuring: bool,
     ) -> Result<Self> {
         let read = |part: &str| -> Result<Vec<Tensor>> {
@@ -44,7 +44,7 @@ impl Linear {
         let bias = if bias { read("bias")?.into_iter().flat_map(Tensor::into_f32).collect() } else { Vec::new() };
         let shapes: Vec<(usize, usize)> = parts.iter().map(|tensor| (tensor.shape[0], tensor.shape[1])).collect();
         let outputs = shapes.iter().map(|shape| shape.0).sum();
-        let Some(narrow) = narrow else {
+        let Some(low_precision) = low_precision else {
             let values: Vec<Vec<f32>> = parts.into_par_iter().map(Tensor::into_f32).collect();
             let views: Vec<ArrayView2<'_, f32>> = shapes
                 .iter()
@@ -55,28 +55,28 @@ impl Linear {
             return Ok(Self { weight: Weight::F32(Packed::from_weights(&views, kernels.nr)), bias, outputs, largest });
         };
         let inputs = shapes[0].1;
-        let smoothing = match narrow.format {
-            Format::Bf16 => Vec::new(),
-            Format::Int8 => weights.smoothing(&format!("{}.weight", names[0])).to_vec(),
+        let smoothing = match low_precision.format {
+            NumberFormat::Bf16 => Vec::new(),
+            NumberFormat::Int8 => weights.smoothing(&format!("{}.weight", names[0])).to_vec(),
         };
         let smoothing = if smoothing.is_empty() { parts[0].smoothing().to_vec() } else { smoothing };
-        let rows = |tensor: Tensor| match narrow.format {
-            Format::Bf16 => NarrowRows::Bf16(tensor.into_bf16()),
-            Format::Int8 => {
+        let rows = |tensor: Tensor| match low_precision.format {
+            NumberFormat::Bf16 => LowPrecisionWeights::Bf16(tensor.into_bf16()),
+            NumberFormat::Int8 => {
                 let (values, scales) = tensor.into_int8(&smoothing);
-                NarrowRows::Int8(values, scales)
+                LowPrecisionWeights::Int8(values, scales)
             }
         };
-        let parts: Vec<NarrowRows> = parts.into_par_iter().map(rows).collect();
-        let weight = PackedNarrow::from_weights(&parts, inputs, narrow);
+        let parts: Vec<LowPrecisionWeights> = parts.into_par_iter().map(rows).collect();
+        let weight = PackedLowPrecision::from_weights(&parts, inputs, low_precision);
         let smoothing = if smoothing.is_empty() { vec![1.0; inputs] } else { smoothing };
-        Ok(Self { weight: Weight::Narrow { narrow, weight, smoothing }, bias, outputs, largest: None })
+        Ok(Self { weight: Weight::LowPrecision { low_precision, weight, smoothing }, bias, outputs, largest: None })
     }
 
     pub(super) fn inputs(&self) -> usize {
         match &self.weight {
             Weight::F32(weight) => weight.panels().k,
-            Weight::Narrow { smoothing, .. } => smoothing.len(),
+            Weight::LowPrecision { smoothing, .. } => smoothing.len(),
         }
     }
 

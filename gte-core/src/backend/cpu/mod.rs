@@ -20,7 +20,7 @@ use super::{Backend, Token, pool_rows};
 use crate::batch::Texts;
 use crate::error::Result;
 use crate::kernels::{
-    Activation, Aligned, Format, HEADER, Kernels, Narrow, NarrowProduct, Output, Product, Rows, Scratch,
+    Activation, Aligned, Gemm, HEADER, Kernels, LowPrecision, LowPrecisionGemm, NumberFormat, Output, Rows, Scratch,
 };
 use crate::models::{Architecture, Gate, LayerSpec, MlpSpec, NormKind, NormSpec, Pooling};
 use crate::profile::{Clock, Profile};
@@ -39,7 +39,7 @@ const BLOCK: usize = 512;
 /// The CPU as a device. Its operations run on the current rayon pool.
 pub(crate) struct Cpu {
     kernels: &'static Kernels,
-    narrow: Option<&'static Narrow>, // kernels for linear layers, if these are not in f32
+    low_precision: Option<&'static LowPrecision>, // kernels for linear layers, if these are not in f32
     buffers: Arc<Buffers<f32>>,
     words: Arc<Buffers<u32>>, // operands in low precision
     clock: Clock,
@@ -121,10 +121,10 @@ impl Norm {
 impl Cpu {
     /// A device that computes with `kernels`, and linear layers in `format` if not in f32, on pools
     /// of up to `threads` threads.
-    pub(crate) fn new(kernels: &'static Kernels, format: Option<Format>, threads: usize) -> Self {
+    pub(crate) fn new(kernels: &'static Kernels, format: Option<NumberFormat>, threads: usize) -> Self {
         Self {
             kernels,
-            narrow: format.map(|format| kernels.narrow(format)),
+            low_precision: format.map(|format| kernels.low_precision(format)),
             buffers: Arc::default(),
             words: Arc::default(),
             clock: Clock::default(),
@@ -144,9 +144,9 @@ impl Cpu {
         Buffers::matrix(&self.buffers, rows, columns)
     }
 
-    /// Rows with arbitrary content for `columns` values, `group` per word.
-    fn take_words(&self, rows: usize, columns: usize, group: usize) -> Matrix<u32> {
-        Buffers::matrix(&self.words, rows, HEADER + columns.div_ceil(group))
+    /// Rows with arbitrary content for `columns` values, `k_group` per word.
+    fn take_words(&self, rows: usize, columns: usize, k_group: usize) -> Matrix<u32> {
+        Buffers::matrix(&self.words, rows, HEADER + columns.div_ceil(k_group))
     }
 
     /// This thread's own scratch memory. While it is in use, its user must not call anything that
@@ -167,41 +167,49 @@ impl Cpu {
                 for_each_piece(y, b.nr, |first_panel, c| {
                     let Output::F32(c) = c else { unreachable!("an f32 matrix multiplication gives f32") };
                     let bias = bias_of(first_panel * b.nr, c.ncols());
-                    (self.kernels.matmul)(Product { a, b, first_panel, c, bias, activation });
+                    (self.kernels.matmul)(Gemm { a, b, first_panel, c, bias, activation });
                 });
             }
             (Weight::F32(_), Source::Words(_)) => unreachable!("operands and weights have the same precision"),
-            (Weight::Narrow { narrow, weight: b, .. }, x) => {
+            (Weight::LowPrecision { low_precision, weight: b, .. }, x) => {
                 let encoded;
                 let a = match x {
                     Source::Words(words) => words,
                     Source::F32(x) => {
-                        encoded = self.encoded(x, layer, narrow, None);
+                        encoded = self.encoded(x, layer, low_precision, None);
                         encoded.all()
                     }
                 };
                 let (a, b) = (Rows { data: a.data(), stride: a.stride() }, b.panels());
-                for_each_piece(y, narrow.nr, |first_panel, c| {
-                    let bias = bias_of(first_panel * narrow.nr, c.dim().1);
-                    (narrow.matmul)(NarrowProduct { a, b, first_panel, c, bias, activation });
+                for_each_piece(y, low_precision.nr, |first_panel, c| {
+                    let bias = bias_of(first_panel * low_precision.nr, c.dim().1);
+                    (low_precision.matmul)(LowPrecisionGemm { a, b, first_panel, c, bias, activation });
                 });
             }
         });
     }
 
     /// The rows of norm(x), in the form that `layer` reads.
-    fn encoded(&self, x: Block<'_, f32>, layer: &Linear, narrow: &Narrow, norm: Option<&Norm>) -> Matrix<u32> {
-        let Weight::Narrow { smoothing, .. } = &layer.weight else { unreachable!("all layers have the same format") };
+    fn encoded(
+        &self,
+        x: Block<'_, f32>,
+        layer: &Linear,
+        low_precision: &LowPrecision,
+        norm: Option<&Norm>,
+    ) -> Matrix<u32> {
+        let Weight::LowPrecision { smoothing, .. } = &layer.weight else {
+            unreachable!("all layers have the same format")
+        };
         let columns = x.columns();
-        let mut words = self.take_words(x.rows, columns, narrow.group);
+        let mut words = self.take_words(x.rows, columns, low_precision.k_group);
         match norm {
-            None => words.for_each_row(|i, row| (narrow.encode)(x.row(i), smoothing, row, x.stride())),
+            None => words.for_each_row(|i, row| (low_precision.encode)(x.row(i), smoothing, row, x.stride())),
             Some(norm) => words.for_each_row(|i, row| {
                 let mut scratch = self.own_scratch();
                 let values = scratch.0.at_least(columns);
                 values.copy_from_slice(x.row(i));
                 norm.apply(self.kernels, values, None, 0);
-                (narrow.encode)(values, smoothing, row, 0);
+                (low_precision.encode)(values, smoothing, row, 0);
             }),
         }
         words
@@ -210,8 +218,8 @@ impl Cpu {
     /// norm(x) in the form that `layer` reads, or None if that is x itself.
     fn operand(&self, x: &Matrix<f32>, norm: Option<&Norm>, layer: &Linear) -> Option<Operand> {
         let norm = norm?;
-        Some(self.clock.rest(|| match self.narrow {
-            Some(narrow) => Operand::Words(self.encoded(x.all(), layer, narrow, Some(norm))),
+        Some(self.clock.rest(|| match self.low_precision {
+            Some(low_precision) => Operand::Words(self.encoded(x.all(), layer, low_precision, Some(norm))),
             None => {
                 let mut y = self.take(x.rows, x.columns);
                 y.for_each_row(|i, row| {
@@ -227,10 +235,10 @@ impl Cpu {
     fn inner(&self, x: Source<'_>, up: &Linear, down: &Linear, spec: &MlpSpec) -> Operand {
         let columns = spec.inner;
         if spec.gate == Gate::None {
-            return match self.narrow {
-                Some(narrow) if narrow.format == Format::Bf16 => {
-                    let mut inner = self.take_words(x.rows(), columns, narrow.group);
-                    self.product(x, up, spec.activation, words_output(&mut inner, columns, narrow.group));
+            return match self.low_precision {
+                Some(low_precision) if low_precision.format == NumberFormat::Bf16 => {
+                    let mut inner = self.take_words(x.rows(), columns, low_precision.k_group);
+                    self.product(x, up, spec.activation, words_output(&mut inner, columns, low_precision.k_group));
                     Operand::Words(inner)
                 }
                 _ => {
@@ -243,16 +251,16 @@ impl Cpu {
         let mut both = self.take(x.rows(), 2 * columns);
         self.product(x, up, Activation::None, Output::F32(both.view_mut()));
         let (a, b) = if spec.gate == Gate::First { (0, columns) } else { (columns, 0) };
-        match (self.narrow, &down.weight) {
-            (Some(narrow), Weight::Narrow { smoothing, .. }) => {
-                let mut inner = self.take_words(x.rows(), columns, narrow.group);
+        match (self.low_precision, &down.weight) {
+            (Some(low_precision), Weight::LowPrecision { smoothing, .. }) => {
+                let mut inner = self.take_words(x.rows(), columns, low_precision.k_group);
                 self.clock.rest(|| {
                     inner.for_each_row(|i, words| {
                         let mut scratch = self.own_scratch();
                         let (row, values) = (both.row(i), scratch.0.at_least(columns));
                         values.copy_from_slice(&row[a..a + columns]);
                         (self.kernels.gate)(values, &row[b..b + columns], spec.activation);
-                        (narrow.encode)(values, smoothing, words, 0);
+                        (low_precision.encode)(values, smoothing, words, 0);
                     });
                 });
                 Operand::Words(inner)
@@ -286,11 +294,11 @@ impl Backend for Cpu {
     type Attention = Attention;
 
     fn load_embedding(&self, weights: &Weights, architecture: &Architecture) -> Result<Embedding> {
-        Embedding::load(weights, architecture, self.narrow.is_some())
+        Embedding::load(weights, architecture, self.low_precision.is_some())
     }
 
     fn load_linear(&self, weights: &Weights, names: &[String], bias: bool) -> Result<Linear> {
-        Linear::load(weights, names, bias, self.kernels, self.narrow, self.measuring)
+        Linear::load(weights, names, bias, self.kernels, self.low_precision, self.measuring)
     }
 
     fn load_norm(&self, weights: &Weights, name: &str, spec: &NormSpec) -> Result<Norm> {
@@ -461,9 +469,9 @@ fn part_of_text<'a, 'b, T>(parts: &'a [(T, Texts<'b>)], mut text: usize) -> (&'a
     unreachable!("callers stay below the number of texts")
 }
 
-/// A view of words as bf16 values: `columns` per row, `group` per word.
-fn words_output(y: &mut Matrix<u32>, columns: usize, group: usize) -> Output<'_> {
-    Output::Bf16 { words: y.view_mut().slice_move(s![.., HEADER..]), columns, group }
+/// A view of words as bf16 values: `columns` per row, `k_group` per word.
+fn words_output(y: &mut Matrix<u32>, columns: usize, k_group: usize) -> Output<'_> {
+    Output::Bf16 { words: y.view_mut().slice_move(s![.., HEADER..]), columns, k_group }
 }
 
 /// Calls `f` on pieces of `columns` columns, which are whole panels of `nr`, in parallel, with the

@@ -1,16 +1,17 @@
-//! Tiles whose sums stay in registers: two loops over the handful of instructions in which the levels differ, and what
-//! becomes of the sums.
+//! Tiles whose sums stay in registers: two loops, in which the levels differ by a few instructions,
+//! and how the sums are stored.
 //!
-//! All tiles have eight columns. By element: a register holds four words of one row of A, and a lane of it is multiplied by
-//! a line of B, two registers of four columns. In pairs: an instruction multiplies two rows of A by two columns of B and
-//! adds to four sums. B is not asked for ahead of time: its panels are read front to back, one behind the other.
+//! All tiles have eight columns. By element: a register has four words of one row of A, and each of
+//! its lanes is multiplied by a line of B, two registers of four columns. In pairs: an instruction
+//! multiplies two rows of A by two columns of B and adds to four sums. B is not prefetched, because
+//! its panels are read front to back, one behind the other.
 
 use std::arch::aarch64::*;
 
 use super::neon::Neon;
 use crate::kernels::activation::{Activation, activate};
 use crate::kernels::lanes::Lanes;
-use crate::kernels::narrow::{Format, Panel};
+use crate::kernels::low_precision::{NumberFormat, Panel};
 
 /// Columns of a tile.
 pub(super) const NR: usize = 8;
@@ -18,10 +19,11 @@ pub(super) const NR: usize = 8;
 /// Multiplies words of A by lines of B.
 ///
 /// # Safety
-/// The methods need the instructions of the table that they are called from, and pointers to as much as they say.
+/// The methods need the instructions of the table that they are called from, and pointers to as
+/// much as they say.
 pub(super) trait ByElement: Copy {
-    /// Units of 16 bits in a cell of B.
-    const UNITS: usize;
+    /// Halves of 32-bit words in a cell of B.
+    const CELL_HALVES: usize;
     /// A line of B.
     type Line: Copy;
     type Sum: Sum;
@@ -39,18 +41,19 @@ pub(super) trait ByElement: Copy {
 pub(super) trait InPairs: Copy {
     type Sum: Sum;
 
-    /// sums + a · b: (row 0 · column 0, row 0 · column 1, row 1 · column 0, row 1 · column 1), 64 bits each of a and b.
+    /// sums + a · b: (row 0 · column 0, row 0 · column 1, row 1 · column 0, row 1 · column 1), 64
+    /// bits each of a and b.
     unsafe fn step(sums: Self::Sum, a: uint8x16_t, b: uint8x16_t) -> Self::Sum;
 }
 
 /// Four sums.
 pub(super) trait Sum: Copy {
     fn zero() -> Self;
-    /// As values, integers less zero · total.
+    /// As values, integers less zero · column sum.
     ///
     /// # Safety
-    /// Of integers, `totals` points to four.
-    unsafe fn values(self, zero: i32, totals: *const i32) -> float32x4_t;
+    /// Of integers, `column_sums` points to four.
+    unsafe fn values(self, zero: i32, column_sums: *const i32) -> float32x4_t;
     /// The first two of `self` and of `other`; and the last two.
     fn halves(self, other: Self) -> [Self; 2];
 }
@@ -62,7 +65,7 @@ impl Sum for float32x4_t {
         unsafe { vdupq_n_f32(0.0) }
     }
     #[inline(always)]
-    unsafe fn values(self, _zero: i32, _totals: *const i32) -> float32x4_t {
+    unsafe fn values(self, _zero: i32, _column_sums: *const i32) -> float32x4_t {
         self
     }
     #[inline(always)]
@@ -82,9 +85,9 @@ impl Sum for int32x4_t {
         unsafe { vdupq_n_s32(0) }
     }
     #[inline(always)]
-    unsafe fn values(self, zero: i32, totals: *const i32) -> float32x4_t {
+    unsafe fn values(self, zero: i32, column_sums: *const i32) -> float32x4_t {
         // SAFETY: passed on to the caller.
-        unsafe { vcvtq_f32_s32(vmlsq_n_s32(self, vld1q_s32(totals), zero)) }
+        unsafe { vcvtq_f32_s32(vmlsq_n_s32(self, vld1q_s32(column_sums), zero)) }
     }
     #[inline(always)]
     fn halves(self, other: Self) -> [Self; 2] {
@@ -99,7 +102,8 @@ impl Sum for int32x4_t {
 /// The sums of `R` rows, in order of k.
 ///
 /// # Safety
-/// `a` points to R rows of `words` words at a distance of `lda`, `b` to `words` lines; see the trait.
+/// `a` points to R rows of `words` words at a distance of `lda`, `b` to `words` lines; see the
+/// trait.
 #[inline(always)]
 pub(super) unsafe fn by_element<E: ByElement, const R: usize>(
     words: usize,
@@ -110,7 +114,7 @@ pub(super) unsafe fn by_element<E: ByElement, const R: usize>(
     macro_rules! step {
         ($lane:literal, $word:expr, $a:expr) => {{
             // SAFETY: a line below `words`, passed on to the caller.
-            let line = unsafe { E::line(b.add($word * NR * E::UNITS)) };
+            let line = unsafe { E::line(b.add($word * NR * E::CELL_HALVES)) };
             for (sum, a) in sums.iter_mut().zip($a) {
                 // SAFETY: the instruction is the caller's promise.
                 *sum = unsafe { E::step::<$lane>(*sum, a, line) };
@@ -139,10 +143,11 @@ pub(super) unsafe fn by_element<E: ByElement, const R: usize>(
     sums
 }
 
-/// The sums of `R` rows, of which `pairs` are laid as `pack_pairs` says.
+/// The sums of `R` rows; `pairs` has the layout of `pack_pairs`.
 ///
 /// # Safety
-/// `pairs` points to `cells` times as many pairs as R rows have, `b` to `cells` lines of cells of 64 bits; see the trait.
+/// `pairs` points to `cells` times as many pairs as R rows have, `b` to `cells` lines of cells of
+/// 64 bits; see the trait.
 #[inline(always)]
 pub(super) unsafe fn in_pairs<P: InPairs, const R: usize>(
     cells: usize,
@@ -176,15 +181,16 @@ pub(super) unsafe fn in_pairs<P: InPairs, const R: usize>(
     rows
 }
 
-/// C ← activation(the sums, integers less zero · total and scaled, + bias); `rows` are the scales and zeros of A's.
+/// C ← activation(sums + bias), where sums of integers are first reduced by zero · column sum and
+/// scaled. `rows` has the scales and zeros of the rows of A.
 ///
 /// # Safety
-/// `c` points to R rows of eight values at a distance of `ldc`; the slices of `panel` have eight values, `totals` and
-/// `scales` if it is of `FORMAT` int8.
+/// `c` points to R rows of eight values at a distance of `ldc`; the slices of `panel` have eight
+/// values, `column_sums` and `scales` if it is of `FORMAT` int8.
 #[inline(always)]
 pub(super) unsafe fn finish<S: Sum, const R: usize>(
     sums: [[S; 2]; R],
-    format: Format,
+    format: NumberFormat,
     rows: [(f32, i32); R],
     panel: Panel<'_>,
     (c, ldc): (*mut f32, usize),
@@ -195,10 +201,10 @@ pub(super) unsafe fn finish<S: Sum, const R: usize>(
         for half in 0..2 {
             let at = half * 4;
             let bias = l.load(panel.bias.get_unchecked(at..));
-            let scales = if format == Format::Int8 { l.load(panel.scales.get_unchecked(at..)) } else { bias };
+            let scales = if format == NumberFormat::Int8 { l.load(panel.scales.get_unchecked(at..)) } else { bias };
             for (r, (sums, (scale, zero))) in sums.iter().zip(rows).enumerate() {
-                let mut v = sums[half].values(zero, panel.totals.as_ptr().wrapping_add(at));
-                if format == Format::Int8 {
+                let mut v = sums[half].values(zero, panel.column_sums.as_ptr().wrapping_add(at));
+                if format == NumberFormat::Int8 {
                     v = l.mul(v, l.mul(l.splat(scale), scales));
                 }
                 l.store(std::slice::from_raw_parts_mut(c.add(r * ldc + at), 4), l.add(v, bias));
@@ -213,20 +219,20 @@ pub(super) unsafe fn finish<S: Sum, const R: usize>(
     }
 }
 
-/// The table of products in low precision of `$kernel`, a `ByElement` or `InPairs`: its tile for each height, `$sums` of
-/// (cells of a column, rows of A, the same in pairs, B) being the sums.
+/// The table of products in low precision of `$kernel`, a `ByElement` or `InPairs`: its tile for
+/// each height, `$sums` of (cells of a column, rows of A, the same in pairs, B) being the sums.
 macro_rules! low_precision {
     (
         $table:ident, $kernel:ident, $format:ident, $name:literal, $native:literal,
-        units $units:literal, group $group:literal, pairs $pairs:literal, zero $zero:literal,
+        cell_halves $cell_halves:literal, k_group $k_group:literal, pairs $pairs:literal, zero $zero:literal,
         $encode:expr, $sums:expr, [$($height:literal)*], { $($item:item)* }
     ) => {
-        impl crate::kernels::narrow::Dot for $kernel {
-            const FORMAT: crate::kernels::Format = crate::kernels::Format::$format;
+        impl crate::kernels::low_precision::Microkernel for $kernel {
+            const FORMAT: crate::kernels::NumberFormat = crate::kernels::NumberFormat::$format;
             const MR: usize = [$($height),*].len();
             const NR: usize = crate::kernels::aarch64::microkernel::NR;
-            const UNITS: usize = $units;
-            const GROUP: usize = $group;
+            const CELL_HALVES: usize = $cell_halves;
+            const K_GROUP: usize = $k_group;
             const PAIRS: bool = $pairs;
 
             $($item)*
@@ -237,18 +243,18 @@ macro_rules! low_precision {
                 a: crate::kernels::Rows<'_>,
                 (from, to): (usize, usize),
                 pairs: &[u32],
-                panel: crate::kernels::narrow::Panel<'_>,
+                panel: crate::kernels::low_precision::Panel<'_>,
                 c: &mut ndarray::ArrayViewMut2<'_, f32>,
                 corner: (usize, usize),
-                _ahead: &[u16],
+                _to_prefetch: &[u16],
             ) {
-                // Not inlined: the loop needs all registers, and whoever calls has filled them.
+                // Not inlined: the loop needs all registers, which the caller has filled.
                 #[inline(never)]
                 unsafe fn tile<const R: usize>(
                     cells: usize,
                     (a, from): (crate::kernels::Rows<'_>, usize),
                     pairs: *const u32,
-                    panel: crate::kernels::narrow::Panel<'_>,
+                    panel: crate::kernels::low_precision::Panel<'_>,
                     c: (*mut f32, usize),
                 ) {
                     let mut rows = [(0.0, 0); R];
@@ -259,22 +265,22 @@ macro_rules! low_precision {
                     unsafe {
                         let a = (a.words(from, 0).as_ptr(), a.stride);
                         let sums: [[_; 2]; R] = $sums(cells, a, pairs, panel.data.as_ptr());
-                        let format = crate::kernels::Format::$format;
+                        let format = crate::kernels::NumberFormat::$format;
                         crate::kernels::aarch64::microkernel::finish(sums, format, rows, panel, c);
                     }
                 }
-                let cells = panel.data.len() / (<Self as crate::kernels::narrow::Dot>::NR * $units);
+                let cells = panel.data.len() / (<Self as crate::kernels::low_precision::Microkernel>::NR * $cell_halves);
                 assert!(from < to, "a tile has rows");
                 if $pairs {
                     assert!(pairs.len() >= (to - from).div_ceil(2) * cells * 4, "the pairs cover the tile");
                 } else {
                     assert!(a.words(to - 1, cells).len() == cells, "A covers the tile");
                 }
-                let columns = <Self as crate::kernels::narrow::Dot>::NR;
-                let of_integers = [panel.totals.len(), panel.scales.len()] == [columns; 2];
-                let format = crate::kernels::Format::$format;
+                let columns = <Self as crate::kernels::low_precision::Microkernel>::NR;
+                let of_integers = [panel.column_sums.len(), panel.scales.len()] == [columns; 2];
+                let format = crate::kernels::NumberFormat::$format;
                 assert!(
-                    panel.bias.len() == columns && (of_integers || format == crate::kernels::Format::Bf16),
+                    panel.bias.len() == columns && (of_integers || format == crate::kernels::NumberFormat::Bf16),
                     "a tile's columns"
                 );
                 assert!(
@@ -283,7 +289,8 @@ macro_rules! low_precision {
                 );
                 assert!(c.strides()[1] == 1, "rows of C are contiguous");
                 let ldc = c.strides()[0] as usize;
-                // SAFETY: the table is out of reach until its instructions were seen; the ranges are asserted above.
+                // SAFETY: the table is out of reach until its instructions were seen; the ranges
+                // are asserted above.
                 unsafe {
                     let c = (c.as_mut_ptr().add(corner.0 * ldc + corner.1), ldc);
                     match to - from {
@@ -294,16 +301,16 @@ macro_rules! low_precision {
             }
         }
 
-        pub(super) static $table: crate::kernels::Narrow = crate::kernels::Narrow {
-            format: crate::kernels::Format::$format,
+        pub(super) static $table: crate::kernels::LowPrecision = crate::kernels::LowPrecision {
+            format: crate::kernels::NumberFormat::$format,
             name: $name,
             native: $native,
             nr: crate::kernels::aarch64::microkernel::NR,
-            group: $group,
-            units: $units,
+            k_group: $k_group,
+            cell_halves: $cell_halves,
             zero: $zero,
             encode: $encode,
-            matmul: |p| crate::kernels::narrow::matmul($kernel, p),
+            matmul: |p| crate::kernels::low_precision::matmul($kernel, p),
         };
     };
 }

@@ -1,9 +1,10 @@
-//! The AArch64 tables. With its sister folders the only place where `unsafe` may stand: instructions behind a proof token,
-//! and tiles that read and write through pointers whose range they have asserted.
+//! The AArch64 tables. `unsafe` is allowed only here, in `x86_64` and in `backend/cuda`: for
+//! instructions behind a proof token, and for tiles that read and write through pointers whose
+//! range they have asserted.
 //!
-//! NEON is part of the architecture, so functions here are compiled for it as any other code. The instructions beyond it
-//! (dot products, matrix products, bf16) have no stable intrinsics: each is one line of `asm!` that names the extension it
-//! belongs to, in a function that is only called from its own table.
+//! NEON is part of the architecture, so functions here are compiled for it like any other code. The
+//! instructions beyond it (dot products, matrix multiplication, bf16) have no stable intrinsics.
+//! Each is one `asm!` that names its extension, in a function that only its own table calls.
 #![allow(unsafe_code, reason = "intrinsics; every other folder is safe code")]
 
 use std::arch::is_aarch64_feature_detected;
@@ -16,7 +17,8 @@ mod neon_bf16;
 mod neon_dot;
 mod neon_i8mm;
 
-/// The table of `isa`, if this CPU has all its instructions: what makes it sound to run them from there.
+/// The table of `isa`, if this CPU has all its instructions: what makes it sound to run them from
+/// there.
 pub(super) fn table(isa: Isa) -> Option<&'static Kernels> {
     let dot = || is_aarch64_feature_detected!("dotprod");
     let i8mm = || dot() && is_aarch64_feature_detected!("i8mm");

@@ -1,5 +1,5 @@
-//! NEON: four lanes, tiles of eight columns. In low precision without instructions made for it: bf16 widens to f32 as it is
-//! read, integers to 16 bits.
+//! NEON: four lanes, tiles of eight columns. It has no instructions for low
+//! precision: bf16 is widened to f32 when it is read, and integers to 16 bits.
 
 use std::arch::aarch64::*;
 
@@ -9,12 +9,12 @@ use super::microkernel::{ByElement, NR, by_element, low_precision};
 #[cfg(test)]
 use crate::kernels::activation::activate;
 use crate::kernels::activation::gate;
-use crate::kernels::attention::{NarrowAttention, attention, attention_bf16};
+use crate::kernels::attention::{LowPrecisionAttention, attention, attention_bf16};
 use crate::kernels::dot::dot;
 use crate::kernels::lanes::Lanes;
 use crate::kernels::layer_norm::add_norm;
+use crate::kernels::low_precision::{Integers, Microkernel, encode_bf16, encode_int8, words_of_bf16};
 use crate::kernels::matmul::{Place, Tile, matmul};
-use crate::kernels::narrow::{Dot, Integers, encode_bf16, encode_int8, words_of_bf16};
 use crate::kernels::normalize::normalize;
 use crate::kernels::rms_norm::rms_norm;
 use crate::kernels::rope::rope;
@@ -48,7 +48,7 @@ pub(super) static NEON: Kernels = Kernels {
     nr: NR,
     matmul: |p| matmul(PROVEN, p),
     attention: |head, scratch| attention(PROVEN, head, scratch),
-    add_norm: |x, residual, gamma, beta, eps, ahead| add_norm(PROVEN, x, residual, gamma, beta, eps, ahead),
+    add_norm: |x, residual, gamma, beta, eps, to_prefetch| add_norm(PROVEN, x, residual, gamma, beta, eps, to_prefetch),
     rms_norm: |x, residual, gamma, eps| rms_norm(PROVEN, x, residual, gamma, eps),
     rope: |row, cos, sin| rope(PROVEN, row, cos, sin),
     gate: |a, b, activation| gate(PROVEN, a, b, activation),
@@ -65,7 +65,8 @@ pub(super) static NEON: Kernels = Kernels {
     softmax: |row, scale| softmax(PROVEN, row, f32::NEG_INFINITY, scale).1,
 };
 
-// SAFETY of this block: NEON is part of the architecture; pointers come from slices whose length is asserted.
+// SAFETY of this block: NEON is part of the architecture; pointers come from slices whose length is
+// asserted.
 impl Lanes for Neon {
     type V = float32x4_t;
     const WIDTH: usize = 4;
@@ -144,13 +145,13 @@ impl Lanes for Neon {
 
 impl Integers for Neon {
     #[inline(always)]
-    fn store_integers<const GROUP: usize>(self, words: &mut [u32], a: float32x4_t) {
-        let words = &mut words[..Self::WIDTH / GROUP];
+    fn store_integers<const K_GROUP: usize>(self, words: &mut [u32], a: float32x4_t) {
+        let words = &mut words[..Self::WIDTH / K_GROUP];
         // SAFETY: NEON is part of the architecture; the length is asserted.
         unsafe {
             // Negative values become zero.
             let integers = vmovn_u32(vcvtnq_u32_f32(vminq_f32(a, vdupq_n_f32(255.0))));
-            match GROUP {
+            match K_GROUP {
                 2 => vst1_u32(words.as_mut_ptr(), vreinterpret_u32_u16(integers)),
                 4 => {
                     let bytes = vmovn_u16(vcombine_u16(integers, integers));
@@ -161,14 +162,14 @@ impl Integers for Neon {
         }
     }
     #[inline(always)]
-    fn store_bf16<const GROUP: usize>(self, words: &mut [u32], a: float32x4_t) {
-        let words = &mut words[..Self::WIDTH / GROUP];
+    fn store_bf16<const K_GROUP: usize>(self, words: &mut [u32], a: float32x4_t) {
+        let words = &mut words[..Self::WIDTH / K_GROUP];
         // SAFETY: NEON is part of the architecture; the length is asserted.
         unsafe {
             let bits = vreinterpretq_u32_f32(a);
             let odd = vandq_u32(vshrq_n_u32::<16>(bits), vdupq_n_u32(1));
             let rounded = vaddq_u32(bits, vaddq_u32(odd, vdupq_n_u32(0x7FFF)));
-            match GROUP {
+            match K_GROUP {
                 1 => vst1q_u32(words.as_mut_ptr(), vandq_u32(rounded, vdupq_n_u32(0xFFFF_0000))),
                 2 => vst1_u32(words.as_mut_ptr(), vreinterpret_u32_u16(vshrn_n_u32::<16>(rounded))),
                 _ => unreachable!("one or two to a word"),
@@ -189,7 +190,7 @@ impl Softmax for Neon {
 struct F32;
 
 impl ByElement for F32 {
-    const UNITS: usize = 2;
+    const CELL_HALVES: usize = 2;
     type Line = [float32x4_t; 2];
     type Sum = float32x4_t;
 
@@ -212,7 +213,8 @@ impl ByElement for F32 {
 /// A tile of `R` rows of a product in f32, added to `bias` or to what is in C.
 ///
 /// # Safety
-/// `a` points to R rows of `depth` values, `b` to `depth` lines of eight, `c` to R rows of eight; `bias` has eight values.
+/// `a` points to R rows of `depth` values, `b` to `depth` lines of eight, `c` to R rows of eight;
+/// `bias` has eight values.
 #[inline(never)]
 unsafe fn tile<const R: usize>(
     depth: usize,
@@ -247,7 +249,7 @@ impl Tile for Neon {
         c: &mut ArrayViewMut2<'_, f32>,
         place: Place,
         bias: Option<&[f32]>,
-        _ahead: &[f32],
+        _to_prefetch: &[f32],
     ) {
         let Place { rows: (row, end), k0, corner } = place;
         let (rows, depth) = (end - row, panel.len() / NR);
@@ -255,8 +257,8 @@ impl Tile for Neon {
         assert!(corner.0 + rows <= c.nrows() && corner.1 + NR <= c.ncols(), "C covers the tile");
         assert!(bias.is_none_or(|bias| bias.len() == NR), "bias covers the tile");
         let (lda, ldc) = (a.strides()[0] as usize, c.strides()[0] as usize);
-        // SAFETY: the tile lies in `a` and `c`, asserted above, whose rows are contiguous, asserted by `matmul`; the panel
-        // has depth × NR values.
+        // SAFETY: the tile lies in `a` and `c`, asserted above, whose rows are contiguous, asserted
+        // by `matmul`; the panel has depth × NR values.
         unsafe {
             let a = (a.as_ptr().add(row * lda + k0), lda);
             let (b, c) = (panel.as_ptr(), (c.as_mut_ptr().add(corner.0 * ldc + corner.1), ldc));
@@ -280,7 +282,7 @@ impl Tile for Neon {
 pub(super) struct Widened;
 
 impl ByElement for Widened {
-    const UNITS: usize = 1;
+    const CELL_HALVES: usize = 1;
     type Line = [float32x4_t; 2];
     type Sum = float32x4_t;
 
@@ -300,19 +302,19 @@ impl ByElement for Widened {
 }
 
 low_precision!(
-    BF16, Widened, Bf16, "neon", false, units 1, group 1, pairs false, zero 0,
+    BF16, Widened, Bf16, "neon", false, cell_halves 1, k_group 1, pairs false, zero 0,
     |row, _, words, _| encode_bf16(Widened, row, words),
     |words, a, _, b| by_element::<Widened, R>(words, a, b), [1 2 3 4 5 6 7 8], {
-        fn words(self, row: &[f32], group: usize, words: &mut [u32]) {
-            words_of_bf16(PROVEN, row, group, words);
+        fn words(self, row: &[f32], k_group: usize, words: &mut [u32]) {
+            words_of_bf16(PROVEN, row, k_group, words);
         }
     }
 );
 
-pub(super) const BF16_ATTENTION: NarrowAttention = NarrowAttention {
-    group: Widened::GROUP,
+pub(super) const BF16_ATTENTION: LowPrecisionAttention = LowPrecisionAttention {
+    k_group: Widened::K_GROUP,
     compute: |head, scratch| attention_bf16(Widened, PROVEN, head, scratch),
-    words: |row, words| Widened.words(row, Widened::GROUP, words),
+    words: |row, words| Widened.words(row, Widened::K_GROUP, words),
 };
 
 /// Integers as pairs of 16 bits, each multiplied and added on its own (`smlal`): no sum saturates.
@@ -320,7 +322,7 @@ pub(super) const BF16_ATTENTION: NarrowAttention = NarrowAttention {
 struct By16Bits;
 
 impl ByElement for By16Bits {
-    const UNITS: usize = 1;
+    const CELL_HALVES: usize = 1;
     type Line = [int16x8_t; 2];
     type Sum = int32x4_t;
 
@@ -356,11 +358,11 @@ impl ByElement for By16Bits {
 }
 
 low_precision!(
-    INT8, By16Bits, Int8, "neon", false, units 1, group 2, pairs false, zero 0,
-    |row, factors, words, ahead| encode_int8::<_, 2>(PROVEN, row, factors, words, ahead),
+    INT8, By16Bits, Int8, "neon", false, cell_halves 1, k_group 2, pairs false, zero 0,
+    |row, smoothing, words, to_prefetch| encode_int8::<_, 2>(PROVEN, row, smoothing, words, to_prefetch),
     |words, a, _, b| by_element::<By16Bits, R>(words, a, b), [1 2 3 4 5 6 7 8], {
-        fn words(self, row: &[f32], group: usize, words: &mut [u32]) {
-            words_of_bf16(PROVEN, row, group, words);
+        fn words(self, row: &[f32], k_group: usize, words: &mut [u32]) {
+            words_of_bf16(PROVEN, row, k_group, words);
         }
     }
 );

@@ -1,7 +1,7 @@
-//! bf16 beside products of matrices of 8-bit integers: products and attention, sixteen multiply-adds an instruction.
+//! bf16 beside i8mm: matrix multiplication and attention, sixteen multiply-adds per instruction.
 //!
-//! By `bfmmla` alone: `bfdot`, which every such CPU has too, does half as much in an instruction and rounds differently, so
-//! that a row beside others would not be what it is alone.
+//! Only `bfmmla` is used. `bfdot`, which every such CPU has too, does half as much per instruction
+//! and rounds differently, so that the result of a row would depend on the number of rows.
 
 use std::arch::aarch64::*;
 use std::arch::asm;
@@ -9,8 +9,8 @@ use std::arch::asm;
 use super::microkernel::{InPairs, in_pairs, low_precision};
 use super::neon::Neon;
 use super::neon_i8mm::NEON_I8MM;
-use crate::kernels::attention::{NarrowAttention, attention_bf16};
-use crate::kernels::narrow::{Dot, encode_bf16, words_of_bf16};
+use crate::kernels::attention::{LowPrecisionAttention, attention_bf16};
+use crate::kernels::low_precision::{Microkernel, encode_bf16, words_of_bf16};
 use crate::kernels::{Isa, Kernels};
 
 pub(super) static NEON_BF16: Kernels =
@@ -58,8 +58,8 @@ fn pairs_of_bf16(row: &[f32], words: &mut [u32]) {
 #[inline(always)]
 fn four_pairs(values: &[f32; 8]) -> [u32; 4] {
     let mut words = [0; 4];
-    // SAFETY: eight values are read and four words written; the instruction is there, for the table is out of reach until
-    // it was seen.
+    // SAFETY: eight values are read and four words written; the instruction is there, for the table
+    // is out of reach until it was seen.
     unsafe {
         let (low, high) = (vld1q_f32(values.as_ptr()), vld1q_f32(values[4..].as_ptr()));
         let pairs: uint32x4_t;
@@ -78,21 +78,21 @@ fn four_pairs(values: &[f32; 8]) -> [u32; 4] {
 }
 
 low_precision!(
-    BF16, Bfmmla, Bf16, "neon-bf16", true, units 4, group 2, pairs true, zero 0,
+    BF16, Bfmmla, Bf16, "neon-bf16", true, cell_halves 4, k_group 2, pairs true, zero 0,
     |row, _, words, _| encode_bf16(Bfmmla, row, words),
     |cells, _, pairs, b| in_pairs::<Bfmmla, R>(cells, pairs, b), [1 2 3 4 5 6 7 8 9 10 11 12], {
         #[inline(always)]
-        fn words(self, row: &[f32], group: usize, words: &mut [u32]) {
-            match group {
+        fn words(self, row: &[f32], k_group: usize, words: &mut [u32]) {
+            match k_group {
                 2 => pairs_of_bf16(row, words),
-                _ => words_of_bf16(Neon::PROVEN, row, group, words),
+                _ => words_of_bf16(Neon::PROVEN, row, k_group, words),
             }
         }
     }
 );
 
-const BF16_ATTENTION: NarrowAttention = NarrowAttention {
-    group: Bfmmla::GROUP,
+const BF16_ATTENTION: LowPrecisionAttention = LowPrecisionAttention {
+    k_group: Bfmmla::K_GROUP,
     compute: |head, scratch| attention_bf16(Bfmmla, Neon::PROVEN, head, scratch),
-    words: |row, words| Bfmmla.words(row, Bfmmla::GROUP, words),
+    words: |row, words| Bfmmla.words(row, Bfmmla::K_GROUP, words),
 };

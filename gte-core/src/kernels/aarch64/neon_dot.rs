@@ -1,22 +1,23 @@
-//! The dot product instructions beside NEON: products of 8-bit integers, sixteen multiply-adds an instruction.
+//! The dot product instructions beside NEON: products of 8-bit integers, sixteen multiply-adds per
+//! instruction.
 
 use std::arch::aarch64::*;
 use std::arch::asm;
 
 use super::microkernel::{ByElement, by_element, low_precision};
 use super::neon::{NEON, Neon};
-use crate::kernels::narrow::{encode_int8_less, words_of_bf16};
+use crate::kernels::low_precision::{encode_int8_less, words_of_bf16};
 use crate::kernels::{Isa, Kernels};
 
 pub(super) static NEON_DOT: Kernels = Kernels { isa: Isa::Dotprod, int8: &INT8, ..NEON };
 
-/// `sdot`. It multiplies signed by signed values; so the integers of A and their zero are stored less 128, which leaves
-/// Σ q·w − zero · Σ w what it is.
+/// `sdot`. It multiplies signed by signed values; so the integers of A and their zero are stored
+/// less 128, which leaves Σ q·w − zero · Σ w what it is.
 #[derive(Clone, Copy)]
 struct Sdot;
 
 impl ByElement for Sdot {
-    const UNITS: usize = 2;
+    const CELL_HALVES: usize = 2;
     type Line = [uint8x16_t; 2];
     type Sum = int32x4_t;
 
@@ -52,11 +53,11 @@ impl ByElement for Sdot {
 }
 
 low_precision!(
-    INT8, Sdot, Int8, "neon-dotprod", true, units 2, group 4, pairs false, zero 128,
-    |row, factors, words, ahead| encode_int8_less::<_, 4, 128>(Neon::PROVEN, row, factors, words, ahead),
+    INT8, Sdot, Int8, "neon-dotprod", true, cell_halves 2, k_group 4, pairs false, zero 128,
+    |row, smoothing, words, to_prefetch| encode_int8_less::<_, 4, 128>(Neon::PROVEN, row, smoothing, words, to_prefetch),
     |words, a, _, b| by_element::<Sdot, R>(words, a, b), [1 2 3 4 5 6 7 8], {
-        fn words(self, row: &[f32], group: usize, words: &mut [u32]) {
-            words_of_bf16(Neon::PROVEN, row, group, words);
+        fn words(self, row: &[f32], k_group: usize, words: &mut [u32]) {
+            words_of_bf16(Neon::PROVEN, row, k_group, words);
         }
     }
 );

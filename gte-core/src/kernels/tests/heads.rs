@@ -1,12 +1,12 @@
-//! Attention of every table against plain loops in f64: every mask, query heads that share keys, keys before the first
-//! query; and that a row does not depend on anything but what it sees.
+//! Attention of every table against plain loops in f64: every mask, query heads that share keys,
+//! keys before the first query; and that a row does not depend on anything but what it sees.
 
 use ndarray::{Array2, ArrayView2, ArrayViewMut2, Axis, s};
 use proptest::prelude::*;
 
 use super::{on_every_isa, values, words_of};
-use crate::kernels::attention::{Head, MAX_ERROR, MAX_ERROR_BF16, Mask, NarrowHead, Scratch, scratch_len};
-use crate::kernels::narrow::{HEADER, Output, Rows, to_bf16};
+use crate::kernels::attention::{Head, LowPrecisionHead, MAX_ERROR, MAX_ERROR_BF16, Mask, Scratch, scratch_len};
+use crate::kernels::low_precision::{HEADER, Output, Rows, to_bf16};
 use crate::kernels::{Isa, Kernels};
 
 /// Queries, keys and values of a whole text, one key head.
@@ -70,7 +70,8 @@ impl Text {
         out
     }
 
-    /// The rows from `before` on by the kernel in f32, with the rows of its operands at a distance of their own.
+    /// The rows from `before` on by the kernel in f32, with the rows of its operands at a distance
+    /// of their own.
     fn in_f32(&self, kernels: &Kernels, before: usize) -> Array2<f32> {
         let d = self.d;
         let spaced = |m: &Array2<f32>| {
@@ -78,13 +79,13 @@ impl Text {
             wide.slice_mut(s![.., 2..2 + m.ncols()]).assign(m);
             wide
         };
-        fn narrowed(m: &Array2<f32>) -> ArrayView2<'_, f32> {
+        fn middle(m: &Array2<f32>) -> ArrayView2<'_, f32> {
             m.slice(s![.., 2..m.ncols() - 3])
         }
         let (q, k, v) = (spaced(&self.q), spaced(&self.k), spaced(&self.v));
-        let (k_before, k) = narrowed(&k).split_at(Axis(0), before);
-        let (v_before, v) = narrowed(&v).split_at(Axis(0), before);
-        let (_, q) = narrowed(&q).split_at(Axis(0), before);
+        let (k_before, k) = middle(&k).split_at(Axis(0), before);
+        let (v_before, v) = middle(&v).split_at(Axis(0), before);
+        let (_, q) = middle(&q).split_at(Axis(0), before);
         let mut out = Array2::from_elem((q.nrows(), self.group * d + 7), f32::NAN);
         let columns = s![.., 3..3 + self.group * d];
         let mut scratch = vec![f32::NAN; scratch_len(self.tokens(), d, kernels.nr)];
@@ -100,27 +101,28 @@ impl Text {
         out.slice(columns).to_owned()
     }
 
-    /// The rows from `before` on by the kernel in bf16; what is stored in bf16 must be the same, rounded.
+    /// The rows from `before` on by the kernel in bf16; what is stored in bf16 must be the same,
+    /// rounded.
     fn in_bf16(&self, kernels: &Kernels, before: usize) -> Array2<f32> {
         let (d, group) = (self.d, self.group);
-        let table = kernels.narrow_attention(d);
+        let table = kernels.bf16_attention_of(d);
         // Query heads, key and value side by side in one row of words, as a product leaves them.
         let rows: Vec<u32> = (0..self.tokens())
             .flat_map(|i| {
                 let parts = [self.q.row(i), self.k.row(i), self.v.row(i)];
                 let row = ndarray::concatenate(Axis(0), &parts).unwrap();
-                [vec![0; HEADER], words_of(&row.to_vec(), table.group), vec![u32::MAX; 3]].concat()
+                [vec![0; HEADER], words_of(&row.to_vec(), table.k_group), vec![u32::MAX; 3]].concat()
             })
             .collect();
         let stride = rows.len() / self.tokens();
-        let part = |row: usize, column: usize| Rows { data: &rows[row * stride + column / table.group..], stride };
+        let part = |row: usize, column: usize| Rows { data: &rows[row * stride + column / table.k_group..], stride };
         let mut scratch = Scratch::default();
         // What a longer text left behind must not matter.
         let mut other = Array2::zeros((140, 80));
         let garbage = vec![to_bf16(f32::MAX); 140 * 200];
         let of_garbage = Rows { data: &garbage, stride: 200 };
-        (kernels.narrow_attention(80).compute)(
-            NarrowHead {
+        (kernels.bf16_attention_of(80).compute)(
+            LowPrecisionHead {
                 tokens: 140,
                 d: 80,
                 group: 1,
@@ -135,7 +137,7 @@ impl Text {
         );
         let mut attend = |out: Output<'_>| {
             let earlier = (before, part(0, group * d), part(0, (group + 1) * d));
-            let head = NarrowHead {
+            let head = LowPrecisionHead {
                 tokens: self.tokens() - before,
                 d,
                 group,
@@ -157,7 +159,7 @@ impl Text {
             }
             let columns = group * d;
             let mut stored = Array2::from_elem((tokens, columns.div_ceil(per_word)), 0xDEAD_BEEF);
-            attend(Output::Bf16 { words: stored.view_mut(), columns, group: per_word });
+            attend(Output::Bf16 { words: stored.view_mut(), columns, k_group: per_word });
             for (row, stored) in out.rows().into_iter().zip(stored.rows()) {
                 let expected = words_of(row.as_slice().unwrap(), per_word);
                 assert_eq!(stored.to_vec(), expected, "{} by {per_word}", kernels.isa);

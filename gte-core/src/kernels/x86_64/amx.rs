@@ -1,19 +1,23 @@
-//! AMX beside AVX512-BF16: products of 8-bit integers and of bf16 by tiles, up to 16,384 and 8,192 multiply-adds an
-//! instruction. The panels are those of AVX512-VNNI and AVX512-BF16.
+//! AMX beside AVX512-BF16: products of 8-bit integers and of bf16 by tiles, up to 16,384 and 8,192
+//! multiply-adds per instruction. The panels are those of AVX512-VNNI and AVX512-BF16.
 //!
-//! A tile has up to sixteen rows of 64 bytes. An instruction multiplies one of A (rows of sixteen words) with one of B
-//! (sixteen lines of sixteen cells) and adds to one of C. Four of C are in the making, two by two, for then a turn loads
-//! four tiles for four products: 8 cycles for each load against 16 for each product (Sapphire Rapids, by Intel's
-//! manual), so that the products bind. One of C would load two for each product.
+//! A tile has up to sixteen rows of 64 bytes. An instruction multiplies a tile of A (rows of
+//! sixteen words) by a tile of B (sixteen lines of sixteen cells) and adds the result to a tile of
+//! C. Four tiles of C, two by two, are computed at a time, so that each turn of the loop loads four
+//! tiles for four products. A tile of B takes 8 cycles and one of A 16, because its rows begin
+//! within cache lines; a product takes 16 (Sapphire Rapids, by Intel's manual). So the products are
+//! the limit. A single tile of C would need two loads per product.
 //!
-//! All tiles of a block have the same height, and the last begins within the one before it where they do not divide its
-//! rows: a configuration of the tiles takes some 200 cycles, so there is one for each block of rows, not one for
-//! each height. A row is what it is alone, so those computed twice are written twice the same.
+//! All tiles of a block have the same height. If this does not divide the block's rows, the last
+//! tile overlaps the one before it. Configuring the tiles takes some 200 cycles, so this happens
+//! once per block of rows, not once per height. A row does not depend on the others, so the rows in
+//! both tiles are written twice with the same values.
 //!
-//! Instructions by `asm!`, for intrinsics and detection are not stable. AMX-FP16 (Granite Rapids) would be a `tdpfp16ps`
-//! beside `tdpbf16ps` here, once there is a number format for it. AVX10.1 is what these tables use of AVX-512 under
-//! another name, and a CPU that has it says so by the old bits too; AVX10.2 adds nothing to these products but
-//! `vpdpbssd`, for which integers of A would be signed.
+//! The instructions are written in `asm!`, because intrinsics and detection are not stable.
+//! AMX-FP16 (Granite Rapids) would add `tdpfp16ps` here, once there is a number format for it.
+//! AVX10.1 is another name for the AVX-512 that these tables use, and a CPU that has it sets the
+//! old bits too. AVX10.2 adds only `vpdpbssd` to these products, for which integers of A would be
+//! signed.
 
 use std::arch::asm;
 use std::arch::x86_64::*;
@@ -28,7 +32,7 @@ use super::avx512_bf16::{AVX512_BF16, AVX512_BF16_PRODUCTS, Avx512Bf16};
 use super::avx512_vnni::{AVX512_INT8, Avx512Int8};
 use super::microkernel::{Mac, activate_rows, attention};
 use crate::kernels::lanes::Lanes;
-use crate::kernels::narrow::{Dot, Format, Joined, Narrow, Panel, Rows, matmul};
+use crate::kernels::low_precision::{Joined, LowPrecision, Microkernel, NumberFormat, Panel, Rows, matmul};
 use crate::kernels::{Isa, Kernels};
 
 pub(super) static AMX: Kernels = Kernels {
@@ -48,13 +52,15 @@ const TILE: usize = 16;
 /// Columns of a panel, which two tiles of B share, and of C.
 const NR: usize = 32;
 
-/// Whether this CPU has tiles and products of both formats, and the system lets this process use them.
+/// Whether this CPU has tiles and products of both formats, and the system lets this process use
+/// them.
 pub(super) fn is_permitted() -> bool {
     static PERMITTED: OnceLock<bool> = OnceLock::new();
     *PERMITTED.get_or_init(|| is_here() && permission())
 }
 
-/// What the CPU says, and whether the system saves tiles when it switches threads (bits 17 and 18 of XCR0).
+/// What the CPU says, and whether the system saves tiles when it switches threads (bits 17 and 18
+/// of XCR0).
 fn is_here() -> bool {
     const BF16: u32 = 1 << 22;
     const TILES: u32 = 1 << 24;
@@ -82,15 +88,16 @@ fn is_here() -> bool {
         && palette()
 }
 
-/// Asks Linux, which gives a process room for the tiles of its threads only then: those that exist and those to come.
-/// Old kernels and gVisor refuse.
+/// Asks Linux for permission to use tiles, on every thread of this process. Old kernels and gVisor
+/// refuse.
 #[cfg(target_os = "linux")]
 fn permission() -> bool {
     const ARCH_PRCTL: isize = 158;
     const ARCH_REQ_XCOMP_PERM: usize = 0x1023;
     const XTILEDATA: usize = 18;
     let mut result = ARCH_PRCTL;
-    // SAFETY: the call reads and writes no memory of this process; the registers that it spoils are named.
+    // SAFETY: the call reads and writes no memory of this process; the registers that it spoils are
+    // named.
     unsafe {
         asm!(
             "syscall",
@@ -105,7 +112,7 @@ fn permission() -> bool {
     result == 0
 }
 
-/// Other systems have ways of their own, which were not tried.
+/// Other systems have other ways, which were not tried.
 #[cfg(not(target_os = "linux"))]
 fn permission() -> bool {
     false
@@ -121,7 +128,8 @@ struct Config {
     rows: [u8; 16],
 }
 
-/// Shapes the tiles of this thread for `height` rows of A: 0 to 3 are of C, 4 and 5 of A, 6 and 7 of B.
+/// Shapes the tiles of this thread for `height` rows of A: 0 to 3 are of C, 4 and 5 of A, 6 and 7
+/// of B.
 ///
 /// # Safety
 /// The instructions are there and permitted.
@@ -142,7 +150,7 @@ unsafe fn configure(height: usize) {
     }
 }
 
-/// Gives the tiles of this thread up, so that it is switched as fast as any other.
+/// Releases the tiles of this thread, so that switching to and from it is as fast as without AMX.
 ///
 /// # Safety
 /// The instructions are there and permitted.
@@ -158,8 +166,8 @@ unsafe fn release() {
     }
 }
 
-/// The last words of a column, fewer than a tile has, with zeros behind them: neither a row of A nor a panel may be read
-/// behind its end.
+/// The last words of a column, fewer than a tile has, with zeros behind them: neither a row of A
+/// nor a panel may be read behind its end.
 #[repr(C, align(64))]
 struct Tail {
     a: [[u32; TILE]; 2 * TILE],
@@ -176,7 +184,7 @@ struct Operands {
     /// The turn behind them, or null.
     tail: *const Tail,
     /// What will be read soon, and how many of its bytes each turn fetches.
-    ahead: *const u16,
+    to_prefetch: *const u16,
     share: usize,
 }
 
@@ -187,15 +195,15 @@ type Sums = MaybeUninit<[[u32; NR]; 2 * TILE]>;
 ///
 /// # Safety
 /// The methods need the instructions, and tiles that are configured for the height.
-trait InTiles: Mac + Dot {
+trait InTiles: Mac + Microkernel {
     /// Writes the sums of up to 16 rows.
     unsafe fn short(o: Operands, sums: &mut Sums);
     /// Writes the sums of 17 to 32 rows.
     unsafe fn tall(o: Operands, sums: &mut Sums);
 }
 
-/// The loop over words: `$zero` first, `$turn` for each sixteen words and `$store` at the end. One `asm!`, for tiles are no
-/// values that the compiler knows.
+/// The loop over words: `$zero` first, `$turn` for each sixteen words and `$store` at the end. It
+/// is one `asm!`, because the compiler does not know the tile registers.
 macro_rules! tiles {
     ($o:ident, $sums:ident, [$($zero:literal)*], [$($turn:expr)*], [$($store:literal)*]) => {
         asm!(
@@ -208,13 +216,13 @@ macro_rules! tiles {
             "add {lower}, 64",
             "add {b}, 2048",
             // This turn's share of what comes next.
-            "lea {end}, [{ahead} + {share}]",
+            "lea {end}, [{to_prefetch} + {share}]",
             "jmp 4f",
             "3:",
-            "prefetcht1 byte ptr [{ahead}]",
-            "add {ahead}, 64",
+            "prefetcht1 byte ptr [{to_prefetch}]",
+            "add {to_prefetch}, 64",
             "4:",
-            "cmp {ahead}, {end}",
+            "cmp {to_prefetch}, {end}",
             "jb 3b",
             "dec {turns}",
             "jnz 2b",
@@ -239,7 +247,7 @@ macro_rules! tiles {
             line = in(reg) 4 * NR,
             turns = inout(reg) $o.turns => _,
             tail = inout(reg) $o.tail => _,
-            ahead = inout(reg) $o.ahead => _,
+            to_prefetch = inout(reg) $o.to_prefetch => _,
             share = inout(reg) $o.share => _,
             end = out(reg) _,
             sums = in(reg) $sums.as_mut_ptr(),
@@ -252,7 +260,7 @@ macro_rules! tiles {
 
 /// The product and the table of `$kernel`, whose panels and rows are those of `$mac`.
 macro_rules! in_tiles {
-    ($table:ident, $kernel:ident, $mac:ident, $narrow:ident, $product:literal, $features:literal) => {
+    ($table:ident, $kernel:ident, $mac:ident, $low_precision:ident, $product:literal, $features:literal) => {
         impl InTiles for $mac {
             #[inline(always)]
             unsafe fn short(o: Operands, sums: &mut Sums) {
@@ -293,16 +301,16 @@ macro_rules! in_tiles {
             }
         }
 
-        /// That of the same name, by tiles.
+        /// The same microkernel, with tiles.
         #[derive(Clone, Copy)]
         struct $kernel;
 
-        impl Dot for $kernel {
-            const FORMAT: Format = <$mac as Dot>::FORMAT;
+        impl Microkernel for $kernel {
+            const FORMAT: NumberFormat = <$mac as Microkernel>::FORMAT;
             const MR: usize = 2 * TILE;
             const NR: usize = NR;
-            const UNITS: usize = <$mac as Dot>::UNITS;
-            const GROUP: usize = <$mac as Dot>::GROUP;
+            const CELL_HALVES: usize = <$mac as Microkernel>::CELL_HALVES;
+            const K_GROUP: usize = <$mac as Microkernel>::K_GROUP;
             const SAME_HEIGHT: bool = true;
 
             #[inline(always)]
@@ -316,12 +324,12 @@ macro_rules! in_tiles {
                 unsafe { release() }
             }
             #[inline(always)]
-            fn words(self, row: &[f32], group: usize, words: &mut [u32]) {
-                $mac.words(row, group, words);
+            fn words(self, row: &[f32], k_group: usize, words: &mut [u32]) {
+                $mac.words(row, k_group, words);
             }
             #[inline(always)]
-            fn expect<T>(self, row: &[T]) {
-                $mac.expect(row);
+            fn prefetch_row<T>(self, row: &[T]) {
+                $mac.prefetch_row(row);
             }
             fn pack_transposed(self, rows: Joined<'_>, range: Range<usize>, words: usize, dst: &mut [u16]) {
                 $mac.pack_transposed(rows, range, words, dst);
@@ -338,7 +346,7 @@ macro_rules! in_tiles {
                 panel: Panel<'_>,
                 c: &mut ArrayViewMut2<'_, f32>,
                 corner: (usize, usize),
-                ahead: &[u16],
+                to_prefetch: &[u16],
             ) {
                 #[inline(never)]
                 #[target_feature(enable = $features)]
@@ -348,28 +356,28 @@ macro_rules! in_tiles {
                     panel: Panel<'_>,
                     c: &mut ArrayViewMut2<'_, f32>,
                     corner: (usize, usize),
-                    ahead: &[u16],
+                    to_prefetch: &[u16],
                 ) {
                     // SAFETY: passed on to the caller.
-                    unsafe { tile::<$mac>(a, rows, panel, c, corner, ahead) }
+                    unsafe { tile::<$mac>(a, rows, panel, c, corner, to_prefetch) }
                 }
-                // SAFETY: the table is out of reach until its instructions were seen, and `begin` has configured the
-                // tiles for this height.
-                unsafe { f(a, rows, panel, c, corner, ahead) }
+                // SAFETY: the table is out of reach until its instructions were seen, and `begin`
+                // has configured the tiles for this height.
+                unsafe { f(a, rows, panel, c, corner, to_prefetch) }
             }
         }
 
-        static $table: Narrow = Narrow {
+        static $table: LowPrecision = LowPrecision {
             name: "amx",
             matmul: |p| {
                 #[target_feature(enable = $features)]
-                fn f(p: crate::kernels::NarrowProduct<'_, '_>) {
+                fn f(p: crate::kernels::LowPrecisionGemm<'_, '_>) {
                     matmul($kernel, p);
                 }
                 // SAFETY: the table is handed out only where its instructions were seen.
                 unsafe { f(p) }
             },
-            ..$narrow
+            ..$low_precision
         };
     };
 }
@@ -385,7 +393,7 @@ in_tiles!(
 );
 attention!(ATTENTION, AmxBf16, Avx512, "avx512f,avx512vl,avx512bw,avx512dq,avx512bf16");
 
-/// See [`Dot::tile`].
+/// See [`Microkernel::tile`].
 ///
 /// # Safety
 /// The instructions are there, and the tiles are configured for as many rows.
@@ -396,32 +404,33 @@ unsafe fn tile<M: InTiles<Lanes = Avx512>>(
     panel: Panel<'_>,
     c: &mut ArrayViewMut2<'_, f32>,
     corner: (usize, usize),
-    ahead: &[u16],
+    to_prefetch: &[u16],
 ) {
-    let (words, height) = (panel.data.len() / (NR * <M as Mac>::UNITS), to - from);
-    assert!(<M as Mac>::UNITS == 2 && (1..=2 * TILE).contains(&height), "a tile's rows");
+    let (words, height) = (panel.data.len() / (NR * <M as Mac>::CELL_HALVES), to - from);
+    assert!(<M as Mac>::CELL_HALVES == 2 && (1..=2 * TILE).contains(&height), "a tile's rows");
     assert!(a.words(to - 1, words).len() == words, "A covers the tile");
-    let of_integers = [panel.totals.len(), panel.scales.len()] == [NR; 2];
-    assert!(panel.bias.len() == NR && (of_integers || <M as Mac>::FORMAT == Format::Bf16), "a tile's columns");
+    let of_integers = [panel.column_sums.len(), panel.scales.len()] == [NR; 2];
+    assert!(panel.bias.len() == NR && (of_integers || <M as Mac>::FORMAT == NumberFormat::Bf16), "a tile's columns");
     assert!(corner.0 + height <= c.nrows() && corner.1 + NR <= c.ncols(), "C covers the tile");
     assert!(c.strides()[1] == 1, "rows of C are contiguous");
     let ldc = c.strides()[0] as usize;
     let (turns, rest) = (words / TILE, words % TILE);
     let mut tail = MaybeUninit::<Tail>::uninit();
     let mut sums = Sums::uninit();
-    // SAFETY: of this block: whole turns stay within the rows of A and the panel, asserted above, and the tail has one more.
-    // What is read of the sums and of the tail was written.
+    // SAFETY: of this block: whole turns stay within the rows of A and the panel, asserted above,
+    // and the tail has one more. What is read of the sums and of the tail was written.
     unsafe {
         if rest > 0 {
-            let tail = &mut *tail.as_mut_ptr();
-            for (i, row) in tail.a.iter_mut().enumerate().take(height) {
-                row[..rest].copy_from_slice(&a.words(from + i, words)[turns * TILE..]);
-                row[rest..].fill(0);
+            // By pointers: it is as large as what a tile computes, and is not filled twice.
+            let (to_a, to_b) = (&raw mut (*tail.as_mut_ptr()).a, &raw mut (*tail.as_mut_ptr()).b);
+            for i in 0..height {
+                let row = to_a.cast::<u32>().add(i * TILE);
+                row.copy_from_nonoverlapping(a.words(from + i, words)[turns * TILE..].as_ptr(), rest);
+                row.add(rest).write_bytes(0, TILE - rest);
             }
-            let (lines, last) = tail.b.as_flattened_mut().split_at_mut(rest * NR);
-            let panel = panel.data.as_ptr().add(turns * TILE * NR * 2);
-            lines.as_mut_ptr().copy_from_nonoverlapping(panel.cast(), lines.len());
-            last.fill(0);
+            let (lines, panel) = (to_b.cast::<u32>(), panel.data.as_ptr().cast::<u32>());
+            lines.copy_from_nonoverlapping(panel.add(turns * TILE * NR), rest * NR);
+            lines.add(rest * NR).write_bytes(0, (TILE - rest) * NR);
         }
         let operands = Operands {
             a: a.words(from, words).as_ptr(),
@@ -429,8 +438,8 @@ unsafe fn tile<M: InTiles<Lanes = Avx512>>(
             b: panel.data.as_ptr(),
             turns,
             tail: if rest > 0 { tail.as_ptr() } else { std::ptr::null() },
-            ahead: ahead.as_ptr(),
-            share: size_of_val(ahead).div_ceil(turns.max(1)).next_multiple_of(64),
+            to_prefetch: to_prefetch.as_ptr(),
+            share: size_of_val(to_prefetch).div_ceil(turns.max(1)).next_multiple_of(64),
         };
         if height > TILE {
             M::tall(operands, &mut sums)
@@ -441,11 +450,11 @@ unsafe fn tile<M: InTiles<Lanes = Avx512>>(
         let l = Avx512::PROVEN;
         for half in [0, 16] {
             let bias = l.load(&panel.bias[half..]);
-            let scales = if <M as Mac>::FORMAT == Format::Int8 { l.load(&panel.scales[half..]) } else { bias };
+            let scales = if <M as Mac>::FORMAT == NumberFormat::Int8 { l.load(&panel.scales[half..]) } else { bias };
             for r in 0..height {
                 let sum = sums.add(r * NR + half).cast::<M::Sum>().read_unaligned();
-                let mut v = M::values(sum, a.zero(from + r), panel.totals.as_ptr().wrapping_add(half));
-                if <M as Mac>::FORMAT == Format::Int8 {
+                let mut v = M::values(sum, a.zero(from + r), panel.column_sums.as_ptr().wrapping_add(half));
+                if <M as Mac>::FORMAT == NumberFormat::Int8 {
                     v = l.mul(v, l.mul(l.splat(a.scale(from + r)), scales));
                 }
                 l.store(std::slice::from_raw_parts_mut(c.add(r * ldc + half), 16), l.add(v, bias));
@@ -456,7 +465,7 @@ unsafe fn tile<M: InTiles<Lanes = Avx512>>(
 }
 
 /// Multiply-adds per second of one thread between tiles that stay in registers.
-fn peak(format: Format, rounds: usize) -> f64 {
+fn peak(format: NumberFormat, rounds: usize) -> f64 {
     macro_rules! timed {
         ($product:literal) => {{
             let start = std::time::Instant::now();
@@ -485,11 +494,11 @@ fn peak(format: Format, rounds: usize) -> f64 {
             start.elapsed().as_secs_f64()
         }};
     }
-    let (seconds, group) = match format {
-        Format::Int8 => (timed!("tdpbusd"), 4),
-        Format::Bf16 => (timed!("tdpbf16ps"), 2),
+    let (seconds, k_group) = match format {
+        NumberFormat::Int8 => (timed!("tdpbusd"), 4),
+        NumberFormat::Bf16 => (timed!("tdpbf16ps"), 2),
     };
-    (rounds * 4 * TILE * TILE * TILE * group) as f64 / seconds
+    (rounds * 4 * TILE * TILE * TILE * k_group) as f64 / seconds
 }
 
 #[cfg(test)]
@@ -499,7 +508,7 @@ mod tests {
     #[test]
     fn the_probe_multiplies() {
         if super::super::table(Isa::Amx).is_some() {
-            for format in [Format::Int8, Format::Bf16] {
+            for format in [NumberFormat::Int8, NumberFormat::Bf16] {
                 let peak = peak(format, 2);
                 assert!(peak.is_finite() && peak > 0.0, "{format:?}: {peak}");
             }

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use ndarray::{ArrayView2, ArrayViewMut2};
 
-use super::microkernel::{Mac, attention, narrow, words};
+use super::microkernel::{Mac, attention, low_precision, words};
 use super::{Step, kernels, pack, peak, prefetch, tile_by_height};
 use crate::kernels::Isa;
 #[cfg(test)]
@@ -15,8 +15,8 @@ use crate::kernels::attention::{Head, attention};
 use crate::kernels::dot::dot;
 use crate::kernels::lanes::Lanes;
 use crate::kernels::layer_norm::add_norm;
-use crate::kernels::matmul::{Place, Product, Tile, matmul};
-use crate::kernels::narrow::{Format, Integers, encode_bf16, encode_int8};
+use crate::kernels::low_precision::{Integers, NumberFormat, encode_bf16, encode_int8};
+use crate::kernels::matmul::{Gemm, Place, Tile, matmul};
 use crate::kernels::normalize::normalize;
 use crate::kernels::pack::{Joined, KC, pack_transposed};
 use crate::kernels::rms_norm::rms_norm;
@@ -40,11 +40,12 @@ impl Avx2 {
 const PROVEN: Avx2 = Avx2::PROVEN;
 
 kernels!(AVX2, Isa::Avx2, Avx2, "avx2,fma", &AVX2_BF16, &AVX2_INT8, AVX2_ATTENTION, |format| match format {
-    None | Some(Format::Bf16) => Some(peak::avx2_f32()),
-    Some(Format::Int8) => Some(peak::avx2_int8()),
+    None | Some(NumberFormat::Bf16) => Some(peak::avx2_f32()),
+    Some(NumberFormat::Int8) => Some(peak::avx2_int8()),
 });
 
-// SAFETY of this block: `self` proves that the instructions are there; pointers come from slices whose length is asserted.
+// SAFETY of this block: `self` proves that the instructions are there; pointers come from slices
+// whose length is asserted.
 impl Lanes for Avx2 {
     type V = __m256;
     const WIDTH: usize = 8;
@@ -128,20 +129,20 @@ impl Lanes for Avx2 {
         }
     }
     #[inline(always)]
-    fn ask_for(self, values: &[f32], ahead: usize) {
-        prefetch::<_MM_HINT_T1>(values.as_ptr().wrapping_add(ahead));
+    fn prefetch(self, values: &[f32], to_prefetch: usize) {
+        prefetch::<_MM_HINT_T1>(values.as_ptr().wrapping_add(to_prefetch));
     }
 }
 
 impl Integers for Avx2 {
     #[inline(always)]
-    fn store_integers<const GROUP: usize>(self, words: &mut [u32], a: __m256) {
-        let words = &mut words[..Self::WIDTH / GROUP];
+    fn store_integers<const K_GROUP: usize>(self, words: &mut [u32], a: __m256) {
+        let words = &mut words[..Self::WIDTH / K_GROUP];
         // SAFETY: `self` proves that the instructions are there; the length is asserted.
         unsafe {
             let integers = _mm256_cvtps_epi32(_mm256_min_ps(a, _mm256_set1_ps(255.0)));
             let pairs = _mm_packus_epi32(_mm256_castsi256_si128(integers), _mm256_extracti128_si256::<1>(integers));
-            match GROUP {
+            match K_GROUP {
                 2 => _mm_storeu_si128(words.as_mut_ptr().cast(), pairs),
                 4 => _mm_storel_epi64(words.as_mut_ptr().cast(), _mm_packus_epi16(pairs, pairs)),
                 _ => unreachable!("two or four to a word"),
@@ -149,14 +150,14 @@ impl Integers for Avx2 {
         }
     }
     #[inline(always)]
-    fn store_bf16<const GROUP: usize>(self, words: &mut [u32], a: __m256) {
-        let words = &mut words[..Self::WIDTH / GROUP];
+    fn store_bf16<const K_GROUP: usize>(self, words: &mut [u32], a: __m256) {
+        let words = &mut words[..Self::WIDTH / K_GROUP];
         // SAFETY: `self` proves that the instructions are there; the length is asserted.
         unsafe {
             let bits = _mm256_castps_si256(a);
             let odd = _mm256_and_si256(_mm256_srli_epi32::<16>(bits), _mm256_set1_epi32(1));
             let rounded = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7FFF)));
-            match GROUP {
+            match K_GROUP {
                 1 => {
                     let upper = _mm256_and_si256(rounded, _mm256_set1_epi32(0xFFFF_0000_u32 as i32));
                     _mm256_storeu_si256(words.as_mut_ptr().cast(), upper);
@@ -196,9 +197,9 @@ impl Tile for Avx2 {
 struct Avx2Bf16;
 
 impl Mac for Avx2Bf16 {
-    const FORMAT: Format = Format::Bf16;
+    const FORMAT: NumberFormat = NumberFormat::Bf16;
     const WIDTH: usize = 8;
-    const UNITS: usize = 1;
+    const CELL_HALVES: usize = 1;
     const UNROLL: usize = 2;
     type Lanes = Avx2;
     type Word = __m256;
@@ -223,23 +224,37 @@ impl Mac for Avx2Bf16 {
         }
     }
     #[inline(always)]
-    unsafe fn values(sum: __m256, _zero: i32, _totals: *const i32) -> __m256 {
+    unsafe fn values(sum: __m256, _zero: i32, _column_sums: *const i32) -> __m256 {
         sum
     }
 }
 
-/// Integers as pairs of 16 bits (`vpmaddwd`): no sum saturates, unlike those of `vpmaddubsw`, at the same number of multiplications.
+/// Integers as pairs of 16 bits (`vpmaddwd`): exact, unlike `vpmaddubsw`, whose sums of two
+/// products saturate at 16 bits. Two of a hundred pairs of MiniLM's weights could make one
+/// saturate.
 ///
-/// In registers alone `vpmaddubsw` is 1.2 × as fast (Zen 3), for its fewer additions. But two of a hundred pairs of MiniLM's weights could make it
-/// saturate, and what makes up for these, exactly, costs that much again: a second line for them, a list of what is lacking, or a look at
-/// each row for large values beside them.
+/// No exact way to use `vpmaddubsw` is faster. Multiply-adds per cycle in registers alone, by
+/// llvm-mca's models of Zen 3 and Skylake:
+///
+/// | | Zen 3 | Skylake |
+/// |---|--:|--:|
+/// | `vpmaddwd`, `vpaddd`, as here | 32 | 24 |
+/// | `vpmaddubsw`, `vpmaddwd` by ones, `vpaddd`: saturates | 32 | 32 |
+/// | the same with ∣w∣ by ±(q − 128), of which −128 has no opposite | 29 | 21 |
+/// | halves of 4 bits of q, summed in 16 bits for eight steps | 28 | 21 |
+/// | the upper 7 bits of q, and its lowest bit in a second pass | 21 | 16 |
+///
+/// Each exact scheme needs a fourth instruction per 32 multiply-adds, which uses up what it saves.
+/// The saturating one was measured at 1.2 × the speed of this one on Zen 3. Every correction for
+/// the pairs that saturate (a second line for them, a list of what is missing, or a search for
+/// large values in each row) cost that much again. ONNX Runtime lets them saturate.
 #[derive(Clone, Copy)]
 pub(super) struct Avx2Int8;
 
 impl Mac for Avx2Int8 {
-    const FORMAT: Format = Format::Int8;
+    const FORMAT: NumberFormat = NumberFormat::Int8;
     const WIDTH: usize = 8;
-    const UNITS: usize = 1;
+    const CELL_HALVES: usize = 1;
     const UNROLL: usize = 2;
     type Lanes = Avx2;
     type Word = __m256i;
@@ -267,16 +282,17 @@ impl Mac for Avx2Int8 {
         }
     }
     #[inline(always)]
-    unsafe fn values(sum: __m256i, zero: i32, totals: *const i32) -> __m256 {
+    unsafe fn values(sum: __m256i, zero: i32, column_sums: *const i32) -> __m256 {
         // SAFETY: see the trait.
         unsafe {
-            let totals = _mm256_mullo_epi32(_mm256_loadu_si256(totals.cast()), _mm256_set1_epi32(zero));
-            _mm256_cvtepi32_ps(_mm256_sub_epi32(sum, totals))
+            let column_sums = _mm256_mullo_epi32(_mm256_loadu_si256(column_sums.cast()), _mm256_set1_epi32(zero));
+            _mm256_cvtepi32_ps(_mm256_sub_epi32(sum, column_sums))
         }
     }
 }
 
-/// `sum` itself, of which the compiler knows nothing: of two steps it would add the products first, for which there are no registers.
+/// `sum` itself, of which the compiler knows nothing: of two steps it would add the products first,
+/// for which there are no registers.
 #[inline]
 #[target_feature(enable = "avx2")]
 fn settled(mut sum: __m256i) -> __m256i {
@@ -285,14 +301,14 @@ fn settled(mut sum: __m256i) -> __m256i {
     sum
 }
 
-narrow!(
+low_precision!(
     AVX2_BF16, Avx2Bf16, Avx2, "avx2", false, "avx2,fma", 1,
     |row, _, words, _| encode_bf16(Avx2Bf16, row, words),
     [1 2 3 4 5 6], { words!(Avx2); }
 );
-narrow!(
+low_precision!(
     AVX2_INT8, Avx2Int8, Avx2, "avx2", false, "avx2,fma", 2,
-    |row, factors, words, ahead| encode_int8::<_, 2>(Avx2::PROVEN, row, factors, words, ahead),
+    |row, smoothing, words, to_prefetch| encode_int8::<_, 2>(Avx2::PROVEN, row, smoothing, words, to_prefetch),
     [1 2 3 4 5 6], { words!(Avx2); }
 );
 attention!(AVX2_ATTENTION, Avx2Bf16, Avx2, "avx2,fma");

@@ -1,19 +1,19 @@
-//! AVX-VNNI beside AVX2: products of 8-bit integers, 32 multiply-adds an instruction. For CPUs without AVX-512, which have
-//! the instruction of AVX512-VNNI on vectors of 256 bits.
+//! AVX-VNNI beside AVX2: products of 8-bit integers, 32 multiply-adds per instruction. For CPUs
+//! without AVX-512, which have the instruction of AVX512-VNNI on vectors of 256 bits.
 
 use std::arch::x86_64::*;
 
 use super::avx2::{AVX2, Avx2, Avx2Int8};
-use super::microkernel::{Mac, narrow, words};
+use super::microkernel::{Mac, low_precision, words};
 use super::peak;
-use crate::kernels::narrow::{Format, encode_int8};
+use crate::kernels::low_precision::{NumberFormat, encode_int8};
 use crate::kernels::{Isa, Kernels};
 
 pub(super) static AVX2_VNNI: Kernels = Kernels {
     isa: Isa::Avx2Vnni,
     int8: &INT8,
     peak: |format| match format {
-        Some(Format::Int8) => Some(peak::avx2_vnni()),
+        Some(NumberFormat::Int8) => Some(peak::avx2_vnni()),
         other => (AVX2.peak)(other),
     },
     ..AVX2
@@ -24,9 +24,9 @@ pub(super) static AVX2_VNNI: Kernels = Kernels {
 struct Avx2VnniInt8;
 
 impl Mac for Avx2VnniInt8 {
-    const FORMAT: Format = Format::Int8;
+    const FORMAT: NumberFormat = NumberFormat::Int8;
     const WIDTH: usize = 8;
-    const UNITS: usize = 2;
+    const CELL_HALVES: usize = 2;
     const UNROLL: usize = 2;
     type Lanes = Avx2;
     type Word = __m256i;
@@ -45,20 +45,45 @@ impl Mac for Avx2VnniInt8 {
     #[inline(always)]
     unsafe fn step(sums: [__m256i; 2], a: *const u32, b: [__m256i; 2]) -> [__m256i; 2] {
         // SAFETY: see the trait.
-        unsafe {
-            let a = _mm256_set1_epi32(a.read() as i32);
-            [_mm256_dpbusd_avx_epi32(sums[0], a, b[0]), _mm256_dpbusd_avx_epi32(sums[1], a, b[1])]
-        }
+        unsafe { step(sums, a, b) }
     }
     #[inline(always)]
-    unsafe fn values(sum: __m256i, zero: i32, totals: *const i32) -> __m256 {
+    unsafe fn values(sum: __m256i, zero: i32, column_sums: *const i32) -> __m256 {
         // SAFETY: see the trait.
-        unsafe { Avx2Int8::values(sum, zero, totals) }
+        unsafe { Avx2Int8::values(sum, zero, column_sums) }
     }
 }
 
-narrow!(
+/// By `asm!`, so that each broadcast stays beside its products. The compiler would move the
+/// broadcasts of all rows to the front, for which there are too few registers, and spill sums to
+/// the stack.
+///
+/// # Safety
+/// `a` points to a word.
+#[inline]
+#[target_feature(enable = "avx2,avxvnni")]
+unsafe fn step([mut low, mut high]: [__m256i; 2], a: *const u32, b: [__m256i; 2]) -> [__m256i; 2] {
+    let _word: __m256i; // with a type, because `_` would get the name of another register
+    // SAFETY: reads one word at `a`, which the caller promises, and writes registers.
+    unsafe {
+        std::arch::asm!(
+            "vpbroadcastd {word}, dword ptr [{a}]",
+            "{{vex}} vpdpbusd {low}, {word}, {b0}",
+            "{{vex}} vpdpbusd {high}, {word}, {b1}",
+            a = in(reg) a,
+            b0 = in(ymm_reg) b[0],
+            b1 = in(ymm_reg) b[1],
+            low = inout(ymm_reg) low,
+            high = inout(ymm_reg) high,
+            word = out(ymm_reg) _word,
+            options(pure, readonly, nostack, preserves_flags),
+        );
+    }
+    [low, high]
+}
+
+low_precision!(
     INT8, Avx2VnniInt8, Avx2, "avx-vnni", true, "avx2,fma,avxvnni", 4,
-    |row, factors, words, ahead| encode_int8::<_, 4>(Avx2::PROVEN, row, factors, words, ahead),
+    |row, smoothing, words, to_prefetch| encode_int8::<_, 4>(Avx2::PROVEN, row, smoothing, words, to_prefetch),
     [1 2 3 4 5 6], { words!(Avx2); }
 );

@@ -15,8 +15,8 @@ use crate::kernels::attention::{Head, attention};
 use crate::kernels::dot::dot;
 use crate::kernels::lanes::Lanes;
 use crate::kernels::layer_norm::add_norm;
-use crate::kernels::matmul::{Place, Product, Tile, matmul};
-use crate::kernels::narrow::{Format, Integers};
+use crate::kernels::low_precision::{Integers, NumberFormat};
+use crate::kernels::matmul::{Gemm, Place, Tile, matmul};
 use crate::kernels::normalize::normalize;
 use crate::kernels::pack::{Joined, KC, pack_transposed};
 use crate::kernels::rms_norm::rms_norm;
@@ -54,12 +54,13 @@ kernels!(
     AVX2_ATTENTION,
     |format| match format {
         None => Some(peak::avx512_f32()),
-        Some(Format::Bf16) => Some(peak::avx2_f32()),
-        Some(Format::Int8) => Some(peak::avx2_int8()),
+        Some(NumberFormat::Bf16) => Some(peak::avx2_f32()),
+        Some(NumberFormat::Int8) => Some(peak::avx2_int8()),
     }
 );
 
-// SAFETY of this block: `self` proves that the instructions are there; pointers come from slices whose length is asserted.
+// SAFETY of this block: `self` proves that the instructions are there; pointers come from slices
+// whose length is asserted.
 impl Lanes for Avx512 {
     type V = __m512;
     const WIDTH: usize = 16;
@@ -135,20 +136,20 @@ impl Lanes for Avx512 {
         unsafe { _mm512_reduce_max_ps(a) }
     }
     #[inline(always)]
-    fn ask_for(self, values: &[f32], ahead: usize) {
-        prefetch::<_MM_HINT_T1>(values.as_ptr().wrapping_add(ahead));
+    fn prefetch(self, values: &[f32], to_prefetch: usize) {
+        prefetch::<_MM_HINT_T1>(values.as_ptr().wrapping_add(to_prefetch));
     }
 }
 
 impl Integers for Avx512 {
     #[inline(always)]
-    fn store_integers<const GROUP: usize>(self, words: &mut [u32], a: __m512) {
-        let words = &mut words[..Self::WIDTH / GROUP];
+    fn store_integers<const K_GROUP: usize>(self, words: &mut [u32], a: __m512) {
+        let words = &mut words[..Self::WIDTH / K_GROUP];
         // SAFETY: `self` proves that the instructions are there; the length is asserted.
         unsafe {
             let inside = _mm512_max_ps(_mm512_min_ps(a, _mm512_set1_ps(255.0)), _mm512_setzero_ps());
             let integers = _mm512_cvtps_epi32(inside);
-            match GROUP {
+            match K_GROUP {
                 2 => _mm256_storeu_si256(words.as_mut_ptr().cast(), _mm512_cvtepi32_epi16(integers)),
                 4 => _mm_storeu_si128(words.as_mut_ptr().cast(), _mm512_cvtepi32_epi8(integers)),
                 _ => unreachable!("two or four to a word"),
@@ -156,14 +157,14 @@ impl Integers for Avx512 {
         }
     }
     #[inline(always)]
-    fn store_bf16<const GROUP: usize>(self, words: &mut [u32], a: __m512) {
-        let words = &mut words[..Self::WIDTH / GROUP];
+    fn store_bf16<const K_GROUP: usize>(self, words: &mut [u32], a: __m512) {
+        let words = &mut words[..Self::WIDTH / K_GROUP];
         // SAFETY: `self` proves that the instructions are there; the length is asserted.
         unsafe {
             let bits = _mm512_castps_si512(a);
             let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
             let rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7FFF)));
-            match GROUP {
+            match K_GROUP {
                 1 => {
                     let upper = _mm512_and_si512(rounded, _mm512_set1_epi32(0xFFFF_0000_u32 as i32));
                     _mm512_storeu_si512(words.as_mut_ptr().cast(), upper);
@@ -178,8 +179,10 @@ impl Integers for Avx512 {
     }
 }
 
-/// One row's step of a tile of 32-bit words, whose broadcast stays beside its products. Left to itself the compiler puts the broadcasts of all rows first, finds that twelve of
-/// them, 24 sums and two vectors of B are more than 32 registers, and moves sums to the stack and back in every step: a fifth of the time.
+/// One row's step of a tile of 32-bit words, whose broadcast stays beside its products. Left to
+/// itself the compiler puts the broadcasts of all rows first, finds that twelve of them, 24 sums
+/// and two vectors of B are more than 32 registers, and moves sums to the stack and back in every
+/// step: a fifth of the time.
 macro_rules! step {
     ($instruction:literal, $sum:ty, $b_vector:ty, $sums:ident, $a:ident, $b:ident) => {{
         #[inline]

@@ -1,13 +1,14 @@
-//! AVX512-BF16 beside AVX512-VNNI: products and attention in bf16, 32 multiply-adds an instruction.
+//! AVX512-BF16 beside AVX512-VNNI: products and attention in bf16, 32 multiply-adds per
+//! instruction.
 
 use std::arch::x86_64::*;
 use std::ops::Range;
 
 use super::avx512::{Avx512, step};
 use super::avx512_vnni::AVX512_VNNI;
-use super::microkernel::{Mac, attention, narrow};
+use super::microkernel::{Mac, attention, low_precision};
 use super::{pack, peak};
-use crate::kernels::narrow::{Format, Joined, encode_bf16, words_of_bf16};
+use crate::kernels::low_precision::{Joined, NumberFormat, encode_bf16, words_of_bf16};
 use crate::kernels::{Isa, Kernels};
 
 pub(super) static AVX512_BF16: Kernels = Kernels {
@@ -15,7 +16,7 @@ pub(super) static AVX512_BF16: Kernels = Kernels {
     bf16: &AVX512_BF16_PRODUCTS,
     bf16_attention: ATTENTION,
     peak: |format| match format {
-        Some(Format::Bf16) => Some(peak::avx512_bf16()),
+        Some(NumberFormat::Bf16) => Some(peak::avx512_bf16()),
         other => (AVX512_VNNI.peak)(other),
     },
     ..AVX512_VNNI
@@ -26,9 +27,9 @@ pub(super) static AVX512_BF16: Kernels = Kernels {
 pub(super) struct Avx512Bf16;
 
 impl Mac for Avx512Bf16 {
-    const FORMAT: Format = Format::Bf16;
+    const FORMAT: NumberFormat = NumberFormat::Bf16;
     const WIDTH: usize = 16;
-    const UNITS: usize = 2;
+    const CELL_HALVES: usize = 2;
     const UNROLL: usize = 1;
     type Lanes = Avx512;
     type Word = __m512i;
@@ -49,7 +50,7 @@ impl Mac for Avx512Bf16 {
         step!("vdpbf16ps", __m512, __m512i, sums, a, b)
     }
     #[inline(always)]
-    unsafe fn values(sum: __m512, _zero: i32, _totals: *const i32) -> __m512 {
+    unsafe fn values(sum: __m512, _zero: i32, _column_sums: *const i32) -> __m512 {
         sum
     }
 }
@@ -80,16 +81,16 @@ fn sixteen_pairs(values: &[f32; 32]) -> [u32; 16] {
     }
 }
 
-narrow!(
+low_precision!(
     AVX512_BF16_PRODUCTS, Avx512Bf16, Avx512, "avx512-bf16", true, "avx512f,avx512vl,avx512bw,avx512dq,avx512bf16", 2,
     |row, _, words, _| encode_bf16(Avx512Bf16, row, words),
     [1 2 3 4 5 6 7 8 9 10 11 12], {
         #[inline(always)]
-        fn words(self, row: &[f32], group: usize, words: &mut [u32]) {
-            match group {
+        fn words(self, row: &[f32], k_group: usize, words: &mut [u32]) {
+            match k_group {
                 // SAFETY: the table is out of reach until its instructions were seen.
                 2 => unsafe { pairs_of_bf16(row, words) },
-                _ => words_of_bf16(Avx512::PROVEN, row, group, words),
+                _ => words_of_bf16(Avx512::PROVEN, row, k_group, words),
             }
         }
         fn pack_transposed(self, rows: Joined<'_>, range: Range<usize>, words: usize, dst: &mut [u16]) {

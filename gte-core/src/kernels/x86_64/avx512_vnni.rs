@@ -1,18 +1,18 @@
-//! AVX512-VNNI beside AVX-512: products of 8-bit integers, 64 multiply-adds an instruction.
+//! AVX512-VNNI beside AVX-512: products of 8-bit integers, 64 multiply-adds per instruction.
 
 use std::arch::x86_64::*;
 
 use super::avx512::{AVX512, Avx512, step};
-use super::microkernel::{Mac, narrow, words};
+use super::microkernel::{Mac, low_precision, words};
 use super::peak;
-use crate::kernels::narrow::{Format, encode_int8};
+use crate::kernels::low_precision::{NumberFormat, encode_int8};
 use crate::kernels::{Isa, Kernels};
 
 pub(super) static AVX512_VNNI: Kernels = Kernels {
     isa: Isa::Avx512Vnni,
     int8: &AVX512_INT8,
     peak: |format| match format {
-        Some(Format::Int8) => Some(peak::avx512_int8()),
+        Some(NumberFormat::Int8) => Some(peak::avx512_int8()),
         other => (AVX512.peak)(other),
     },
     ..AVX512
@@ -23,9 +23,9 @@ pub(super) static AVX512_VNNI: Kernels = Kernels {
 pub(super) struct Avx512Int8;
 
 impl Mac for Avx512Int8 {
-    const FORMAT: Format = Format::Int8;
+    const FORMAT: NumberFormat = NumberFormat::Int8;
     const WIDTH: usize = 16;
-    const UNITS: usize = 2;
+    const CELL_HALVES: usize = 2;
     const UNROLL: usize = 1;
     type Lanes = Avx512;
     type Word = __m512i;
@@ -46,17 +46,17 @@ impl Mac for Avx512Int8 {
         step!("vpdpbusd", __m512i, __m512i, sums, a, b)
     }
     #[inline(always)]
-    unsafe fn values(sum: __m512i, zero: i32, totals: *const i32) -> __m512 {
+    unsafe fn values(sum: __m512i, zero: i32, column_sums: *const i32) -> __m512 {
         // SAFETY: see the trait.
         unsafe {
-            let totals = _mm512_mullo_epi32(_mm512_loadu_si512(totals.cast()), _mm512_set1_epi32(zero));
-            _mm512_cvtepi32_ps(_mm512_sub_epi32(sum, totals))
+            let column_sums = _mm512_mullo_epi32(_mm512_loadu_si512(column_sums.cast()), _mm512_set1_epi32(zero));
+            _mm512_cvtepi32_ps(_mm512_sub_epi32(sum, column_sums))
         }
     }
 }
 
-narrow!(
+low_precision!(
     AVX512_INT8, Avx512Int8, Avx512, "avx512-vnni", true, "avx512f,avx512vl,avx512bw,avx512dq,avx512vnni", 4,
-    |row, factors, words, ahead| encode_int8::<_, 4>(Avx512::PROVEN, row, factors, words, ahead),
+    |row, smoothing, words, to_prefetch| encode_int8::<_, 4>(Avx512::PROVEN, row, smoothing, words, to_prefetch),
     [1 2 3 4 5 6 7 8 9 10 11 12], { words!(Avx512); }
 );

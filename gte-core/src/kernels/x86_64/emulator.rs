@@ -1,10 +1,11 @@
-//! Instructions that this CPU lacks, carried out by a signal handler, for tests: the tiles of AMX, and `vpdpbusd` of
-//! AVX-VNNI.
+//! Instructions that this CPU lacks, carried out by a signal handler, for tests: the tiles of AMX,
+//! and `vpdpbusd` of AVX-VNNI.
 //!
-//! Each of them traps here (SIGILL). The handler decodes it, does what the manual says on the registers of the
-//! interrupted thread or on tiles of its own, and steps over it. What the CPU would refuse (a tile that was not
-//! configured, shapes that do not fit, one tile twice) ends the process. It sees layouts, strides, tails and shapes; it
-//! says nothing about speed, about permissions and about detection.
+//! Each of them traps here (SIGILL). The handler decodes it, does what the manual says on the
+//! registers of the interrupted thread or on tiles of its own, and steps over it. What the CPU
+//! would refuse (a tile that was not configured, shapes that do not fit, one tile twice) ends the
+//! process. It checks layouts, strides, tails and shapes. It says nothing about speed,
+//! permission and detection.
 
 #![allow(clippy::print_stderr, reason = "for tests: what ends them says why")]
 
@@ -38,7 +39,8 @@ pub(super) fn install() -> bool {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         let action = Action { handler, mask: [0; 16], flags: SA_SIGINFO, restorer: 0 };
-        // SAFETY: `Action` is glibc's `struct sigaction`; the handler touches only what the interrupted thread owns.
+        // SAFETY: `Action` is glibc's `struct sigaction`; the handler touches only what the
+        // interrupted thread owns.
         let result = unsafe { sigaction(SIGILL, &action, std::ptr::null_mut()) };
         assert_eq!(result, 0, "sigaction");
     });
@@ -60,14 +62,14 @@ unsafe extern "C" {
     fn sigaction(signal: i32, action: *const Action, old: *mut Action) -> i32;
 }
 
-/// Where `ucontext_t` has a register, by the register's number in an instruction: rax, rcx, rdx, rbx, rsp, rbp, rsi, rdi
-/// and r8 to r15. And the instruction pointer.
+/// Where `ucontext_t` has a register, by the register's number in an instruction: rax, rcx, rdx,
+/// rbx, rsp, rbp, rsi, rdi and r8 to r15. And the instruction pointer.
 const GENERAL: [usize; 16] = [13, 14, 12, 11, 15, 10, 9, 8, 0, 1, 2, 3, 4, 5, 6, 7];
 const IP: usize = 16;
 
 extern "C" fn handler(_signal: i32, _info: *const u8, context: *mut u8) {
-    // SAFETY: the layout of `ucontext_t` on Linux: 23 general registers from byte 40 on, behind them a pointer to what
-    // `xsave` wrote. Both are the handler's own until it returns.
+    // SAFETY: the layout of `ucontext_t` on Linux: 23 general registers from byte 40 on, behind
+    // them a pointer to what `xsave` wrote. Both are the handler's own until it returns.
     let (general, vectors) =
         unsafe { (&mut *context.add(40).cast::<[u64; 23]>(), *context.add(224).cast::<*mut u8>()) };
     let mut count = 0;
@@ -244,7 +246,8 @@ impl Instruction {
                     for (half, chain) in chains.iter_mut().enumerate() {
                         let a = value(a[2 * half], a[2 * half + 1]);
                         for (sum, b) in chain.iter_mut().zip(b.chunks_exact(4)) {
-                            // (The product of two such values is exact, so that the sum is rounded once.)
+                            // (The product of two such values is exact, so that the sum is rounded
+                            // once.)
                             *sum += a * value(b[2 * half], b[2 * half + 1]);
                         }
                     }
@@ -296,7 +299,8 @@ impl Tiles {
         self.configured && tile < TILES && self.rows[tile] > 0
     }
 
-    /// Whether the three tiles can be multiplied; and their rows, by `multiply`: one of A, all of B, one of sums.
+    /// Whether the three tiles can be multiplied; and their rows, by `multiply`: one of A, all of
+    /// B, one of sums.
     fn multiply(
         &mut self,
         c: usize,
@@ -320,8 +324,8 @@ impl Tiles {
     }
 }
 
-/// Vectors of 256 bits in what `xsave` wrote: the lower halves from byte 160 on, the upper from 576 on. A bit of byte 512
-/// says whether these were written; else they are zero.
+/// Vectors of 256 bits in what `xsave` wrote: the lower halves from byte 160 on, the upper from 576
+/// on. A bit of byte 512 says whether these were written; else they are zero.
 struct Vectors(*mut u8);
 
 impl Vectors {

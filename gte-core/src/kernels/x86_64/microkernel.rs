@@ -1,4 +1,5 @@
-//! Tiles of narrow numbers: one loop over the handful of instructions in which the instruction sets differ.
+//! Tiles in low precision: one loop over the handful of instructions in which the instruction sets
+//! differ.
 
 use std::arch::x86_64::{_MM_HINT_T0, _MM_HINT_T1};
 
@@ -6,18 +7,19 @@ use super::prefetch;
 use crate::kernels::activation::{Activation, activate};
 use crate::kernels::aligned::LINE;
 use crate::kernels::lanes::Lanes;
-use crate::kernels::narrow::{Format, Panel};
+use crate::kernels::low_precision::{NumberFormat, Panel};
 
 /// Multiplies and adds words of A, given to all lanes, and vectors of words of B.
 ///
 /// # Safety
-/// The methods need the CPU's instructions, which a `detect()` has seen, and pointers to as much as they say.
+/// The methods need the CPU's instructions, which a `detect()` has seen, and pointers to as much as
+/// they say.
 pub(super) trait Mac: Copy {
-    const FORMAT: Format;
+    const FORMAT: NumberFormat;
     /// Columns of a vector.
     const WIDTH: usize;
-    /// Units of 16 bits in a cell of B.
-    const UNITS: usize;
+    /// Halves of 32-bit words in a cell of B.
+    const CELL_HALVES: usize;
     /// Words in a turn of the loop.
     const UNROLL: usize;
     type Lanes: Lanes;
@@ -29,8 +31,8 @@ pub(super) trait Mac: Copy {
     unsafe fn load(b: *const u16) -> Self::Word;
     /// One row's step: sums + the word of A at `a`, given to all lanes, · two vectors of B.
     unsafe fn step(sums: [Self::Sum; 2], a: *const u32, b: [Self::Word; 2]) -> [Self::Sum; 2];
-    /// The sums, integers less zero · total.
-    unsafe fn values(sum: Self::Sum, zero: i32, totals: *const i32) -> <Self::Lanes as Lanes>::V;
+    /// The sums, integers less zero · column sum.
+    unsafe fn values(sum: Self::Sum, zero: i32, column_sums: *const i32) -> <Self::Lanes as Lanes>::V;
 }
 
 /// What is multiplied and where it goes: pointers, with the distances of their rows.
@@ -42,52 +44,57 @@ pub(super) struct Place {
     pub(super) words: usize,
 }
 
-/// A tile of `R` rows by two vectors, whose sums stay in registers; `rows` are the scales and zeros of A's.
+/// A tile of `R` rows by two vectors, whose sums stay in registers; `rows` are the scales and zeros
+/// of A's.
 ///
 /// # Safety
-/// The instructions of `M` are there, of which `l` is a part. `place` points to what it says; the data of `panel` are `words` lines of two
-/// vectors, its other slices have the length of two vectors, `totals` and `scales` if it is of integers.
+/// The instructions of `M` are there, of which `l` is a part. `place` points to what it says; the
+/// data of `panel` are `words` lines of two vectors, its other slices have the length of two
+/// vectors, `column_sums` and `scales` if it is of integers.
 #[inline(always)]
 pub(super) unsafe fn tile<M: Mac, const R: usize>(
     l: M::Lanes,
     place: Place,
     rows: [(f32, i32); R],
     panel: Panel<'_>,
-    ahead: &[u16],
+    to_prefetch: &[u16],
 ) {
     let Place { a: (a, lda), c: (c, ldc), words } = place;
-    // Pointers that walk, each to every third row: the two rows behind it are a scaled index away, so that six rows need two pointers and
-    // the distance, not six registers.
+    // Pointers that walk, each to every third row: the two rows behind it are a scaled index away,
+    // so that six rows need two pointers and the distance, not six registers.
     let mut thirds: [*const u32; 4] = std::array::from_fn(|i| a.wrapping_add(3 * i * lda));
     let mut line = panel.data.as_ptr();
     // Bytes of what comes next that each step fetches.
-    let share = size_of_val(ahead).div_ceil((words / M::UNROLL).max(1));
-    let mut ahead = ahead.as_ptr().cast::<u8>();
-    // C is larger than the second-level cache: its lines come while the sums are made, or every store would wait.
+    let share = size_of_val(to_prefetch).div_ceil((words / M::UNROLL).max(1));
+    let mut to_prefetch = to_prefetch.as_ptr().cast::<u8>();
+    // C is larger than the second-level cache: its lines come while the sums are made, or every
+    // store would wait.
     for r in 0..R {
         prefetch::<_MM_HINT_T0>(c.wrapping_add(r * ldc));
         prefetch::<_MM_HINT_T0>(c.wrapping_add(r * ldc + M::WIDTH));
     }
-    // SAFETY: of this block: `words` steps stay within what the caller promises; pointers of rows beyond R are not read.
+    // SAFETY: of this block: `words` steps stay within what the caller promises; pointers of rows
+    // beyond R are not read.
     unsafe {
         let mut sums = [[M::zero(); 2]; R];
         for _ in 0..words / M::UNROLL {
-            prefetch::<_MM_HINT_T1>(ahead.cast());
-            if M::UNROLL * 2 * M::WIDTH * M::UNITS * size_of::<u16>() > LINE && share > LINE {
-                prefetch::<_MM_HINT_T1>(ahead.wrapping_add(LINE).cast());
+            prefetch::<_MM_HINT_T1>(to_prefetch.cast());
+            if M::UNROLL * 2 * M::WIDTH * M::CELL_HALVES * size_of::<u16>() > LINE && share > LINE {
+                prefetch::<_MM_HINT_T1>(to_prefetch.wrapping_add(LINE).cast());
             }
-            ahead = ahead.wrapping_add(share);
+            to_prefetch = to_prefetch.wrapping_add(share);
             for word in 0..M::UNROLL {
                 step::<M, R>(&mut sums, &thirds, lda, word, line);
             }
             thirds.iter_mut().take(R.div_ceil(3)).for_each(|p| *p = p.wrapping_add(M::UNROLL));
-            line = line.wrapping_add(M::UNROLL * 2 * M::WIDTH * M::UNITS);
+            line = line.wrapping_add(M::UNROLL * 2 * M::WIDTH * M::CELL_HALVES);
         }
         for word in 0..words % M::UNROLL {
             step::<M, R>(&mut sums, &thirds, lda, word, line);
         }
-        // What becomes of the sums needs registers too, for which the compiler would keep some sums in memory during the steps. Of sixteen
-        // registers too many: all sums go through memory, at once. Of thirty-two enough for half of the columns at a time.
+        // What becomes of the sums needs registers too, for which the compiler would keep some sums
+        // in memory during the steps. Of sixteen registers too many: all sums go through memory, at
+        // once. Of thirty-two enough for half of the columns at a time.
         let mut stored;
         let sums = if M::WIDTH == 8 {
             stored = [[M::zero(); 2]; R];
@@ -101,10 +108,10 @@ pub(super) unsafe fn tile<M: Mac, const R: usize>(
         for half in 0..2 {
             let at = half * M::WIDTH;
             let bias = l.load(panel.bias.get_unchecked(at..));
-            let scales = if M::FORMAT == Format::Int8 { l.load(panel.scales.get_unchecked(at..)) } else { bias };
+            let scales = if M::FORMAT == NumberFormat::Int8 { l.load(panel.scales.get_unchecked(at..)) } else { bias };
             for (r, (sums, (scale, zero))) in sums.iter().zip(rows).enumerate() {
-                let mut v = M::values(sums[half], zero, panel.totals.as_ptr().wrapping_add(at));
-                if M::FORMAT == Format::Int8 {
+                let mut v = M::values(sums[half], zero, panel.column_sums.as_ptr().wrapping_add(at));
+                if M::FORMAT == NumberFormat::Int8 {
                     v = l.mul(v, l.mul(l.splat(scale), scales));
                 }
                 l.store(std::slice::from_raw_parts_mut(c.add(r * ldc + at), M::WIDTH), l.add(v, bias));
@@ -160,8 +167,8 @@ unsafe fn step<M: Mac, const R: usize>(
 ) {
     // SAFETY: passed on to the caller.
     unsafe {
-        let line = b.add(word * 2 * M::WIDTH * M::UNITS);
-        let b = [M::load(line), M::load(line.add(M::WIDTH * M::UNITS))];
+        let line = b.add(word * 2 * M::WIDTH * M::CELL_HALVES);
+        let b = [M::load(line), M::load(line.add(M::WIDTH * M::CELL_HALVES))];
         for (r, sum) in sums.iter_mut().enumerate() {
             *sum = M::step(*sum, thirds[r / 3].add(r % 3 * lda + word), b);
         }
@@ -169,83 +176,84 @@ unsafe fn step<M: Mac, const R: usize>(
 }
 
 /// The table of a `Mac`, compiled for its instructions.
-macro_rules! narrow {
-    ($table:ident, $mac:ident, $token:ident, $name:literal, $native:literal, $features:literal, $group:literal, $encode:expr, [$($height:literal)*], { $($bf16:item)* }) => {
-        impl crate::kernels::narrow::Dot for $mac {
-            const FORMAT: crate::kernels::narrow::Format = <Self as crate::kernels::x86_64::microkernel::Mac>::FORMAT;
+macro_rules! low_precision {
+    ($table:ident, $mac:ident, $token:ident, $name:literal, $native:literal, $features:literal, $k_group:literal, $encode:expr, [$($height:literal)*], { $($bf16:item)* }) => {
+        impl crate::kernels::low_precision::Microkernel for $mac {
+            const FORMAT: crate::kernels::low_precision::NumberFormat = <Self as crate::kernels::x86_64::microkernel::Mac>::FORMAT;
             const MR: usize = [$($height),*].len();
             const NR: usize = 2 * <Self as crate::kernels::x86_64::microkernel::Mac>::WIDTH;
-            const UNITS: usize = <Self as crate::kernels::x86_64::microkernel::Mac>::UNITS;
-            const GROUP: usize = $group;
+            const CELL_HALVES: usize = <Self as crate::kernels::x86_64::microkernel::Mac>::CELL_HALVES;
+            const K_GROUP: usize = $k_group;
 
             $($bf16)*
 
             #[inline(always)]
-            fn expect<T>(self, row: &[T]) {
+            fn prefetch_row<T>(self, row: &[T]) {
                 row.chunks(16).for_each(|line| crate::kernels::x86_64::prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(line.as_ptr().cast()));
             }
 
             #[inline(always)]
             fn tile(
                 self,
-                a: crate::kernels::narrow::Rows<'_>,
+                a: crate::kernels::low_precision::Rows<'_>,
                 (from, to): (usize, usize),
                 _pairs: &[u32],
-                panel: crate::kernels::narrow::Panel<'_>,
+                panel: crate::kernels::low_precision::Panel<'_>,
                 c: &mut ndarray::ArrayViewMut2<'_, f32>,
                 corner: (usize, usize),
-                ahead: &[u16],
+                to_prefetch: &[u16],
             ) {
-                // Not inlined: the loop needs all registers, and whoever calls has filled them.
+                // Not inlined: the loop needs all registers, which the caller has filled.
                 #[inline(never)]
                 #[target_feature(enable = $features)]
-                unsafe fn tile<const R: usize>(a: crate::kernels::narrow::Rows<'_>, from: usize, panel: crate::kernels::narrow::Panel<'_>, place: crate::kernels::x86_64::microkernel::Place, ahead: &[u16]) {
+                unsafe fn tile<const R: usize>(a: crate::kernels::low_precision::Rows<'_>, from: usize, panel: crate::kernels::low_precision::Panel<'_>, place: crate::kernels::x86_64::microkernel::Place, to_prefetch: &[u16]) {
                     let mut rows = [(0.0, 0); R];
                     for (r, row) in rows.iter_mut().enumerate() {
                         *row = (a.scale(from + r), a.zero(from + r));
                     }
                     // SAFETY: passed on to the caller.
-                    unsafe { crate::kernels::x86_64::microkernel::tile::<$mac, R>($token::PROVEN, place, rows, panel, ahead) }
+                    unsafe { crate::kernels::x86_64::microkernel::tile::<$mac, R>($token::PROVEN, place, rows, panel, to_prefetch) }
                 }
-                let words = panel.data.len() / (Self::NR * <Self as crate::kernels::narrow::Dot>::UNITS);
+                let words = panel.data.len() / (Self::NR * <Self as crate::kernels::low_precision::Microkernel>::CELL_HALVES);
                 assert!(from < to && a.words(to - 1, words).len() == words, "A covers the tile");
-                let of_integers = [panel.totals.len(), panel.scales.len()] == [Self::NR; 2];
-                assert!(panel.bias.len() == Self::NR && (of_integers || <Self as crate::kernels::narrow::Dot>::FORMAT == Format::Bf16), "a tile's columns");
+                let of_integers = [panel.column_sums.len(), panel.scales.len()] == [Self::NR; 2];
+                assert!(panel.bias.len() == Self::NR && (of_integers || <Self as crate::kernels::low_precision::Microkernel>::FORMAT == NumberFormat::Bf16), "a tile's columns");
                 assert!(corner.0 + (to - from) <= c.nrows() && corner.1 + Self::NR <= c.ncols(), "C covers the tile");
                 assert!(c.strides()[1] == 1, "rows of C are contiguous");
                 let ldc = c.strides()[0] as usize;
-                // SAFETY: the table is out of reach until its instructions were seen; the ranges are asserted above.
+                // SAFETY: the table is out of reach until its instructions were seen; the ranges
+                // are asserted above.
                 unsafe {
                     let c = (c.as_mut_ptr().add(corner.0 * ldc + corner.1), ldc);
                     let place = crate::kernels::x86_64::microkernel::Place { a: (a.words(from, words).as_ptr(), a.stride), c, words };
                     match to - from {
-                        $($height => tile::<$height>(a, from, panel, place, ahead),)*
+                        $($height => tile::<$height>(a, from, panel, place, to_prefetch),)*
                         _ => unreachable!("taller than a tile"),
                     }
                 }
             }
         }
 
-        pub(super) static $table: crate::kernels::narrow::Narrow = crate::kernels::narrow::Narrow {
+        pub(super) static $table: crate::kernels::low_precision::LowPrecision = crate::kernels::low_precision::LowPrecision {
             format: <$mac as crate::kernels::x86_64::microkernel::Mac>::FORMAT,
             name: $name,
             native: $native,
-            nr: <$mac as crate::kernels::narrow::Dot>::NR,
-            group: $group,
+            nr: <$mac as crate::kernels::low_precision::Microkernel>::NR,
+            k_group: $k_group,
             zero: 0,
-            units: <$mac as crate::kernels::x86_64::microkernel::Mac>::UNITS,
-            encode: |row, factors, words, ahead| {
+            cell_halves: <$mac as crate::kernels::x86_64::microkernel::Mac>::CELL_HALVES,
+            encode: |row, smoothing, words, to_prefetch| {
                 #[target_feature(enable = $features)]
-                fn f(row: &[f32], factors: &[f32], words: &mut [u32], ahead: usize) {
-                    $encode(row, factors, words, ahead);
+                fn f(row: &[f32], smoothing: &[f32], words: &mut [u32], to_prefetch: usize) {
+                    $encode(row, smoothing, words, to_prefetch);
                 }
                 // SAFETY: the table is handed out only where its instructions were seen.
-                unsafe { f(row, factors, words, ahead) }
+                unsafe { f(row, smoothing, words, to_prefetch) }
             },
             matmul: |p| {
                 #[target_feature(enable = $features)]
-                fn f(p: crate::kernels::narrow::NarrowProduct<'_, '_>) {
-                    crate::kernels::narrow::matmul($mac, p);
+                fn f(p: crate::kernels::low_precision::LowPrecisionGemm<'_, '_>) {
+                    crate::kernels::low_precision::matmul($mac, p);
                 }
                 // SAFETY: the table is handed out only where its instructions were seen.
                 unsafe { f(p) }
@@ -254,14 +262,14 @@ macro_rules! narrow {
     };
 }
 
-pub(super) use narrow;
+pub(super) use low_precision;
 
 /// `Dot::words` with vectors of `$token`.
 macro_rules! words {
     ($token:ident) => {
         #[inline(always)]
-        fn words(self, row: &[f32], group: usize, words: &mut [u32]) {
-            crate::kernels::narrow::words_of_bf16($token::PROVEN, row, group, words);
+        fn words(self, row: &[f32], k_group: usize, words: &mut [u32]) {
+            crate::kernels::low_precision::words_of_bf16($token::PROVEN, row, k_group, words);
         }
     };
 }
@@ -271,11 +279,11 @@ pub(super) use words;
 /// `attention_bf16` compiled for a `Mac`'s instructions.
 macro_rules! attention {
     ($table:ident, $mac:ident, $token:ident, $features:literal) => {
-        pub(super) const $table: crate::kernels::NarrowAttention = crate::kernels::NarrowAttention {
-            group: <$mac as crate::kernels::narrow::Dot>::GROUP,
+        pub(super) const $table: crate::kernels::LowPrecisionAttention = crate::kernels::LowPrecisionAttention {
+            k_group: <$mac as crate::kernels::low_precision::Microkernel>::K_GROUP,
             compute: |head, scratch| {
                 #[target_feature(enable = $features)]
-                fn f(head: crate::kernels::NarrowHead<'_, '_>, scratch: &mut crate::kernels::Scratch) {
+                fn f(head: crate::kernels::LowPrecisionHead<'_, '_>, scratch: &mut crate::kernels::Scratch) {
                     crate::kernels::attention::attention_bf16($mac, $token::PROVEN, head, scratch);
                 }
                 // SAFETY: the table is handed out only where its instructions were seen.
@@ -284,10 +292,10 @@ macro_rules! attention {
             words: |row, words| {
                 #[target_feature(enable = $features)]
                 fn f(row: &[f32], words: &mut [u32]) {
-                    <$mac as crate::kernels::narrow::Dot>::words(
+                    <$mac as crate::kernels::low_precision::Microkernel>::words(
                         $mac,
                         row,
-                        <$mac as crate::kernels::narrow::Dot>::GROUP,
+                        <$mac as crate::kernels::low_precision::Microkernel>::K_GROUP,
                         words,
                     );
                 }

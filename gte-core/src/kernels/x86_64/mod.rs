@@ -1,5 +1,6 @@
-//! The x86-64 tables. The only place, with its sister folders, where `unsafe` may stand: instructions behind a proof token,
-//! and tiles that read and write through pointers whose range they have asserted.
+//! The x86-64 tables. The only place, with its sister folders, where `unsafe` may stand:
+//! instructions behind a proof token, and tiles that read and write through pointers whose range
+//! they have asserted.
 #![allow(unsafe_code, reason = "intrinsics; every other folder is safe code")]
 
 use std::arch::x86_64::{_MM_HINT_T0, _MM_HINT_T1, _mm_prefetch};
@@ -20,7 +21,8 @@ mod microkernel;
 mod pack;
 mod peak;
 
-/// The table of `isa`, if this CPU has all its instructions: what makes the proof tokens in the tables true.
+/// The table of `isa`, if this CPU has all its instructions: what makes the proof tokens in the
+/// tables true.
 pub(super) fn table(isa: Isa) -> Option<&'static Kernels> {
     let avx2 = || avx2::Avx2::detect().is_some();
     let avx2_vnni = || avx2() && is_x86_feature_detected!("avxvnni");
@@ -39,7 +41,8 @@ pub(super) fn table(isa: Isa) -> Option<&'static Kernels> {
     here.then_some(table)
 }
 
-/// Whether instructions that this CPU lacks are carried out all the same: in this crate's own tests.
+/// Whether instructions that this CPU lacks are carried out all the same: in this crate's own
+/// tests.
 fn emulated() -> bool {
     #[cfg(all(test, target_os = "linux"))]
     return emulator::install();
@@ -49,8 +52,9 @@ fn emulated() -> bool {
 
 /// The functions of a table, compiled for the instructions that `$token` proves.
 ///
-/// Rust gives a function with `#[target_feature]` no safe function pointer, so each entry is a safe function around one.
-/// They can only be reached through the table, and the table only after `detect()`.
+/// Rust gives a function with `#[target_feature]` no safe function pointer, so each entry is a safe
+/// function around one. They can only be reached through the table, and the table only after
+/// `detect()`.
 macro_rules! kernels {
     (
         $table:ident, $isa:expr, $token:ident, $features:literal,
@@ -66,7 +70,7 @@ macro_rules! kernels {
             peak: $peak,
             matmul: |p| {
                 #[target_feature(enable = $features)]
-                fn f(p: Product<'_>) {
+                fn f(p: Gemm<'_>) {
                     matmul(PROVEN, p);
                 }
                 // SAFETY: `kernels()` hands out this table only after `detect()`.
@@ -80,13 +84,20 @@ macro_rules! kernels {
                 // SAFETY: `kernels()` hands out this table only after `detect()`.
                 unsafe { f(head, scratch) }
             },
-            add_norm: |x, residual, gamma, beta, eps, ahead| {
+            add_norm: |x, residual, gamma, beta, eps, to_prefetch| {
                 #[target_feature(enable = $features)]
-                fn f(x: &mut [f32], residual: Option<&[f32]>, gamma: &[f32], beta: &[f32], eps: f32, ahead: usize) {
-                    add_norm(PROVEN, x, residual, gamma, beta, eps, ahead);
+                fn f(
+                    x: &mut [f32],
+                    residual: Option<&[f32]>,
+                    gamma: &[f32],
+                    beta: &[f32],
+                    eps: f32,
+                    to_prefetch: usize,
+                ) {
+                    add_norm(PROVEN, x, residual, gamma, beta, eps, to_prefetch);
                 }
                 // SAFETY: `kernels()` hands out this table only after `detect()`.
-                unsafe { f(x, residual, gamma, beta, eps, ahead) }
+                unsafe { f(x, residual, gamma, beta, eps, to_prefetch) }
             },
             rms_norm: |x, residual, gamma, eps| {
                 #[target_feature(enable = $features)]
@@ -175,12 +186,12 @@ macro_rules! tile_by_height {
             c: &mut ArrayViewMut2<'_, f32>,
             place: Place,
             bias: Option<&[f32]>,
-            ahead: &[f32],
+            to_prefetch: &[f32],
         ) {
             #[target_feature(enable = $features)]
-            unsafe fn tile<const R: usize>(depth: usize, a: (*const f32, usize), b: *const f32, c: (*mut f32, usize), bias: Option<&[f32]>, ahead: &[f32]) {
+            unsafe fn tile<const R: usize>(depth: usize, a: (*const f32, usize), b: *const f32, c: (*mut f32, usize), bias: Option<&[f32]>, to_prefetch: &[f32]) {
                 // SAFETY: passed on to the caller.
-                unsafe { crate::kernels::x86_64::tile::<_, R>(PROVEN, depth, a, b, c, bias, ahead) }
+                unsafe { crate::kernels::x86_64::tile::<_, R>(PROVEN, depth, a, b, c, bias, to_prefetch) }
             }
             let Place { rows: (row, end), k0, corner } = place;
             let (rows, depth) = (end - row, panel.len() / Self::NR);
@@ -188,13 +199,13 @@ macro_rules! tile_by_height {
             assert!(corner.0 + rows <= c.nrows() && corner.1 + Self::NR <= c.ncols(), "C covers the tile");
             assert!(bias.is_none_or(|bias| bias.len() == Self::NR), "bias covers the tile");
             let (lda, ldc) = (a.strides()[0] as usize, c.strides()[0] as usize);
-            // SAFETY: `self` proves the instructions. The tile lies in `a` and `c`, asserted above, whose rows are contiguous,
-            // asserted by `matmul`; the panel has depth × NR values.
+            // SAFETY: `self` proves the instructions. The tile lies in `a` and `c`, asserted above,
+            // whose rows are contiguous, asserted by `matmul`; the panel has depth × NR values.
             unsafe {
                 let a = (a.as_ptr().add(row * lda + k0), lda);
                 let c = (c.as_mut_ptr().add(corner.0 * ldc + corner.1), ldc);
                 match rows {
-                    $($height => tile::<$height>(depth, a, panel.as_ptr(), c, bias, ahead),)*
+                    $($height => tile::<$height>(depth, a, panel.as_ptr(), c, bias, to_prefetch),)*
                     _ => unreachable!("taller than a tile"),
                 }
             }
@@ -217,13 +228,15 @@ trait Step: Lanes {
     }
 }
 
-/// A tile of `R` rows by two vectors, whose sums stay in registers. `a` and `c` are pointers with the distance of their rows.
+/// A tile of `R` rows by two vectors, whose sums stay in registers. `a` and `c` are pointers with
+/// the distance of their rows.
 ///
-/// C is only added to at the end, from a line that was asked for at the start: its latency is behind the sums.
+/// C is only added to at the end, from a line that was fetched at the start: its latency is
+/// behind the sums.
 ///
 /// # Safety
-/// `a` points to R rows of `depth` values, `b` to `depth` rows of two vectors, `c` to R rows of two vectors; `bias` has the
-/// length of two vectors.
+/// `a` points to R rows of `depth` values, `b` to `depth` rows of two vectors, `c` to R rows of two
+/// vectors; `bias` has the length of two vectors.
 #[inline(always)]
 unsafe fn tile<L: Step, const R: usize>(
     l: L,
@@ -232,27 +245,27 @@ unsafe fn tile<L: Step, const R: usize>(
     b: *const f32,
     (c, ldc): (*mut f32, usize),
     bias: Option<&[f32]>,
-    ahead: &[f32],
+    to_prefetch: &[f32],
 ) {
     for r in 0..R {
         prefetch::<_MM_HINT_T0>(c.wrapping_add(r * ldc));
         prefetch::<_MM_HINT_T0>(c.wrapping_add(r * ldc + L::WIDTH));
     }
     // Bytes of what comes next that each step fetches.
-    let share = size_of_val(ahead).div_ceil(depth.max(1));
-    let ahead = (ahead.as_ptr().cast::<u8>(), share);
+    let share = size_of_val(to_prefetch).div_ceil(depth.max(1));
+    let to_prefetch = (to_prefetch.as_ptr().cast::<u8>(), share);
     let mut sums = [[l.splat(0.0); 2]; R];
     // Four at a time: the loop's own arithmetic would take slots from the products.
     // SAFETY: k < depth throughout.
     unsafe {
         for k in (0..depth / 4 * 4).step_by(4) {
-            step(l, k, a, lda, b, ahead, &mut sums);
-            step(l, k + 1, a, lda, b, ahead, &mut sums);
-            step(l, k + 2, a, lda, b, ahead, &mut sums);
-            step(l, k + 3, a, lda, b, ahead, &mut sums);
+            step(l, k, a, lda, b, to_prefetch, &mut sums);
+            step(l, k + 1, a, lda, b, to_prefetch, &mut sums);
+            step(l, k + 2, a, lda, b, to_prefetch, &mut sums);
+            step(l, k + 3, a, lda, b, to_prefetch, &mut sums);
         }
         for k in depth / 4 * 4..depth {
-            step(l, k, a, lda, b, ahead, &mut sums);
+            step(l, k, a, lda, b, to_prefetch, &mut sums);
         }
     }
     for (r, sum) in sums.iter().enumerate() {
@@ -265,8 +278,8 @@ unsafe fn tile<L: Step, const R: usize>(
     }
 }
 
-/// Adds the products of column `k` of A and row `k` of the panel. (A function, not a closure: a closure with several callers
-/// stays a call, and without the instructions of its caller.)
+/// Adds the products of column `k` of A and row `k` of the panel. (A function, not a closure: a
+/// closure with several callers stays a call, and without the instructions of its caller.)
 ///
 /// # Safety
 /// Row r of `a` has more than `k` values for r < R, and `b` more than `k` rows of two vectors.
@@ -277,14 +290,14 @@ unsafe fn step<L: Step, const R: usize>(
     a: *const f32,
     lda: usize,
     b: *const f32,
-    (ahead, share): (*const u8, usize),
+    (to_prefetch, share): (*const u8, usize),
     sums: &mut [[L::V; 2]; R],
 ) {
-    let ahead = ahead.wrapping_add(k * share);
-    prefetch::<_MM_HINT_T1>(ahead.cast());
+    let to_prefetch = to_prefetch.wrapping_add(k * share);
+    prefetch::<_MM_HINT_T1>(to_prefetch.cast());
     // A row of a wide panel is two lines, both due where one tile has all rows.
     if 2 * L::WIDTH * size_of::<f32>() > LINE && share > LINE {
-        prefetch::<_MM_HINT_T1>(ahead.wrapping_add(LINE).cast());
+        prefetch::<_MM_HINT_T1>(to_prefetch.wrapping_add(LINE).cast());
     }
     // SAFETY: row k of the panel has two vectors.
     let b = unsafe { std::slice::from_raw_parts(b.add(k * 2 * L::WIDTH), 2 * L::WIDTH) };
@@ -295,9 +308,43 @@ unsafe fn step<L: Step, const R: usize>(
     }
 }
 
-/// Asks for the cache line at `p`, which need not be a valid address.
+/// Fetches the cache line at `p`, which need not be a valid address.
 #[inline(always)]
 fn prefetch<const HINT: i32>(p: *const f32) {
     // SAFETY: SSE is part of x86-64, and a prefetch of any address is harmless.
     unsafe { _mm_prefetch::<HINT>(p.cast()) }
+}
+
+#[cfg(test)]
+mod tests {
+    /// A whole model on the tables whose instructions the tests carry out where the CPU lacks them.
+    #[test]
+    #[cfg(all(target_os = "linux", feature = "bundled"))]
+    fn a_model_gives_the_same_on_emulated_tables() {
+        use crate::embedder::Embedder;
+        use crate::files::ModelFiles;
+        use crate::kernels::Isa;
+
+        let long = "退货运费由谁承担，退款多久到账？".repeat(9);
+        let texts = ["怎么退货？", "How do I return a broken kettle?", "今天下雨。", &long];
+        for isa in [Isa::Avx2Vnni, Isa::Amx].into_iter().filter(|&isa| super::table(isa).is_some()) {
+            for precision in ["f32", "bf16", "int8"] {
+                let embed = |isa, texts: &[&str]| {
+                    let builder = Embedder::from_files(ModelFiles::bundled()).isa(isa).threads(1);
+                    let embedder = builder.precision(precision.parse().expect("a precision")).build();
+                    embedder.and_then(|e| e.embed(texts)).expect("vectors")
+                };
+                let (expected, found) = (embed(Isa::Avx2, &texts), embed(isa, &texts));
+                for (i, &text) in texts.iter().enumerate() {
+                    let (a, b) = (expected.get(i).expect("a vector"), found.get(i).expect("a vector"));
+                    let cosine: f32 = a.iter().zip(b).map(|(a, b)| a * b).sum();
+                    assert!(cosine > 0.9995, "{isa}, {precision}: {cosine} for {text}");
+                    assert_eq!(embed(isa, &[text]).as_slice(), b, "{isa}, {precision}: alone");
+                    if isa == Isa::Avx2Vnni {
+                        assert_eq!(a, b, "{precision}: the rest of the table is AVX2's, and integers are exact");
+                    }
+                }
+            }
+        }
+    }
 }

@@ -1,24 +1,26 @@
-//! Rows into panels, a square of words at a time: of bf16, two values a word, and of f32. What `narrow/panels.rs` and
-//! `kernels/pack.rs` specify by plain loops.
+//! Packs rows into panels, a square of words at a time: bf16, two values per word, and f32. Plain
+//! loops in `low_precision/panels.rs` and `kernels/pack.rs` are the specification.
 
 use std::arch::x86_64::*;
 use std::ops::Range;
 
 use super::prefetch;
-use crate::kernels::narrow;
+use crate::kernels::low_precision;
 use crate::kernels::pack::Joined;
 
 /// Columns of a panel: two vectors.
 const NR: usize = 32;
 
-/// [`pack_transposed`](crate::kernels::narrow::pack_transposed) for panels of [`NR`] columns, two values a word.
+/// [`pack_transposed`](crate::kernels::low_precision::pack_transposed) for panels of [`NR`]
+/// columns, two values per word.
 #[target_feature(enable = "avx512f")]
-pub(super) fn pack_transposed(rows: narrow::Joined<'_>, range: Range<usize>, words: usize, dst: &mut [u16]) {
+pub(super) fn pack_transposed(rows: low_precision::Joined<'_>, range: Range<usize>, words: usize, dst: &mut [u16]) {
     let (first, n) = (range.start, range.len());
     words_transposed(|i| rows.words(first + i, words), n, words, bytemuck::cast_slice_mut(dst));
 }
 
-/// [`pack_transposed`](crate::kernels::pack::pack_transposed) for panels of [`NR`] columns: an f32 is a word.
+/// [`pack_transposed`](crate::kernels::pack::pack_transposed) for panels of [`NR`] columns: an f32
+/// is a word.
 #[target_feature(enable = "avx512f")]
 pub(super) fn pack_transposed_f32(rows: Joined<'_>, range: Range<usize>, k: usize, dst: &mut [f32]) {
     let (first, n) = (range.start, range.len());
@@ -52,10 +54,12 @@ fn words_transposed<'a>(row: impl Fn(usize) -> &'a [u32], n: usize, words: usize
     }
 }
 
-/// [`pack_rows`](crate::kernels::narrow::pack_rows) for panels of [`NR`] columns, two values a word; `n` is even.
+/// [`pack_rows`](crate::kernels::low_precision::pack_rows) for panels of [`NR`] columns, two values
+/// per word; `n` is even.
 #[target_feature(enable = "avx512f,avx512bw")]
-pub(super) fn pack_rows(rows: narrow::Joined<'_>, range: Range<usize>, n: usize, dst: &mut [u16]) {
-    // Of two rows a and b the pairs (a₀, b₀), (a₁, b₁), …: the lower sixteen, and the upper. b is given as values 32 to 63.
+pub(super) fn pack_rows(rows: low_precision::Joined<'_>, range: Range<usize>, n: usize, dst: &mut [u16]) {
+    // Of two rows a and b the pairs (a₀, b₀), (a₁, b₁), …: the lower sixteen, and the upper. b is
+    // given as values 32 to 63.
     let pairs = |from: u32| {
         let index: [u32; 16] = std::array::from_fn(|i| (from + i as u32) | (32 + from + i as u32) << 16);
         // SAFETY: `index` has the length of a vector.
@@ -79,11 +83,12 @@ pub(super) fn pack_rows(rows: narrow::Joined<'_>, range: Range<usize>, n: usize,
     }
 }
 
-/// Up to sixteen words of `row`, and zeros behind them. What lies `ahead` words behind them, the next head's, is asked for.
+/// Up to sixteen words of `row`, and zeros behind them. What lies `ahead` words behind them, the
+/// next head's, is fetched.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn load(row: &[u32], ahead: usize) -> __m512i {
-    prefetch::<_MM_HINT_T1>(row.as_ptr().wrapping_add(ahead).cast());
+fn load(row: &[u32], to_prefetch: usize) -> __m512i {
+    prefetch::<_MM_HINT_T1>(row.as_ptr().wrapping_add(to_prefetch).cast());
     let mask = if row.len() < 16 { (1 << row.len()) - 1 } else { u16::MAX };
     // SAFETY: only words within `row` are read.
     unsafe { _mm512_maskz_loadu_epi32(mask, row.as_ptr().cast()) }
@@ -93,7 +98,8 @@ fn load(row: &[u32], ahead: usize) -> __m512i {
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn transposed(rows: [__m512i; 16]) -> [__m512i; 16] {
-    // Pairs of rows, then quads; each vector then holds, in its four quarters, four words of columns i, i + 4, i + 8 and i + 12.
+    // Pairs of rows, then quads; each vector then holds, in its four quarters, four words of
+    // columns i, i + 4, i + 8 and i + 12.
     let pairs: [__m512i; 16] = std::array::from_fn(|i| {
         let (a, b) = (rows[i / 2 * 2], rows[i / 2 * 2 + 1]);
         if i % 2 == 0 { _mm512_unpacklo_epi32(a, b) } else { _mm512_unpackhi_epi32(a, b) }
@@ -102,7 +108,8 @@ fn transposed(rows: [__m512i; 16]) -> [__m512i; 16] {
         let (a, b) = (pairs[i / 4 * 4 + i % 4 / 2], pairs[i / 4 * 4 + i % 4 / 2 + 2]);
         if i % 2 == 0 { _mm512_unpacklo_epi64(a, b) } else { _mm512_unpackhi_epi64(a, b) }
     });
-    // Quarters 0 and 2, or 1 and 3, of two quads: columns i and i + 8, or i + 4 and i + 12, of eight rows; then of all sixteen.
+    // Quarters 0 and 2, or 1 and 3, of two quads: columns i and i + 8, or i + 4 and i + 12, of
+    // eight rows; then of all sixteen.
     let eights: [[__m512i; 2]; 8] = std::array::from_fn(|i| {
         let (a, b) = (quads[i % 4 + i / 4 * 8], quads[i % 4 + i / 4 * 8 + 4]);
         [_mm512_shuffle_i32x4::<0b10_00_10_00>(a, b), _mm512_shuffle_i32x4::<0b11_01_11_01>(a, b)]
@@ -113,7 +120,8 @@ fn transposed(rows: [__m512i; 16]) -> [__m512i; 16] {
     })
 }
 
-/// [`pack_transposed`](crate::kernels::pack::pack_transposed) for panels of sixteen columns, by squares of eight by eight.
+/// [`pack_transposed`](crate::kernels::pack::pack_transposed) for panels of sixteen columns, by
+/// squares of eight by eight.
 #[target_feature(enable = "avx2")]
 pub(super) fn pack_transposed_by_eights(rows: Joined<'_>, range: Range<usize>, k: usize, dst: &mut [f32]) {
     const NR: usize = 16;

@@ -1,4 +1,5 @@
-//! How many multiply-adds a thread of this CPU makes in registers alone: what no product can exceed. For benches.
+//! How many multiply-adds a thread of this CPU makes in registers alone: what no product can
+//! exceed. For benches.
 
 use std::arch::x86_64::*;
 use std::hint::black_box;
@@ -41,7 +42,8 @@ peak!(
     _mm256_setzero_si256(),
     _mm256_set1_epi16(1),
     |mut s: __m256i, a: __m256i, b: __m256i| {
-        // SAFETY: writes registers. (As intrinsics the products would be made once, before the loop.)
+        // SAFETY: writes registers. (As intrinsics the products would be made once, before the
+        // loop.)
         unsafe {
             std::arch::asm!(
                 "vpmaddwd {product}, {a}, {b}",

@@ -1,47 +1,49 @@
-//! The plain twins.
+//! The plain loops, which specify the tables of the instruction sets.
 
 use ndarray::ArrayViewMut2;
 
 use super::rows::Steps;
-use super::{Dot, Format, HEADER, Integers, Narrow, Panel, Rows, encode_bf16, matmul, to_bf16, words_of_bf16};
+use super::{
+    HEADER, Integers, LowPrecision, Microkernel, NumberFormat, Panel, Rows, encode_bf16, matmul, to_bf16, words_of_bf16,
+};
 use crate::kernels::activation::activate;
-use crate::kernels::attention::{NarrowAttention, attention_bf16};
+use crate::kernels::attention::{LowPrecisionAttention, attention_bf16};
 use crate::kernels::matmul::part_of;
 use crate::kernels::scalar::Plain;
 
-pub(crate) static BF16: Narrow = Narrow {
-    format: Format::Bf16,
+pub(crate) static BF16: LowPrecision = LowPrecision {
+    format: NumberFormat::Bf16,
     name: "scalar",
     native: false,
     nr: Bf16::NR,
-    group: Bf16::GROUP,
+    k_group: Bf16::K_GROUP,
     zero: 0,
-    units: Bf16::UNITS,
+    cell_halves: Bf16::CELL_HALVES,
     encode: |row, _, words, _| encode_bf16(Bf16, row, words),
     matmul: |p| matmul(Bf16, p),
 };
-pub(crate) static INT8: Narrow = Narrow {
-    format: Format::Int8,
+pub(crate) static INT8: LowPrecision = LowPrecision {
+    format: NumberFormat::Int8,
     name: "scalar",
     native: false,
     nr: Int8::NR,
-    group: Int8::GROUP,
+    k_group: Int8::K_GROUP,
     zero: 0,
-    units: Int8::UNITS,
-    encode: |row, factors, words, _| encode_int8(row, factors, words),
+    cell_halves: Int8::CELL_HALVES,
+    encode: |row, smoothing, words, _| encode_int8(row, smoothing, words),
     matmul: |p| matmul(Int8, p),
 };
 
 /// [`attention_bf16`] of the plain twin.
-pub(crate) const ATTENTION: NarrowAttention = NarrowAttention {
-    group: 1,
+pub(crate) const ATTENTION: LowPrecisionAttention = LowPrecisionAttention {
+    k_group: 1,
     compute: |head, scratch| attention_bf16(Bf16, Plain, head, scratch),
     words: |row, words| Bf16.words(row, 1, words),
 };
 
-/// Narrows a row to integers, two a word.
-fn encode_int8(row: &[f32], factors: &[f32], out: &mut [u32]) {
-    let products = || row.iter().zip(factors).map(|(x, factor)| x * factor);
+/// Quantizes a row to integers, two per word.
+fn encode_int8(row: &[f32], smoothing: &[f32], out: &mut [u32]) {
+    let products = || row.iter().zip(smoothing).map(|(x, factor)| x * factor);
     let steps = Steps::of(products().fold(0.0, f32::min), products().fold(0.0, f32::max));
     let (header, words) = out.split_at_mut(HEADER);
     header.copy_from_slice(&steps.header(0));
@@ -53,10 +55,10 @@ fn encode_int8(row: &[f32], factors: &[f32], out: &mut [u32]) {
 }
 
 impl Integers for Plain {
-    fn store_integers<const GROUP: usize>(self, _words: &mut [u32], _a: f32) {
+    fn store_integers<const K_GROUP: usize>(self, _words: &mut [u32], _a: f32) {
         unreachable!("the twin has a loop of its own");
     }
-    fn store_bf16<const GROUP: usize>(self, words: &mut [u32], a: f32) {
+    fn store_bf16<const K_GROUP: usize>(self, words: &mut [u32], a: f32) {
         words[0] = to_bf16(a);
     }
 }
@@ -64,15 +66,15 @@ impl Integers for Plain {
 #[derive(Clone, Copy)]
 struct Bf16;
 
-impl Dot for Bf16 {
-    const FORMAT: Format = Format::Bf16;
+impl Microkernel for Bf16 {
+    const FORMAT: NumberFormat = NumberFormat::Bf16;
     const MR: usize = 4;
     const NR: usize = 16;
-    const UNITS: usize = 1;
-    const GROUP: usize = 1;
+    const CELL_HALVES: usize = 1;
+    const K_GROUP: usize = 1;
 
-    fn words(self, row: &[f32], group: usize, words: &mut [u32]) {
-        words_of_bf16(Plain, row, group, words);
+    fn words(self, row: &[f32], k_group: usize, words: &mut [u32]) {
+        words_of_bf16(Plain, row, k_group, words);
     }
 
     fn tile(
@@ -83,7 +85,7 @@ impl Dot for Bf16 {
         panel: Panel<'_>,
         c: &mut ArrayViewMut2<'_, f32>,
         corner: (usize, usize),
-        _ahead: &[u16],
+        _to_prefetch: &[u16],
     ) {
         let words = panel.data.len() / Self::NR;
         for (i, row) in (from..to).enumerate() {
@@ -108,15 +110,15 @@ fn finish(sums: [f32; 16], panel: Panel<'_>, out: &mut [f32]) {
 #[derive(Clone, Copy)]
 struct Int8;
 
-impl Dot for Int8 {
-    const FORMAT: Format = Format::Int8;
+impl Microkernel for Int8 {
+    const FORMAT: NumberFormat = NumberFormat::Int8;
     const MR: usize = 4;
     const NR: usize = 16;
-    const UNITS: usize = 1;
-    const GROUP: usize = 2;
+    const CELL_HALVES: usize = 1;
+    const K_GROUP: usize = 2;
 
-    fn words(self, row: &[f32], group: usize, words: &mut [u32]) {
-        words_of_bf16(Plain, row, group, words);
+    fn words(self, row: &[f32], k_group: usize, words: &mut [u32]) {
+        words_of_bf16(Plain, row, k_group, words);
     }
 
     fn tile(
@@ -127,7 +129,7 @@ impl Dot for Int8 {
         panel: Panel<'_>,
         c: &mut ArrayViewMut2<'_, f32>,
         corner: (usize, usize),
-        _ahead: &[u16],
+        _to_prefetch: &[u16],
     ) {
         let words = panel.data.len() / Self::NR;
         for (i, row) in (from..to).enumerate() {
@@ -140,7 +142,7 @@ impl Dot for Int8 {
                 }
             }
             let scaled = std::array::from_fn(|j| {
-                (sums[j] - a.zero(row) * panel.totals[j]) as f32 * (a.scale(row) * panel.scales[j])
+                (sums[j] - a.zero(row) * panel.column_sums[j]) as f32 * (a.scale(row) * panel.scales[j])
             });
             finish(scaled, panel, part_of(c, corner.0 + i, corner.1, Self::NR));
         }

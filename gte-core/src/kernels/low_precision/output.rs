@@ -1,23 +1,23 @@
-//! C: where the values of a product go, and in what form.
+//! C: where the results of a matrix multiplication are stored, and in what format.
 
 use ndarray::{ArrayViewMut2, Axis};
 use rayon::iter::Either;
 use rayon::prelude::*;
 
-use super::Dot;
+use super::Microkernel;
 use crate::kernels::matmul::part_of;
 
-/// Where values of f32 go.
+/// Where f32 values are stored.
 pub(crate) enum Output<'a> {
     /// (rows × columns)
     F32(ArrayViewMut2<'a, f32>),
-    /// Rounded to bf16, for a product in bf16 that comes next.
+    /// Rounded to bf16, for the next matrix multiplication in bf16.
     Bf16 {
-        /// (rows × ⌈columns / group⌉)
+        /// (rows × ⌈columns / k_group⌉)
         words: ArrayViewMut2<'a, u32>,
         columns: usize,
         /// Values in a word: one or two.
-        group: usize,
+        k_group: usize,
     },
 }
 
@@ -29,9 +29,9 @@ impl<'a> Output<'a> {
                 let (first, rest) = c.split_at(Axis(0), rows);
                 (Self::F32(first), Self::F32(rest))
             }
-            Self::Bf16 { words, columns, group } => {
+            Self::Bf16 { words, columns, k_group } => {
                 let (first, rest) = words.split_at(Axis(0), rows);
-                (Self::Bf16 { words: first, columns, group }, Self::Bf16 { words: rest, columns, group })
+                (Self::Bf16 { words: first, columns, k_group }, Self::Bf16 { words: rest, columns, k_group })
             }
         }
     }
@@ -42,11 +42,13 @@ impl<'a> Output<'a> {
             Self::F32(c) => Either::Left(
                 c.axis_chunks_iter_mut(Axis(1), width).into_par_iter().enumerate().map(|(i, c)| (i, Output::F32(c))),
             ),
-            Self::Bf16 { words, columns, group } => {
-                let (columns, group) = (*columns, *group);
+            Self::Bf16 { words, columns, k_group } => {
+                let (columns, k_group) = (*columns, *k_group);
                 let piece =
-                    move |(i, words)| (i, Output::Bf16 { words, columns: width.min(columns - i * width), group });
-                Either::Right(words.axis_chunks_iter_mut(Axis(1), width / group).into_par_iter().enumerate().map(piece))
+                    move |(i, words)| (i, Output::Bf16 { words, columns: width.min(columns - i * width), k_group });
+                Either::Right(
+                    words.axis_chunks_iter_mut(Axis(1), width / k_group).into_par_iter().enumerate().map(piece),
+                )
             }
         }
     }
@@ -56,8 +58,8 @@ impl<'a> Output<'a> {
     pub(crate) fn part(&mut self, row: usize, column: usize, width: usize) -> Part<'_> {
         match self {
             Self::F32(c) => Part::F32(part_of(c, row, column, width)),
-            Self::Bf16 { words, group, .. } => {
-                Part::Bf16(part_of(words, row, column / *group, width.div_ceil(*group)), *group)
+            Self::Bf16 { words, k_group, .. } => {
+                Part::Bf16(part_of(words, row, column / *k_group, width.div_ceil(*k_group)), *k_group)
             }
         }
     }
@@ -66,7 +68,7 @@ impl<'a> Output<'a> {
     pub(crate) fn splits_at(&self, width: usize) -> bool {
         match self {
             Self::F32(_) => true,
-            Self::Bf16 { group, .. } => width.is_multiple_of(*group),
+            Self::Bf16 { k_group, .. } => width.is_multiple_of(*k_group),
         }
     }
 
@@ -82,8 +84,8 @@ impl<'a> Output<'a> {
     pub(super) fn is_in_rows(&self) -> bool {
         match self {
             Self::F32(c) => c.ncols() < 2 || c.strides()[1] == 1,
-            Self::Bf16 { words, columns, group } => {
-                words.ncols() == columns.div_ceil(*group) && (words.ncols() < 2 || words.strides()[1] == 1)
+            Self::Bf16 { words, columns, k_group } => {
+                words.ncols() == columns.div_ceil(*k_group) && (words.ncols() < 2 || words.strides()[1] == 1)
             }
         }
     }
@@ -98,18 +100,18 @@ pub(crate) enum Part<'a> {
 impl Part<'_> {
     /// Writes as many values.
     #[inline(always)]
-    pub(crate) fn write<D: Dot>(self, d: D, values: &[f32]) {
+    pub(crate) fn write<D: Microkernel>(self, d: D, values: &[f32]) {
         match self {
             Self::F32(part) => part.copy_from_slice(values),
-            Self::Bf16(part, group) => d.words(values, group, part),
+            Self::Bf16(part, k_group) => d.words(values, k_group, part),
         }
     }
 
     #[inline(always)]
-    pub(super) fn expect<D: Dot>(self, d: D) {
+    pub(super) fn prefetch<D: Microkernel>(self, d: D) {
         match self {
-            Self::F32(part) => d.expect(part),
-            Self::Bf16(part, _) => d.expect(part),
+            Self::F32(part) => d.prefetch_row(part),
+            Self::Bf16(part, _) => d.prefetch_row(part),
         }
     }
 }
