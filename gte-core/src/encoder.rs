@@ -247,8 +247,7 @@ impl<B: Backend> Layer<B> {
     fn transform(&self, backend: &B, context: B::Operand, x: &mut B::Hidden) -> Result<()> {
         backend.project_add_norm(&context, &self.attention_output, x, self.after_attention.as_ref())?;
         drop(context);
-        let transformed = backend.mlp(x, self.before_mlp.as_ref(), &self.up, &self.down, &self.mlp)?;
-        *x = backend.add_norm(transformed, x, self.after_mlp.as_ref())?;
-        Ok(())
+        let norms = [&self.before_mlp, &self.after_mlp].map(Option::as_ref);
+        backend.mlp_add_norm(x, norms, &self.up, &self.down, &self.mlp)
     }
 }

@@ -45,6 +45,12 @@ impl Candle {
         Ok(Norm { kind, gamma: read("weight")?, beta: bias.then(|| read("bias")).transpose()?, eps: eps.into() })
     }
 
+    /// norm(x + residual)
+    fn summed(&self, x: Tensor, residual: &Tensor, norm: Option<&Norm>) -> Result<Tensor> {
+        let sum = (x + residual)?;
+        norm.map_or_else(|| Ok(sum.clone()), |norm| self.normed(&sum, norm))
+    }
+
     fn normed(&self, x: &Tensor, norm: &Norm) -> Result<Tensor> {
         if norm.kind == NormKind::Rms {
             return Ok(candle_nn::ops::rms_norm(&x.contiguous()?, &norm.gamma, norm.eps as f32)?);
@@ -283,25 +289,29 @@ impl Backend for Candle {
         Ok((contexts, Projected(projected)))
     }
 
-    fn project(&self, x: &Tensor, layer: &Linear) -> Result<Tensor> {
-        self.linear(x, layer)
+    fn project_add_norm(&self, operand: &Tensor, layer: &Linear, x: &mut Tensor, norm: Option<&Norm>) -> Result<()> {
+        *x = self.summed(self.linear(operand, layer)?, x, norm)?;
+        Ok(())
     }
 
-    fn mlp(&self, x: &Tensor, norm: Option<&Norm>, up: &Linear, down: &Linear, spec: &MlpSpec) -> Result<Tensor> {
-        let x = norm.map_or_else(|| Ok(x.clone()), |norm| self.normed(x, norm))?;
-        let inner = self.linear(&x, up)?;
+    fn mlp_add_norm(
+        &self,
+        x: &mut Tensor,
+        [before, after]: [Option<&Norm>; 2],
+        up: &Linear,
+        down: &Linear,
+        spec: &MlpSpec,
+    ) -> Result<()> {
+        let normed = before.map_or_else(|| Ok(x.clone()), |norm| self.normed(x, norm))?;
+        let inner = self.linear(&normed, up)?;
         let half = |which: usize| inner.narrow(1, which * spec.inner, spec.inner);
         let inner = match spec.gate {
             Gate::None => Self::activated(&inner, spec.activation)?,
             Gate::First => (Self::activated(&half(0)?, spec.activation)? * half(1)?)?,
             Gate::Second => (Self::activated(&half(1)?, spec.activation)? * half(0)?)?,
         };
-        self.linear(&inner, down)
-    }
-
-    fn add_norm(&self, x: Tensor, residual: &Tensor, norm: Option<&Norm>) -> Result<Tensor> {
-        let sum = (x + residual)?;
-        norm.map_or_else(|| Ok(sum.clone()), |norm| self.normed(&sum, norm))
+        *x = self.summed(self.linear(&inner, down)?, x, after)?;
+        Ok(())
     }
 
     fn norm(&self, x: &mut Tensor, norm: &Norm) -> Result<()> {

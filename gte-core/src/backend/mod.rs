@@ -70,20 +70,6 @@ pub(crate) trait Backend: Send + Sync {
         texts: Texts<'_>,
         before: Option<&Self::Projected>,
     ) -> Result<(Self::Operand, Self::Projected)>;
-    /// x · weightᵀ + bias
-    fn project(&self, x: &Self::Operand, layer: &Self::Linear) -> Result<Self::Hidden>;
-    /// down(activation(up(norm(x)))), or with a gate down(activation(a) · b), where a and b are the
-    /// halves of up(norm(x)).
-    fn mlp(
-        &self,
-        x: &Self::Hidden,
-        norm: Option<&Self::Norm>,
-        up: &Self::Linear,
-        down: &Self::Linear,
-        spec: &MlpSpec,
-    ) -> Result<Self::Hidden>;
-    /// norm(x + residual)
-    fn add_norm(&self, x: Self::Hidden, residual: &Self::Hidden, norm: Option<&Self::Norm>) -> Result<Self::Hidden>;
     /// x ← norm(operand · weightᵀ + bias + x)
     fn project_add_norm(
         &self,
@@ -91,10 +77,18 @@ pub(crate) trait Backend: Send + Sync {
         layer: &Self::Linear,
         x: &mut Self::Hidden,
         norm: Option<&Self::Norm>,
-    ) -> Result<()> {
-        *x = self.add_norm(self.project(operand, layer)?, x, norm)?;
-        Ok(())
-    }
+    ) -> Result<()>;
+    /// x ← after(down(activation(up(before(x)))) + x), or with a gate
+    /// x ← after(down(activation(a) · b) + x), where a and b are the halves of up(before(x)).
+    /// `norms` are before and after.
+    fn mlp_add_norm(
+        &self,
+        x: &mut Self::Hidden,
+        norms: [Option<&Self::Norm>; 2],
+        up: &Self::Linear,
+        down: &Self::Linear,
+        spec: &MlpSpec,
+    ) -> Result<()>;
     /// x ← norm(x)
     fn norm(&self, x: &mut Self::Hidden, norm: &Self::Norm) -> Result<()>;
     /// One row per text of all parts, not scaled to unit length.

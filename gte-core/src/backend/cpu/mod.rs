@@ -83,8 +83,7 @@ impl Source<'_> {
 
     /// Its rows in blocks of at most [`BLOCK`], each with the number of its first row.
     fn blocks(self) -> impl Iterator<Item = (usize, Self)> {
-        (0..self.rows()).step_by(BLOCK).map(move |first| {
-            let rows = BLOCK.min(self.rows() - first);
+        blocks(self.rows()).map(move |(first, rows)| {
             let block = match self {
                 Self::F32(x) => Self::F32(x.rows(first, rows)),
                 Self::Words(x) => Self::Words(x.rows(first, rows)),
@@ -92,6 +91,11 @@ impl Source<'_> {
             (first, block)
         })
     }
+}
+
+/// The first row and the number of rows of each block of `rows` rows.
+fn blocks(rows: usize) -> impl Iterator<Item = (usize, usize)> {
+    (0..rows).step_by(BLOCK).map(move |first| (first, BLOCK.min(rows - first)))
 }
 
 /// The weights of a norm.
@@ -216,12 +220,12 @@ impl Cpu {
     }
 
     /// norm(x) in the form that `layer` reads, or None if that is x itself.
-    fn operand(&self, x: &Matrix<f32>, norm: Option<&Norm>, layer: &Linear) -> Option<Operand> {
+    fn operand(&self, x: Block<'_, f32>, norm: Option<&Norm>, layer: &Linear) -> Option<Operand> {
         let norm = norm?;
         Some(self.clock.rest(|| match self.low_precision {
-            Some(low_precision) => Operand::Words(self.encoded(x.all(), layer, low_precision, Some(norm))),
+            Some(low_precision) => Operand::Words(self.encoded(x, layer, low_precision, Some(norm))),
             None => {
-                let mut y = self.take(x.rows, x.columns);
+                let mut y = self.take(x.rows, x.columns());
                 y.for_each_row(|i, row| {
                     row.copy_from_slice(x.row(i));
                     norm.apply(self.kernels, row, None, 0);
@@ -229,6 +233,22 @@ impl Cpu {
                 Operand::F32(y)
             }
         }))
+    }
+
+    /// The rows of `x` from `first` on become norm(y · weight + bias + x), where `y` has a row for
+    /// each of them.
+    fn add_product(&self, y: Source<'_>, layer: &Linear, x: &mut Matrix<f32>, first: usize, norm: Option<&Norm>) {
+        let mut added = self.take(y.rows(), layer.outputs);
+        self.product(y, layer, Activation::None, Output::F32(added.view_mut()));
+        self.clock.rest(|| {
+            x.for_each_row_of(first..first + added.rows, |i, row| {
+                let added_row = added.row(i - first);
+                match norm {
+                    Some(norm) => norm.apply(self.kernels, row, Some(added_row), added.stride),
+                    None => row.iter_mut().zip(added_row).for_each(|(x, a)| *x += a),
+                }
+            })
+        });
     }
 
     /// activation(up(x)) in the form that `down` reads.
@@ -334,45 +354,10 @@ impl Backend for Cpu {
         texts: Texts<'_>,
         before: Option<&Projected>,
     ) -> Result<(Operand, Projected)> {
-        let normed = self.operand(x, norm, qkv);
+        let normed = self.operand(x.all(), norm, qkv);
         let source = normed.as_ref().map_or(Source::F32(x.all()), Operand::source);
         let projected = self.projected(source, qkv, attention, texts, before);
         Ok((self.attended(&projected, attention, texts, before), projected))
-    }
-
-    fn project(&self, x: &Operand, layer: &Linear) -> Result<Matrix<f32>> {
-        let mut y = self.take(x.source().rows(), layer.outputs);
-        self.product(x.source(), layer, Activation::None, Output::F32(y.view_mut()));
-        Ok(y)
-    }
-
-    fn mlp(
-        &self,
-        x: &Matrix<f32>,
-        norm: Option<&Norm>,
-        up: &Linear,
-        down: &Linear,
-        spec: &MlpSpec,
-    ) -> Result<Matrix<f32>> {
-        let normed = self.operand(x, norm, up);
-        let source = normed.as_ref().map_or(Source::F32(x.all()), Operand::source);
-        let mut y = self.take(x.rows, down.outputs);
-        for (first, block) in source.blocks() {
-            let inner = self.inner(block, up, down, spec);
-            let rows = first..first + block.rows();
-            self.product(inner.source(), down, Activation::None, Output::F32(y.view_mut().slice_move(s![rows, ..])));
-        }
-        Ok(y)
-    }
-
-    fn add_norm(&self, mut x: Matrix<f32>, residual: &Matrix<f32>, norm: Option<&Norm>) -> Result<Matrix<f32>> {
-        self.clock.rest(|| {
-            x.for_each_row(|i, row| match norm {
-                Some(norm) => norm.apply(self.kernels, row, Some(residual.row(i)), residual.stride),
-                None => row.iter_mut().zip(residual.row(i)).for_each(|(x, r)| *x += r),
-            })
-        });
-        Ok(x)
     }
 
     fn project_add_norm(
@@ -383,17 +368,25 @@ impl Backend for Cpu {
         norm: Option<&Norm>,
     ) -> Result<()> {
         for (first, block) in operand.source().blocks() {
-            let mut y = self.take(block.rows(), layer.outputs);
-            self.product(block, layer, Activation::None, Output::F32(y.view_mut()));
-            self.clock.rest(|| {
-                x.for_each_row_of(first..first + y.rows, |i, row| {
-                    let y_row = y.row(i - first);
-                    match norm {
-                        Some(norm) => norm.apply(self.kernels, row, Some(y_row), y.stride),
-                        None => row.iter_mut().zip(y_row).for_each(|(x, y)| *x += y),
-                    }
-                })
-            });
+            self.add_product(block, layer, x, first, norm);
+        }
+        Ok(())
+    }
+
+    fn mlp_add_norm(
+        &self,
+        x: &mut Matrix<f32>,
+        [before, after]: [Option<&Norm>; 2],
+        up: &Linear,
+        down: &Linear,
+        spec: &MlpSpec,
+    ) -> Result<()> {
+        for (first, rows) in blocks(x.rows) {
+            let block = x.all().rows(first, rows);
+            let normed = self.operand(block, before, up);
+            let inner = self.inner(normed.as_ref().map_or(Source::F32(block), Operand::source), up, down, spec);
+            drop(normed);
+            self.add_product(inner.source(), down, x, first, after);
         }
         Ok(())
     }

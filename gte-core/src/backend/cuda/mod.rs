@@ -96,8 +96,6 @@ pub(crate) struct Hidden {
 
 #[derive(Clone)]
 enum State {
-    /// The result of a product, in the type of products.
-    Product(Rows),
     /// x + residual, which have not been added yet.
     Sum { x: Rows, residual: Rows },
     /// In f32, and in the form that a product reads if that has been computed already.
@@ -230,6 +228,22 @@ impl Cuda {
         Self::hidden(batch, rows, width, State::Ready { stream, operand })
     }
 
+    /// norm(added + residual), where `added` is the result of a product.
+    fn summed(&self, added: Rows, residual: &Hidden, norm: Option<&Norm>) -> Result<Hidden> {
+        let (batch, rows, width) = (&residual.batch, residual.rows, residual.width);
+        let residual = self.stream(residual)?;
+        let Some(norm) = norm else {
+            // It is added once the next norm is known.
+            return Ok(Self::hidden(batch, rows, width, State::Sum { x: added, residual }));
+        };
+        let stream = self.wide(batch, rows, width)?;
+        let operand = (self.number != Number::F32).then(|| self.own(batch, rows, width)).transpose()?;
+        let into = operand.as_ref().map(|o| o as &dyn Place);
+        let start = self.start(batch);
+        start.add_norm(Some(&added), Some(&residual), Some(&stream), into, Some(norm), true, rows, width)?;
+        Ok(Self::ready(batch, rows, width, stream, operand))
+    }
+
     /// x + residual if they have not been added yet and, with `norm`, norm(x) in the form that the
     /// next product reads.
     fn added(&self, hidden: &Hidden, norm: Option<&Norm>) -> Result<(Rows, Option<Rows>)> {
@@ -238,7 +252,6 @@ impl Cuda {
         let (x, residual) = match &*state {
             State::Ready { stream, operand } => return Ok((stream.clone(), operand.clone())),
             State::Sum { x, residual } => (x.clone(), Some(residual.clone())),
-            State::Product(x) => (x.clone(), None),
         };
         let stream = self.wide(batch, rows, width)?;
         let both = norm.is_some() || self.number != Number::F32;
@@ -424,38 +437,31 @@ impl Backend for Cuda {
         Ok((Operand { batch: batch.clone(), rows, width, values: out }, Projected { values, rows }))
     }
 
-    fn project(&self, x: &Operand, layer: &Linear) -> Result<Hidden> {
-        let y = self.product(&x.batch, &x.values, x.rows, layer, true)?;
-        Ok(Self::hidden(&x.batch, x.rows, layer.outputs, State::Product(y)))
+    fn project_add_norm(&self, operand: &Operand, layer: &Linear, x: &mut Hidden, norm: Option<&Norm>) -> Result<()> {
+        let added = self.product(&operand.batch, &operand.values, operand.rows, layer, true)?;
+        *x = self.summed(added, x, norm)?;
+        Ok(())
     }
 
-    fn mlp(&self, x: &Hidden, norm: Option<&Norm>, up: &Linear, down: &Linear, spec: &MlpSpec) -> Result<Hidden> {
+    fn mlp_add_norm(
+        &self,
+        x: &mut Hidden,
+        [before, after]: [Option<&Norm>; 2],
+        up: &Linear,
+        down: &Linear,
+        spec: &MlpSpec,
+    ) -> Result<()> {
         let (batch, rows) = (&x.batch, x.rows);
-        let operand = self.operand(x, norm)?;
+        let operand = self.operand(x, before)?;
         // The kernel of the activation adds the bias, in f32.
         let both = self.product(batch, &operand, rows, up, false)?;
         let inner = self.own(batch, rows, spec.inner)?;
         let bias = up.wide_bias.as_ref().map(|bias| bias as &dyn Place);
         self.start(batch).activate(&both, bias, &inner, spec, rows)?;
         drop(both);
-        let y = self.product(batch, &inner, rows, down, true)?;
-        Ok(Self::hidden(batch, rows, down.outputs, State::Product(y)))
-    }
-
-    fn add_norm(&self, x: Hidden, residual: &Hidden, norm: Option<&Norm>) -> Result<Hidden> {
-        let (batch, rows, width) = (&x.batch, x.rows, x.width);
-        let residual = self.stream(residual)?;
-        let State::Product(added) = locked(&x.state).clone() else { unreachable!("what is added is a product") };
-        let Some(norm) = norm else {
-            // It is added once the next norm is known.
-            return Ok(Self::hidden(batch, rows, width, State::Sum { x: added, residual }));
-        };
-        let stream = self.wide(batch, rows, width)?;
-        let operand = (self.number != Number::F32).then(|| self.own(batch, rows, width)).transpose()?;
-        let into = operand.as_ref().map(|o| o as &dyn Place);
-        let start = self.start(batch);
-        start.add_norm(Some(&added), Some(&residual), Some(&stream), into, Some(norm), true, rows, width)?;
-        Ok(Self::ready(batch, rows, width, stream, operand))
+        let added = self.product(batch, &inner, rows, down, true)?;
+        *x = self.summed(added, x, after)?;
+        Ok(())
     }
 
     fn norm(&self, x: &mut Hidden, norm: &Norm) -> Result<()> {
@@ -463,7 +469,6 @@ impl Backend for Cuda {
         let (added, residual) = match locked(&x.state).clone() {
             State::Ready { stream, .. } => (None, Some(stream)),
             State::Sum { x, residual } => (Some(x), Some(residual)),
-            State::Product(x) => (Some(x), None),
         };
         let stream = self.wide(batch, rows, width)?;
         let (added, residual) = (added.as_ref().map(|x| x as _), residual.as_ref().map(|r| r as _));
