@@ -48,7 +48,7 @@ check-native:   ## Compile everything on this system and run the examples, for m
 check-apple:    ## Type-check the workspace for macOS on ARM
 	gte-core/tests/check_elsewhere.sh apple
 
-check-windows:  ## Type-check the workspace for Windows
+check-windows:  ## Type-check the workspace for Windows, and run an example in Wine
 	gte-core/tests/check_elsewhere.sh windows
 
 broker:         ## Install the NATS server for the tests, from Debian
