@@ -82,7 +82,10 @@ inline float exp2_approx(float x) {
     return x == 0.0f ? 1.0f : emulator::approximate(std::exp2(x), 0x1p-22f);
 }
 
-inline float divide_approx(float a, float b) { return emulator::approximate(a / b, 0x1p-22f); }
+// A GPU divides wrongly by numbers beyond 2^126, and here the quotient is a NaN.
+inline float divide_approx(float a, float b) {
+    return std::abs(b) > 0x1p126f ? NAN : emulator::approximate(a / b, 0x1p-22f);
+}
 
 namespace emulator {
 struct Shuffled {

@@ -5,9 +5,9 @@
 template <class T, class W> void test(auto kernel, int stored, std::vector<int> widths) {
     const std::string name = std::string("embed_") + NAME<T>;
     for (int width : widths)
-        for (int choice = 0; choice < 12; choice++) {
+        for (int choice = 0; choice < 18; choice++) {
             const int norm = choice % 3, token_types = choice / 3 % 3;
-            const bool with_positions = choice % 2 == 0, with_types = choice / 6 == 0;
+            const bool with_positions = choice % 2 == 0, with_types = choice / 9 == 0;
             const size_t vocab = 50, rows = 20, tokens = 9;
             const auto words = numbers<W>(vocab * width, 1);
             const auto places = numbers<float>(rows * width, 2), kinds = numbers<float>(std::max(token_types, 1) * width, 3);
