@@ -1,36 +1,40 @@
 #!/usr/bin/env bash
-# All that is measured on a GPU, in one call of up to eight minutes: correctness on the true shapes
-# of five families, the workloads of benches/workloads.json and three more beside transformers in
-# f16 with SDPA, one query with and without a graph, the time of each kernel, the share of the
-# matrix products' peak, and our CPU engine at 1 to 16 threads.
+# Everything that is measured on a GPU, in one call of at most eight minutes: correctness on the
+# true shapes of five families, tokens per second on the workloads of benches/workloads.json and two
+# larger ones beside transformers in f16 with SDPA, one query with and without a graph, the time of
+# each kernel, the share of the matrix products' peak, and our CPU engine with 1 to 16 threads.
 #
-#     benches/gpu/run.sh --build [DIR]       here: the binary that travels, stripped, to DIR (default: target/gpu-bench)
-#     benches/gpu/run.sh [DIR] [RECORDS]     there: measures with DIR/forward; writes RECORDS/DATE-gpu.{txt,json}
-#     benches/gpu/run.sh --dry-run           here: the same on tiny models and a GPU that the CPU emulates
+#     benches/gpu/run.sh --build [DIR]       here: the stripped binary for the other machine, in DIR
+#                                            (default: target/gpu-bench)
+#     benches/gpu/run.sh [DIR] [RECORDS]     there: measures with DIR/forward; writes
+#                                            RECORDS/DATE-gpu.{txt,json}
+#     benches/gpu/run.sh --dry-run           here: the same on tiny models and a GPU that the CPU
+#                                            emulates
 #
 # The machine with the GPU needs python3 with torch, transformers and safetensors, NVIDIA's driver,
-# and libcublasLt.so.12 or .13 (PyTorch's own is found). Nothing is built or fetched there.
+# and libcublasLt.so.12 or .13 (PyTorch's own is found). Nothing is built or downloaded there.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-out=${2:-benches/record/gpu}
 if [ "${1:-}" = --build ]; then
   to=${2:-target/gpu-bench}
-  cargo build --release -q -p benches --bin forward
+  cargo build --release -q --workspace --bin forward
   mkdir -p "$to"
   strip -o "$to/forward" target/release/forward
-  # A machine with an older system library does not start it.
-  echo "$to/forward, $(stat -c %s "$to/forward") bytes, needs $(objdump -T "$to/forward" | grep -o 'GLIBC_[0-9.]*' | sort -V | tail -n 1)"
+  # A machine with an older glibc cannot start it.
+  glibc=$(objdump -T "$to/forward" | grep -o 'GLIBC_[0-9.]*' | sort -V | tail -n 1)
+  echo "$to/forward: $(stat -c %s "$to/forward") bytes, needs $glibc"
   exit
 fi
 if [ "${1:-}" = --dry-run ]; then
-  cargo build --release -q -p benches --bin forward --features emulated-gpu
+  cargo build --release -q --workspace --bin forward --features benches/emulated-gpu
   library=$(gte-core/tests/check_cuda_kernels.sh --library)
-  python3 -m venv target/venv-fixtures
-  target/venv-fixtures/bin/pip install -q -r gte-core/tests/requirements-fixtures.txt
-  exec target/venv-fixtures/bin/python benches/gpu/measure.py --forward target/release/forward --emulator "$library" --out target/gpu-bench --seconds 3600
+  [ -x target/venv-fixtures/bin/python ] || python3 -m venv target/venv-fixtures
+  target/venv-fixtures/bin/python -m pip install -q -r gte-core/tests/requirements-fixtures.txt
+  exec target/venv-fixtures/bin/python benches/gpu/measure.py --forward target/release/forward \
+    --emulator "$library" --out target/gpu-bench --seconds 3600
 fi
-# PyTorch's wheels carry the library where no loader looks.
+# PyTorch's wheels have the library in a folder that no loader searches.
 found=$(python3 -c 'import glob, site; print(":".join({p.rsplit("/", 1)[0] for s in site.getsitepackages() for p in glob.glob(s + "/nvidia/**/libcublasLt.so.1[23]", recursive=True)}))')
 export LD_LIBRARY_PATH=${found:+$found:}${LD_LIBRARY_PATH:-}
 export CUDA_CACHE_PATH=${CUDA_CACHE_PATH:-${TMPDIR:-/tmp}/cuda-cache}
-exec python3 benches/gpu/measure.py --forward "${1:-target/gpu-bench}/forward" --out "$out"
+exec python3 benches/gpu/measure.py --forward "${1:-target/gpu-bench}/forward" --out "${2:-benches/record/gpu}"
