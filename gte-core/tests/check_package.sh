@@ -26,8 +26,8 @@ for file in LICENSE src/lib.rs; do
 done
 cp Cargo.toml Cargo.lock "$work"
 for member in gte-server gte-py examples benches docs; do ln -s "$root/$member" "$work/$member"; done
-# The tarball names the bundled model by its version, as crates.io would have it. The members that
-# are not packed only select the features of dependencies, so they are compiled without optimization.
+# The tarball names the bundled model by its version, as crates.io would have it. Members that are
+# not packed only select the features of dependencies, so they are compiled without optimization.
 {
   printf '\n[patch.crates-io]\ngte-bundled-model = { path = "gte-core/bundled" }\n'
   printf '\n[profile.release.package.%s]\nopt-level = 0\n' gte-server gte-py examples document-search benches
