@@ -150,7 +150,7 @@ fn the_start_says_which_precision_auto_became() {
     let ready = lines.find(|line| line["message"].as_str().is_some_and(|m| m.starts_with("model ready"))).unwrap();
     child.kill().unwrap();
     child.wait().unwrap();
-    assert_eq!(ready["asked"], "auto");
+    assert_eq!(ready["requested"], "auto");
     assert!(["bf16", "f32"].contains(&ready["precision"].as_str().unwrap()), "{ready}");
 }
 
