@@ -19,6 +19,7 @@ use crate::calibration::calibrate;
 use crate::config::{ModelConfig, ModelTask, Wishes};
 use crate::error::{Error, Result};
 use crate::files::ModelFiles;
+use crate::files::names::{SENTENCE_TRANSFORMERS, TRANSFORMER, VOCABULARIES};
 use crate::kernels::Kernels;
 use crate::models::Pooling;
 use crate::tokenizer::Tokenizer;
@@ -26,29 +27,6 @@ use crate::weights::{Tensor, Weights};
 
 /// Files of a model's directory that are copied without changes.
 const OF_MODEL: [&str; 2] = ["modules.json", "config_sentence_transformers.json"];
-
-/// Files of the transformer's folder that are copied without changes.
-const OF_TRANSFORMER: [&str; 19] = [
-    "config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.txt",
-    "vocab.json",
-    "merges.txt",
-    "sentencepiece.bpe.model",
-    "chat_template.jinja",
-    "sparse_linear.pt",
-    "colbert_linear.pt",
-    "sentence_bert_config.json",
-    "sentence_roberta_config.json",
-    "sentence_distilbert_config.json",
-    "sentence_camembert_config.json",
-    "sentence_albert_config.json",
-    "sentence_xlm-roberta_config.json",
-    "sentence_xlnet_config.json",
-];
 
 /// Files in the folders of other modules that are copied without changes.
 const OF_MODULE: [&str; 3] = ["config.json", "model.safetensors", "pytorch_model.bin"];
@@ -89,7 +67,8 @@ pub fn quantize_to_int8(files: &ModelFiles, out: impl AsRef<Path>) -> Result<()>
     }
     let folders = config.module_folders.iter().map(String::as_str).filter(|folder| *folder != config.transformer);
     let copied = OF_MODEL.iter().map(|file| ("", file));
-    let copied = copied.chain(OF_TRANSFORMER.iter().map(|file| (config.transformer.as_str(), file)));
+    let of_transformer = TRANSFORMER.iter().chain(&SENTENCE_TRANSFORMERS).chain(&VOCABULARIES);
+    let copied = copied.chain(of_transformer.map(|file| (config.transformer.as_str(), file)));
     for (folder, file) in copied.chain(folders.flat_map(|folder| OF_MODULE.iter().map(move |file| (folder, file)))) {
         if let Some(content) = files.within(folder)?.read(file)? {
             write(&out.join(folder), file, &content)?;

@@ -9,6 +9,7 @@ pub(crate) mod bundled;
 mod download;
 #[cfg(feature = "hub")]
 mod hub;
+pub(crate) mod names;
 #[cfg(feature = "hub")]
 mod needed;
 

@@ -5,34 +5,11 @@ use std::path::Path;
 
 use serde_json::Value;
 
+use super::names::{SENTENCE_TRANSFORMERS, TRANSFORMER, VOCABULARIES};
 use crate::error::{Error, Result};
 
 /// Files that are read from the model's directory, if they exist.
 const ROOT: [&str; 3] = ["modules.json", "config_sentence_transformers.json", "configuration.json"];
-
-/// Files that are read from the transformer's folder, if they exist. `adapter_config.json` is read
-/// to be refused.
-const TRANSFORMER: [&str; 16] = [
-    "config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "adapter_config.json",
-    "sparse_linear.pt",
-    "colbert_linear.pt",
-    "sentence_bert_config.json",
-    "sentence_roberta_config.json",
-    "sentence_distilbert_config.json",
-    "sentence_camembert_config.json",
-    "sentence_albert_config.json",
-    "sentence_xlm-roberta_config.json",
-    "sentence_xlnet_config.json",
-];
-
-/// Files that are read instead of a `tokenizer.json`.
-const VOCABULARIES: [&str; 4] = ["vocab.txt", "vocab.json", "merges.txt", "sentencepiece.bpe.model"];
 
 /// Files that may be missing without an error, so their absence is noted in the cache.
 pub(super) const OPTIONAL: [&str; 6] = [
@@ -94,8 +71,8 @@ pub(super) fn fetch(
     let vocabularies = if has(&beneath(&folders.transformer, "tokenizer.json")) { &[][..] } else { &VOCABULARIES };
     for name in &names {
         let (folder, file) = name.rsplit_once('/').unwrap_or(("", name));
-        let of_transformer =
-            folder == folders.transformer && (TRANSFORMER.contains(&file) || vocabularies.contains(&file));
+        let of_transformer = folder == folders.transformer
+            && [&TRANSFORMER[..], &SENTENCE_TRANSFORMERS, vocabularies].iter().any(|names| names.contains(&file));
         let of_module = file == "config.json" && folders.modules.iter().any(|(_, module)| module == folder);
         if of_transformer || of_module || ROOT.contains(name) {
             fetch(name)?;

@@ -1,16 +1,15 @@
 //! softmax(Q·Kᵀ / √d)·V for one key head of one text (Vaswani et al. 2017,
 //! <https://arxiv.org/abs/1706.03762>).
 //!
-//! A text attends to itself alone and lies in the packed batch without padding. Both products are
-//! the same tiles as a linear layer's; queries go in blocks, so that their scores stay in the
-//! second-level cache. Keys go in blocks too, under a running maximum (Milakov, Gimelshein 2018,
-//! <https://arxiv.org/abs/1805.02867>), so that no row of scores is longer than a block, whatever
-//! the text.
+//! A text attends only to itself and has no padding in the packed batch. Both products use the
+//! tiles of linear layers. Queries are computed in blocks, so that their scores stay in the
+//! second-level cache. Keys are in blocks too, with a running maximum (Milakov, Gimelshein 2018,
+//! <https://arxiv.org/abs/1805.02867>), so that a row of scores is never longer than a block.
 //!
-//! Blocks of keys are counted from the text's first token, and a query that sees nothing of a block
-//! skips it. So what a query becomes depends on itself and on the keys that it sees, not on which
-//! queries share its block, nor on what stands behind the last key that it sees, nor on whether the
-//! first keys come as `before`.
+//! Blocks of keys are counted from the text's first token, and a query skips blocks of which it
+//! sees nothing. So the result of a query depends only on the query and the keys that it sees. It
+//! does not depend on the other queries of its block, on later keys, or on whether the first keys
+//! are passed as `before`.
 
 use std::ops::Range;
 
@@ -34,13 +33,13 @@ pub(crate) const MAX_ERROR: f64 = 2e-5;
 #[cfg(test)]
 pub(crate) const MAX_ERROR_BF16: f64 = 8e-3;
 
-/// Queries in a block: a multiple of every tile height, and 48 × 512 scores are 96 KiB.
+/// Number of queries per block: a multiple of every tile height. 48 × 512 scores are 96 KiB.
 const QUERIES: usize = 48;
 
-/// Keys in a block: texts of up to as many have one, and no running maximum.
+/// Number of keys per block. Shorter texts have one block and need no running maximum.
 const KEYS: usize = 512;
 
-/// Blocks of queries that pass over a block of keys and values while it is in the second-level
+/// Number of blocks of queries that use a block of keys and values while it is in the second-level
 /// cache.
 const PASSES: usize = 8;
 
@@ -48,17 +47,16 @@ const PASSES: usize = 8;
 /// included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mask {
-    /// All.
+    /// All keys.
     Full,
-    /// Those up to its own position.
+    /// The keys up to the query's own position.
     Causal,
-    /// Those at most as many positions away, on both sides.
+    /// The keys that are at most this many positions away, on both sides.
     Window(usize),
 }
 
 impl Mask {
-    /// Those of `keys` that the queries at the positions `queries` see, from the first to the last
-    /// of them.
+    /// The range of `keys` that the queries at the positions `queries` see.
     #[inline(always)]
     fn seen(self, queries: &Range<usize>, keys: &Range<usize>) -> Range<usize> {
         let (start, end) = match self {
@@ -79,21 +77,22 @@ pub(crate) struct Head<'a, 'c> {
     pub(crate) k: ArrayView2<'a, f32>,
     /// (tokens × d)
     pub(crate) v: ArrayView2<'a, f32>,
-    /// Keys and values of tokens that stand before the first query: (before × d) each. Causal only.
+    /// Keys and values of the tokens before the first query: (before × d) each. Only with a causal
+    /// mask.
     pub(crate) before: Option<(ArrayView2<'a, f32>, ArrayView2<'a, f32>)>,
     /// (tokens × group·d)
     pub(crate) out: ArrayViewMut2<'c, f32>,
     pub(crate) mask: Mask,
 }
 
-/// Values of scratch that [`attention`] to `keys` keys needs, those before the first query
-/// included.
+/// Length of the scratch that [`attention`] to `keys` keys needs, including the keys before the
+/// first query.
 pub(crate) fn scratch_len(keys: usize, d: usize, nr: usize) -> usize {
     packed(keys, d, nr) + Layout::of(keys, d, nr).len()
 }
 
-/// Computes `head`. `scratch` has at least [`scratch_len`] values, of any content, and best begins
-/// on a cache line.
+/// Computes `head`. `scratch` has at least [`scratch_len`] values of any content. It is fastest if
+/// it begins on a cache line.
 #[inline(always)]
 pub(crate) fn attention<T: Tile + Softmax>(t: T, head: Head<'_, '_>, scratch: &mut [f32]) {
     let Head { q, k, v, before, out, mask } = head;
@@ -127,7 +126,7 @@ fn packed(keys: usize, d: usize, nr: usize) -> usize {
     keys / KEYS * block_len(KEYS, d, nr) + block_len(keys % KEYS, d, nr)
 }
 
-/// What a head is, but its values.
+/// The shape of a head.
 #[derive(Clone, Copy)]
 struct Text {
     tokens: usize,
@@ -154,13 +153,13 @@ impl Text {
         Pass { rows: first..self.tokens.min(first + QUERIES), head: number % self.group }
     }
 
-    /// Those of `keys` that some of the queries in the rows `rows` see.
+    /// The range of keys that the queries in the rows `rows` see.
     #[inline(always)]
     fn seen(&self, rows: &Range<usize>, keys: &Range<usize>) -> Range<usize> {
         self.mask.seen(&(self.before + rows.start..self.before + rows.end), keys)
     }
 
-    /// Those of the keys `block`, counted from `start`, that the query in row `row` sees.
+    /// The range of the keys `block` that the query in row `row` sees, counted from `start`.
     #[inline(always)]
     fn seen_by(&self, row: usize, block: &Range<usize>, start: usize) -> Range<usize> {
         let seen = self.seen(&(row..row + 1), block);
@@ -174,7 +173,7 @@ impl Text {
         self.seen(&(start..start + 1), keys) == *keys && self.seen(&(end - 1..end), keys) == *keys
     }
 
-    /// Whether all keys that the queries of a pass see are of one block.
+    /// Whether all keys that the queries of a pass see are in one block.
     #[inline(always)]
     fn sees_one_block(&self, pass: &Pass) -> bool {
         let seen = self.seen(&pass.rows, &(0..self.keys()));
@@ -192,11 +191,11 @@ struct Pass {
 trait Products {
     /// Columns of a panel of keys.
     const NR: usize;
-    /// scores ← Q·Kᵀ for the keys `keys` of block `block`, counted within it, the first of them a
-    /// panel's first; and for what stands behind the last of them in its panel.
+    /// scores ← Q·Kᵀ for the keys `keys`, counted within block `block`. The first key is the first
+    /// of a panel, and the last panel is computed whole.
     fn scores(&self, pass: &Pass, block: usize, keys: Range<usize>, scores: ArrayViewMut2<'_, f32>);
-    /// Takes the weights of the pass's row `row`, for [`Self::context`], if it does not read them
-    /// where they are.
+    /// Copies the weights of row `row` of the pass for [`Self::context`], if that does not read
+    /// them in place.
     fn weights(&mut self, row: usize, weights: &[f32]);
     /// context ← weights·V for the keys `keys` of block `block`.
     fn context(
@@ -206,13 +205,13 @@ trait Products {
         weights: ArrayView2<'_, f32>,
         context: ArrayViewMut2<'_, f32>,
     );
-    /// Takes what a row of a query head has become, times `factor`.
+    /// Stores the result of a row of a query head, times `factor`.
     fn write(&mut self, row: usize, head: usize, values: &mut [f32], factor: f32);
 }
 
-/// How what [`attend`] works in is laid out: rows of scores and contexts of a pass; and where there
-/// is more than one block of keys, of each of [`PASSES`] what it has come to: contexts, the largest
-/// scores and the sums of weights.
+/// The layout of the memory of [`attend`]: rows of scores and contexts of a pass. With more than
+/// one block of keys, it also has the state of each of [`PASSES`]: contexts, largest scores and
+/// sums of weights.
 struct Layout {
     rows: usize,
     scores: usize,  // from row to row
@@ -235,7 +234,7 @@ impl Layout {
     }
 }
 
-/// Computes a head by its products, in `memory` of the length that [`Layout`] says.
+/// Computes a head with its products, in `memory`, whose length is that of [`Layout`].
 #[inline(always)]
 fn attend<L: Softmax, P: Products>(l: L, text: Text, mut p: P, memory: &mut [f32]) {
     let (keys, d) = (text.keys(), text.d);
@@ -259,16 +258,16 @@ fn attend<L: Softmax, P: Products>(l: L, text: Text, mut p: P, memory: &mut [f32
                     continue;
                 }
                 let rows = pass.rows.len();
-                // Counted from here on within the block: the keys that the pass sees, from the
-                // first of a panel on.
+                // The keys that the pass sees, from here on counted within the block and beginning
+                // with a whole panel.
                 let start = (seen.start - from) / P::NR * P::NR;
                 let part = start..seen.end - from;
                 let all_see_all = text.all_see_all(&pass, &(from + start..seen.end));
                 let padded = part.len().next_multiple_of(P::NR);
                 p.scores(&pass, from / KEYS, part.clone(), view_mut(scores, rows, padded, layout.scores));
                 let only = text.sees_one_block(&pass);
-                // What is multiplied: what a row has become, to be given out; or what it had, to be
-                // added to.
+                // The contexts to multiply: the result of a row before it is stored, or its state
+                // before more is added.
                 let mut factors = [1.0; QUERIES];
                 for (i, row) in scores.chunks_mut(layout.scores).take(rows).enumerate() {
                     let row = &mut row[..part.len()];
@@ -369,38 +368,38 @@ impl<T: Tile> Products for InF32<'_, '_, T> {
     }
 }
 
-/// One key head of one text, in bf16, with all query heads that share it: rows of values, as many
-/// to a word as the table takes.
+/// One key head of one text in bf16, with all query heads that share it. Words have as many values
+/// as the table reads.
 pub(crate) struct LowPrecisionHead<'a, 'c> {
     pub(crate) tokens: usize,
     pub(crate) d: usize,
-    /// Query heads.
+    /// Number of query heads.
     pub(crate) group: usize,
-    /// Of `tokens` rows of group · d values: the query heads side by side.
+    /// `tokens` rows of group · d values: the query heads side by side.
     pub(crate) q: Rows<'a>,
-    /// Of `tokens` rows of d values.
+    /// `tokens` rows of d values.
     pub(crate) k: Rows<'a>,
-    /// Of `tokens` rows of d values.
+    /// `tokens` rows of d values.
     pub(crate) v: Rows<'a>,
-    /// How many tokens stand before the first query, their keys and values. Causal only.
+    /// The number of tokens before the first query, their keys and values. Only with a causal mask.
     pub(crate) before: Option<(usize, Rows<'a>, Rows<'a>)>,
     /// (tokens × group·d)
     pub(crate) out: Output<'c>,
     pub(crate) mask: Mask,
 }
 
-/// One instruction set's way with a head in bf16.
+/// How one instruction set computes a head in bf16.
 #[derive(Clone, Copy)]
 pub(crate) struct LowPrecisionAttention {
-    /// Values in a word of the rows that it takes; a divisor of the head's width.
+    /// Number of values per word of the rows that it reads; a divisor of the head's width.
     pub(crate) k_group: usize,
     /// See [`attention_bf16`].
     pub(crate) compute: fn(LowPrecisionHead<'_, '_>, &mut Scratch),
-    /// Writes a row in bf16, as many values to a word.
+    /// Writes a row in bf16, `k_group` values per word.
     pub(crate) words: fn(&[f32], &mut [u32]),
 }
 
-/// What attention in bf16 works in; grows to what the longest text needs.
+/// The memory of attention in bf16, which grows to the needs of the longest text.
 #[derive(Default)]
 pub(crate) struct Scratch {
     values: Aligned<f32>,

@@ -7,18 +7,8 @@ use super::keys;
 use super::{Activation, DenseSettings, LogitScore, Modules, PoolingMode, PoolingSettings, Task};
 use crate::error::{Error, Result};
 use crate::files::ModelFiles;
+use crate::files::names::SENTENCE_TRANSFORMERS;
 use crate::json::{self, Json};
-
-/// The transformer's settings are in the first of these files that has any content.
-pub(super) const TRANSFORMER: [&str; 7] = [
-    "sentence_bert_config.json",
-    "sentence_roberta_config.json",
-    "sentence_distilbert_config.json",
-    "sentence_camembert_config.json",
-    "sentence_albert_config.json",
-    "sentence_xlm-roberta_config.json",
-    "sentence_xlnet_config.json",
-];
 
 /// Arguments that the loaders set themselves, whatever a file says.
 const LOADING: [&str; 6] = ["trust_remote_code", "subfolder", "token", "cache_dir", "revision", "local_files_only"];
@@ -57,7 +47,7 @@ pub(super) fn transformer(files: &ModelFiles, folder: String) -> Result<Modules>
         default_prompt: None,
         logit_score: None,
     };
-    for file in TRANSFORMER {
+    for file in SENTENCE_TRANSFORMERS {
         if let Some(json) = Json::read(files, file)?
             && json.keys().next().is_some()
         {

@@ -9,18 +9,18 @@ use crate::kernels::aligned::LINE;
 use crate::kernels::lanes::Lanes;
 use crate::kernels::low_precision::{NumberFormat, Panel};
 
-/// Multiplies and adds words of A, given to all lanes, and vectors of words of B.
+/// Multiplies words of A, broadcast to all lanes, by vectors of words of B, and adds.
 ///
 /// # Safety
-/// The methods need the CPU's instructions, which a `detect()` has seen, and pointers to as much as
-/// they say.
+/// The methods require the instructions, which a `detect()` has found on this CPU, and pointers to
+/// as many values as their comments say.
 pub(super) trait Mac: Copy {
     const FORMAT: NumberFormat;
-    /// Columns of a vector.
+    /// Number of columns per vector.
     const WIDTH: usize;
     /// Halves of 32-bit words in a cell of B.
     const CELL_HALVES: usize;
-    /// Words in a turn of the loop.
+    /// Number of words per iteration of the loop.
     const UNROLL: usize;
     type Lanes: Lanes;
     type Word: Copy;
@@ -29,13 +29,13 @@ pub(super) trait Mac: Copy {
     unsafe fn zero() -> Self::Sum;
     /// `WIDTH` words of B.
     unsafe fn load(b: *const u16) -> Self::Word;
-    /// One row's step: sums + the word of A at `a`, given to all lanes, · two vectors of B.
+    /// A step of one row: sums + the word of A at `a`, broadcast to all lanes, · two vectors of B.
     unsafe fn step(sums: [Self::Sum; 2], a: *const u32, b: [Self::Word; 2]) -> [Self::Sum; 2];
-    /// The sums, integers less zero · column sum.
+    /// The sums; of integers, zero · column sum is subtracted.
     unsafe fn values(sum: Self::Sum, zero: i32, column_sums: *const i32) -> <Self::Lanes as Lanes>::V;
 }
 
-/// What is multiplied and where it goes: pointers, with the distances of their rows.
+/// The rows of A and C of a tile: pointers, and the distances between rows.
 pub(super) struct Place {
     /// R rows of `words` words.
     pub(super) a: (*const u32, usize),
@@ -44,13 +44,13 @@ pub(super) struct Place {
     pub(super) words: usize,
 }
 
-/// A tile of `R` rows by two vectors, whose sums stay in registers; `rows` are the scales and zeros
-/// of A's.
+/// A tile of `R` rows by two vectors, whose sums stay in registers. `rows` has the scales and zeros
+/// of the rows of A.
 ///
 /// # Safety
-/// The instructions of `M` are there, of which `l` is a part. `place` points to what it says; the
-/// data of `panel` are `words` lines of two vectors, its other slices have the length of two
-/// vectors, `column_sums` and `scales` if it is of integers.
+/// The CPU has the instructions of `M`, of which `l` proves a part. `place` points to the rows that
+/// its comments name. The data of `panel` are `words` lines of two vectors, and its other slices
+/// have the length of two vectors; `column_sums` and `scales` only for integers.
 #[inline(always)]
 pub(super) unsafe fn tile<M: Mac, const R: usize>(
     l: M::Lanes,
@@ -60,11 +60,11 @@ pub(super) unsafe fn tile<M: Mac, const R: usize>(
     to_prefetch: &[u16],
 ) {
     let Place { a: (a, lda), c: (c, ldc), words } = place;
-    // Pointers that walk, each to every third row: the two rows behind it are a scaled index away,
-    // so that six rows need two pointers and the distance, not six registers.
+    // One moving pointer for every third row. A scaled index reaches the two rows behind it, so
+    // that six rows need two pointers and the distance instead of six registers.
     let mut thirds: [*const u32; 4] = std::array::from_fn(|i| a.wrapping_add(3 * i * lda));
     let mut line = panel.data.as_ptr();
-    // Bytes of what comes next that each step fetches.
+    // Number of bytes of `to_prefetch` that each step prefetches.
     let share = size_of_val(to_prefetch).div_ceil((words / M::UNROLL).max(1));
     let mut to_prefetch = to_prefetch.as_ptr().cast::<u8>();
     // C is larger than the second-level cache: its lines come while the sums are made, or every
@@ -92,9 +92,9 @@ pub(super) unsafe fn tile<M: Mac, const R: usize>(
         for word in 0..words % M::UNROLL {
             step::<M, R>(&mut sums, &thirds, lda, word, line);
         }
-        // What becomes of the sums needs registers too, for which the compiler would keep some sums
-        // in memory during the steps. Of sixteen registers too many: all sums go through memory, at
-        // once. Of thirty-two enough for half of the columns at a time.
+        // The epilogue needs registers too, and for these the compiler would keep some sums in
+        // memory during the steps. With sixteen registers, all sums are stored to memory at once
+        // instead. With thirty-two, half of the columns at a time are enough.
         let mut stored;
         let sums = if M::WIDTH == 8 {
             stored = [[M::zero(); 2]; R];
@@ -133,7 +133,7 @@ pub(super) unsafe fn activate_rows<L: Lanes>(
     rows: usize,
     width: usize,
 ) {
-    // GELU by a loop of its own, without a choice for each row.
+    // GELU has a loop of its own, without a branch for each row.
     match activation {
         Activation::None => {}
         Activation::Gelu => {
@@ -221,8 +221,8 @@ macro_rules! low_precision {
                 assert!(corner.0 + (to - from) <= c.nrows() && corner.1 + Self::NR <= c.ncols(), "C covers the tile");
                 assert!(c.strides()[1] == 1, "rows of C are contiguous");
                 let ldc = c.strides()[0] as usize;
-                // SAFETY: the table is out of reach until its instructions were seen; the ranges
-                // are asserted above.
+                // SAFETY: the table cannot be reached unless its instructions were found; the
+                // ranges are asserted above.
                 unsafe {
                     let c = (c.as_mut_ptr().add(corner.0 * ldc + corner.1), ldc);
                     let place = crate::kernels::x86_64::microkernel::Place { a: (a.words(from, words).as_ptr(), a.stride), c, words };
