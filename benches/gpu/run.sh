@@ -20,9 +20,12 @@ if [ "${1:-}" = --build ]; then
   cargo build --release -q --workspace --bin forward
   mkdir -p "$to"
   strip -o "$to/forward" target/release/forward
+  # It starts without anything of this environment, and without a driver.
+  (program=$(realpath "$to/forward") && cd / && env -i "$program" --help >/dev/null)
   # A machine with an older glibc cannot start it.
   glibc=$(objdump -T "$to/forward" | grep -o 'GLIBC_[0-9.]*' | sort -V | tail -n 1)
-  echo "$to/forward: $(stat -c %s "$to/forward") bytes, needs $glibc"
+  echo "$to/forward: $(stat -c %s "$to/forward") bytes, needs $glibc and $(ldd "$to/forward" | grep -o '^[^(]*=>' | tr -d '=>\t' | xargs)"
+  echo "the other machine needs it and the files of the repository, $(git ls-files -z | du -cb --files0-from=- | tail -n 1 | cut -f 1) bytes"
   exit
 fi
 if [ "${1:-}" = --dry-run ]; then
@@ -31,7 +34,7 @@ if [ "${1:-}" = --dry-run ]; then
   [ -x target/venv-fixtures/bin/python ] || python3 -m venv target/venv-fixtures
   target/venv-fixtures/bin/python -m pip install -q -r gte-core/tests/requirements-fixtures.txt
   exec target/venv-fixtures/bin/python benches/gpu/measure.py --forward target/release/forward \
-    --emulator "$library" --out target/gpu-bench --seconds 3600
+    --emulator "$library" --out target/gpu-dry-run --seconds 3600
 fi
 # PyTorch's wheels have the library in a folder that no loader searches.
 found=$(python3 -c 'import glob, site; print(":".join({p.rsplit("/", 1)[0] for s in site.getsitepackages() for p in glob.glob(s + "/nvidia/**/libcublasLt.so.1[23]", recursive=True)}))')

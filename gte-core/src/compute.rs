@@ -7,14 +7,13 @@ use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
-use crate::backend::pool_rows;
 use crate::batch::{MaxBatchTokens, PackedBatch, Sequence, plan};
 use crate::config::ModelTask;
 use crate::device::Device;
 use crate::embedding::Embeddings;
-use crate::engine::{Engine, Shared};
+use crate::engine::{BatchOutputs, Engine, Shared};
 use crate::error::{Error, Result};
-use crate::heads::Dense;
+use crate::heads::largest_weights;
 use crate::models::{ClassifierSpec, Pooling, Task};
 use crate::outputs::{AllEmbeddings, MultiVectors, Outputs, SparseEmbeddings, TextOutput};
 
@@ -135,14 +134,14 @@ impl Engine {
     /// The vector of each text after the dense layers, not scaled to unit length: (texts × dim).
     /// For a classifier, its logits: (texts × labels).
     pub(crate) fn pool<T: Sequence + Sync>(&self, texts: &[T], work: &Work<'_>) -> Result<Vec<f32>> {
-        let mut values = vec![0.0; texts.len() * self.config.hidden];
+        let mut values = vec![0.0; texts.len() * self.heads.pooled];
         self.pool_into(texts, &mut values, work)?;
-        Ok(self.behind_pooling(values))
+        Ok(self.cut(values))
     }
 
-    /// The pooled hidden state of each text: (texts × hidden).
+    /// The same, with all values of each vector: those beyond `dim` too.
     pub(crate) fn pool_into<T: Sequence + Sync>(&self, texts: &[T], out: &mut [f32], work: &Work<'_>) -> Result<()> {
-        let (width, mut own) = (self.config.hidden, None);
+        let (width, mut own) = (self.heads.pooled, None);
         let lengths = self.lengths(texts)?;
         let prefix = match work.prefix {
             Some(prefix) => Some(prefix),
@@ -265,7 +264,7 @@ impl Engine {
         let mut tokens = FIRST;
         while tokens <= LAST {
             let batch = PackedBatch::new(vec![vec![0; length]; tokens / length])?;
-            let mut out = vec![0.0; batch.texts() * self.config.hidden];
+            let mut out = vec![0.0; batch.texts() * self.heads.pooled];
             let mut pass = || self.forward.pass.pooled(&batch, self.config.pooling, None, &mut out, &|| ());
             // The first one compiles kernels and takes memory.
             let timed = pass().and_then(|()| {
@@ -348,32 +347,17 @@ impl Engine {
         }
     }
 
-    /// Applies the layers after pooling: dense layers or a classifier.
-    pub(crate) fn behind_pooling(&self, pooled: Vec<f32>) -> Vec<f32> {
-        if self.config.task != ModelTask::Embed {
-            return match &self.heads.classifier {
-                Some(classifier) => self.threads.run(|| classifier.logits(self.kernels, &pooled)),
-                None => pooled,
-            };
+    /// The first `dim` values of each vector.
+    fn cut(&self, values: Vec<f32>) -> Vec<f32> {
+        if self.ends_with_vectors() {
+            return values;
         }
-        let layers = &self.heads.dense;
-        let values = match layers.last() {
-            None => pooled,
-            Some(_) => {
-                let apply = |values: Vec<f32>, layer: &Dense| layer.apply_rows(self.kernels, &values);
-                self.threads.run(|| layers.iter().fold(pooled, apply))
-            }
-        };
-        let width = layers.last().map_or(self.config.hidden, Dense::outputs);
-        match self.config.dim {
-            dim if dim == width => values,
-            dim => values.chunks_exact(width).flat_map(|row| row[..dim].iter().copied()).collect(),
-        }
+        values.chunks_exact(self.heads.pooled).flat_map(|row| row[..self.config.dim].iter().copied()).collect()
     }
 
-    /// Whether a pooled hidden state is the final vector, apart from its length.
-    pub(crate) fn ends_with_pooling(&self) -> bool {
-        self.heads.dense.is_empty() && self.config.dim == self.config.hidden
+    /// Whether what the model computes of a text is all of its result.
+    pub(crate) fn ends_with_vectors(&self) -> bool {
+        self.config.task != ModelTask::Embed || self.config.dim == self.heads.pooled
     }
 
     /// The outputs that the model has.
@@ -389,25 +373,21 @@ impl Engine {
 
     /// Number of values per token vector, if the model has them.
     pub fn colbert_dim(&self) -> Option<usize> {
-        self.heads.colbert.as_ref().map(Dense::outputs)
+        self.heads.colbert
     }
 
     /// Several outputs of each text, all of one forward pass.
     fn all<T: Sequence + Sync>(&self, texts: &[T], work: &Work<'_>) -> Result<Vec<TextOutput>> {
         self.check_outputs(work.outputs)?;
-        let width = self.config.hidden;
         let mut all = Vec::with_capacity(texts.len());
         let of_batch = |texts_in_batch: Range<usize>, alone| {
             self.in_turn(work.inside, alone, |batch| {
                 for text in &texts[texts_in_batch] {
                     self.push(batch, text, 0)?;
                 }
-                let mut hidden = vec![0.0; batch.tokens() * width];
-                let between = self.pausing(work);
-                self.forward.pass.hidden(batch, &mut hidden, &between)?;
-                let of = |tokens: Range<usize>| &hidden[tokens.start * width..tokens.end * width];
-                let made = |(text, tokens)| self.made_of(batch, text, tokens, &of, work.outputs);
-                Ok(self.threads.run(|| batch.ranges().enumerate().map(made).collect::<Vec<_>>()))
+                let (pooling, between) = (self.config.pooling, self.pausing(work));
+                let made = self.forward.pass.outputs(batch, pooling, work.outputs, &self.heads, &between)?;
+                Ok(self.of_texts(batch, made))
             })
         };
         let lengths = self.lengths(texts)?;
@@ -429,37 +409,28 @@ impl Engine {
         Ok(all)
     }
 
-    /// The outputs of text number `text` of `batch`, whose hidden states `of` returns.
-    fn made_of<'a>(
-        &self,
-        batch: &PackedBatch,
-        text: usize,
-        tokens: Range<usize>,
-        of: &impl Fn(Range<usize>) -> &'a [f32],
-        wanted: Outputs,
-    ) -> TextOutput {
-        let mut made = TextOutput::default();
-        if wanted.dense {
-            let mut pooled = vec![0.0; self.config.hidden];
-            let row = |token: usize| of(token..token + 1);
-            // `pool` of `pooling.cu` has eight warps.
-            let sums = if matches!(self.device, Device::Cuda(_)) { 8 } else { 1 };
-            pool_rows(row, tokens.clone(), batch.all().unpooled(text), self.config.pooling, sums, &mut pooled);
-            made.dense = self.behind_pooling(pooled);
-        }
-        if let (true, Some(head)) = (wanted.sparse, &self.heads.sparse) {
-            made.sparse = head.weights(self.kernels, &batch.ids()[tokens.clone()], of(tokens.clone()));
-        }
-        if let (true, Some(head)) = (wanted.colbert, &self.heads.colbert) {
+    /// The outputs of a batch, text by text.
+    fn of_texts(&self, batch: &PackedBatch, made: BatchOutputs) -> Vec<TextOutput> {
+        let rows = |values: &[f32], rows: Range<usize>, width: usize| match values {
+            [] => Vec::new(),
+            values => values[rows.start * width..rows.end * width].to_vec(),
+        };
+        let dense = self.cut(made.pooled);
+        let dim = dense.len() / batch.texts().max(1);
+        let of_text = |(text, tokens): (usize, Range<usize>)| TextOutput {
+            dense: rows(&dense, text..text + 1, dim),
+            sparse: match (&self.heads.sparse, &made.sparse[..]) {
+                (None, _) | (_, []) => Vec::new(),
+                (Some(ignored), weights) => {
+                    largest_weights(&batch.ids()[tokens.clone()], &weights[tokens.clone()], ignored)
+                }
+            },
             // Without the first token, whose state stands for the whole text (`colbert_reps` of
             // FlagEmbedding).
-            made.colbert = head.apply_rows(self.kernels, of(tokens.start + 1..tokens.end.max(tokens.start + 1)));
-            made.colbert.chunks_exact_mut(head.outputs()).for_each(self.kernels.normalize);
-        }
-        if wanted.states {
-            made.states = of(tokens).to_vec();
-        }
-        made
+            colbert: rows(&made.colbert, tokens.start + 1..tokens.end, self.heads.colbert.unwrap_or(0)),
+            states: rows(&made.states, tokens, self.config.hidden),
+        };
+        batch.ranges().enumerate().map(of_text).collect()
     }
 
     /// Refuses outputs that the model does not have.
@@ -493,7 +464,7 @@ impl Engine {
             made.iter().for_each(|text| all.push(text.sparse.iter().copied()));
             all
         });
-        let colbert = self.heads.colbert.as_ref().filter(|_| outputs.colbert).map(Dense::outputs);
+        let colbert = self.heads.colbert.filter(|_| outputs.colbert);
         let colbert = colbert.map(|dim| MultiVectors::of_rows(made.iter().map(|text| &text.colbert[..]), dim));
         let states = outputs.states.then_some(self.config.hidden);
         let states = states.map(|dim| MultiVectors::of_rows(made.iter().map(|text| &text.states[..]), dim));

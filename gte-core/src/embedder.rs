@@ -217,7 +217,7 @@ impl Embedder {
         if out.len() != texts.len() * self.dim() {
             return Err(Error::OutputLength { expected: texts.len() * self.dim(), found: out.len() });
         }
-        if self.engine.ends_with_pooling() {
+        if self.engine.ends_with_vectors() {
             self.engine.pool_into(texts, out, &Work::DENSE)?;
         } else {
             out.copy_from_slice(&self.engine.pool(texts, &Work::DENSE)?);

@@ -75,35 +75,30 @@ impl<B: Backend> Encoder<B> {
         Ok(())
     }
 
-    /// Writes the hidden state of each token of `batch` after the last layer to `out`: (tokens ×
-    /// hidden).
-    pub(crate) fn hidden(
+    /// The hidden state of each token of `batch` after the last layer, in parts of whole texts.
+    pub(crate) fn hidden<'a>(
         &self,
         backend: &B,
-        batch: &PackedBatch,
-        mut out: &mut [f32],
+        batch: &'a PackedBatch,
         between: &dyn Fn(),
-    ) -> Result<()> {
-        let width = out.len() / batch.tokens().max(1);
-        for (mut x, texts) in self.through(&self.layers, backend, batch, None, between)? {
-            self.finish(backend, &mut x)?;
-            backend.read(&x, out.split_off_mut(..texts.tokens() * width).expect("a row per token"))?;
+    ) -> Result<Vec<(B::Hidden, Texts<'a>)>> {
+        let mut parts = self.through(&self.layers, backend, batch, None, between)?;
+        for (x, _) in &mut parts {
+            self.finish(backend, x)?;
         }
-        Ok(())
+        Ok(parts)
     }
 
-    /// Writes the pooled hidden state of each text of `batch` to `out`: (texts × hidden), not
-    /// scaled to unit length. `between` is called between two layers. Each text continues the
-    /// tokens of `prefix`, which requires last-token pooling.
+    /// The pooled hidden state of each text of `batch`: (texts × hidden). `between` is called between
+    /// two layers. Each text continues the tokens of `prefix`, which requires last-token pooling.
     pub(crate) fn pooled(
         &self,
         backend: &B,
         batch: &PackedBatch,
         pooling: Pooling,
         prefix: Option<&Prefix<B>>,
-        out: &mut [f32],
         between: &dyn Fn(),
-    ) -> Result<()> {
+    ) -> Result<B::Hidden> {
         let mut pooled = match (Token::of(pooling), self.layers.split_last()) {
             // Only one token of each text is needed, and after its attention the last layer no
             // longer mixes tokens: three quarters of its work can be skipped.
@@ -126,12 +121,11 @@ impl<B: Backend> Encoder<B> {
                 if self.norm.is_some() {
                     side_by_side(&mut parts, |(x, _)| self.finish(backend, x))?;
                 }
-                let pooled = backend.pool(&parts, pooling)?;
-                return backend.read(&pooled, out);
+                return backend.pool(&parts, pooling);
             }
         };
         self.finish(backend, &mut pooled)?;
-        backend.read(&pooled, out)
+        Ok(pooled)
     }
 
     /// Computes the tokens `ids`, with which texts will begin.

@@ -10,9 +10,10 @@ use crate::device::{Device, DeviceState, Precision};
 use crate::encoder::{Encoder, Prefix};
 use crate::error::{Error, Result};
 use crate::files::ModelFiles;
-use crate::heads::{Classifier, Dense, Sparse};
+use crate::heads::{HeadLayers, Heads};
 use crate::kernels::{Isa, Kernels};
 use crate::models::{Architecture, Pooling};
+use crate::outputs::Outputs;
 use crate::profile::{KernelTime, Profile};
 use crate::prompts::Prompt;
 use crate::threads::Threads;
@@ -36,7 +37,7 @@ pub struct Engine {
     pub(crate) files: ModelFiles,
     pub(crate) config: ModelConfig,
     pub(crate) tokenizer: Tokenizer,
-    pub(crate) heads: Heads,
+    pub(crate) heads: HeadSizes,
     pub(crate) threads: Threads,
     pub(crate) max_batch_tokens: Mutex<MaxBatchTokens>,
     pub(crate) kernels: &'static Kernels,
@@ -45,13 +46,15 @@ pub struct Engine {
     pub(crate) forward: Turns,
 }
 
-/// The layers after the encoder.
-#[derive(Default)]
-pub(crate) struct Heads {
-    pub(crate) dense: Vec<Dense>,
-    pub(crate) classifier: Option<Classifier>,
-    pub(crate) sparse: Option<Sparse>,
-    pub(crate) colbert: Option<Dense>,
+/// What comes of the layers after the encoder.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct HeadSizes {
+    /// Number of values per text: of the vector, or logits.
+    pub(crate) pooled: usize,
+    /// The token ids without a weight, in a model with sparse vectors: those of the special tokens.
+    pub(crate) sparse: Option<Vec<u32>>,
+    /// Number of values per token vector.
+    pub(crate) colbert: Option<usize>,
 }
 
 /// The forward pass, and whose turn it is. On the CPU one batch is computed at a time: each uses
@@ -110,10 +113,22 @@ impl Drop for Turn<'_> {
     }
 }
 
-/// A loaded encoder on some device.
+/// The requested outputs of a batch, row after row. Others are empty.
+#[derive(Default)]
+pub(crate) struct BatchOutputs {
+    pub(crate) pooled: Vec<f32>,  // (texts × width)
+    pub(crate) sparse: Vec<f32>,  // (tokens)
+    pub(crate) colbert: Vec<f32>, // (tokens × dim)
+    pub(crate) states: Vec<f32>,  // (tokens × hidden)
+}
+
+/// A loaded model on some device.
 pub(crate) trait Forward: Send + Sync {
-    /// Computes the pooled vectors of `batch`, whose texts continue `shared`, and writes them to
-    /// `out`: (texts × hidden). `between` is called between two layers.
+    /// Loads the layers after the encoder.
+    fn load_heads(&mut self, weights: &Weights, architecture: &Architecture, layers: HeadLayers) -> Result<()>;
+    /// Computes the pooled vectors of `batch` with the layers after pooling. The texts continue
+    /// `shared`. Writes them to `out`: (texts × width), not scaled to unit length. `between` is
+    /// called between two layers of the encoder.
     fn pooled(
         &self,
         batch: &PackedBatch,
@@ -122,8 +137,15 @@ pub(crate) trait Forward: Send + Sync {
         out: &mut [f32],
         between: &dyn Fn(),
     ) -> Result<()>;
-    /// Computes the hidden states of `batch` and writes them to `out`: (tokens × hidden).
-    fn hidden(&self, batch: &PackedBatch, out: &mut [f32], between: &dyn Fn()) -> Result<()>;
+    /// Computes several outputs of `batch`, which the model must have.
+    fn outputs(
+        &self,
+        batch: &PackedBatch,
+        pooling: Pooling,
+        wanted: Outputs,
+        sizes: &HeadSizes,
+        between: &dyn Fn(),
+    ) -> Result<BatchOutputs>;
     /// Computes tokens with which texts will begin.
     fn shared(&self, ids: &[u32]) -> Result<Shared>;
     /// Where the time was spent.
@@ -143,20 +165,38 @@ pub(crate) trait Forward: Send + Sync {
 /// The computed beginning of texts: a [`Prefix`] in the device's own type.
 pub(crate) struct Shared(Box<dyn Any + Send + Sync>);
 
-/// An encoder and the device on which it runs.
+/// A model and the device on which it runs.
 pub(crate) struct Pass<B: Backend> {
     backend: B,
     encoder: Encoder<B>,
+    heads: Heads<B>,
+    hidden: usize,
 }
 
 impl<B: Backend + 'static> Pass<B> {
     pub(crate) fn load(backend: B, weights: &Weights, architecture: &Architecture) -> Result<Box<dyn Forward>> {
         let encoder = Encoder::load(&backend, weights, architecture)?;
-        Ok(Box::new(Self { backend, encoder }))
+        Ok(Box::new(Self { backend, encoder, heads: Heads::default(), hidden: architecture.hidden }))
+    }
+
+    /// The rows of `x`, which has `width` values for each token of `batch`, or for each text.
+    fn read(&self, x: &[B::Hidden], rows: impl Iterator<Item = usize>, width: usize) -> Result<Vec<f32>> {
+        let rows: Vec<usize> = rows.collect();
+        let mut all = vec![0.0; rows.iter().sum::<usize>() * width];
+        let mut left = &mut all[..];
+        for (x, rows) in x.iter().zip(rows) {
+            self.backend.read(x, left.split_off_mut(..rows * width).expect("a row for each"))?;
+        }
+        Ok(all)
     }
 }
 
 impl<B: Backend + 'static> Forward for Pass<B> {
+    fn load_heads(&mut self, weights: &Weights, architecture: &Architecture, layers: HeadLayers) -> Result<()> {
+        self.heads = Heads::load(&self.backend, weights, architecture, layers)?;
+        Ok(())
+    }
+
     fn pooled(
         &self,
         batch: &PackedBatch,
@@ -166,15 +206,50 @@ impl<B: Backend + 'static> Forward for Pass<B> {
         between: &dyn Fn(),
     ) -> Result<()> {
         let prefix = shared.and_then(|shared| shared.0.downcast_ref::<Prefix<B>>());
-        let mut pass = |out: &mut [f32]| self.encoder.pooled(&self.backend, batch, pooling, prefix, out, between);
+        let mut pass = |out: &mut [f32]| {
+            let pooled = self.encoder.pooled(&self.backend, batch, pooling, prefix, between)?;
+            self.backend.read(&self.heads.of_pooled(&self.backend, pooled)?, out)
+        };
         match prefix {
             Some(_) => pass(out),
             None => self.backend.repeat(batch.all(), pooling, out, &mut pass),
         }
     }
 
-    fn hidden(&self, batch: &PackedBatch, out: &mut [f32], between: &dyn Fn()) -> Result<()> {
-        self.encoder.hidden(&self.backend, batch, out, between)
+    fn outputs(
+        &self,
+        batch: &PackedBatch,
+        pooling: Pooling,
+        wanted: Outputs,
+        sizes: &HeadSizes,
+        between: &dyn Fn(),
+    ) -> Result<BatchOutputs> {
+        let backend = &self.backend;
+        let parts = self.encoder.hidden(backend, batch, between)?;
+        let tokens = || parts.iter().map(|(_, texts)| texts.tokens());
+        let of_tokens = |wanted: bool, layer: Option<&B::Dense>| -> Result<Vec<B::Hidden>> {
+            let layer = layer.filter(|_| wanted);
+            parts.iter().filter_map(|(x, _)| Some(backend.dense(x, layer?))).collect()
+        };
+        // A device has all of its work before the first result is waited for.
+        let pooled = match wanted.dense {
+            true => vec![self.heads.of_pooled(backend, backend.pool(&parts, pooling)?)?],
+            false => Vec::new(),
+        };
+        let sparse = of_tokens(wanted.sparse, self.heads.sparse.as_ref())?;
+        let colbert = of_tokens(wanted.colbert, self.heads.colbert.as_ref())?;
+        let mut made = BatchOutputs {
+            pooled: self.read(&pooled, pooled.iter().map(|_| batch.texts()), sizes.pooled)?,
+            sparse: self.read(&sparse, tokens().take(sparse.len()), 1)?,
+            colbert: self.read(&colbert, tokens().take(colbert.len()), sizes.colbert.unwrap_or(0))?,
+            states: Vec::new(),
+        };
+        if wanted.states {
+            let (count, states): (Vec<usize>, Vec<B::Hidden>) =
+                parts.into_iter().map(|(x, texts)| (texts.tokens(), x)).unzip();
+            made.states = self.read(&states, count.into_iter(), self.hidden)?;
+        }
+        Ok(made)
     }
 
     fn shared(&self, ids: &[u32]) -> Result<Shared> {

@@ -50,6 +50,7 @@ mod batch;
 mod calibration;
 mod compute;
 mod config;
+mod dense;
 mod device;
 mod embedder;
 mod embedding;

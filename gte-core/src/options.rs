@@ -7,12 +7,13 @@ use crate::backend::cpu::Cpu;
 use crate::batch::MaxBatchTokens;
 use crate::calibration::calibrate;
 use crate::config::{ModelConfig, ModelTask, Wishes};
+use crate::dense::{Dense, Residual};
 use crate::device::{Device, Precision, kernels, not_on, resolve};
-use crate::engine::{Engine, Forward, Heads, Pass, Turns};
+use crate::engine::{Engine, Forward, HeadSizes, Pass, Turns};
 use crate::env::Env;
 use crate::error::{Error, Result};
 use crate::files::{DownloadProgress, HubOptions, ModelFiles};
-use crate::heads::{Classifier, Dense, Residual, Sparse};
+use crate::heads::{HeadLayers, PooledLayer};
 use crate::kernels::{Isa, Kernels, NumberFormat};
 use crate::models::{HeadActivation, Pooling, Task};
 use crate::modules::{Activation, DenseSettings};
@@ -240,7 +241,7 @@ impl<D: Door> Builder<D> {
         let open = || Weights::open(&files, &config);
         let load = |weights: &Weights| placed.load(weights, &config, kernels, threads.count());
         let loading = self.loading.as_ref().unwrap_or(&threads);
-        let (tokenizer, weights, pass) = loading.run(|| -> Result<_> {
+        let (tokenizer, weights, mut pass) = loading.run(|| -> Result<_> {
             if precision == Precision::Int8 && device == Device::Cpu {
                 let (tokenizer, mut weights) = (read()?, open()?);
                 calibrate(&mut weights, &config.architecture, &tokenizer, kernels)?;
@@ -256,7 +257,13 @@ impl<D: Door> Builder<D> {
             let (weights, pass) = loaded?;
             Ok((tokenizer?, weights, pass))
         })?;
-        let heads = heads(&files, &config, &weights, &tokenizer)?;
+        let layers = head_layers(&files, &config, &weights, &tokenizer)?;
+        let heads = HeadSizes {
+            pooled: layers.width(config.hidden),
+            sparse: layers.sparse.as_ref().map(|_| tokenizer.unused_in_sparse().to_vec()),
+            colbert: layers.colbert.as_ref().map(Dense::outputs),
+        };
+        pass.load_heads(&weights, &config.architecture, layers)?;
         tracing::info!(
             model = files.name(), task = config.task.name(), dim = config.dim, layers = config.layers,
             pooling = %config.pooling, pooling_from = config.pooling_source, %device, %precision, isa = %kernels.isa, threads = threads.count(),
@@ -285,35 +292,39 @@ impl<D: Door> Builder<D> {
 }
 
 /// The layers after the encoder, according to the model's files.
-fn heads(files: &ModelFiles, config: &ModelConfig, weights: &Weights, tokenizer: &Tokenizer) -> Result<Heads> {
-    let (architecture, names) = (&config.architecture, weights.spelling());
-    let mut heads = Heads::default();
-    match (config.task, architecture.task) {
-        (ModelTask::Classify { .. }, Task::Classify(spec)) => {
-            heads.classifier = Some(Classifier::load(weights, architecture, &spec)?);
-        }
+fn head_layers(
+    files: &ModelFiles,
+    config: &ModelConfig,
+    weights: &Weights,
+    tokenizer: &Tokenizer,
+) -> Result<HeadLayers> {
+    match (config.task, config.architecture.task) {
+        (ModelTask::Classify { .. }, Task::Classify(spec)) => HeadLayers::classifier(weights, &spec),
         (ModelTask::YesNo, Task::Language { tied }) => {
             let (yes, no) = yes_and_no(files, config, tokenizer)?;
-            heads.classifier = Some(Classifier::yes_no(weights, tied, yes, no)?);
+            HeadLayers::yes_no(weights, tied, yes, no)
         }
         (ModelTask::Embed, task) => {
+            let mut heads = HeadLayers::default();
             let own = files.within(&config.transformer)?;
             let relu = |weights: &Weights, name| Dense::load(weights, name, true, HeadActivation::Relu);
-            let ignored = || tokenizer.unused_in_sparse().to_vec();
             if task == (Task::Embed { sparse: true }) {
-                heads.sparse = Some(Sparse::new(relu(weights, names.head_out)?, ignored()));
+                heads.sparse = Some(relu(weights, weights.spelling().head_out)?);
             }
             if let Some(head) = head_of(&own, "sparse_linear.pt", 1, weights)? {
-                heads.sparse = Some(Sparse::new(relu(&head, "head")?, ignored()));
+                heads.sparse = Some(relu(&head, "head")?);
             }
             if let Some(head) = head_of(&own, "colbert_linear.pt", config.hidden, weights)? {
-                heads.colbert = Some(Dense::load(&head, "head", true, HeadActivation::Identity)?);
+                let head = Dense::load(&head, "head", true, HeadActivation::Identity)?;
+                heads.colbert = Some(head.into_unit());
             }
-            heads.dense = config.dense.iter().map(|dense| dense_of(files, dense, weights)).collect::<Result<_>>()?;
+            for dense in &config.dense {
+                heads.pooled.push(PooledLayer::Dense(dense_of(files, dense, weights)?));
+            }
+            Ok(heads)
         }
-        _ => {}
+        _ => Ok(HeadLayers::default()),
     }
-    Ok(heads)
 }
 
 /// The token ids of a language model's yes and no: those of its LogitScore, or else those in its
@@ -452,6 +463,9 @@ fn format(precision: Precision) -> Result<Option<NumberFormat>> {
         Precision::Int8 => Ok(Some(NumberFormat::Int8)),
         Precision::F32 | Precision::Auto => Ok(None),
         Precision::F16 => Err(not_on("f32, bf16, int8 or auto on the CPU", precision)),
+        Precision::Fp8 => {
+            Err(not_on("f32, bf16, int8 or auto on the CPU: fp8 is for GPUs of compute capability 9.0", precision))
+        }
     }
 }
 
@@ -468,7 +482,9 @@ fn candle_device(device: Device, precision: Precision) -> Result<crate::backend:
         Precision::F32 => DType::F32,
         Precision::F16 => DType::F16,
         Precision::Bf16 => DType::BF16,
-        Precision::Int8 | Precision::Auto => return Err(not_on("f32, f16 or bf16 on this device", precision)),
+        Precision::Fp8 | Precision::Int8 | Precision::Auto => {
+            return Err(not_on("f32, f16 or bf16 on this device", precision));
+        }
     };
     Ok(crate::backend::candle::Candle::new(on, dtype))
 }

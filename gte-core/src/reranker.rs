@@ -302,7 +302,7 @@ impl Reranker {
 
     /// Number of logits per pair: 1 for a reranker.
     pub fn labels(&self) -> usize {
-        self.engine.heads.classifier.as_ref().map_or(0, |classifier| classifier.labels())
+        self.engine.heads.pooled
     }
 
     /// The loaded model, for a scheduler of several models.

@@ -119,6 +119,6 @@ whole_models() {
 asan() { library asan >/dev/null; }
 export -f library asan
 printf '%s\n' "run_test attention" asan "run_test attention_f32" "run_test norm" "run_test embedding" \
-  "run_test activation" "run_test rope" "run_test pooling" "run_test emulator" "run_test numbers" |
+  "run_test activation" "run_test rope" "run_test dense" "run_test fp8" "run_test pooling" "run_test emulator" "run_test numbers" |
   xargs -P "$(nproc)" -d '\n' -I{} bash -euo pipefail -c '{}'
 whole_models

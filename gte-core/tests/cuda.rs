@@ -68,7 +68,7 @@ fn every_type_of_attention_is_near_and_alone_in_any_batch() {
         let longest = if model.fixture == "xlmr" { 60 } else { 512 };
         let texts = texts(&lengths.map(|length| length.min(longest)));
         let expected = embedder(dir.path(), Device::Cpu, Precision::F32, model.pooling).embed_tokens(&texts).unwrap();
-        for (precision, off) in [(Precision::F32, 1e-6), (Precision::F16, 2e-5), (Precision::Bf16, 1e-3)] {
+        for (precision, off) in model.precisions() {
             let embedder = embedder(dir.path(), Device::Cuda(0), precision, model.pooling);
             assert_eq!((embedder.engine().device(), embedder.precision()), (Device::Cuda(0), precision));
             let found = embedder.embed_tokens(&texts).unwrap();
@@ -120,7 +120,7 @@ fn no_kernel_leaves_its_buffers() {
     let _device = shared();
     for model in resized() {
         let dir = model.write();
-        for precision in [Precision::F32, Precision::F16, Precision::Bf16] {
+        for (precision, _) in model.precisions() {
             for pooling in [model.pooling, Pooling::Mean] {
                 let embedder = embedder(dir.path(), Device::Cuda(0), precision, pooling);
                 let found = embedder.embed_tokens(&texts(&[3, 17, 1])).unwrap();
@@ -128,6 +128,37 @@ fn no_kernel_leaves_its_buffers() {
             }
         }
     }
+    // And the layers after the encoder.
+    for name in ["bge-m3", "bert-dense-2"] {
+        let embedder: Embedder = builder(&fixture(name), Device::Cuda(0), Precision::F32).build().unwrap();
+        embedder.embed_all(&texts(&[3, 17, 1]), embedder.outputs()).unwrap();
+    }
+    let reranker: Reranker = builder(&fixture("modernbert-reranker"), Device::Cuda(0), Precision::F32).build().unwrap();
+    reranker.logits(&texts(&[3, 17, 1])).unwrap();
+}
+
+/// The layers after the encoder run on the device: each is one launch, or two with a product.
+#[test]
+fn heads_run_on_the_device() {
+    let _device = alone();
+    let times = |engine: &gte_core::Engine, compute: &dyn Fn()| {
+        engine.time_kernels(true);
+        compute();
+        let times = engine.kernel_times();
+        engine.time_kernels(false);
+        move |name: &str| times.iter().find(|time| time.name == name).map_or(0, |time| time.calls)
+    };
+    let texts = texts(&[9, 4]);
+    let bge: Embedder = builder(&fixture("bge-m3"), Device::Cuda(0), Precision::F32).build().unwrap();
+    let calls = times(bge.engine(), &|| drop(bge.embed_all(&texts, bge.outputs()).unwrap()));
+    let width = bge.config().hidden;
+    assert_eq!((calls("dense"), calls("unit"), calls(&format!("product {width} → {width}"))), (1, 1, 3));
+    let dense: Embedder = builder(&fixture("bert-dense-2"), Device::Cuda(0), Precision::F32).build().unwrap();
+    let calls = times(dense.engine(), &|| drop(dense.embed_tokens(&texts).unwrap()));
+    assert_eq!((calls("dense"), calls("unit")), (3, 0));
+    let reranker: Reranker = builder(&fixture("modernbert-reranker"), Device::Cuda(0), Precision::F32).build().unwrap();
+    let calls = times(reranker.engine(), &|| drop(reranker.logits(&texts).unwrap()));
+    assert_eq!(calls("dense"), 2);
 }
 
 /// Texts with a common beginning go on from its keys and values, on other streams than it was
@@ -159,6 +190,8 @@ fn every_door_is_the_same_in_any_batch() {
         for (i, text) in texts.iter().enumerate() {
             let one = embedder.embed_all(&[text], wanted).unwrap();
             assert_eq!(all.states.as_ref().unwrap().get(i), one.states.as_ref().unwrap().get(0), "{name}: text {i}");
+            let [vectors, alone] = [&all, &one].map(|outputs| outputs.colbert.as_ref());
+            assert_eq!(vectors.map(|v| v.get(i)), alone.map(|v| v.get(0)), "{name}: text {i}");
             let [all, one] = [&all, &one].map(|outputs| outputs.sparse.as_ref());
             assert_eq!(all.map(|sparse| sparse.get(i)), one.map(|sparse| sparse.get(0)), "{name}: text {i}");
         }
@@ -293,8 +326,15 @@ fn devices_and_precisions_are_taken_or_refused_by_name() {
         let error = build(device, precision).err().unwrap().to_string();
         assert!(words.iter().all(|word| error.contains(word)), "{error}");
     };
-    refused(Device::Cuda(0), Precision::Int8, ["int8", "f32, f16, bf16 or auto on a GPU"]);
+    refused(Device::Cuda(0), Precision::Int8, ["int8", "f32, f16, bf16, fp8 or auto on a GPU"]);
     refused(Device::Cuda(0), Precision::Bf16, ["heads of 32, 64 or 128", "16"]);
+    refused(Device::Cuda(0), Precision::Fp8, ["heads of 32, 64 or 128", "16"]);
+    refused(Device::Cpu, Precision::Fp8, ["fp8", "GPUs of compute capability 9.0"]);
+    refused(Device::Auto, Precision::Fp8, ["fp8", "GPUs of compute capability 9.0"]);
+    let odd = resized()[3].write();
+    let builder = builder::<Embedder>(odd.path(), Device::Cuda(0), Precision::Fp8).pooling(Pooling::Cls);
+    let error = builder.build().err().unwrap().to_string();
+    assert!(error.contains("multiples of 16") && error.contains("88"), "{error}");
     refused(Device::Metal(0), Precision::F32, ["metal:0", "`metal` adds it"]);
 }
 

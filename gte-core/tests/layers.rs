@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 
 /// The layers, lowest first: a module only imports from those before it.
-const ORDER: [&str; 32] = [
+const ORDER: [&str; 33] = [
     "error",
     "env",
     "threads",
@@ -21,11 +21,12 @@ const ORDER: [&str; 32] = [
     "batch",
     "weights",
     "profile",
+    "dense",
     "backend",
+    "heads",
     "encoder",
     "calibration",
     "quantize",
-    "heads",
     "embedding",
     "similarity",
     "outputs",

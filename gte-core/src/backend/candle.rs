@@ -9,10 +9,12 @@ use candle_core::{D, DType, Device, Tensor};
 
 use super::{Backend, Token};
 use crate::batch::Texts;
+use crate::dense::{self, Residual};
 use crate::error::{Error, Result};
 use crate::kernels::{Activation, Mask};
 use crate::models::{
-    Architecture, AttentionSpec, Gate, LayerSpec, MlpSpec, NormKind, NormSpec, Pooling, PositionRule, RopeSpec,
+    Architecture, AttentionSpec, Gate, HeadActivation, LayerSpec, MlpSpec, NormKind, NormSpec, Pooling, PositionRule,
+    RopeSpec,
 };
 use crate::weights::{self, Weights};
 
@@ -57,12 +59,14 @@ impl Candle {
         }
         // Not candle's fused LayerNorm: it takes the mean of squares less the square of the mean,
         // and the digits that cancel are those that an oracle is asked for.
+        // That of the model, but f32 after a dense layer.
+        let dtype = x.dtype();
         let x = x.to_dtype(DType::F32)?;
         let centred = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
         let deviation = (centred.sqr()?.mean_keepdim(D::Minus1)? + norm.eps)?.sqrt()?;
-        let scaled = centred.broadcast_div(&deviation)?.to_dtype(self.dtype)?.broadcast_mul(&norm.gamma)?;
+        let scaled = centred.broadcast_div(&deviation)?.to_dtype(dtype)?.broadcast_mul(&norm.gamma.to_dtype(dtype)?)?;
         Ok(match &norm.beta {
-            Some(beta) => scaled.broadcast_add(beta)?,
+            Some(beta) => scaled.broadcast_add(&beta.to_dtype(dtype)?)?,
             None => scaled,
         })
     }
@@ -154,6 +158,14 @@ pub(crate) struct Attention {
     head_norms: Option<[Norm; 2]>,
 }
 
+/// A linear layer after the encoder, in f32.
+pub(crate) struct Dense {
+    linear: Linear,
+    activation: HeadActivation,
+    residual: Option<Option<Tensor>>, // the input, or a product with (inputs, outputs)
+    unit: bool,
+}
+
 /// Keys and values, turned, of the texts of each length: (texts, kv_heads, tokens, d). Texts go on
 /// from a single one.
 pub(crate) struct Projected(Vec<(Tensor, Tensor)>);
@@ -166,6 +178,7 @@ impl Backend for Candle {
     type Linear = Linear;
     type Norm = Norm;
     type Attention = Attention;
+    type Dense = Dense;
 
     fn load_embedding(&self, weights: &Weights, architecture: &Architecture) -> Result<Embedding> {
         let (names, spec) = (weights.spelling(), &architecture.norm);
@@ -202,6 +215,22 @@ impl Backend for Candle {
         let norm = |name: &String| self.load_norm_of(weights, name, NormKind::Rms, architecture.norm.eps, false);
         let head_norms = norms.map(|[q, k]| Ok::<_, Error>([norm(&q)?, norm(&k)?])).transpose()?;
         Ok(Attention { spec: architecture.attention, layer: *layer, head_norms })
+    }
+
+    fn load_dense(&self, layer: dense::Dense) -> Result<Dense> {
+        let (inputs, outputs) = (layer.inputs, layer.outputs());
+        let weight = |values: Vec<f32>| Tensor::from_vec(values, (outputs, inputs), &self.device)?.t()?.contiguous();
+        let bias = (!layer.bias.is_empty()).then(|| Tensor::from_vec(layer.bias, outputs, &self.device));
+        Ok(Dense {
+            linear: Linear { weight: weight(layer.weight)?, bias: bias.transpose()? },
+            activation: layer.activation,
+            residual: match layer.residual {
+                Residual::Nothing => None,
+                Residual::Input => Some(None),
+                Residual::Projected(values) => Some(Some(weight(values)?)),
+            },
+            unit: layer.unit,
+        })
     }
 
     fn embed(&self, texts: Texts<'_>, tables: &Embedding) -> Result<Tensor> {
@@ -335,6 +364,30 @@ impl Backend for Candle {
             }
         }
         Ok(Tensor::cat(&rows, 0)?)
+    }
+
+    fn dense(&self, x: &Tensor, layer: &Dense) -> Result<Tensor> {
+        let x = x.to_dtype(DType::F32)?;
+        let y = self.linear(&x, &layer.linear)?;
+        let y = match layer.activation {
+            HeadActivation::Identity => y,
+            HeadActivation::Tanh => y.tanh()?,
+            HeadActivation::Gelu => y.gelu_erf()?,
+            HeadActivation::GeluTanh => y.gelu()?,
+            HeadActivation::Relu => y.relu()?,
+            HeadActivation::Silu => y.silu()?,
+            HeadActivation::Sigmoid => candle_nn::ops::sigmoid(&y)?,
+        };
+        let y = match &layer.residual {
+            None => y,
+            Some(None) => (y + x)?,
+            Some(Some(weight)) => (y + x.matmul(weight)?)?,
+        };
+        if !layer.unit {
+            return Ok(y);
+        }
+        let length = y.sqr()?.sum_keepdim(D::Minus1)?.sqrt()?.maximum(1e-12)?;
+        Ok(y.broadcast_div(&length)?)
     }
 
     fn pick(&self, parts: &[(Tensor, Texts<'_>)], token: Token) -> Result<Tensor> {

@@ -10,6 +10,7 @@ pub(crate) mod cuda;
 use std::ops::Range;
 
 use crate::batch::Texts;
+use crate::dense::Dense;
 use crate::device::DeviceState;
 use crate::error::Result;
 use crate::models::{Architecture, LayerSpec, MlpSpec, NormSpec, Pooling};
@@ -38,6 +39,8 @@ pub(crate) trait Backend: Send + Sync {
     type Norm: Send + Sync;
     /// How one layer computes attention: heads, norms of heads, positions, mask.
     type Attention: Send + Sync;
+    /// A linear layer after the encoder, which is computed in f32.
+    type Dense: Send + Sync;
 
     /// Loads the embedding tables.
     fn load_embedding(&self, weights: &Weights, architecture: &Architecture) -> Result<Self::Embedding>;
@@ -55,6 +58,8 @@ pub(crate) trait Backend: Send + Sync {
         architecture: &Architecture,
         layer: &LayerSpec,
     ) -> Result<Self::Attention>;
+    /// Loads a linear layer after the encoder.
+    fn load_dense(&self, layer: Dense) -> Result<Self::Dense>;
 
     /// norm(word + position + type) of every token.
     fn embed(&self, texts: Texts<'_>, tables: &Self::Embedding) -> Result<Self::Hidden>;
@@ -93,6 +98,9 @@ pub(crate) trait Backend: Send + Sync {
     fn norm(&self, x: &mut Self::Hidden, norm: &Self::Norm) -> Result<()>;
     /// One row per text of all parts, not scaled to unit length.
     fn pool(&self, parts: &[(Self::Hidden, Texts<'_>)], pooling: Pooling) -> Result<Self::Hidden>;
+    /// activation(x · weightᵀ + bias) plus the layer's residual, for each row of x, which is a text or
+    /// a token. If the layer says so, each row is scaled to unit length.
+    fn dense(&self, x: &Self::Hidden, layer: &Self::Dense) -> Result<Self::Hidden>;
     /// The row of the first or the last token of each text of all parts.
     fn pick(&self, parts: &[(Self::Operand, Texts<'_>)], token: Token) -> Result<Self::Operand>;
     /// Number of tokens per part, if a batch of `tokens` tokens is faster when it is split into
@@ -167,13 +175,12 @@ impl Token {
 }
 
 /// Pools the tokens `text`, whose hidden states `row` gives, into `out`. The first `unpooled` do
-/// not count. A mean is summed in `sums` parts, of every so many tokens, as the device sums it.
+/// not count.
 pub(crate) fn pool_rows<'a>(
     row: impl Fn(usize) -> &'a [f32],
     text: Range<usize>,
     unpooled: usize,
     pooling: Pooling,
-    sums: usize,
     out: &mut [f32],
 ) {
     if let Some(token) = Token::of(pooling) {
@@ -184,16 +191,6 @@ pub(crate) fn pool_rows<'a>(
     let tokens = if unpooled < text.len() { text.start + unpooled..text.end } else { text };
     let scale = 1.0 / tokens.len() as f32;
     out.fill(0.0);
-    let add = |to: &mut [f32], from: &[f32]| to.iter_mut().zip(from).for_each(|(sum, v)| *sum += v);
-    if sums == 1 {
-        tokens.for_each(|token| add(out, row(token)));
-    } else {
-        let mut part = vec![0.0; out.len()];
-        for first in 0..sums {
-            part.fill(0.0);
-            tokens.clone().skip(first).step_by(sums).for_each(|token| add(&mut part, row(token)));
-            add(out, &part);
-        }
-    }
+    tokens.for_each(|token| out.iter_mut().zip(row(token)).for_each(|(sum, v)| *sum += v));
     out.iter_mut().for_each(|v| *v *= scale);
 }

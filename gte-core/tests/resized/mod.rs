@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use gte_core::Pooling;
+use gte_core::{Pooling, Precision};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -16,6 +16,8 @@ pub(crate) struct Resized {
     /// Each size of the fixture's tensors, and what it becomes.
     sizes: &'static [(usize, usize)],
     pub(crate) pooling: Pooling,
+    /// Whether its widths are multiples of 16, which fp8 requires. Those of 16 bits require 8.
+    pub(crate) fp8: bool,
 }
 
 /// Heads of 32, full attention, a table of positions; of 64, windows and rotary positions, norms
@@ -25,27 +27,31 @@ pub(crate) fn resized() -> [Resized; 4] {
     [
         Resized {
             fixture: "xlmr",
-            config: json!({"hidden_size": 64, "num_attention_heads": 2, "intermediate_size": 104}),
-            sizes: &[(30, 64), (37, 104)],
+            config: json!({"hidden_size": 64, "num_attention_heads": 2, "intermediate_size": 112}),
+            sizes: &[(30, 64), (37, 112)],
             pooling: Pooling::Cls,
+            fp8: true,
         },
         Resized {
             fixture: "modernbert",
-            config: json!({"hidden_size": 128, "num_attention_heads": 2, "intermediate_size": 72, "max_position_embeddings": 512}),
-            sizes: &[(40, 128), (120, 384), (37, 72), (74, 144)],
+            config: json!({"hidden_size": 128, "num_attention_heads": 2, "intermediate_size": 80, "max_position_embeddings": 512}),
+            sizes: &[(40, 128), (120, 384), (37, 80), (74, 160)],
             pooling: Pooling::Mean,
+            fp8: true,
         },
         Resized {
             fixture: "qwen3",
             config: json!({"hidden_size": 48, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 128, "intermediate_size": 80}),
             sizes: &[(32, 48), (40, 256), (20, 128), (10, 128), (37, 80)],
             pooling: Pooling::LastToken,
+            fp8: true,
         },
         Resized {
             fixture: "new-types2",
             config: json!({"hidden_size": 64, "num_attention_heads": 2, "intermediate_size": 88, "max_position_embeddings": 512}),
             sizes: &[(48, 64), (144, 192), (45, 88), (90, 176)],
             pooling: Pooling::Cls,
+            fp8: false,
         },
     ]
 }
@@ -55,6 +61,12 @@ pub(crate) fn fixture(name: &str) -> std::path::PathBuf {
 }
 
 impl Resized {
+    /// The precisions of a GPU that the model has, each with how far the cosine with f32 may be from 1.
+    pub(crate) fn precisions(&self) -> impl Iterator<Item = (Precision, f64)> {
+        let fp8 = self.fp8.then_some((Precision::Fp8, 2e-2));
+        [(Precision::F32, 1e-6), (Precision::F16, 2e-5), (Precision::Bf16, 1e-3)].into_iter().chain(fp8)
+    }
+
     /// The model in a directory, its weights seeded by their names.
     pub(crate) fn write(&self) -> TempDir {
         let (from, to) = (fixture(self.fixture), TempDir::new().unwrap());

@@ -28,8 +28,9 @@ class Embedder(TextModel, Encode):
             ``modelscope:iic/nlp_gte_sentence-embedding_chinese-large``, or ``bundled``: the small
             model for Chinese and English that is part of this package, for trials and tests.
         precision: number type of matrix multiplications: ``"f32"``, ``"bf16"``, ``"int8"`` (on
-            the CPU), ``"f16"`` (on a GPU), or ``"auto"``, which is bf16 if it is computed natively, and f32 otherwise. The
-            attribute ``precision`` holds the result.
+            the CPU), ``"f16"`` (on a GPU), ``"fp8"`` (on H100 and H200), or ``"auto"``, which is
+            bf16 if it is computed natively, and f32 otherwise. The attribute ``precision`` holds
+            the result.
         threads: number of compute threads. Default: as many as the CPU affinity and the cgroup of
             the process allow.
         max_length: length in tokens at which texts are truncated. Default: the model's own limit.

@@ -133,7 +133,7 @@ fn read(file: &Path, only: &[String], vocab: usize) -> Result<Workloads> {
 fn check(options: &Options, model: &Model, workloads: &Workloads) -> Result<BTreeMap<String, f32>> {
     let oracle = Model::load(options, Device::CandleCpu, Precision::F32, options.threads)?;
     let least = match model.precision() {
-        Precision::Int8 => 0.99,
+        Precision::Int8 | Precision::Fp8 => 0.99,
         Precision::Bf16 => 0.999,
         _ => 0.999_99,
     };

@@ -18,6 +18,7 @@ use self::linear::{Linear, Weight};
 use self::matrix::{Block, Buffers, Matrix};
 use super::{Backend, Token, pool_rows};
 use crate::batch::Texts;
+use crate::dense::Dense;
 use crate::error::Result;
 use crate::kernels::{
     Activation, Aligned, Gemm, HEADER, Kernels, LowPrecision, LowPrecisionGemm, NumberFormat, Output, Rows, Scratch,
@@ -312,6 +313,7 @@ impl Backend for Cpu {
     type Linear = Linear;
     type Norm = Norm;
     type Attention = Attention;
+    type Dense = Dense;
 
     fn load_embedding(&self, weights: &Weights, architecture: &Architecture) -> Result<Embedding> {
         Embedding::load(weights, architecture, self.low_precision.is_some())
@@ -333,6 +335,10 @@ impl Backend for Cpu {
         layer: &LayerSpec,
     ) -> Result<Attention> {
         Attention::load(weights, norms, architecture, layer, &self.ropes)
+    }
+
+    fn load_dense(&self, layer: Dense) -> Result<Dense> {
+        Ok(layer)
     }
 
     fn embed(&self, texts: Texts<'_>, tables: &Embedding) -> Result<Matrix<f32>> {
@@ -402,10 +408,16 @@ impl Backend for Cpu {
         self.clock.rest(|| {
             pooled.for_each_row(|text, row| {
                 let (x, texts, text) = part_of_text(parts, text);
-                pool_rows(|token| x.row(token), texts.range(text), texts.unpooled(text), pooling, 1, row);
+                pool_rows(|token| x.row(token), texts.range(text), texts.unpooled(text), pooling, row);
             });
         });
         Ok(pooled)
+    }
+
+    fn dense(&self, x: &Matrix<f32>, layer: &Dense) -> Result<Matrix<f32>> {
+        let mut y = self.take(x.rows, layer.outputs());
+        self.clock.rest(|| y.for_each_row(|i, row| layer.apply(self.kernels, x.row(i), row)));
+        Ok(y)
     }
 
     fn pick(&self, parts: &[(Operand, Texts<'_>)], token: Token) -> Result<Operand> {

@@ -64,14 +64,16 @@ impl Number {
     }
 }
 
-/// y ← x · weightᵀ + bias, with sums in f32. Results do not depend on `rows`.
+/// y ← x · weightᵀ + bias, with sums in f32. Results do not depend on `rows`. With scales, x and
+/// weight are e4m3, and each sum is multiplied by the scales of its row and of its output.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Product {
     pub(super) number: Number,
-    pub(super) x: Pointer,      // (rows × inputs)
-    pub(super) weight: Pointer, // (outputs × inputs)
-    pub(super) bias: Pointer,   // (outputs), or null
-    pub(super) y: Pointer,      // (rows × outputs)
+    pub(super) x: Pointer,                   // (rows × inputs)
+    pub(super) weight: Pointer,              // (outputs × inputs)
+    pub(super) scales: Option<[Pointer; 2]>, // f32 (rows) and f32 (outputs)
+    pub(super) bias: Pointer,                // (outputs), or null
+    pub(super) y: Pointer,                   // (rows × outputs)
     pub(super) rows: usize,
     pub(super) inputs: usize,
     pub(super) outputs: usize,
@@ -85,6 +87,8 @@ pub(super) struct Product {
 pub(super) trait Driver: Send + Sync {
     fn properties(&self) -> &Properties;
     fn memory(&self) -> Result<Memory>;
+    /// Why this device cannot compute products of e4m3 with a scale per row, if it cannot.
+    fn without_fp8(&self) -> Option<String>;
     /// The share of the last moments in which the device computed, if it is known.
     fn utilization(&self) -> Option<f32>;
 

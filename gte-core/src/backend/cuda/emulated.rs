@@ -15,6 +15,7 @@ use half::{bf16, f16};
 use libloading::Library;
 
 use super::driver::{Driver, Geometry, Graph, Memory, Number, Pointer, Product, Properties, Stream};
+use super::e4m3;
 use crate::error::{Error, Result};
 use crate::profile::KernelTime;
 
@@ -37,7 +38,7 @@ pub struct Emulation {
 
 impl Default for Emulation {
     fn default() -> Self {
-        Self { memory: 1 << 30, capability: 80, apart: false }
+        Self { memory: 1 << 30, capability: 90, apart: false }
     }
 }
 
@@ -290,17 +291,37 @@ fn multiply(product: &Product) {
             }
         }
     };
-    let (x, weight) = (read(product.x, rows * inputs), read(product.weight, outputs * inputs));
+    let of_e4m3 = |pointer: Pointer, count: usize| -> Vec<f32> {
+        // SAFETY: as above, with a byte per number.
+        let codes = unsafe { std::slice::from_raw_parts(pointer as *const u8, count) };
+        codes.iter().map(|&code| e4m3::to_f32(code)).collect()
+    };
+    let scales = |pointer: Pointer, count: usize| -> Vec<f32> {
+        // SAFETY: as above; scales are f32.
+        unsafe { std::slice::from_raw_parts(pointer as *const f32, count).to_vec() }
+    };
+    let (x, weight, of_rows, of_outputs) = match product.scales {
+        Some([of_rows, of_outputs]) => (
+            of_e4m3(product.x, rows * inputs),
+            of_e4m3(product.weight, outputs * inputs),
+            scales(of_rows, rows),
+            scales(of_outputs, outputs),
+        ),
+        None => {
+            let (x, weight) = (read(product.x, rows * inputs), read(product.weight, outputs * inputs));
+            (x, weight, vec![1.0; rows], vec![1.0; outputs])
+        }
+    };
     let bias = if product.bias == 0 { vec![0.0; outputs] } else { read(product.bias, outputs) };
-    let sums = x.chunks_exact(inputs).flat_map(|x| {
-        let of_output = |(row, bias): (&[f32], &f32)| {
+    let sums = x.chunks_exact(inputs).zip(of_rows).flat_map(|(x, of_row)| {
+        let of_output = |((row, bias), of_output): ((&[f32], &f32), &f32)| {
             // Sixteen sums in parallel, for the CPU's vectors.
             let mut sums = [0f32; 16];
             let (a, b) = (x.chunks(16), row.chunks(16));
             a.zip(b).for_each(|(a, b)| sums.iter_mut().zip(a.iter().zip(b)).for_each(|(sum, (a, b))| *sum += a * b));
-            sums.iter().sum::<f32>() + bias
+            sums.iter().sum::<f32>() * (of_row * of_output) + bias
         };
-        weight.chunks_exact(inputs).zip(&bias).map(of_output).collect::<Vec<_>>()
+        weight.chunks_exact(inputs).zip(&bias).zip(&of_outputs).map(of_output).collect::<Vec<_>>()
     });
     for (i, value) in sums.enumerate() {
         // SAFETY: as above, for (rows × outputs) values.
@@ -323,6 +344,10 @@ impl Driver for Emulated {
         self.alive()?;
         let total = self.memory.load(Ordering::Relaxed);
         Ok(Memory { free: total.saturating_sub(self.state().used), total })
+    }
+
+    fn without_fp8(&self) -> Option<String> {
+        None
     }
 
     fn utilization(&self) -> Option<f32> {

@@ -4,11 +4,12 @@
 use std::ops::Deref;
 
 use super::driver::{Geometry, Number, Pointer, Product, Stream};
+use super::load::Residual;
 use super::memory::{Place, Resident};
-use super::{Driver, Norm};
+use super::{Dense, Driver, Norm};
 use crate::error::Result;
 use crate::kernels::{Activation, Mask};
-use crate::models::{AttentionSpec, Gate, MlpSpec, Pooling};
+use crate::models::{AttentionSpec, Gate, HeadActivation, MlpSpec, Pooling};
 
 /// Where kernels are launched, and the number type of products.
 #[derive(Clone, Copy)]
@@ -48,6 +49,18 @@ fn of_activation(activation: Activation) -> u64 {
         Activation::GeluTanh => 2,
         Activation::Silu => 3,
         Activation::Relu => 4,
+    }
+}
+
+fn of_head(activation: HeadActivation) -> u64 {
+    match activation {
+        HeadActivation::Identity => 0,
+        HeadActivation::Gelu => 1,
+        HeadActivation::GeluTanh => 2,
+        HeadActivation::Silu => 3,
+        HeadActivation::Relu => 4,
+        HeadActivation::Tanh => 5,
+        HeadActivation::Sigmoid => 6,
     }
 }
 
@@ -305,20 +318,63 @@ impl Start<'_> {
         self.launch("pick", (texts, 1), 128, &[x, starts, unpooled, y, of_pooling(pooling), int(bytes / 4)])
     }
 
-    /// y ← x · weightᵀ + bias
+    /// A layer after the encoder: `x` is (rows × inputs), `y` is (rows × outputs), both f32.
+    pub(super) fn dense(&self, x: &dyn Place, layer: &Dense, y: &dyn Place, rows: usize) -> Result<()> {
+        let (inputs, outputs) = (layer.inputs, layer.outputs);
+        let (adds_input, projected) = match &layer.residual {
+            Residual::Nothing => (0, None),
+            Residual::Input => (1, None),
+            Residual::Projected(weight) => (0, Some(weight as &dyn Place)),
+        };
+        let arguments = [
+            at(Some(x), 4 * rows * inputs),
+            at(Some(&layer.weight), 4 * outputs * inputs),
+            at(layer.bias.as_ref().map(|bias| bias as _), 4 * outputs),
+            at(projected, 4 * outputs * inputs),
+            at(Some(y), 4 * rows * outputs),
+            of_head(layer.activation),
+            adds_input,
+            int(inputs),
+            int(outputs),
+        ];
+        self.launch("dense", (rows, outputs.div_ceil(8)), 32 * outputs.min(8), &arguments)
+    }
+
+    /// Scales each row of `x` to unit length: f32, in place.
+    pub(super) fn unit(&self, x: &dyn Place, rows: usize, width: usize) -> Result<()> {
+        self.launch("unit", (rows, 1), 128, &[at(Some(x), 4 * rows * width), int(width)])
+    }
+
+    /// Rows of bf16 in e4m3, with a scale per row.
+    pub(super) fn quantize_fp8(
+        &self,
+        x: &dyn Place,
+        codes: &dyn Place,
+        scales: &dyn Place,
+        rows: usize,
+        width: usize,
+    ) -> Result<()> {
+        let (x, codes) = (at(Some(x), 2 * rows * width), at(Some(codes), rows * width));
+        self.launch("quantize_fp8", (rows, 1), 128, &[x, codes, at(Some(scales), 4 * rows), int(width)])
+    }
+
+    /// y ← x · weightᵀ + bias. With scales, those of the rows of x and of weight, both are e4m3.
     pub(super) fn product(
         &self,
         x: &dyn Place,
         weight: &dyn Place,
+        scales: Option<[&dyn Place; 2]>,
         bias: Memory<'_>,
         y: &dyn Place,
         (rows, inputs, outputs): (usize, usize, usize),
     ) -> Result<()> {
         let size = self.size();
+        let read = if scales.is_some() { 1 } else { size };
         let product = Product {
             number: self.number,
-            x: at(Some(x), size * rows * inputs),
-            weight: at(Some(weight), size * outputs * inputs),
+            x: at(Some(x), read * rows * inputs),
+            weight: at(Some(weight), read * outputs * inputs),
+            scales: scales.map(|[x, weight]| [at(Some(x), 4 * rows), at(Some(weight), 4 * outputs)]),
             bias: at(bias, size * outputs),
             y: at(Some(y), size * rows * outputs),
             rows,

@@ -6,11 +6,15 @@ use half::f16;
 use half::slice::HalfFloatSliceExt;
 
 use super::driver::{Driver, Number, Properties};
+use super::e4m3;
 use super::memory::Resident;
+use crate::dense;
 use crate::device::{Precision, not_on};
 use crate::error::{Error, Result};
 use crate::kernels::Mask;
-use crate::models::{Architecture, AttentionSpec, LayerSpec, NormKind, NormPlace, PositionRule, RopeSpec};
+use crate::models::{
+    Architecture, AttentionSpec, HeadActivation, LayerSpec, NormKind, NormPlace, PositionRule, RopeSpec,
+};
 use crate::weights::{Tensor, Values, Weights};
 
 /// The number type of products for `precision`, and the precision that `Auto` means.
@@ -21,6 +25,7 @@ pub(super) fn number(
     precision: Precision,
     architecture: &Architecture,
     properties: &Properties,
+    without_fp8: impl FnOnce() -> Option<String>,
 ) -> Result<(Number, Precision)> {
     let refused = |why: String| Error::InvalidOption {
         option: "precision",
@@ -35,17 +40,37 @@ pub(super) fn number(
         Precision::F32 => (Number::F32, precision),
         Precision::F16 => (Number::F16, precision),
         Precision::Bf16 => (Number::Bf16, precision),
+        // Everything but the products' operands is bf16.
+        Precision::Fp8 => match properties.capability {
+            90.. => match without_fp8() {
+                None => (Number::Bf16, precision),
+                Some(why) => return Err(refused(format!("{why}: choose bf16"))),
+            },
+            _ => {
+                let name = &properties.name;
+                return Err(refused(format!(
+                    "fp8 requires compute capability 9.0 (H100, H200), and {name} has one scale per matrix, with which a \
+                     text's vector would depend on its batch: choose bf16"
+                )));
+            }
+        },
         Precision::Auto if bf16().is_ok() && fits(Number::Bf16, architecture).is_ok() => {
             (Number::Bf16, Precision::Bf16)
         }
         Precision::Auto => (Number::F32, Precision::F32),
-        Precision::Int8 => return Err(not_on("f32, f16, bf16 or auto on a GPU: int8 is for the CPU", precision)),
+        Precision::Int8 => return Err(not_on("f32, f16, bf16, fp8 or auto on a GPU: int8 is for the CPU", precision)),
     };
     if chosen.0 == Number::Bf16 {
         bf16().map_err(refused)?;
     }
     fits(chosen.0, architecture).map_err(refused)?;
-    Ok(chosen)
+    let odd = [architecture.hidden, architecture.mlp.inner].into_iter().find(|width| !width.is_multiple_of(16));
+    match odd.filter(|_| precision == Precision::Fp8) {
+        Some(width) => {
+            Err(refused(format!("in fp8 widths that are multiples of 16, and this model has {width}: choose bf16")))
+        }
+        None => Ok(chosen),
+    }
 }
 
 /// Checks that the kernels support a model's sizes. The error says which sizes they support.
@@ -144,7 +169,8 @@ impl Embedding {
 
 /// A linear layer.
 pub(crate) struct Linear {
-    pub(super) weight: Resident,            // (outputs × inputs)
+    pub(super) weight: Resident,            // (outputs × inputs), in e4m3 if there are scales
+    pub(super) scales: Option<Resident>,    // f32 (outputs)
     pub(super) bias: Option<Resident>,      // (outputs), in the type of products
     pub(super) wide_bias: Option<Resident>, // the same in f32
     pub(super) inputs: usize,
@@ -154,18 +180,24 @@ pub(crate) struct Linear {
 impl Linear {
     pub(super) fn load(
         driver: &Arc<dyn Driver>,
-        number: Number,
+        (number, fp8): (Number, bool),
         weights: &Weights,
         names: &[String],
         biased: bool,
     ) -> Result<Self> {
-        let (mut weight, mut bias) = (Vec::new(), Vec::new());
+        let (mut weight, mut scales, mut bias) = (Vec::new(), Vec::new(), Vec::new());
         let (mut inputs, mut outputs) = (0, 0);
         for name in names {
             let name = format!("{name}.weight");
             let tensor = weights.read(&name)?;
             (inputs, outputs) = (tensor.shape[1], outputs + tensor.shape[0]);
-            weight.append(&mut bytes_in(number, tensor, &name)?);
+            if fp8 {
+                let (mut codes, mut of_rows) = e4m3::quantize(&tensor.into_f32(), inputs);
+                weight.append(&mut codes);
+                scales.append(&mut of_rows);
+            } else {
+                weight.append(&mut bytes_in(number, tensor, &name)?);
+            }
         }
         for name in names.iter().filter(|_| biased) {
             bias.append(&mut weights.read(&format!("{name}.bias"))?.into_f32());
@@ -176,10 +208,53 @@ impl Linear {
         };
         Ok(Self {
             weight: Resident::new(driver, &weight)?,
+            scales: fp8.then(|| Resident::new(driver, bytemuck::cast_slice(&scales))).transpose()?,
             wide_bias: biased.then(|| Resident::new(driver, bytemuck::cast_slice(&bias))).transpose()?,
             bias: biased.then(|| own(&bias)).transpose()?,
             inputs,
             outputs,
+        })
+    }
+}
+
+/// A linear layer after the encoder. Weights are f32.
+pub(crate) struct Dense {
+    pub(super) weight: Resident,       // (outputs × inputs)
+    pub(super) bias: Option<Resident>, // (outputs)
+    pub(super) inputs: usize,
+    pub(super) outputs: usize,
+    pub(super) activation: HeadActivation,
+    pub(super) residual: Residual,
+    pub(super) unit: bool,
+    /// Whether it is ColBERT's: no more than a product and a bias, of many tokens.
+    pub(super) is_product: bool,
+}
+
+/// What is added to the output of a [`Dense`].
+pub(super) enum Residual {
+    Nothing,
+    Input,
+    Projected(Resident), // (outputs × inputs)
+}
+
+impl Dense {
+    pub(super) fn load(driver: &Arc<dyn Driver>, layer: dense::Dense) -> Result<Self> {
+        let resident = |values: &[f32]| Resident::new(driver, bytemuck::cast_slice(values));
+        Ok(Self {
+            weight: resident(&layer.weight)?,
+            bias: (!layer.bias.is_empty()).then(|| resident(&layer.bias)).transpose()?,
+            inputs: layer.inputs,
+            outputs: layer.outputs(),
+            activation: layer.activation,
+            residual: match &layer.residual {
+                dense::Residual::Nothing => Residual::Nothing,
+                dense::Residual::Input => Residual::Input,
+                dense::Residual::Projected(weight) => Residual::Projected(resident(weight)?),
+            },
+            unit: layer.unit,
+            is_product: layer.unit
+                && layer.activation == HeadActivation::Identity
+                && matches!(layer.residual, dense::Residual::Nothing),
         })
     }
 }
@@ -259,5 +334,42 @@ impl Ropes {
         let tables = Arc::new([table(f64::cos)?, table(f64::sin)?]);
         all.push((spec, tables.clone()));
         Ok(tables)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test")]
+    use super::*;
+    use crate::config::ModelConfig;
+    use crate::files::ModelFiles;
+
+    #[test]
+    fn fp8_is_refused_with_the_reason_where_it_does_not_work() {
+        let architecture = |family: &str| {
+            let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/families").join(family);
+            let config = ModelConfig::read(&ModelFiles::from_dir(dir).unwrap(), None).unwrap();
+            let mut architecture = config.architecture;
+            (architecture.hidden, architecture.attention.head_dim, architecture.mlp.inner) = (64, 32, 112);
+            architecture
+        };
+        let asked = |capability: u32, inner: usize, without_fp8: Option<&str>| {
+            let (label, name) = ("cuda:0".into(), "the card".into());
+            let properties = Properties { label, name, capability, apart: false };
+            let mut architecture = architecture("xlmr");
+            architecture.mlp.inner = inner;
+            let found = number(Precision::Fp8, &architecture, &properties, || without_fp8.map(str::to_owned));
+            found.map_err(|error| error.to_string())
+        };
+        assert_eq!(asked(90, 112, None).unwrap(), (Number::Bf16, Precision::Fp8));
+        let refused = [
+            (asked(89, 112, None), ["compute capability 9.0", "depend on its batch", "choose bf16"]),
+            (asked(120, 112, Some("a library of 2024")), ["a library of 2024", "cuda:0", "choose bf16"]),
+            (asked(90, 104, None), ["multiples of 16", "104", "choose bf16"]),
+        ];
+        for (found, words) in refused {
+            let error = found.unwrap_err();
+            assert!(words.iter().all(|word| error.contains(word)), "{error}");
+        }
     }
 }

@@ -6,11 +6,13 @@
 //! it. Hidden states are computed as late as possible, so that one kernel computes a sum, its norm,
 //! and the operand of the next product.
 //!
-//! Read `driver.rs` first, then `memory.rs`, `lane.rs`, `texts.rs`, `launches.rs`, and this file.
+//! Read `driver.rs` first, then `memory.rs`, `lane.rs`, `texts.rs`, `launches.rs`, and this file;
+//! then `results.rs`.
 
 #![allow(unsafe_code, reason = "a driver takes addresses")]
 
 pub(crate) mod driver;
+mod e4m3;
 #[cfg(feature = "cuda-emulator")]
 pub mod emulated;
 mod lane;
@@ -18,6 +20,7 @@ mod launches;
 mod load;
 mod memory;
 mod nvidia;
+mod results;
 mod texts;
 
 use std::collections::HashSet;
@@ -25,13 +28,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use self::driver::{Driver, Number};
-use self::lane::{Lane, Lanes, Recorded};
+use self::lane::{Lane, Lanes};
 use self::launches::{Start, Tables};
-pub(crate) use self::load::{Attention, Embedding, Linear, Norm, Ropes};
+pub(crate) use self::load::{Attention, Dense, Embedding, Linear, Norm, Ropes};
 use self::memory::{Buffer, Pinned, Place};
 use self::texts::{Addresses, Asked, Layout, Shape};
 use super::{Backend, Token};
 use crate::batch::Texts;
+use crate::dense;
 use crate::device::{DeviceState, Precision};
 use crate::error::{Error, Result};
 use crate::models::{Architecture, LayerSpec, MlpSpec, NormSpec, Pooling};
@@ -42,6 +46,7 @@ use crate::weights::Weights;
 pub(crate) struct Cuda {
     driver: Arc<dyn Driver>,
     number: Number,
+    fp8: bool, // whether products read e4m3
     lanes: Arc<Lanes>,
     asked: OnceLock<Asked>,
     ropes: Ropes,
@@ -147,12 +152,14 @@ impl Cuda {
     /// does not support.
     pub(crate) fn new(number: usize, precision: Precision, architecture: &Architecture) -> Result<(Self, Precision)> {
         let driver = open(number)?;
-        let (number, precision) = load::number(precision, architecture, driver.properties())?;
+        let (number, precision) = load::number(precision, architecture, driver.properties(), || driver.without_fp8())?;
+        let fp8 = precision == Precision::Fp8;
         let lanes = Arc::new(Lanes::new(&driver));
         let records = AtomicBool::new(!driver.properties().apart);
         let cuda = Self {
             driver,
             number,
+            fp8,
             lanes,
             asked: OnceLock::new(),
             ropes: Ropes::default(),
@@ -303,57 +310,16 @@ impl Cuda {
     fn product(&self, batch: &OnDevice, x: &Rows, rows: usize, layer: &Linear, biased: bool) -> Result<Rows> {
         let y = self.own(batch, rows, layer.outputs)?;
         let bias = layer.bias.as_ref().filter(|_| biased).map(|bias| bias as &dyn Place);
-        self.start(batch).product(x, &layer.weight, bias, &y, (rows, layer.inputs, layer.outputs))?;
+        let (start, sizes) = (self.start(batch), (rows, layer.inputs, layer.outputs));
+        let Some(scales) = &layer.scales else {
+            start.product(x, &layer.weight, None, bias, &y, sizes)?;
+            return Ok(y);
+        };
+        let codes = batch.lane.buffer(rows * layer.inputs, batch.recording.is_some())?;
+        let of_rows = self.wide(batch, rows, 1)?;
+        start.quantize_fp8(x, &codes, &of_rows, rows, layer.inputs)?;
+        start.product(&codes, &layer.weight, Some([&of_rows, scales]), bias, &y, sizes)?;
         Ok(y)
-    }
-
-    /// Waits for all work, then copies rows to `out`.
-    fn fetch(&self, batch: &OnDevice, rows: &Rows, out: &mut [f32]) -> Result<()> {
-        let (lane, bytes) = (&batch.lane, size_of_val(out));
-        assert!(rows.bytes() >= bytes, "as many rows as are read");
-        if let Some(shape) = batch.recording {
-            return self.end_recording(batch, shape, rows, out);
-        }
-        let mut results = lane.pinned(&lane.results, bytes)?;
-        // SAFETY: both have this many bytes, and exist until the work has been waited for.
-        unsafe { lane.driver.download(lane.stream, rows.pointer(), results.address(), bytes)? };
-        lane.wait()?;
-        batch.waited.store(true, Ordering::Relaxed);
-        bytemuck::cast_slice_mut(out).copy_from_slice(&results.bytes_mut()[..bytes]);
-        *locked(&lane.results) = Some(results);
-        Ok(())
-    }
-
-    /// Ends the recording, and runs what was recorded for the first time.
-    fn end_recording(&self, batch: &OnDevice, shape: Shape, rows: &Rows, out: &mut [f32]) -> Result<()> {
-        let (lane, bytes) = (&batch.lane, size_of_val(out));
-        let results = Pinned::new(&lane.driver, bytes)?;
-        // SAFETY: both have this many bytes, and exist for as long as the graph.
-        unsafe { lane.driver.download(lane.stream, rows.pointer(), results.address(), bytes)? };
-        batch.waited.store(true, Ordering::Relaxed); // the recording is ended below
-        let graph = lane.driver.end_recording(lane.stream)?;
-        let Some(inputs) = locked(&batch.staging).take() else { unreachable!("a batch has it until it goes") };
-        let recorded = Recorded { driver: lane.driver.clone(), graph, inputs, results };
-        // SAFETY: its memory belongs to the arena for recorded passes, which stays; this lane runs
-        // nothing else.
-        unsafe { lane.driver.repeat(graph, lane.stream)? };
-        lane.wait()?;
-        bytemuck::cast_slice_mut(out).copy_from_slice(&recorded.results.bytes()[..bytes]);
-        lane.graphs().insert(shape, recorded);
-        Ok(())
-    }
-
-    /// Computes texts with the graph of their shape. False if this lane has no such graph.
-    fn repeat_on(&self, lane: &Lane, shape: Shape, texts: Texts<'_>, out: &mut [f32]) -> Result<bool> {
-        let mut graphs = lane.graphs();
-        let (Some(recorded), Some(&asked)) = (graphs.get_mut(&shape), self.asked.get()) else { return Ok(false) };
-        Layout::new(texts, Some(shape), asked).write(texts, asked, recorded.inputs.bytes_mut());
-        // SAFETY: as in `end_recording`.
-        unsafe { lane.driver.repeat(recorded.graph, lane.stream)? };
-        lane.wait()?;
-        let bytes = size_of_val(out);
-        bytemuck::cast_slice_mut(out).copy_from_slice(&recorded.results.bytes()[..bytes]);
-        Ok(true)
     }
 }
 
@@ -365,6 +331,7 @@ impl Backend for Cuda {
     type Linear = Linear;
     type Norm = Norm;
     type Attention = Attention;
+    type Dense = Dense;
 
     fn load_embedding(&self, weights: &Weights, architecture: &Architecture) -> Result<Embedding> {
         let embedding = Embedding::load(&self.driver, weights, architecture)?;
@@ -374,7 +341,7 @@ impl Backend for Cuda {
     }
 
     fn load_linear(&self, weights: &Weights, names: &[String], bias: bool) -> Result<Linear> {
-        Linear::load(&self.driver, self.number, weights, names, bias)
+        Linear::load(&self.driver, (self.number, self.fp8), weights, names, bias)
     }
 
     fn load_norm(&self, weights: &Weights, name: &str, spec: &NormSpec) -> Result<Norm> {
@@ -389,6 +356,10 @@ impl Backend for Cuda {
         layer: &LayerSpec,
     ) -> Result<Attention> {
         Attention::load(&self.driver, weights, norms, architecture, layer, &self.ropes)
+    }
+
+    fn load_dense(&self, layer: dense::Dense) -> Result<Dense> {
+        Dense::load(&self.driver, layer)
     }
 
     fn embed(&self, texts: Texts<'_>, tables: &Embedding) -> Result<Hidden> {
@@ -484,6 +455,22 @@ impl Backend for Cuda {
         let starts = [batch.at.starts, batch.at.unpooled];
         self.start(batch).pool(&stream, starts, &pooled, pooling, (x.rows, count, width))?;
         Ok(Self::ready(batch, count, width, pooled, None))
+    }
+
+    fn dense(&self, x: &Hidden, layer: &Dense) -> Result<Hidden> {
+        let (batch, rows, outputs) = (&x.batch, x.rows, layer.outputs);
+        let (stream, y) = (self.stream(x)?, self.wide(batch, rows, outputs)?);
+        let start = Start { number: Number::F32, ..self.start(batch) };
+        if layer.is_product {
+            let bias = layer.bias.as_ref().map(|bias| bias as &dyn Place);
+            start.product(&stream, &layer.weight, None, bias, &y, (rows, layer.inputs, outputs))?;
+        } else {
+            start.dense(&stream, layer, &y, rows)?;
+        }
+        if layer.unit {
+            start.unit(&y, rows, outputs)?;
+        }
+        Ok(Self::ready(batch, rows, outputs, y, None))
     }
 
     fn pick(&self, parts: &[(Operand, Texts<'_>)], token: Token) -> Result<Operand> {

@@ -32,6 +32,9 @@ struct bf16 {
 using std::max;
 using std::min;
 
+inline uint32_t __float_as_uint(float x) { return std::bit_cast<uint32_t>(x); }
+inline float __uint_as_float(uint32_t x) { return std::bit_cast<float>(x); }
+
 inline float to_float(float x) { return x; }
 
 inline float to_float(bf16 x) { return std::bit_cast<float>((uint32_t)x.bits << 16); }

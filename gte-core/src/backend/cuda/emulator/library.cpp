@@ -15,8 +15,14 @@ namespace of_attention {
 namespace of_attention_f32 {
 #include "../kernels/attention_f32.cu"
 }
+namespace of_dense {
+#include "../kernels/dense.cu"
+}
 namespace of_embedding {
 #include "../kernels/embedding.cu"
+}
+namespace of_fp8 {
+#include "../kernels/fp8.cu"
 }
 namespace of_norm {
 #include "../kernels/norm.cu"
@@ -59,7 +65,10 @@ inline const Named KERNELS[] = {
     OF(attention, attention_bf16_64),
     OF(attention, attention_bf16_128),
     OF(attention_f32, attention_f32),
+    OF(dense, dense),
+    OF(dense, unit),
     OF_EACH(embedding, embed),
+    OF(fp8, quantize_fp8),
     OF_EACH(norm, add_norm),
     OF(pooling, pool),
     OF(pooling, pick),

@@ -84,7 +84,7 @@ DEVICE float block_sum(float x, float* sums) {
 }
 
 /// The numbers are those of the host.
-enum Activation { IDENTITY, GELU, GELU_TANH, SILU, RELU };
+enum Activation { IDENTITY, GELU, GELU_TANH, SILU, RELU, TANH, SIGMOID };
 
 /// Error function within 5e-7: x · P(x²) / Q(x²) on -4 ≤ x ≤ 4 with the coefficients of Eigen and
 /// XLA; beyond, ±1 up to the precision of f32. The same as in `kernels/activation.rs`.

@@ -8,10 +8,11 @@ mod ptx;
 
 use std::collections::HashMap;
 use std::ffi::{CStr, CString, c_void};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys;
+use libloading::{Library, Symbol};
 
 use self::monitor::Monitor;
 use self::products::Products;
@@ -37,7 +38,7 @@ pub(super) fn open(number: usize) -> Result<Arc<dyn Driver>> {
     let missing = |reason: String| Error::Device { device: label.clone(), reason };
     // SAFETY: it loads the driver's library, which is NVIDIA's own.
     if !unsafe { sys::is_culib_present() } {
-        return Err(missing("no CUDA driver: there is no libcuda.so.1".into()));
+        return Err(missing("no CUDA driver: libcuda.so.1 was not found".into()));
     }
     let failed = |what: &str, e: DriverError| missing(format!("{what}: {}", words(e)));
     result::init().map_err(|e| failed("the CUDA driver does not start", e))?;
@@ -227,6 +228,18 @@ impl Nvidia {
     }
 }
 
+/// The driver's `cuEventElapsedTime`. cudarc only calls its second version, which drivers have since
+/// CUDA 12.8; all of them have the first one.
+fn elapsed_time() -> Option<Symbol<'static, ElapsedTime>> {
+    static DRIVER: OnceLock<Option<Library>> = OnceLock::new();
+    // SAFETY: the driver's library is loaded already, and its function has this type (cuda.h).
+    let library = DRIVER.get_or_init(|| unsafe { Library::new("libcuda.so.1") }.ok());
+    // SAFETY: as above.
+    unsafe { library.as_ref()?.get(b"cuEventElapsedTime").ok() }
+}
+
+type ElapsedTime = unsafe extern "C" fn(*mut f32, sys::CUevent, sys::CUevent) -> sys::CUresult;
+
 impl Driver for Nvidia {
     fn properties(&self) -> &Properties {
         &self.properties
@@ -236,6 +249,10 @@ impl Driver for Nvidia {
         self.enter()?;
         let (free, total) = self.checked(result::mem_get_info(), "its memory")?;
         Ok(Memory { free, total })
+    }
+
+    fn without_fp8(&self) -> Option<String> {
+        self.products.as_ref().and_then(Products::without_fp8)
     }
 
     fn utilization(&self) -> Option<f32> {
@@ -411,13 +428,17 @@ impl Driver for Nvidia {
         if self.enter().is_err() || result::ctx::synchronize().is_err() {
             return Vec::new();
         }
+        let elapsed = elapsed_time();
         for Timed { name, start, end } in all.drain(..) {
-            // SAFETY: both events were recorded on one stream, and each is destroyed once.
-            let milliseconds = unsafe {
-                let elapsed = result::event::elapsed(start, end).unwrap_or(0.0);
+            let mut milliseconds = 0.0;
+            // SAFETY: both events were recorded on one stream, and each is destroyed once; the
+            // function writes one number, which exists.
+            unsafe {
+                if let Some(elapsed) = &elapsed {
+                    elapsed(&mut milliseconds, start, end);
+                }
                 let _ = (result::event::destroy(start), result::event::destroy(end));
-                elapsed
-            };
+            }
             let sum = sums.entry(name).or_default();
             *sum = (sum.0 + 1, sum.1 + f64::from(milliseconds) / 1e3);
         }

@@ -24,8 +24,12 @@ const ROWS: u64 = 4096;
 /// `CUBLAS_OP_T`
 const TURNED: i32 = 1;
 
-/// The properties that determine an algorithm: type, inputs, outputs, and whether a bias is added.
-type Key = (Number, usize, usize, bool);
+/// `CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F`: a scale for each row of both operands.
+const SCALE_PER_ROW: i32 = 3;
+
+/// The properties that determine an algorithm: type, inputs, outputs, whether a bias is added, and
+/// whether operands are e4m3.
+type Key = (Number, usize, usize, bool, bool);
 
 pub(super) struct Products {
     handle: sys::cublasLtHandle_t,
@@ -60,6 +64,25 @@ impl Products {
         }
         let handle = result::create_handle().map_err(|e| failed(label, "cuBLASLt", e))?;
         Ok(Self { handle, label: label.into(), chosen: Mutex::default() })
+    }
+
+    /// Why there are no products of e4m3 with a scale per row, if there are none: the library is
+    /// asked for an algorithm, as before a product.
+    pub(super) fn without_fp8(&self) -> Option<String> {
+        // Addresses that are aligned, and that nothing reads.
+        let any = 4096;
+        let (number, scales) = (Number::Bf16, Some([any, any]));
+        let sizes =
+            Product { number, x: any, weight: any, scales, bias: any, y: any, rows: 1, inputs: 1024, outputs: 1024 };
+        let error = self.choose(&sizes).err()?;
+        // SAFETY: the library is loaded.
+        let version = unsafe { sys::cublasLtGetVersion() };
+        Some(format!(
+            "its cuBLASLt {}.{} has no product of e4m3 with a scale per row for this card ({error}); CUDA 12.9 and newer \
+             have it for compute capability 9.0",
+            version / 10_000,
+            version / 100 % 100
+        ))
     }
 
     /// # Safety
@@ -97,7 +120,7 @@ impl Products {
 
     /// The algorithm for all products with these inputs, outputs and type.
     fn algorithm(&self, product: &Product) -> Result<sys::cublasLtMatmulAlgo_t> {
-        let key = (product.number, product.inputs, product.outputs, product.bias != 0);
+        let key = (product.number, product.inputs, product.outputs, product.bias != 0, product.scales.is_some());
         let mut chosen = self.chosen.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(algorithm) = chosen.get(&key) {
             return Ok(*algorithm);
@@ -178,7 +201,8 @@ impl Call {
             Number::F16 => sys::cudaDataType::CUDA_R_16F,
             Number::Bf16 => sys::cudaDataType::CUDA_R_16BF,
         };
-        let layout = |rows: usize, columns: usize| {
+        let read = if product.scales.is_some() { sys::cudaDataType::CUDA_R_8F_E4M3 } else { number };
+        let layout = |number, rows: usize, columns: usize| {
             result::create_matrix_layout(number, rows as u64, columns as u64, rows as i64)
         };
         let (null_desc, null) = (std::ptr::null_mut(), std::ptr::null_mut());
@@ -187,9 +211,9 @@ impl Call {
         // Full f32, because TF32 has only ten bits.
         call.description =
             result::create_matmul_desc(sys::cublasComputeType_t::CUBLAS_COMPUTE_32F, sys::cudaDataType::CUDA_R_32F)?;
-        call.weight = layout(product.inputs, product.outputs)?;
-        call.x = layout(product.inputs, product.rows)?;
-        call.y = layout(product.outputs, product.rows)?;
+        call.weight = layout(read, product.inputs, product.outputs)?;
+        call.x = layout(read, product.inputs, product.rows)?;
+        call.y = layout(number, product.outputs, product.rows)?;
         let set = |attribute, value: *const c_void, bytes| {
             // SAFETY: the description has just been created; the value is read immediately and has
             // this many bytes.
@@ -197,6 +221,20 @@ impl Call {
         };
         let turned = TURNED;
         set(Attribute::CUBLASLT_MATMUL_DESC_TRANSA, std::ptr::from_ref(&turned).cast(), size_of_val(&turned))?;
+        if let Some([of_rows, of_outputs]) = product.scales {
+            // The library's A is the weight, its B is x.
+            let modes = [Attribute::CUBLASLT_MATMUL_DESC_A_SCALE_MODE, Attribute::CUBLASLT_MATMUL_DESC_B_SCALE_MODE];
+            for mode in modes {
+                set(mode, std::ptr::from_ref(&SCALE_PER_ROW).cast(), size_of_val(&SCALE_PER_ROW))?;
+            }
+            let pointers = [
+                (Attribute::CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, of_outputs),
+                (Attribute::CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, of_rows),
+            ];
+            for (attribute, scales) in pointers {
+                set(attribute, std::ptr::from_ref(&scales).cast(), size_of_val(&scales))?;
+            }
+        }
         if product.bias != 0 {
             let epilogue = sys::cublasLtEpilogue_t::CUBLASLT_EPILOGUE_BIAS as u32;
             set(

@@ -20,11 +20,13 @@ macro_rules! module {
     };
 }
 
-static MODULES: [Module; 7] = [
+static MODULES: [Module; 9] = [
     module!("attention_f32", ["attention_f32"]), // before the next, because it begins with its name
     module!("attention", ["attention_"]),
     module!("activation", ["activate_", "gate_"]),
+    module!("dense", ["dense", "unit"]),
     module!("embedding", ["embed_"]),
+    module!("fp8", ["quantize_fp8"]),
     module!("norm", ["add_norm_"]),
     module!("pooling", ["pool", "pick"]),
     module!("rope", ["rope_"]),
