@@ -116,23 +116,6 @@ def cycles(core, body, iterations=200):
     return int(re.search(r"Total Cycles:\s+(\d+)", out)[1]) / iterations
 
 
-def with_single_loads(body):
-    """The loop with two loads in place of each load of a pair of vectors, as a core executes it.
-    Some models count three to six micro-operations for such a load."""
-    lines = []
-    for line in body:
-        pair = re.match(r"^ldp q(\d+), q(\d+), \[(\w+)(?:, #(-?0x[0-9a-f]+|-?\d+))?\](?:, #(\S+))?$", line)
-        if not pair:
-            lines.append(line)
-            continue
-        a, b, base, offset, step = pair.groups()
-        offset = int(offset or "0", 0)
-        lines += [f"ldur q{a}, [{base}, #{offset}]", f"ldur q{b}, [{base}, #{offset + 16}]"]
-        if step:
-            lines.append(f"add {base}, {base}, #{step}")
-    return lines
-
-
 def main():
     version = re.search(r"version (\S+)", run(f"{BIN}/llvm-mca", "--version"))[1]
     print(f"{ARCH}, by llvm-mca {version}; not measured on silicon")
@@ -165,9 +148,6 @@ def main():
             peak = most * (macs // products) / cycles(core, [alone.format(i) for i in registers])
             here = macs / cycles(core, body)
             print(f"  {core:14} {here:7.1f} multiply-adds per cycle of {peak:6.1f} by the ports alone: {here / peak:6.1%}")
-            if here < 0.85 * peak and ARCH == "aarch64":
-                here = macs / cycles(core, with_single_loads(body))
-                print(f"  {'':14} {here:7.1f} with two loads for each load of a pair: {here / peak:6.1%}")
             if here < 0.85 * peak:
                 low.append(f"{what} on {core}: {here / peak:.1%}")
     if low:

@@ -42,7 +42,8 @@ pub(super) trait InPairs: Copy {
     type Sum: Sum;
 
     /// sums + a · b: (row 0 · column 0, row 0 · column 1, row 1 · column 0, row 1 · column 1), 64
-    /// bits each of a and b.
+    /// bits each of a and b. The `asm!` is not `pure`, so that steps and loads keep their order.
+    /// The compiler would load all operands first, for which there are too few registers.
     unsafe fn step(sums: Self::Sum, a: uint8x16_t, b: uint8x16_t) -> Self::Sum;
 }
 
@@ -158,19 +159,24 @@ pub(super) unsafe fn in_pairs<P: InPairs, const R: usize>(
     let count = R.div_ceil(2);
     let mut sums = [[P::Sum::zero(); NR / 2]; MOST];
     for cell in 0..cells {
-        let mut a = [Neon::zero_bytes(); MOST];
-        for (pair, a) in a.iter_mut().enumerate().take(count) {
-            // SAFETY: a pair has sixteen bytes in a cell.
-            *a = unsafe { vld1q_u8(pairs.add((cell * count + pair) * 4).cast()) };
-        }
-        for column in 0..NR / 2 {
-            // SAFETY: two cells of line `cell`; the instruction is the caller's promise.
-            unsafe {
-                let b = vld1q_u8(b.add((cell * NR + 2 * column) * 4).cast());
-                for (sums, a) in sums.iter_mut().zip(a).take(count) {
-                    sums[column] = P::step(sums[column], a, b);
-                }
+        // SAFETY: of this block: a pair has sixteen bytes in a cell, as have two columns; the
+        // instruction is the caller's promise.
+        unsafe {
+            let (pairs, line) = (pairs.add(cell * count * 4), b.add(cell * NR * 4));
+            let mut a = [Neon::zero_bytes(); MOST];
+            macro_rules! load_pairs {
+                ($($pair:literal)*) => { $(if $pair < count { a[$pair] = load::<{ $pair * 16 }>(pairs.cast()) })* };
             }
+            load_pairs!(0 1 2 3 4 5);
+            macro_rules! columns {
+                ($($column:literal)*) => { $(
+                    let b = load::<{ $column * 16 }>(line.cast());
+                    for (sums, a) in sums.iter_mut().zip(a).take(count) {
+                        sums[$column] = P::step(sums[$column], a, b);
+                    }
+                )* };
+            }
+            columns!(0 1 2 3);
         }
     }
     let mut rows = [[P::Sum::zero(); 2]; R];
@@ -179,6 +185,27 @@ pub(super) unsafe fn in_pairs<P: InPairs, const R: usize>(
         *row = [pair[0].halves(pair[1])[r % 2], pair[2].halves(pair[3])[r % 2]];
     }
     rows
+}
+
+/// Sixteen bytes at `p` + `AT`. By `asm!`, so that the compiler does not join two loads in one of
+/// two registers. Neoverse V2 has three micro-operations for that one, by LLVM's model.
+///
+/// # Safety
+/// The bytes are readable.
+#[inline(always)]
+unsafe fn load<const AT: usize>(p: *const u8) -> uint8x16_t {
+    let bytes;
+    // SAFETY: reads what the caller promises, and writes a register.
+    unsafe {
+        std::arch::asm!(
+            "ldr {bytes:q}, [{p}, #{at}]",
+            bytes = lateout(vreg) bytes,
+            p = in(reg) p,
+            at = const AT,
+            options(readonly, nostack, preserves_flags),
+        );
+    }
+    bytes
 }
 
 /// C ← activation(sums + bias), where sums of integers are first reduced by zero · column sum and

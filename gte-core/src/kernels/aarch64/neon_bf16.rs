@@ -33,7 +33,7 @@ impl InPairs for Bfmmla {
                 sums = inout(vreg) sums,
                 a = in(vreg) a,
                 b = in(vreg) b,
-                options(pure, nomem, nostack, preserves_flags),
+                options(nomem, nostack, preserves_flags),
             );
         }
         sums

@@ -45,7 +45,27 @@ impl Mac for Avx2VnniInt8 {
     #[inline(always)]
     unsafe fn step(sums: [__m256i; 2], a: *const u32, b: [__m256i; 2]) -> [__m256i; 2] {
         // SAFETY: see the trait.
-        unsafe { step(sums, a, b) }
+        unsafe { Self::step_at(sums, (a, 0), (0, 0), b) }
+    }
+    #[inline(always)]
+    unsafe fn step_at(
+        sums: [__m256i; 2],
+        (a, lda): (*const u32, usize),
+        at: (usize, usize),
+        b: [__m256i; 2],
+    ) -> [__m256i; 2] {
+        // SAFETY: see the trait.
+        unsafe {
+            match at {
+                (0, 0) => row_0(sums, a, lda, b),
+                (0, 1) => row_0_next(sums, a, lda, b),
+                (1, 0) => row_1(sums, a, lda, b),
+                (1, 1) => row_1_next(sums, a, lda, b),
+                (2, 0) => row_2(sums, a, lda, b),
+                (2, 1) => row_2_next(sums, a, lda, b),
+                _ => unreachable!("three rows, two words"),
+            }
+        }
     }
     #[inline(always)]
     unsafe fn values(sum: __m256i, zero: i32, column_sums: *const i32) -> __m256 {
@@ -54,33 +74,52 @@ impl Mac for Avx2VnniInt8 {
     }
 }
 
+/// A step whose word is at `$address`, of a row's pointer `a` and the distance `lda` of rows in
+/// words.
+///
 /// By `asm!`, so that each broadcast stays beside its products. The compiler would move the
 /// broadcasts of all rows to the front, for which there are too few registers, and spill sums to
-/// the stack.
-///
-/// # Safety
-/// `a` points to a word.
-#[inline]
-#[target_feature(enable = "avx2,avxvnni")]
-unsafe fn step([mut low, mut high]: [__m256i; 2], a: *const u32, b: [__m256i; 2]) -> [__m256i; 2] {
-    let _word: __m256i; // with a type, because `_` would get the name of another register
-    // SAFETY: reads one word at `a`, which the caller promises, and writes registers.
-    unsafe {
-        std::arch::asm!(
-            "vpbroadcastd {word}, dword ptr [{a}]",
-            "{{vex}} vpdpbusd {low}, {word}, {b0}",
-            "{{vex}} vpdpbusd {high}, {word}, {b1}",
-            a = in(reg) a,
-            b0 = in(ymm_reg) b[0],
-            b1 = in(ymm_reg) b[1],
-            low = inout(ymm_reg) low,
-            high = inout(ymm_reg) high,
-            word = out(ymm_reg) _word,
-            options(pure, readonly, nostack, preserves_flags),
-        );
-    }
-    [low, high]
+/// the stack. The load computes the address. An instruction for each address would take a port from
+/// the products.
+macro_rules! step {
+    ($name:ident, $address:literal) => {
+        /// # Safety
+        /// `$address` is that of a word.
+        #[inline]
+        #[target_feature(enable = "avx2,avxvnni")]
+        unsafe fn $name(
+            [mut low, mut high]: [__m256i; 2],
+            a: *const u32,
+            lda: usize,
+            b: [__m256i; 2],
+        ) -> [__m256i; 2] {
+            let _word: __m256i; // with a type, because `_` would get the name of another register
+            // SAFETY: reads one word, which the caller promises, and writes registers.
+            unsafe {
+                std::arch::asm!(
+                    concat!("vpbroadcastd {word}, dword ptr [", $address, "] // {lda}"),
+                    "{{vex}} vpdpbusd {low}, {word}, {b0}",
+                    "{{vex}} vpdpbusd {high}, {word}, {b1}",
+                    a = in(reg) a,
+                    lda = in(reg) lda,
+                    b0 = in(ymm_reg) b[0],
+                    b1 = in(ymm_reg) b[1],
+                    low = inout(ymm_reg) low,
+                    high = inout(ymm_reg) high,
+                    word = out(ymm_reg) _word,
+                    options(pure, readonly, nostack, preserves_flags),
+                );
+            }
+            [low, high]
+        }
+    };
 }
+step!(row_0, "{a}");
+step!(row_0_next, "{a} + 4");
+step!(row_1, "{a} + 4*{lda}");
+step!(row_1_next, "{a} + 4*{lda} + 4");
+step!(row_2, "{a} + 8*{lda}");
+step!(row_2_next, "{a} + 8*{lda} + 4");
 
 low_precision!(
     INT8, Avx2VnniInt8, Avx2, "avx-vnni", true, "avx2,fma,avxvnni", 4,

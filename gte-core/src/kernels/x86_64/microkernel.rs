@@ -31,6 +31,18 @@ pub(super) trait Mac: Copy {
     unsafe fn load(b: *const u16) -> Self::Word;
     /// A step of one row: sums + the word of A at `a`, broadcast to all lanes, · two vectors of B.
     unsafe fn step(sums: [Self::Sum; 2], a: *const u32, b: [Self::Word; 2]) -> [Self::Sum; 2];
+    /// `step` with word `word` < `UNROLL` of row `row` < 3 of the rows at `a`, at a distance of
+    /// `lda` words.
+    #[inline(always)]
+    unsafe fn step_at(
+        sums: [Self::Sum; 2],
+        (a, lda): (*const u32, usize),
+        (row, word): (usize, usize),
+        b: [Self::Word; 2],
+    ) -> [Self::Sum; 2] {
+        // SAFETY: see the trait.
+        unsafe { Self::step(sums, a.add(row * lda + word), b) }
+    }
     /// The sums; of integers, zero · column sum is subtracted.
     unsafe fn values(sum: Self::Sum, zero: i32, column_sums: *const i32) -> <Self::Lanes as Lanes>::V;
 }
@@ -170,7 +182,7 @@ unsafe fn step<M: Mac, const R: usize>(
         let line = b.add(word * 2 * M::WIDTH * M::CELL_HALVES);
         let b = [M::load(line), M::load(line.add(M::WIDTH * M::CELL_HALVES))];
         for (r, sum) in sums.iter_mut().enumerate() {
-            *sum = M::step(*sum, thirds[r / 3].add(r % 3 * lda + word), b);
+            *sum = M::step_at(*sum, (thirds[r / 3], lda), (r % 3, word), b);
         }
     }
 }
