@@ -259,10 +259,15 @@ impl<'a> Texts<'a> {
 pub struct MaxBatchTokens(usize);
 
 impl MaxBatchTokens {
-    /// The default. So large that every weight is used often after it has been read, and so small
-    /// that the activations of a wide model's layer stay in the third-level cache. With 1024, the
-    /// large shape is slower by up to a quarter (Zen 3 with 32 MiB, two threads).
-    pub const DEFAULT: Self = Self(512);
+    /// The default for `threads` threads of the CPU: 256 per thread, and at least 512. So many that
+    /// each thread has parts of its own and every weight is used often after it has been read, and
+    /// so few that the activations of a wide model's layer stay in the third-level cache, which
+    /// grows with the number of cores. With 512 per thread, the large shape is slower by up to a
+    /// quarter (Zen 3 with 32 MiB, two threads).
+    pub const fn for_threads(threads: usize) -> Self {
+        let tokens = threads.saturating_mul(256);
+        Self(if tokens < 512 { 512 } else { tokens })
+    }
 
     /// At most `tokens` tokens per batch. A longer text is computed alone.
     ///
@@ -327,6 +332,7 @@ mod tests {
         let error = PackedBatch::new([&[][..]]).expect_err("an empty list").to_string();
         assert_eq!(error, "a list of token ids is empty: a text has at least one token");
         assert!(MaxBatchTokens::new(0).is_err());
+        assert_eq!([1, 2, 16].map(|threads| MaxBatchTokens::for_threads(threads).tokens()), [512, 512, 4096]);
     }
 
     proptest! {

@@ -10,6 +10,7 @@ use crate::backend::{Backend, Token};
 use crate::batch::{PackedBatch, Texts};
 use crate::error::Result;
 use crate::models::{Architecture, MlpSpec, NormPlace, Pooling};
+use crate::profile;
 use crate::weights::Weights;
 
 /// The weights of an encoder, in the form that the device of `B` uses.
@@ -185,15 +186,17 @@ fn side_by_side<P: Send>(parts: &mut [P], f: impl Fn(&mut P) -> Result<()> + Syn
     // A single part stays on this thread: a query does not wait for other work, and a device need
     // not support calls from several threads.
     if let [part] = parts {
-        return f(part);
+        return profile::stage(|| profile::part(|| f(part)));
     }
     let queue = Mutex::new(parts.iter_mut());
     let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
-    (0..rayon::current_num_threads()).into_par_iter().with_max_len(1).try_for_each(|_| {
-        while let Some(part) = next() {
-            f(part)?;
-        }
-        Ok(())
+    profile::stage(|| {
+        (0..rayon::current_num_threads()).into_par_iter().with_max_len(1).try_for_each(|_| {
+            while let Some(part) = next() {
+                profile::part(|| f(part))?;
+            }
+            Ok(())
+        })
     })
 }
 

@@ -14,7 +14,7 @@ use crate::heads::{HeadLayers, Heads};
 use crate::kernels::{Isa, Kernels};
 use crate::models::{Architecture, Pooling};
 use crate::outputs::Outputs;
-use crate::profile::{KernelTime, Profile};
+use crate::profile::{KernelTime, Profile, Stage, begin_trace, end_trace};
 use crate::prompts::Prompt;
 use crate::threads::Threads;
 use crate::tokenizer::{TokenizeOptions, Tokenizer, Tokens};
@@ -351,6 +351,16 @@ impl Engine {
     #[doc(hidden)]
     pub fn kernel_times(&self) -> Vec<KernelTime> {
         self.forward.pass.kernel_times()
+    }
+
+    /// Splits all work as for `threads` threads while `f` runs, on the only thread of this model,
+    /// and returns how long each piece took. It is for measurements.
+    #[doc(hidden)]
+    pub fn trace<R>(&self, threads: usize, f: impl FnOnce() -> R) -> (R, Vec<Stage>) {
+        assert_eq!(self.threads.count(), 1, "only the work of one thread is recorded");
+        self.threads.run(|| begin_trace(threads));
+        let result = f();
+        (result, self.threads.run(end_trace))
     }
 
     /// The instruction set of the kernels.

@@ -111,7 +111,8 @@ pub use windows::{Combine, WindowedEmbedding, Windows};
 #[doc(hidden)]
 pub mod internals {
     pub use crate::batch::{PackedBatch, plan};
-    pub use crate::profile::{KernelTime, Profile};
+    pub use crate::kernels::read_speed;
+    pub use crate::profile::{KernelTime, Profile, Stage};
     pub use crate::weights::{Tensor, Values, Weights};
 }
 

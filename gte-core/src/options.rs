@@ -48,7 +48,7 @@ pub struct Builder<D> {
     loading: Option<Threads>,
     isa: Option<Isa>,
     max_batch_tokens: Option<MaxBatchTokens>,
-    cpu_max_batch_tokens: MaxBatchTokens,
+    cpu_max_batch_tokens: Option<MaxBatchTokens>,
     wishes: Wishes,
     door: PhantomData<fn() -> D>,
 }
@@ -109,7 +109,7 @@ impl<D: Door> Builder<D> {
             loading: None,
             isa: None,
             max_batch_tokens: None,
-            cpu_max_batch_tokens: MaxBatchTokens::DEFAULT,
+            cpu_max_batch_tokens: None,
             wishes: Wishes { scores: D::SCORES, ..Wishes::default() },
             door: PhantomData,
         }
@@ -163,8 +163,8 @@ impl<D: Door> Builder<D> {
     }
 
     /// Maximum number of tokens computed together, which limits the memory for activations.
-    /// Default: [`MaxBatchTokens::DEFAULT`]; on a GPU what is found to be fast when the model is
-    /// loaded.
+    /// Default: [`MaxBatchTokens::for_threads`]; on a GPU what is found to be fast when the model
+    /// is loaded.
     pub fn max_batch_tokens(mut self, max_batch_tokens: MaxBatchTokens) -> Self {
         self.max_batch_tokens = Some(max_batch_tokens);
         self
@@ -173,7 +173,7 @@ impl<D: Door> Builder<D> {
     /// The same for a model on the CPU, used if [`max_batch_tokens`](Self::max_batch_tokens) is not
     /// given.
     pub fn cpu_max_batch_tokens(mut self, max_batch_tokens: MaxBatchTokens) -> Self {
-        self.cpu_max_batch_tokens = max_batch_tokens;
+        self.cpu_max_batch_tokens = Some(max_batch_tokens);
         self
     }
 
@@ -270,6 +270,8 @@ impl<D: Door> Builder<D> {
             max_length = config.max_length, "model loaded"
         );
         let turns = if matches!(device, Device::Cuda(_)) { 2 } else { 1 };
+        let max_batch_tokens = self.max_batch_tokens.or(self.cpu_max_batch_tokens);
+        let max_batch_tokens = max_batch_tokens.unwrap_or_else(|| MaxBatchTokens::for_threads(threads.count()));
         let engine = Engine {
             name: files.name().to_owned(),
             files,
@@ -277,7 +279,7 @@ impl<D: Door> Builder<D> {
             tokenizer,
             heads,
             threads,
-            max_batch_tokens: Mutex::new(self.max_batch_tokens.unwrap_or(self.cpu_max_batch_tokens)),
+            max_batch_tokens: Mutex::new(max_batch_tokens),
             kernels,
             device,
             precision,

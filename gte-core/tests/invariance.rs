@@ -61,3 +61,22 @@ fn many_threads_share_one_embedder() {
         }
     });
 }
+
+#[test]
+fn a_trace_splits_work_as_more_threads_would_and_changes_no_vector() {
+    let dir = model::tiny_model();
+    let embedder = embedder(dir.path(), Isa::available().last().unwrap(), 1, 4096, Pooling::Mean, Precision::Int8);
+    let compute = |texts: &[Vec<u32>]| embedder.embed_tokens(texts).unwrap();
+    // As many tokens as four threads have parts of 128, and too few for eight.
+    let texts: Vec<Vec<u32>> = (0..8).map(|i| model::ids(i, 64)).collect();
+    let expected = compute(&texts);
+    for (threads, parts) in [(1, 4), (4, 4), (8, 1)] {
+        let (vectors, stages) = embedder.engine().trace(threads, || compute(&texts));
+        assert_eq!(vectors, expected);
+        let layers = stages.iter().filter(|stage| stage.parts.len() == parts && parts > 1).count();
+        assert_eq!(layers, if parts > 1 { 2 } else { 0 }, "{threads} threads: two layers, in parts");
+        let pieces = stages.iter().flat_map(|stage| &stage.parts).flatten().map(Vec::len).max();
+        assert!(pieces > Some(1), "{threads} threads: {stages:?}");
+    }
+    assert_eq!(embedder.engine().trace(2, || ()).1, [], "nothing was computed");
+}

@@ -59,7 +59,7 @@ pub struct Config {
     #[arg(long, env = "GTE_POOLING")]
     pub pooling: Option<Pooling>,
     /// Number of compute threads. Default: as many as the CPU affinity and the cgroup of the
-    /// process allow
+    /// process allow; of a CPU with cores of two kinds, those of the performance cores
     #[arg(long, env = "GTE_THREADS")]
     pub threads: Option<usize>,
     /// Length in tokens at which the texts of a single model are truncated. Default: the model's
@@ -67,7 +67,8 @@ pub struct Config {
     #[arg(long, env = "GTE_MAX_LENGTH")]
     pub max_length: Option<usize>,
     /// Maximum number of tokens computed together. It limits memory, and how long a query waits
-    /// behind a batch. Default: 256 on the CPU; on a GPU what is found to be fast at start
+    /// behind a batch. Default: 128 per thread on the CPU, at least 256; on a GPU what is found to
+    /// be fast at start
     #[arg(long, env = "GTE_MAX_BATCH_TOKENS")]
     pub max_batch_tokens: Option<usize>,
 

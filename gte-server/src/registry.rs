@@ -160,8 +160,11 @@ fn open(
     }
 }
 
-/// Tokens that the CPU computes at once, where none are given: a query waits for a batch.
-const CPU_MAX_BATCH_TOKENS: usize = 256;
+/// Tokens that the CPU computes at once, where none are given: one part for each thread, and at
+/// least 256. A query waits for a batch, which should not take longer on more threads.
+fn cpu_max_batch_tokens(threads: &Threads) -> usize {
+    (128 * threads.count()).max(256)
+}
 
 /// How files of a model are requested from its hub.
 pub(crate) fn hub(settings: &ModelSettings, config: &Config) -> gte_core::Result<HubOptions> {
@@ -182,7 +185,7 @@ fn with_settings<D: gte_core::Door>(
         builder.device(config.device).precision(settings.precision.unwrap_or(config.precision)).share_threads(threads);
     builder = match config.max_batch_tokens {
         Some(tokens) => builder.max_batch_tokens(MaxBatchTokens::new(tokens)?),
-        None => builder.cpu_max_batch_tokens(MaxBatchTokens::new(CPU_MAX_BATCH_TOKENS)?),
+        None => builder.cpu_max_batch_tokens(MaxBatchTokens::new(cpu_max_batch_tokens(threads))?),
     };
     if let Some(loading) = loading {
         builder = builder.load_on(loading);

@@ -14,6 +14,7 @@ mod lanes;
 mod layer_norm;
 mod low_precision;
 mod matmul;
+mod memory;
 mod normalize;
 mod pack;
 mod rms_norm;
@@ -37,6 +38,7 @@ pub(crate) use low_precision::{
     int8_rows, to_bf16,
 };
 pub(crate) use matmul::{Gemm, row_stride};
+pub use memory::read_speed;
 pub(crate) use pack::Packed;
 
 /// A level of an instruction set that the kernels are written for. Each contains those before it of

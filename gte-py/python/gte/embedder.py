@@ -32,7 +32,7 @@ class Embedder(TextModel, Encode):
             bf16 if it is computed natively, and f32 otherwise. The attribute ``precision`` holds
             the result.
         threads: number of compute threads. Default: as many as the CPU affinity and the cgroup of
-            the process allow.
+            the process allow; of a CPU with cores of two kinds, those of the performance cores.
         max_length: length in tokens at which texts are truncated. Default: the model's own limit.
         device: ``"cpu"``, ``"cuda"``, ``"cuda:1"`` …, or ``"auto"``, the default: the first GPU if there
             is one, and the CPU otherwise. The attribute ``device`` holds the result. A GPU computes

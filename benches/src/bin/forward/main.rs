@@ -9,6 +9,7 @@
 
 mod model;
 mod profile;
+mod split;
 mod turns;
 mod workload;
 
@@ -26,7 +27,7 @@ use crate::workload::Workload;
 pub(crate) type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 pub(crate) type Workloads = BTreeMap<String, Workload>;
 
-#[derive(Parser)]
+#[derive(Clone, Parser)]
 #[command(about = "Speed of the forward pass on the workloads of the peers' benchmark")]
 pub(crate) struct Options {
     /// Directory of the model.
@@ -64,6 +65,10 @@ pub(crate) struct Options {
     /// instructions, and one thread compared with all.
     #[arg(long)]
     profile: bool,
+    /// Reckon how evenly the work is split among these numbers of threads, more than this machine
+    /// has, from the time of each piece on one thread.
+    #[arg(long, value_delimiter = ',')]
+    split: Vec<usize>,
     /// Do not check the results: for a quick look, or if the caller checks them.
     #[arg(long)]
     unchecked: bool,
@@ -98,6 +103,9 @@ fn main() -> Result<()> {
     }
     if options.profile {
         profile::print(&options, &model, &workloads, &mut out)?;
+    }
+    if !options.split.is_empty() {
+        split::print(&options, &workloads, &mut out)?;
     }
     let sets: Vec<_> = Isa::available().collect();
     writeln!(std::io::stderr(), "loaded in {load_seconds:.2} s; instruction sets here: {sets:?}")?;

@@ -15,6 +15,7 @@ use crate::kernels::{
     Activation, Aligned, Head, LowPrecisionHead, Mask, NumberFormat, Output, Rows, Scratch, scratch_len,
 };
 use crate::models::{Architecture, AttentionSpec, LayerSpec, NormKind, RopeSpec};
+use crate::profile::piece;
 use crate::weights::Weights;
 
 /// How a layer computes attention.
@@ -232,7 +233,7 @@ impl Cpu {
             return;
         }
         out.pieces(columns).for_each(|(head, out)| {
-            compute(row..row + texts.tokens(), head, out, &mut self.own_scratch());
+            piece(|| compute(row..row + texts.tokens(), head, out, &mut self.own_scratch()));
         });
     }
 }

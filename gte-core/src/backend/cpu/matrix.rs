@@ -8,6 +8,7 @@ use ndarray::{ArrayView2, ArrayViewMut2, ShapeBuilder, s};
 use rayon::prelude::*;
 
 use crate::kernels::{Aligned, row_stride};
+use crate::profile::{operation, piece};
 
 /// Number of values per task of a row-wise operation, in whole rows: 32 KiB.
 const VALUES: usize = 8 << 10;
@@ -117,11 +118,13 @@ impl<T: Pod + Send> Matrix<T> {
         let (stride, columns) = (self.stride, self.columns);
         let used = &mut self.data[rows.start * stride..rows.end * stride];
         let count = (VALUES / columns.max(1)).max(1);
-        used.par_chunks_mut((count * stride).max(1)).enumerate().for_each(|(chunk, chunk_rows)| {
+        let of_chunk = |(chunk, chunk_rows): (usize, &mut [T])| {
             for (i, row) in chunk_rows.chunks_mut(stride).enumerate() {
                 f(rows.start + chunk * count + i, &mut row[..columns]);
             }
-        });
+        };
+        let chunks = used.par_chunks_mut((count * stride).max(1)).enumerate();
+        operation(|| chunks.for_each(|chunk| piece(|| of_chunk(chunk))));
     }
 }
 

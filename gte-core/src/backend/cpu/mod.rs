@@ -24,7 +24,7 @@ use crate::kernels::{
     Activation, Aligned, Gemm, HEADER, Kernels, LowPrecision, LowPrecisionGemm, NumberFormat, Output, Rows, Scratch,
 };
 use crate::models::{Architecture, Gate, LayerSpec, MlpSpec, NormKind, NormSpec, Pooling};
-use crate::profile::{Clock, Profile};
+use crate::profile::{self, Clock, Profile};
 use crate::weights::Weights;
 
 /// Number of tokens that a thread computes on its own, if there are as many for each thread. So few
@@ -448,7 +448,7 @@ impl Backend for Cpu {
     }
 
     fn part(&self, tokens: usize) -> usize {
-        if tokens >= PART * self.scratch.len() { PART } else { tokens }
+        if tokens >= PART * profile::threads() { PART } else { tokens }
     }
 
     fn profile(&self) -> Profile {
@@ -485,10 +485,10 @@ fn words_output(y: &mut Matrix<u32>, columns: usize, k_group: usize) -> Output<'
 /// There are a few pieces per thread, so that an idle thread finds work. Every piece reads all of
 /// A, which is small compared with the weights.
 fn for_each_piece(mut y: Output<'_>, nr: usize, f: impl Fn(usize, Output<'_>) + Sync) {
-    let pieces = match rayon::current_num_threads() {
+    let pieces = match profile::threads() {
         1 => 1,
         threads => 4 * threads,
     };
     let panels = y.dim().1.div_ceil(nr).div_ceil(pieces);
-    y.pieces(panels * nr).for_each(|(i, c)| f(i * panels, c));
+    profile::operation(|| y.pieces(panels * nr).for_each(|(i, c)| profile::piece(|| f(i * panels, c))));
 }
