@@ -356,7 +356,7 @@ mod tests {
         let asked = |capability: u32, inner: usize, without_fp8: Option<&str>| {
             let (label, name) = ("cuda:0".into(), "the card".into());
             let properties = Properties { label, name, capability, apart: false };
-            let mut architecture = architecture("xlmr");
+            let mut architecture = architecture("bge-m3");
             architecture.mlp.inner = inner;
             let found = number(Precision::Fp8, &architecture, &properties, || without_fp8.map(str::to_owned));
             found.map_err(|error| error.to_string())
