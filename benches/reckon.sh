@@ -6,7 +6,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 work=$PWD/target/check-arm
 [ -e "$work/kernels" ] || PARTS=kernels gte-core/tests/check_arm.sh
-llvm=$(sed -n 's/^rust=.* llvm=\([0-9]*\) .*/\1/p' gte-core/tests/check_arm.sh)
+llvm=$(sed -n 's/^rust=.* llvm=\([0-9]*\) .*/\1/p' gte-core/tests/aarch64.sh)
 bin=$work/llvm/usr/lib/llvm-$llvm/bin
 if [ ! -e "$bin" ]; then
   mkdir -p "$work/llvm"

@@ -1,9 +1,8 @@
 #!/usr/bin/env bash
-# Writes a CycloneDX SBOM of gte-server for Linux on x86-64, without dependencies that only build or
-# test it.
-#     deploy/sbom.sh OUT.cdx.json
+# Writes a CycloneDX SBOM of gte-server for Linux, without dependencies that only build or test it.
+#     deploy/sbom.sh OUT.cdx.json [TARGET=that of this machine]
 set -euo pipefail
-out=$(realpath -m "${1:?OUT.cdx.json}")
+out=$(realpath -m "${1:?OUT.cdx.json}") target=${2:-$(uname -m)-unknown-linux-gnu}
 cd "$(dirname "$0")/.."
 # Compiled without optimization, because it only works for one second.
 tool=target/tools/bin/cargo-cyclonedx
@@ -11,7 +10,7 @@ tool=target/tools/bin/cargo-cyclonedx
 # The tool writes a file beside each Cargo.toml of the workspace.
 name=sbom-of-the-moment
 trap 'rm -f -- */$name.json */*/$name.json' EXIT
-$tool cyclonedx -q --manifest-path gte-server/Cargo.toml --format json --spec-version 1.5 --target x86_64-unknown-linux-gnu --no-build-deps \
+$tool cyclonedx -q --manifest-path gte-server/Cargo.toml --format json --spec-version 1.5 --target "$target" --no-build-deps \
   --override-filename $name
 mkdir -p "$(dirname "$out")"
 # Removes the path of this checkout.
