@@ -93,7 +93,7 @@ impl std::fmt::Display for Bound {
         write!(
             f,
             "{seconds:.2} ms, at least {memory:.2} for reading the weights and {compute:.2} for the multiply-adds: \
-             {:.0}% of what {binds} allows",
+             {:.0}% of the bound by {binds}",
             1e5 * bound / seconds
         )
     }
