@@ -1,6 +1,6 @@
 //! Dot product of two rows.
 
-use super::lanes::Lanes;
+use super::lanes::Sums;
 
 /// Maximum error against f64, as a multiple of Σ|aᵢ·bᵢ|, for rows of up to 4096 values.
 #[cfg(test)]
@@ -8,7 +8,7 @@ pub(crate) const MAX_ERROR: f32 = 4e-6;
 
 /// Σ aᵢ·bᵢ over the shorter length, in an order that depends on the length alone.
 #[inline(always)]
-pub(crate) fn dot<L: Lanes>(l: L, a: &[f32], b: &[f32]) -> f32 {
+pub(crate) fn dot<L: Sums>(l: L, a: &[f32], b: &[f32]) -> f32 {
     let n = a.len().min(b.len());
     // Four sums hide the latency of the fused multiply-add.
     let mut sums = [l.splat(0.0); 4];

@@ -3,6 +3,9 @@
 //! A type that implements it is a proof token: only `detect()` creates it, after it has found the
 //! instructions on this CPU, so kernels over `L: Lanes` are safe code. Tails shorter than a vector
 //! go through a small buffer on the stack.
+//!
+//! A sum over a row depends on the number of lanes, which each add every so-many-th value. So all
+//! sums have sixteen lanes on every instruction set ([`Sums`]), and are the same to the bit.
 
 /// The widest vector of any instruction set here, in f32 lanes.
 pub(crate) const MAX_WIDTH: usize = 16;
@@ -40,7 +43,7 @@ pub(crate) trait Lanes: Copy {
     fn min(self, a: Self::V, b: Self::V) -> Self::V;
     /// a · 2ⁿ for a normal result; n + [`ROUND`] is given, in whose lowest bits n stands.
     fn scale(self, a: Self::V, n: Self::V) -> Self::V;
-    /// Sum of the lanes, always in the same order.
+    /// Sum of the lanes: the upper half is added to the lower until one lane is left.
     fn reduce_add(self, a: Self::V) -> f32;
     /// Largest lane.
     fn reduce_max(self, a: Self::V) -> f32;
@@ -110,6 +113,84 @@ pub(crate) trait Lanes: Copy {
             acc = f(acc, self.load_up_to(chunk, fill));
         }
         acc
+    }
+}
+
+/// Vectors of sixteen lanes, in which kernels sum over a row. (The plain twin, which specifies what
+/// is summed and not in which order, has one.)
+pub(crate) trait Sums: Lanes {}
+
+/// `N` vectors of `L` as one of sixteen lanes.
+#[derive(Clone, Copy)]
+pub(crate) struct Sixteen<L, const N: usize>(pub(crate) L);
+
+impl<L: Lanes, const N: usize> Sums for Sixteen<L, N> {}
+
+/// A method of each of the vectors.
+macro_rules! each {
+    ($($name:ident($($argument:ident),*))*) => {$(
+        #[inline(always)]
+        fn $name(self, a: Self::V, $($argument: Self::V),*) -> Self::V {
+            let mut each = a;
+            for (i, one) in each.iter_mut().enumerate() {
+                *one = self.0.$name(*one, $($argument[i]),*);
+            }
+            each
+        }
+    )*};
+}
+
+impl<L: Lanes, const N: usize> Lanes for Sixteen<L, N> {
+    type V = [L::V; N];
+    const WIDTH: usize = {
+        assert!(N * L::WIDTH == 16);
+        16
+    };
+
+    each! { add(b) sub(b) mul(b) div(b) mul_add(b, c) max(b) min(b) scale(b) }
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> Self::V {
+        [self.0.splat(x); N]
+    }
+    #[inline(always)]
+    fn load(self, s: &[f32]) -> Self::V {
+        let s = &s[..Self::WIDTH];
+        let mut each = [self.0.splat(0.0); N];
+        for (i, one) in each.iter_mut().enumerate() {
+            *one = self.0.load(&s[i * L::WIDTH..]);
+        }
+        each
+    }
+    #[inline(always)]
+    fn store(self, s: &mut [f32], v: Self::V) {
+        let s = &mut s[..Self::WIDTH];
+        for (i, one) in v.into_iter().enumerate() {
+            self.0.store(&mut s[i * L::WIDTH..], one);
+        }
+    }
+    #[inline(always)]
+    fn reduce_add(self, mut a: Self::V) -> f32 {
+        let mut count = N;
+        while count > 1 {
+            count /= 2;
+            for i in 0..count {
+                a[i] = self.0.add(a[i], a[i + count]);
+            }
+        }
+        self.0.reduce_add(a[0])
+    }
+    #[inline(always)]
+    fn reduce_max(self, a: Self::V) -> f32 {
+        let mut max = a[0];
+        for &one in &a[1..] {
+            max = self.0.max(max, one);
+        }
+        self.0.reduce_max(max)
+    }
+    #[inline(always)]
+    fn prefetch(self, values: &[f32], distance: usize) {
+        self.0.prefetch(values, distance);
     }
 }
 

@@ -1,7 +1,7 @@
 //! Residual sum and layer normalisation of one row (Ba, Kiros, Hinton 2016,
 //! <https://arxiv.org/abs/1607.06450>).
 
-use super::lanes::Lanes;
+use super::lanes::Sums;
 
 /// Maximum error against f64, relative to the largest |gamma| plus |beta|, for rows whose mean is
 /// not far above their spread.
@@ -12,7 +12,7 @@ pub(crate) const MAX_ERROR: f32 = 2e-6;
 /// row's length; `beta` is empty if the norm has no bias. Meanwhile prefetches the values that lie
 /// `prefetch_distance` values behind the row and its residual, which are the next row's.
 #[inline(always)]
-pub(crate) fn add_norm<L: Lanes>(
+pub(crate) fn add_norm<L: Sums>(
     l: L,
     x: &mut [f32],
     residual: Option<&[f32]>,

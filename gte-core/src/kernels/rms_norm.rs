@@ -1,7 +1,7 @@
 //! Residual sum and root mean square normalisation of one row (Zhang, Sennrich 2019,
 //! <https://arxiv.org/abs/1910.07467>).
 
-use super::lanes::Lanes;
+use super::lanes::Sums;
 
 /// Maximum error against f64, relative to the largest |gamma|, as a multiple of max(1, |y| /
 /// √(mean(y²) + eps)).
@@ -10,7 +10,7 @@ pub(crate) const MAX_ERROR: f32 = 1e-6;
 
 /// x ← y / √(mean(y²) + eps) · gamma with y = x + residual. All slices have the row's length.
 #[inline(always)]
-pub(crate) fn rms_norm<L: Lanes>(l: L, x: &mut [f32], residual: Option<&[f32]>, gamma: &[f32], eps: f32) {
+pub(crate) fn rms_norm<L: Sums>(l: L, x: &mut [f32], residual: Option<&[f32]>, gamma: &[f32], eps: f32) {
     let n = x.len();
     let mut squares = l.splat(0.0);
     match residual {

@@ -8,7 +8,7 @@ use ndarray::{ArrayView2, ArrayViewMut2};
 
 use super::activation;
 use super::attention::attention;
-use super::lanes::Lanes;
+use super::lanes::{Lanes, Sums};
 use super::matmul::{Place, Tile, matmul};
 use super::softmax::Softmax;
 use super::{Isa, Kernels, low_precision};
@@ -134,6 +134,8 @@ impl Lanes for Plain {
         a
     }
 }
+
+impl Sums for Plain {}
 
 impl Softmax for Plain {
     fn softmax(self, row: &mut [f32], least: f32, scale: f32) -> (f32, f32) {

@@ -1,7 +1,7 @@
 //! Softmax of one row of scores, left unnormalised: the caller divides the much shorter result of
 //! the next product.
 
-use super::lanes::{Lanes, exp};
+use super::lanes::{Lanes, Sums, exp};
 
 /// Relative error of each value against f64, for scores whose scaled spread stays within 80: the
 /// argument's own rounding (up to 80 · 2⁻²⁴ relative in the result) and that of `exp`.
@@ -18,7 +18,7 @@ pub(crate) trait Softmax: Lanes {
 /// Replaces each score s by exp(scale · (s − max)), and returns the largest score or `least`, if
 /// that is larger, which is max; and the sum of what was put in.
 #[inline(always)]
-pub(crate) fn softmax<L: Lanes>(l: L, row: &mut [f32], least: f32, scale: f32) -> (f32, f32) {
+pub(crate) fn softmax<L: Sums>(l: L, row: &mut [f32], least: f32, scale: f32) -> (f32, f32) {
     let largest = largest(l, row);
     let max = if largest > least { largest } else { least };
     (max, exponentials(l, row, max, scale))
@@ -41,7 +41,7 @@ fn largest<L: Lanes>(l: L, row: &[f32]) -> f32 {
 /// Replaces each score s by exp(scale · (s − max)) and returns their sum; `max` is no less than any
 /// of them.
 #[inline(always)]
-fn exponentials<L: Lanes>(l: L, row: &mut [f32], max: f32, scale: f32) -> f32 {
+fn exponentials<L: Sums>(l: L, row: &mut [f32], max: f32, scale: f32) -> f32 {
     let (max, scale) = (l.splat(max), l.splat(scale));
     let mut sum = l.splat(0.0);
     let mut whole = row.chunks_exact_mut(L::WIDTH);

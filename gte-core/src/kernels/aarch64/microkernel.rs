@@ -24,6 +24,8 @@ pub(super) const NR: usize = 8;
 pub(super) trait ByElement: Copy {
     /// Halves of 32-bit words in a cell of B.
     const CELL_HALVES: usize;
+    /// Whether of each pair of words the second is added first.
+    const SECOND_FIRST: bool = false;
     /// A line of B.
     type Line: Copy;
     type Sum: Sum;
@@ -100,7 +102,7 @@ impl Sum for int32x4_t {
     }
 }
 
-/// The sums of `R` rows, in order of k.
+/// The sums of `R` rows, in order of k; see [`ByElement::SECOND_FIRST`].
 ///
 /// # Safety
 /// `a` points to R rows of `words` words at a distance of `lda`, `b` to `words` lines; see the
@@ -128,12 +130,21 @@ pub(super) unsafe fn by_element<E: ByElement, const R: usize>(
             // SAFETY: four words of row r.
             *four = unsafe { vld1q_u32(a.add(r * lda + word)) };
         }
-        step!(0, word, four);
-        step!(1, word + 1, four);
-        step!(2, word + 2, four);
-        step!(3, word + 3, four);
+        if E::SECOND_FIRST {
+            step!(1, word + 1, four);
+            step!(0, word, four);
+            step!(3, word + 3, four);
+            step!(2, word + 2, four);
+        } else {
+            step!(0, word, four);
+            step!(1, word + 1, four);
+            step!(2, word + 2, four);
+            step!(3, word + 3, four);
+        }
     }
-    for word in words / 4 * 4..words {
+    for i in words / 4 * 4..words {
+        // The last of an odd number of words has no second.
+        let word = if E::SECOND_FIRST && (i ^ 1) < words { i ^ 1 } else { i };
         let mut one = [Neon::zero_words(); R];
         for (r, one) in one.iter_mut().enumerate() {
             // SAFETY: a word of row r.

@@ -11,7 +11,7 @@ use crate::kernels::activation::activate;
 use crate::kernels::activation::gate;
 use crate::kernels::attention::{LowPrecisionAttention, attention, attention_bf16};
 use crate::kernels::dot::dot;
-use crate::kernels::lanes::Lanes;
+use crate::kernels::lanes::{Lanes, Sixteen};
 use crate::kernels::layer_norm::add_norm;
 use crate::kernels::low_precision::{Integers, Microkernel, encode_bf16, encode_int8, words_of_bf16};
 use crate::kernels::matmul::{Place, Tile, matmul};
@@ -42,18 +42,21 @@ impl Neon {
 }
 
 const PROVEN: Neon = Neon::PROVEN;
+const SIXTEEN: Sixteen<Neon, 4> = Sixteen(PROVEN);
 
 pub(super) static NEON: Kernels = Kernels {
     isa: Isa::Neon,
     nr: NR,
     matmul: |p| matmul(PROVEN, p),
     attention: |head, scratch| attention(PROVEN, head, scratch),
-    add_norm: |x, residual, gamma, beta, eps, to_prefetch| add_norm(PROVEN, x, residual, gamma, beta, eps, to_prefetch),
-    rms_norm: |x, residual, gamma, eps| rms_norm(PROVEN, x, residual, gamma, eps),
+    add_norm: |x, residual, gamma, beta, eps, to_prefetch| {
+        add_norm(SIXTEEN, x, residual, gamma, beta, eps, to_prefetch)
+    },
+    rms_norm: |x, residual, gamma, eps| rms_norm(SIXTEEN, x, residual, gamma, eps),
     rope: |row, cos, sin| rope(PROVEN, row, cos, sin),
     gate: |a, b, activation| gate(PROVEN, a, b, activation),
-    normalize: |row| normalize(PROVEN, row),
-    dot: |a, b| dot(PROVEN, a, b),
+    normalize: |row| normalize(SIXTEEN, row),
+    dot: |a, b| dot(SIXTEEN, a, b),
     bf16: &BF16,
     int8: &INT8,
     bf16_attention: BF16_ATTENTION,
@@ -62,7 +65,7 @@ pub(super) static NEON: Kernels = Kernels {
     #[cfg(test)]
     activate: |activation, row| activate(PROVEN, activation, row),
     #[cfg(test)]
-    softmax: |row, scale| softmax(PROVEN, row, f32::NEG_INFINITY, scale).1,
+    softmax: |row, scale| softmax(SIXTEEN, row, f32::NEG_INFINITY, scale).1,
 };
 
 // SAFETY of this block: NEON is part of the architecture; pointers come from slices whose length is
@@ -134,7 +137,10 @@ impl Lanes for Neon {
     #[inline(always)]
     fn reduce_add(self, a: float32x4_t) -> f32 {
         // SAFETY: see the head of the block.
-        unsafe { vaddvq_f32(a) }
+        unsafe {
+            let halves = vadd_f32(vget_low_f32(a), vget_high_f32(a));
+            vget_lane_f32::<0>(vpadd_f32(halves, halves))
+        }
     }
     #[inline(always)]
     fn reduce_max(self, a: float32x4_t) -> f32 {
@@ -181,7 +187,7 @@ impl Integers for Neon {
 impl Softmax for Neon {
     #[inline(never)]
     fn softmax(self, row: &mut [f32], least: f32, scale: f32) -> (f32, f32) {
-        softmax(self, row, least, scale)
+        softmax(SIXTEEN, row, least, scale)
     }
 }
 
@@ -277,12 +283,14 @@ impl Tile for Neon {
     }
 }
 
-/// bf16: a word of A is the f32 that it is.
+/// bf16: a word of A is the f32 that it is. Of each pair of words the second is added first, as
+/// `vdpbf16ps` of x86-64 does, so that sums are the same to the bit.
 #[derive(Clone, Copy)]
 pub(super) struct Widened;
 
 impl ByElement for Widened {
     const CELL_HALVES: usize = 1;
+    const SECOND_FIRST: bool = true;
     type Line = [float32x4_t; 2];
     type Sum = float32x4_t;
 

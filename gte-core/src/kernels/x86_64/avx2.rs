@@ -13,7 +13,7 @@ use crate::kernels::activation::activate;
 use crate::kernels::activation::{Activation, gate};
 use crate::kernels::attention::{Head, attention};
 use crate::kernels::dot::dot;
-use crate::kernels::lanes::Lanes;
+use crate::kernels::lanes::{Lanes, Sixteen};
 use crate::kernels::layer_norm::add_norm;
 use crate::kernels::low_precision::{Integers, NumberFormat, encode_bf16, encode_int8};
 use crate::kernels::matmul::{Gemm, Place, Tile, matmul};
@@ -38,6 +38,7 @@ impl Avx2 {
 
 /// For the functions of the table, which is out of reach until `detect()` has succeeded.
 const PROVEN: Avx2 = Avx2::PROVEN;
+const SIXTEEN: Sixteen<Avx2, 2> = Sixteen(PROVEN);
 
 kernels!(AVX2, Isa::Avx2, Avx2, "avx2,fma", &AVX2_BF16, &AVX2_INT8, AVX2_ATTENTION, |format| match format {
     None | Some(NumberFormat::Bf16) => Some(peak::avx2_f32()),
@@ -192,7 +193,8 @@ impl Tile for Avx2 {
     }
 }
 
-/// bf16 where the CPU has none: values widen to f32 as they are read.
+/// bf16 where the CPU has none: values widen to f32 when they are read. Of each pair of words the
+/// second is added first, as `vdpbf16ps` does, so that sums are the same to the bit.
 #[derive(Clone, Copy)]
 struct Avx2Bf16;
 

@@ -13,7 +13,7 @@ use crate::kernels::activation::activate;
 use crate::kernels::activation::{Activation, gate};
 use crate::kernels::attention::{Head, attention};
 use crate::kernels::dot::dot;
-use crate::kernels::lanes::Lanes;
+use crate::kernels::lanes::{Lanes, Sums};
 use crate::kernels::layer_norm::add_norm;
 use crate::kernels::low_precision::{Integers, NumberFormat};
 use crate::kernels::matmul::{Gemm, Place, Tile, matmul};
@@ -42,6 +42,7 @@ impl Avx512 {
 
 /// For the functions of the table, which is out of reach until `detect()` has succeeded.
 const PROVEN: Avx512 = Avx512::PROVEN;
+const SIXTEEN: Avx512 = PROVEN;
 
 // In low precision AVX2's, which every such CPU has.
 kernels!(
@@ -128,7 +129,12 @@ impl Lanes for Avx512 {
     #[inline(always)]
     fn reduce_add(self, a: __m512) -> f32 {
         // SAFETY: see the head of the block.
-        unsafe { _mm512_reduce_add_ps(a) }
+        unsafe {
+            let x = _mm256_add_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps::<1>(a));
+            let x = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps::<1>(x));
+            let x = _mm_add_ps(x, _mm_movehl_ps(x, x));
+            _mm_cvtss_f32(_mm_add_ss(x, _mm_movehdup_ps(x)))
+        }
     }
     #[inline(always)]
     fn reduce_max(self, a: __m512) -> f32 {
@@ -140,6 +146,8 @@ impl Lanes for Avx512 {
         prefetch::<_MM_HINT_T1>(values.as_ptr().wrapping_add(to_prefetch));
     }
 }
+
+impl Sums for Avx512 {}
 
 impl Integers for Avx512 {
     #[inline(always)]

@@ -95,7 +95,8 @@ pub(super) unsafe fn tile<M: Mac, const R: usize>(
                 prefetch::<_MM_HINT_T1>(to_prefetch.wrapping_add(LINE).cast());
             }
             to_prefetch = to_prefetch.wrapping_add(share);
-            for word in 0..M::UNROLL {
+            // The last first: see `Avx2Bf16`.
+            for word in (0..M::UNROLL).rev() {
                 step::<M, R>(&mut sums, &thirds, lda, word, line);
             }
             thirds.iter_mut().take(R.div_ceil(3)).for_each(|p| *p = p.wrapping_add(M::UNROLL));

@@ -94,7 +94,7 @@ macro_rules! kernels {
                     eps: f32,
                     to_prefetch: usize,
                 ) {
-                    add_norm(PROVEN, x, residual, gamma, beta, eps, to_prefetch);
+                    add_norm(SIXTEEN, x, residual, gamma, beta, eps, to_prefetch);
                 }
                 // SAFETY: `kernels()` hands out this table only after `detect()`.
                 unsafe { f(x, residual, gamma, beta, eps, to_prefetch) }
@@ -102,7 +102,7 @@ macro_rules! kernels {
             rms_norm: |x, residual, gamma, eps| {
                 #[target_feature(enable = $features)]
                 fn f(x: &mut [f32], residual: Option<&[f32]>, gamma: &[f32], eps: f32) {
-                    rms_norm(PROVEN, x, residual, gamma, eps);
+                    rms_norm(SIXTEEN, x, residual, gamma, eps);
                 }
                 // SAFETY: `kernels()` hands out this table only after `detect()`.
                 unsafe { f(x, residual, gamma, eps) }
@@ -126,7 +126,7 @@ macro_rules! kernels {
             normalize: |row| {
                 #[target_feature(enable = $features)]
                 fn f(row: &mut [f32]) {
-                    normalize(PROVEN, row);
+                    normalize(SIXTEEN, row);
                 }
                 // SAFETY: `kernels()` hands out this table only after `detect()`.
                 unsafe { f(row) }
@@ -134,7 +134,7 @@ macro_rules! kernels {
             dot: |a, b| {
                 #[target_feature(enable = $features)]
                 fn f(a: &[f32], b: &[f32]) -> f32 {
-                    dot(PROVEN, a, b)
+                    dot(SIXTEEN, a, b)
                 }
                 // SAFETY: `kernels()` hands out this table only after `detect()`.
                 unsafe { f(a, b) }
@@ -152,7 +152,7 @@ macro_rules! kernels {
             softmax: |row, scale| {
                 #[target_feature(enable = $features)]
                 fn f(row: &mut [f32], scale: f32) -> f32 {
-                    crate::kernels::softmax::softmax(PROVEN, row, f32::NEG_INFINITY, scale).1
+                    crate::kernels::softmax::softmax(SIXTEEN, row, f32::NEG_INFINITY, scale).1
                 }
                 // SAFETY: `kernels()` hands out this table only after `detect()`.
                 unsafe { f(row, scale) }
@@ -165,7 +165,7 @@ macro_rules! kernels {
                 #[inline(never)]
                 #[target_feature(enable = $features)]
                 fn f(row: &mut [f32], least: f32, scale: f32) -> (f32, f32) {
-                    crate::kernels::softmax::softmax(PROVEN, row, least, scale)
+                    crate::kernels::softmax::softmax(SIXTEEN, row, least, scale)
                 }
                 // SAFETY: `self` proves the instructions.
                 unsafe { f(row, least, scale) }
