@@ -89,30 +89,6 @@ fn every_instruction_set_gives_the_same_vectors_but_for_rounding() {
     }
 }
 
-/// The same text has the same vector to the bit on every instruction set, so an index and the
-/// queries to it may be computed on different CPUs. Plain Rust is no such table: it rounds a product
-/// before it adds it. Nor are AMX and bf16 of AArch64, whose instructions sum in another order.
-#[test]
-fn vectors_are_the_same_on_every_instruction_set_to_the_bit() {
-    let texts = sentences(600);
-    let apart =
-        |isa, precision| isa == Isa::Scalar || (matches!(isa, Isa::Amx | Isa::Bf16) && precision != Precision::F32);
-    for precision in [Precision::F32, Precision::Bf16, Precision::Int8] {
-        let mut expected: Option<(Isa, Embeddings)> = None;
-        for isa in Isa::available().filter(|&isa| !apart(isa, precision)) {
-            let builder = Embedder::from_files(ModelFiles::bundled()).precision(precision).isa(isa).threads(2);
-            let found = builder.build().unwrap().embed(&texts).unwrap();
-            let Some((first, expected)) = &expected else {
-                expected = Some((isa, found));
-                continue;
-            };
-            let same = found.rows().zip(expected.rows()).filter(|(a, b)| a == b).count();
-            eprintln!("{precision}: {same} of {} vectors of {isa} are those of {first}", texts.len());
-            assert_eq!(same, texts.len(), "{precision}: {isa} and {first}");
-        }
-    }
-}
-
 #[test]
 fn auto_is_what_the_cpu_computes_natively() {
     let dir = model::tiny_model();

@@ -95,8 +95,9 @@ pub(super) unsafe fn tile<M: Mac, const R: usize>(
                 prefetch::<_MM_HINT_T1>(to_prefetch.wrapping_add(LINE).cast());
             }
             to_prefetch = to_prefetch.wrapping_add(share);
-            // The last first: see `Avx2Bf16`.
-            for word in (0..M::UNROLL).rev() {
+            for i in 0..M::UNROLL {
+                // Sums in bf16 begin with the last word: see `Avx2Bf16`.
+                let word = if M::FORMAT == NumberFormat::Bf16 { M::UNROLL - 1 - i } else { i };
                 step::<M, R>(&mut sums, &thirds, lda, word, line);
             }
             thirds.iter_mut().take(R.div_ceil(3)).for_each(|p| *p = p.wrapping_add(M::UNROLL));
