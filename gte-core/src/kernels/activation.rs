@@ -2,13 +2,19 @@
 //!
 //! GELU is exact, x/2 · (1 + erf(x/√2)) (Hendrycks, Gimpel 2016,
 //! <https://arxiv.org/abs/1606.08415>). Its approximation by tanh is an activation of its own, for
-//! models that were trained with it.
+//! models that were trained with it. Where the result of exact GELU is rounded to 8 or 16 bits next,
+//! a shorter polynomial is exact enough.
 
 use super::lanes::{Lanes, exp};
 
 /// Maximum error of every activation against f64, as a multiple of max(1, |x|).
 #[cfg(test)]
 pub(crate) const MAX_ERROR: f32 = 3e-7;
+
+/// Maximum error of GELU in [`activate_roughly`] against f64, as a multiple of max(1, |x|): less
+/// than a hundredth of the error of rounding to bf16.
+#[cfg(test)]
+pub(crate) const MAX_ERROR_ROUGH: f32 = 8e-6;
 
 /// Maximum error of [`gate`] against f64, as a multiple of max(1, |a|) · |b|.
 #[cfg(test)]
@@ -29,32 +35,45 @@ pub(crate) enum Activation {
     Relu,
 }
 
+// A loop for each activation, for the choice to be made once. No closures: several tables of one
+// instruction set call this, and a closure with several callers stays a call, to a function without
+// their instructions.
+macro_rules! each {
+    ($l:ident, $row:ident, $one:ident) => {{
+        let mut whole = $row.chunks_exact_mut(L::WIDTH);
+        for chunk in &mut whole {
+            let x = $one($l, $l.load(chunk));
+            $l.store(chunk, x);
+        }
+        let rest = whole.into_remainder();
+        if !rest.is_empty() {
+            let x = $one($l, $l.load_up_to(rest, 0.0));
+            $l.store_up_to(rest, x);
+        }
+    }};
+}
+
 /// `activation` of every value, in place.
 #[inline(always)]
 pub(crate) fn activate<L: Lanes>(l: L, activation: Activation, row: &mut [f32]) {
-    // One loop each, for the choice to be made once. No closures: several tables of one instruction
-    // set call this, and a closure with several callers stays a call, to a function without their
-    // instructions.
-    macro_rules! each {
-        ($one:ident) => {{
-            let mut whole = row.chunks_exact_mut(L::WIDTH);
-            for chunk in &mut whole {
-                let x = $one(l, l.load(chunk));
-                l.store(chunk, x);
-            }
-            let rest = whole.into_remainder();
-            if !rest.is_empty() {
-                let x = $one(l, l.load_up_to(rest, 0.0));
-                l.store_up_to(rest, x);
-            }
-        }};
-    }
     match activation {
         Activation::None => {}
-        Activation::Gelu => each!(gelu),
-        Activation::GeluTanh => each!(gelu_tanh),
-        Activation::Silu => each!(silu),
-        Activation::Relu => each!(relu),
+        Activation::Gelu => each!(l, row, gelu),
+        Activation::GeluTanh => each!(l, row, gelu_tanh),
+        Activation::Silu => each!(l, row, silu),
+        Activation::Relu => each!(l, row, relu),
+    }
+}
+
+/// [`activate`] for products in low precision, whose GELU is [`rough_gelu`].
+#[inline(always)]
+pub(crate) fn activate_roughly<L: Lanes>(l: L, activation: Activation, row: &mut [f32]) {
+    match activation {
+        Activation::None => {}
+        Activation::Gelu => each!(l, row, rough_gelu),
+        Activation::GeluTanh => each!(l, row, gelu_tanh),
+        Activation::Silu => each!(l, row, silu),
+        Activation::Relu => each!(l, row, relu),
     }
 }
 
@@ -76,6 +95,27 @@ fn gelu<L: Lanes>(l: L, x: L::V) -> L::V {
     let e = erf(l, l.mul(x, l.splat(std::f32::consts::FRAC_1_SQRT_2)));
     let half = l.mul(x, l.splat(0.5));
     l.mul_add(half, e, half)
+}
+
+/// GELU without a division: x · (1/2 + t · P(t² − 9.75)) with t = x, but at most 4.4 in magnitude.
+/// P is a minimax fit of x · Φ(x), in absolute terms. About 9.75, the middle, no term of it is large.
+#[inline(always)]
+pub(crate) fn rough_gelu<L: Lanes>(l: L, x: L::V) -> L::V {
+    const P: [f32; 10] = [
+        -1.656_555_9e-12,
+        4.808_197_6e-11,
+        -7.010_75e-10,
+        1.101_190_3e-8,
+        -1.963_562_4e-7,
+        3.072_799_7e-6,
+        -4.310_406_4e-5,
+        5.792_562_2e-4,
+        -8.040_284e-3,
+        1.598_412_7e-1,
+    ];
+    let t = l.max(l.min(x, l.splat(4.4)), l.splat(-4.4));
+    let p = polynomial(l, l.mul_add(t, t, l.splat(-9.75)), &P);
+    l.mul(x, l.mul_add(t, p, l.splat(0.5)))
 }
 
 /// (1 + tanh(u)) / 2 is sigmoid(2u).

@@ -464,6 +464,36 @@ proptest! {
         });
     }
 
+    /// Beside what the sums are rounded to, the error is that of the activation.
+    #[test]
+    fn a_product_in_low_precision_has_its_activation(m in 1usize..30, k in 1usize..200, n in 1usize..70, scale in 0.1f32..4.0, seed: u64) {
+        let a = Array2::from_shape_vec((m, k), values(seed, m * k, scale)).unwrap();
+        let weight = values(seed ^ 1, n * k, 1.0);
+        let bias = values(seed ^ 2, n, scale);
+        on_every_isa(|kernels| {
+            for format in [NumberFormat::Bf16, NumberFormat::Int8] {
+                let product = |activation| {
+                    let rows = match format {
+                        NumberFormat::Bf16 => LowPrecisionWeights::Bf16(weight.iter().map(|&v| (to_bf16(v) >> 16) as u16).collect()),
+                        NumberFormat::Int8 => {
+                            let (integers, scales) = int8_rows(&weight, k);
+                            LowPrecisionWeights::Int8(integers, scales)
+                        }
+                    };
+                    low_precision_gemm(kernels, format, &a, rows, &bias, activation, 1)
+                };
+                let sums = product(Activation::None);
+                for activation in ACTIVATIONS {
+                    let bound = if activation == Activation::Gelu { activation::MAX_ERROR_ROUGH } else { activation::MAX_ERROR };
+                    for (found, &x) in product(activation).iter().zip(&sums) {
+                        let error = (f64::from(*found) - activated(activation, f64::from(x))).abs() as f32;
+                        assert!(error <= bound * x.abs().max(1.0), "{} {format:?} {activation:?} of {x}: off by {error:e}", kernels.isa);
+                    }
+                }
+            }
+        });
+    }
+
     #[test]
     fn a_bf16_product_is_that_of_the_rounded_operands(m in 1usize..40, k in 1usize..1300, n in 1usize..100, pieces in 1usize..4, seed: u64) {
         let rounded = |values: Vec<f32>| -> Vec<f32> { values.into_iter().map(|v| f32::from_bits(to_bf16(v))).collect() };

@@ -9,7 +9,7 @@
 use std::arch::aarch64::*;
 
 use super::neon::Neon;
-use crate::kernels::activation::{Activation, activate};
+use crate::kernels::activation::{Activation, activate_roughly};
 use crate::kernels::lanes::Lanes;
 use crate::kernels::low_precision::{NumberFormat, Panel};
 
@@ -252,7 +252,7 @@ pub(super) unsafe fn finish<S: Sum, const R: usize>(
             return;
         }
         for r in 0..R {
-            activate(l, panel.activation, std::slice::from_raw_parts_mut(c.add(r * ldc), NR));
+            activate_roughly(l, panel.activation, std::slice::from_raw_parts_mut(c.add(r * ldc), NR));
         }
     }
 }

@@ -4,7 +4,7 @@
 use std::arch::x86_64::{_MM_HINT_T0, _MM_HINT_T1};
 
 use super::prefetch;
-use crate::kernels::activation::{Activation, activate};
+use crate::kernels::activation::{Activation, activate_roughly, rough_gelu};
 use crate::kernels::aligned::LINE;
 use crate::kernels::lanes::Lanes;
 use crate::kernels::low_precision::{NumberFormat, Panel};
@@ -119,20 +119,61 @@ pub(super) unsafe fn tile<M: Mac, const R: usize>(
         } else {
             &mut sums
         };
-        for half in 0..2 {
-            let at = half * M::WIDTH;
-            let bias = l.load(panel.bias.get_unchecked(at..));
-            let scales = if M::FORMAT == NumberFormat::Int8 { l.load(panel.scales.get_unchecked(at..)) } else { bias };
-            for (r, (sums, (scale, zero))) in sums.iter().zip(rows).enumerate() {
-                let mut v = M::values(sums[half], zero, panel.column_sums.as_ptr().wrapping_add(at));
-                if M::FORMAT == NumberFormat::Int8 {
-                    v = l.mul(v, l.mul(l.splat(scale), scales));
-                }
-                l.store(std::slice::from_raw_parts_mut(c.add(r * ldc + at), M::WIDTH), l.add(v, bias));
-            }
+        // GELU is computed before the sums are stored: to load them again would wait for the stores.
+        if panel.activation == Activation::Gelu {
+            finish::<M, R, 0, true>(l, sums, rows, panel, (c, ldc));
+            finish::<M, R, 1, true>(l, sums, rows, panel, (c, ldc));
+        } else {
+            finish::<M, R, 0, false>(l, sums, rows, panel, (c, ldc));
+            finish::<M, R, 1, false>(l, sums, rows, panel, (c, ldc));
+            activate_rows(l, panel.activation, (c, ldc), R, 2 * M::WIDTH);
         }
-        activate_rows(l, panel.activation, (c, ldc), R, 2 * M::WIDTH);
     }
+}
+
+/// Half of the columns of C ← sums + bias, where sums of integers are first reduced by zero · column
+/// sum and scaled; or GELU of that.
+///
+/// # Safety
+/// That of [`tile`].
+#[inline(always)]
+unsafe fn finish<M: Mac, const R: usize, const HALF: usize, const GELU: bool>(
+    l: M::Lanes,
+    sums: &[[M::Sum; 2]; R],
+    rows: [(f32, i32); R],
+    panel: Panel<'_>,
+    (c, ldc): (*mut f32, usize),
+) {
+    let at = HALF * M::WIDTH;
+    // SAFETY: the slices of `panel` have the length of two vectors.
+    let (bias, scales) = unsafe {
+        let bias = l.load(panel.bias.get_unchecked(at..));
+        let is_int8 = M::FORMAT == NumberFormat::Int8;
+        (bias, if is_int8 { l.load(panel.scales.get_unchecked(at..)) } else { bias })
+    };
+    // Written out: with a loop that the compiler does not unroll, the sums would be in memory
+    // from the first step on.
+    macro_rules! rows {
+            ($($r:literal)*) => {$(
+                if $r < R {
+                    let (scale, zero) = rows[$r];
+                    // SAFETY: row r of `c` has two vectors; the rest is passed on to the caller.
+                    unsafe {
+                        let mut v = M::values(sums[$r][HALF], zero, panel.column_sums.as_ptr().wrapping_add(at));
+                        if M::FORMAT == NumberFormat::Int8 {
+                            v = l.mul(v, l.mul(l.splat(scale), scales));
+                        }
+                        v = l.add(v, bias);
+                        if GELU {
+                            v = rough_gelu(l, v);
+                        }
+                        l.store(std::slice::from_raw_parts_mut(c.add($r * ldc + at), M::WIDTH), v);
+                    }
+                }
+            )*};
+        }
+    rows!(0 1 2 3 4 5 6 7 8 9 10 11);
+    const { assert!(R <= 12, "a row for each of the tallest tile") };
 }
 
 /// Applies `activation` to `rows` rows of `width` values.
@@ -147,23 +188,13 @@ pub(super) unsafe fn activate_rows<L: Lanes>(
     rows: usize,
     width: usize,
 ) {
-    // GELU has a loop of its own, without a branch for each row.
-    match activation {
-        Activation::None => {}
-        Activation::Gelu => {
-            for r in 0..rows {
-                // SAFETY: passed on to the caller.
-                let row = unsafe { std::slice::from_raw_parts_mut(c.add(r * ldc), width) };
-                activate(l, Activation::Gelu, row);
-            }
-        }
-        other => {
-            for r in 0..rows {
-                // SAFETY: passed on to the caller.
-                let row = unsafe { std::slice::from_raw_parts_mut(c.add(r * ldc), width) };
-                activate(l, other, row);
-            }
-        }
+    if activation == Activation::None {
+        return;
+    }
+    for r in 0..rows {
+        // SAFETY: passed on to the caller.
+        let row = unsafe { std::slice::from_raw_parts_mut(c.add(r * ldc), width) };
+        activate_roughly(l, activation, row);
     }
 }
 
