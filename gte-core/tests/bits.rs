@@ -1,4 +1,4 @@
-//! The same text has the same vector to the bit on every instruction set and architecture, so an
+//! The same text has the same vector bit for bit on every instruction set and architecture, so an
 //! index and the queries to it may be computed on different CPUs.
 #![cfg(feature = "bundled")]
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test that says what it compared")]

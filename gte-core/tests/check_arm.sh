@@ -43,6 +43,7 @@ fi
 if has_part models; then
   families=$(binary_of --test families)
   bundled=$(binary_of --test bundled)
+  bits=$(binary_of --test bits)
   time_of "compiling the tests of models"
 fi
 if has_part programs; then
@@ -66,6 +67,7 @@ for cpu in ${CPUS:-max,sve=off neoverse-n1 cortex-a72}; do
   if has_part models; then
     run_tests "$cpu" "$families"
     run_tests "$cpu" "$bundled" vectors_of_pytorch
+    run_tests "$cpu" "$bits" # the same vectors as on x86-64
     time_of "models as $cpu"
   fi
   if has_part programs; then

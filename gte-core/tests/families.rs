@@ -193,7 +193,7 @@ fn low_precision_is_near() {
 /// Rows that a model computes from texts.
 type Compute = Box<dyn Fn(&[&Case<'_>]) -> Vec<f32>>;
 
-/// A text has one result, to the bit: alone, in any batch, with any number of threads and, with
+/// A text has one result, bit for bit: alone, in any batch, with any number of threads and, with
 /// the exceptions of `precision.rs`, on every instruction set.
 #[test]
 fn a_text_has_one_result() {

@@ -2,8 +2,8 @@
 //!
 //! GELU is exact, x/2 · (1 + erf(x/√2)) (Hendrycks, Gimpel 2016,
 //! <https://arxiv.org/abs/1606.08415>). Its approximation by tanh is an activation of its own, for
-//! models that were trained with it. Where the result of exact GELU is rounded to 8 or 16 bits next,
-//! a shorter polynomial is exact enough.
+//! models that were trained with it. In low precision, where the result is rounded to 8 or 16 bits
+//! next, a shorter polynomial is exact enough.
 
 use super::lanes::{Lanes, exp};
 
@@ -98,7 +98,8 @@ fn gelu<L: Lanes>(l: L, x: L::V) -> L::V {
 }
 
 /// GELU without a division: x · (1/2 + t · P(t² − 9.75)) with t = x, but at most 4.4 in magnitude.
-/// P is a minimax fit of x · Φ(x), in absolute terms. About 9.75, the middle, no term of it is large.
+/// P is a minimax fit of x · Φ(x), in absolute terms. Its variable is shifted to the middle of the
+/// range, so that no term is large and rounding costs little.
 #[inline(always)]
 pub(crate) fn rough_gelu<L: Lanes>(l: L, x: L::V) -> L::V {
     const P: [f32; 10] = [

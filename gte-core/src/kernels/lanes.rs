@@ -5,7 +5,7 @@
 //! go through a small buffer on the stack.
 //!
 //! A sum over a row depends on the number of lanes, which each add every so-many-th value. So all
-//! sums have sixteen lanes on every instruction set ([`Sums`]), and are the same to the bit.
+//! sums have sixteen lanes on every instruction set ([`Sums`]), and are the same bit for bit.
 
 /// The widest vector of any instruction set here, in f32 lanes.
 pub(crate) const MAX_WIDTH: usize = 16;

@@ -284,7 +284,7 @@ impl Tile for Neon {
 }
 
 /// bf16: a word of A is the f32 that it is. Of each pair of words the second is added first, as
-/// `vdpbf16ps` of x86-64 does, so that sums are the same to the bit.
+/// `vdpbf16ps` of x86-64 does, so that sums are the same bit for bit.
 #[derive(Clone, Copy)]
 pub(super) struct Widened;
 

@@ -194,7 +194,7 @@ impl Tile for Avx2 {
 }
 
 /// bf16 where the CPU has none: values widen to f32 when they are read. Of each pair of words the
-/// second is added first, as `vdpbf16ps` does, so that sums are the same to the bit.
+/// second is added first, as `vdpbf16ps` does, so that sums are the same bit for bit.
 #[derive(Clone, Copy)]
 struct Avx2Bf16;
 

@@ -119,7 +119,8 @@ pub(super) unsafe fn tile<M: Mac, const R: usize>(
         } else {
             &mut sums
         };
-        // GELU is computed before the sums are stored: to load them again would wait for the stores.
+        // GELU is computed before the sums are stored: loading them again would wait for the
+        // stores.
         if panel.activation == Activation::Gelu {
             finish::<M, R, 0, true>(l, sums, rows, panel, (c, ldc));
             finish::<M, R, 1, true>(l, sums, rows, panel, (c, ldc));
@@ -131,8 +132,8 @@ pub(super) unsafe fn tile<M: Mac, const R: usize>(
     }
 }
 
-/// Half of the columns of C ← sums + bias, where sums of integers are first reduced by zero · column
-/// sum and scaled; or GELU of that.
+/// Half of the columns of C ← sums + bias, or GELU of that. Sums of integers are first reduced by
+/// zero · column sum and scaled.
 ///
 /// # Safety
 /// That of [`tile`].
