@@ -125,9 +125,9 @@ pub enum Precision {
     /// instructions for it (AVX512-BF16, ARM's bf16), the weights take half the memory, but
     /// computing is no faster than with f32.
     Bf16,
-    /// 8-bit floating point numbers (e4m3) with a scale per row, on NVIDIA GPUs of compute capability
-    /// 9.0 (H100, H200); hidden states between the products are bf16. Vectors are less accurate than
-    /// in bf16.
+    /// 8-bit floating point numbers (e4m3) with a scale per row, on NVIDIA GPUs of compute
+    /// capability 9.0 (H100, H200); hidden states between the products are bf16. Vectors are less
+    /// accurate than in bf16.
     Fp8,
     /// 8-bit integers, on the CPU: weights with one scale per output, and hidden states with one
     /// scale and one zero point per token, chosen from their values while computing. Sums are

@@ -61,7 +61,8 @@ pub(crate) fn fixture(name: &str) -> std::path::PathBuf {
 }
 
 impl Resized {
-    /// The precisions of a GPU that the model has, each with how far the cosine with f32 may be from 1.
+    /// The precisions of a GPU that the model has, each with how far the cosine with f32 may be
+    /// from 1.
     pub(crate) fn precisions(&self) -> impl Iterator<Item = (Precision, f64)> {
         let fp8 = self.fp8.then_some((Precision::Fp8, 2e-2));
         [(Precision::F32, 1e-6), (Precision::F16, 2e-5), (Precision::Bf16, 1e-3)].into_iter().chain(fp8)
