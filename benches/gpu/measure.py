@@ -28,10 +28,10 @@ import torch
 # vectors, or of two scores relative to their size; and the same for scores in f16 and bf16.
 BF16, F16, F32, SCORE = 0.9999, 0.9999, 1e-5, 5e-2
 # In bf16 a lower cosine is right too if 1 - cosine is at most OF_PYTORCH of that of PyTorch in bf16
-# with the same weights: some random weights amplify each rounding, whoever rounds.
+# with the same weights: random weights can amplify each rounding, theirs as ours.
 OF_PYTORCH = 0.75
-# fp8 has four bits fewer than bf16, so each rounding is COARSER times as coarse: scores are off by at
-# most so many times as much as in bf16, and 1 - cosine is at most its square.
+# fp8 has four bits fewer than bf16, so each rounding is COARSER times as coarse: scores are off by
+# at most so many times as much as in bf16, and 1 - cosine is at most its square.
 COARSER = 16
 SHAPES = ["gte-large-zh", "gte-multilingual-base", "gte-modernbert-base", "Qwen3-Embedding-0.6B", "bge-reranker-base"]
 LENGTHS = [1, 2, 16, 31, 128, 129, 200, 333, 500]
@@ -179,7 +179,7 @@ class PyTorch:
 
 
 def has_fp8(options):
-    """Whether there are products of e4m3 with a scale per row: on Hopper, and on an emulated GPU."""
+    """Whether products of e4m3 have a scale per row: on Hopper, and on an emulated GPU."""
     return bool(options.emulator) or torch.cuda.get_device_capability(0) == (9, 0)
 
 

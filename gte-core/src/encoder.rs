@@ -91,7 +91,8 @@ impl<B: Backend> Encoder<B> {
     }
 
     /// The pooled hidden state of each text of `batch`: (texts × hidden). `between` is called
-    /// between two layers. Each text continues the tokens of `prefix`, which requires last-token pooling.
+    /// between two layers. Each text continues the tokens of `prefix`, which requires last-token
+    /// pooling.
     pub(crate) fn pooled(
         &self,
         backend: &B,

@@ -98,8 +98,8 @@ pub(crate) trait Backend: Send + Sync {
     fn norm(&self, x: &mut Self::Hidden, norm: &Self::Norm) -> Result<()>;
     /// One row per text of all parts, not scaled to unit length.
     fn pool(&self, parts: &[(Self::Hidden, Texts<'_>)], pooling: Pooling) -> Result<Self::Hidden>;
-    /// activation(x · weightᵀ + bias) plus the layer's residual, for each row of x, which is a text or
-    /// a token. If the layer says so, each row is scaled to unit length.
+    /// activation(x · weightᵀ + bias) plus the layer's residual, for each row of x, which is a text
+    /// or a token. If the layer says so, each row is scaled to unit length.
     fn dense(&self, x: &Self::Hidden, layer: &Self::Dense) -> Result<Self::Hidden>;
     /// The row of the first or the last token of each text of all parts.
     fn pick(&self, parts: &[(Self::Operand, Texts<'_>)], token: Token) -> Result<Self::Operand>;

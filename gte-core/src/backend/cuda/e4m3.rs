@@ -1,6 +1,6 @@
-//! e4m3: floating point numbers in 8 bits (a sign, four bits of exponent, three of fraction) without
-//! infinities (Micikevicius et al. 2022, <https://arxiv.org/abs/2209.05433>). Weights are quantized
-//! here, hidden states by `kernels/fp8.cu`, by the same formula.
+//! e4m3: floating point numbers in 8 bits (a sign, four bits of exponent, three of fraction)
+//! without infinities (Micikevicius et al. 2022, <https://arxiv.org/abs/2209.05433>). Weights are
+//! quantized here, hidden states by `kernels/fp8.cu`, by the same formula.
 
 /// The largest number.
 pub(super) const LARGEST: f32 = 448.0;

@@ -1,5 +1,5 @@
-// The layers after the encoder, in f32: dense layers, classifiers, the weights of sparse vectors, and
-// unit vectors per token.
+// The layers after the encoder, in f32: dense layers, classifiers, the weights of sparse vectors,
+// and unit vectors per token.
 #include "numbers.cuh"
 
 /// The activations of `activate`, and those that only these layers have.
@@ -22,9 +22,9 @@ DEVICE float dot(const float* a, const float* b, int n) {
     return warp_sum(sum);
 }
 
-/// y = activation(x · weightᵀ + bias) + residual. x is (rows × inputs), `weight` (outputs × inputs),
-/// y (rows × outputs). `bias` (outputs) may be null. The residual is x · projectedᵀ, or x if
-/// `adds_input`, or nothing; `projected` is (outputs × inputs), or null.
+/// y = activation(x · weightᵀ + bias) + residual. x is (rows × inputs), `weight` (outputs ×
+/// inputs), y (rows × outputs). `bias` (outputs) may be null. The residual is x · projectedᵀ, or x
+/// if `adds_input`, or nothing; `projected` is (outputs × inputs), or null.
 ///
 /// A warp computes an output. Launch with (rows, ⌈outputs / 8⌉) blocks of 32 · min(8, outputs)
 /// threads.

@@ -27,8 +27,8 @@ cd "$here"
 for source in *.cu; do
   for arch in 75 80; do
     "$cuda/bin/nvcc" -ptx -std=c++17 -arch=compute_$arch -I "$cuda/include" -o "$work/raw.ptx" "$source"
-    # Comments and indentation are a fifth of it. Names of shared memory have a number that depends on
-    # the folder of the sources.
+    # Comments and indentation are a fifth of it. Names of shared memory have a number that depends
+    # on the folder of the sources.
     sed -E -e 's#//.*##' -e 's/^[ \t]+//' -e 's/[ \t]+/ /g' -e 's/ +$//' -e '/^$/d' \
       -e 's/_INTERNAL_[0-9a-f]{8}_/_INTERNAL_00000000_/g' -e 's/^\.version .*/.version 7.8/' "$work/raw.ptx" >"$work/${source%.cu}.sm_$arch.ptx"
   done

@@ -228,8 +228,8 @@ impl Nvidia {
     }
 }
 
-/// The driver's `cuEventElapsedTime`. cudarc only calls its second version, which drivers have since
-/// CUDA 12.8; all of them have the first one.
+/// The driver's `cuEventElapsedTime`. cudarc only calls its second version, which drivers have
+/// since CUDA 12.8; all of them have the first one.
 fn elapsed_time() -> Option<Symbol<'static, ElapsedTime>> {
     static DRIVER: OnceLock<Option<Library>> = OnceLock::new();
     // SAFETY: the driver's library is loaded already, and its function has this type (cuda.h).
