@@ -4,7 +4,7 @@
 //! instructions on this CPU, so kernels over `L: Lanes` are safe code. Tails shorter than a vector
 //! go through a small buffer on the stack.
 //!
-//! A sum over a row depends on the number of lanes, which each add every so-many-th value. So all
+//! A sum over a row depends on the number of lanes: with eight, a lane adds every eighth value. So
 //! sums have sixteen lanes on every instruction set ([`Sums`]), and are the same bit for bit.
 
 /// The widest vector of any instruction set here, in f32 lanes.
