@@ -107,14 +107,17 @@ pub(crate) fn operation<R>(pieces: impl FnOnce() -> R) -> R {
 
 /// A piece of an operation.
 pub(crate) fn piece<R>(work: impl FnOnce() -> R) -> R {
-    let start = Instant::now();
+    // The clock is read only while there is a trace: every product has pieces.
+    let start = TRACE.with_borrow(Option::is_some).then(Instant::now);
     let result = work();
-    traced(|trace| {
-        let part = trace.stages.last_mut().and_then(|stage| stage.parts.last_mut());
-        if let Some(operation) = part.and_then(|part| part.last_mut()) {
-            operation.push(start.elapsed().as_secs_f64());
-        }
-    });
+    if let Some(start) = start {
+        traced(|trace| {
+            let part = trace.stages.last_mut().and_then(|stage| stage.parts.last_mut());
+            if let Some(operation) = part.and_then(|part| part.last_mut()) {
+                operation.push(start.elapsed().as_secs_f64());
+            }
+        });
+    }
     result
 }
 

@@ -3,9 +3,12 @@
 #![cfg(feature = "bundled")]
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test that says what it compared")]
 
+mod same_bits;
+
 use std::path::Path;
 
 use gte_core::{Embedder, Isa, ModelFiles, Precision};
+use same_bits::has_the_same_bits;
 
 /// FNV-1a, 64 bits (<http://www.isthe.com/chongo/tech/comp/fnv/>), of the vectors of [`texts`].
 const EXPECTED: [(Precision, u64); 3] = [
@@ -33,16 +36,6 @@ fn texts() -> Vec<String> {
 fn fnv(values: &[f32]) -> u64 {
     let bytes = values.iter().flat_map(|value| value.to_bits().to_le_bytes());
     bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
-}
-
-/// Not plain Rust, which rounds a product before it adds it. In low precision not AMX and not bf16
-/// of AArch64 either, whose instructions sum several products before they add them.
-fn has_the_same_bits(isa: Isa, precision: Precision) -> bool {
-    match isa {
-        Isa::Scalar => false,
-        Isa::Amx | Isa::Bf16 => precision == Precision::F32,
-        _ => true,
-    }
 }
 
 #[test]

@@ -6,6 +6,7 @@
 
 #[cfg(feature = "cuda-emulator")]
 mod emulator;
+mod same_bits;
 
 use std::path::{Path, PathBuf};
 
@@ -194,7 +195,7 @@ fn low_precision_is_near() {
 type Compute = Box<dyn Fn(&[&Case<'_>]) -> Vec<f32>>;
 
 /// A text has one result, bit for bit: alone, in any batch, with any number of threads and, with
-/// the exceptions of `precision.rs`, on every instruction set.
+/// the exceptions of `same_bits`, on every instruction set.
 #[test]
 fn a_text_has_one_result() {
     for (name, dir, expected) in families() {
@@ -224,7 +225,7 @@ fn a_text_has_one_result() {
                     let same = expected.iter().map(|v| v.to_bits()).eq(row.iter().map(|v| v.to_bits()));
                     assert!(same, "{name}, {isa}, {precision}: {} tokens", case.ids.len());
                 }
-                if isa == Isa::Scalar || (matches!(isa, Isa::Amx | Isa::Bf16) && precision != Precision::F32) {
+                if !same_bits::has_the_same_bits(isa, precision) {
                     continue;
                 }
                 let (other, expected) = first.get_or_insert((isa, found.clone()));

@@ -69,11 +69,8 @@ pub(crate) fn activate<L: Lanes>(l: L, activation: Activation, row: &mut [f32]) 
 #[inline(always)]
 pub(crate) fn activate_roughly<L: Lanes>(l: L, activation: Activation, row: &mut [f32]) {
     match activation {
-        Activation::None => {}
         Activation::Gelu => each!(l, row, rough_gelu),
-        Activation::GeluTanh => each!(l, row, gelu_tanh),
-        Activation::Silu => each!(l, row, silu),
-        Activation::Relu => each!(l, row, relu),
+        other => activate(l, other, row),
     }
 }
 
