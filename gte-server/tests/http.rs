@@ -6,6 +6,7 @@
 mod model;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::body::Body;
 use axum::http::{Request, Response, StatusCode};
@@ -312,7 +313,7 @@ async fn texts_of_a_request_come_back_in_their_order() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_drain_answers_what_came_and_ends() {
-    let (service, _dir) = service(&["--drain-delay", "1", "--drain-timeout", "5"]);
+    let (service, _dir) = service(&["--drain-delay", "4", "--drain-timeout", "5"]);
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     listener.set_nonblocking(true).unwrap();
     let address = listener.local_addr().unwrap();
@@ -331,32 +332,53 @@ async fn a_drain_answers_what_came_and_ends() {
     };
     assert_eq!(get("/readyz").await.unwrap(), "200");
     stop.send(()).unwrap();
-    tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+    while get("/readyz").await.unwrap() == "200" {}
     assert_eq!(get("/readyz").await.unwrap(), "503", "not ready at once");
     assert_eq!(get("/livez").await.unwrap(), "200", "and still answering");
     server.await.unwrap().unwrap();
     assert!(get("/readyz").await.is_err(), "closed");
 }
 
+/// Clients ask again until the probes are done, so that the queue is long on a machine of any
+/// speed.
 #[tokio::test(flavor = "multi_thread")]
 async fn liveness_is_answered_at_once_while_the_queue_is_long() {
     let (service, _dir) = service(&["--max-batch-tokens", "100"]);
-    let long: Vec<String> = (0..400).map(|i| format!("a b {} ", i % 7).repeat(30)).collect();
-    let busy = {
-        let service = service.clone();
-        tokio::spawn(async move { ask(&service, "/embed", json!({ "inputs": long })).await })
+    // All texts differ: equal texts of a request are computed once.
+    let letters = |i: usize| (0..10).map(|bit| ["a ", "b "][i >> bit & 1]).collect::<String>();
+    let long: Vec<String> = (0..1000).map(|i| letters(i).repeat(10)).collect();
+    let probed = Arc::new(AtomicBool::new(false));
+    let clients: Vec<_> = (0..4)
+        .map(|_| {
+            let (service, long, probed) = (service.clone(), long.clone(), probed.clone());
+            tokio::spawn(async move {
+                while !probed.load(Ordering::Relaxed) {
+                    ask(&service, "/embed", json!({ "inputs": long })).await;
+                }
+            })
+        })
+        .collect();
+    let get = |path| send(&service, Request::get(path).body(Body::empty()).unwrap());
+    let queued_tokens = async || {
+        let (_, text, _) = get("/metrics").await;
+        let line = text.as_str().unwrap().lines().find(|line| line.starts_with("gte_queued_tokens{")).unwrap();
+        line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()
     };
-    let mut seen_busy = 0;
-    while !busy.is_finished() {
-        let start = std::time::Instant::now();
-        let (status, body, _) = send(&service, Request::get("/livez").body(Body::empty()).unwrap()).await;
-        assert_eq!((status, body), (StatusCode::OK, json!("ok")));
-        assert!(start.elapsed() < std::time::Duration::from_secs(5), "the probe waited for the whole queue");
-        seen_busy += 1;
-        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+    let probes = async {
+        let mut while_busy = 0;
+        while while_busy < 20 {
+            let before = queued_tokens().await;
+            let (status, body, _) = get("/livez").await;
+            assert_eq!((status, body), (StatusCode::OK, json!("ok")));
+            while_busy += usize::from(before > 1_000.0 && queued_tokens().await > 1_000.0);
+        }
+    };
+    let limit = std::time::Duration::from_secs(100);
+    tokio::time::timeout(limit, probes).await.expect("20 probes are answered while texts wait");
+    probed.store(true, Ordering::Relaxed);
+    for client in clients {
+        client.await.unwrap();
     }
-    assert!(seen_busy > 1, "the queue was not long");
-    busy.await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
