@@ -130,8 +130,9 @@ soak: models    ## Run the server under load for MINUTES=60; its memory must sta
 check-avx512:   ## Run the kernel tests on an emulated CPU with AVX-512
 	gte-core/tests/check_avx512.sh
 
-check-amx:      ## Run the kernel tests with AMX and AVX-VNNI, emulated if the CPU lacks them
+check-amx:      ## Run kernel tests with AVX-VNNI and AMX, and rankings, emulated if need be
 	GTE_REQUIRE_ISA=scalar,x86_64-avx2-vnni,x86_64-amx cargo test --release --workspace --lib -- kernels
+	cargo test --release --workspace --lib -- --ignored --nocapture rankings_with_amx
 
 check-arm:      ## Test kernels, models, server and wheel on emulated ARM CPUs of several levels
 	gte-core/tests/check_arm.sh

@@ -71,6 +71,8 @@ mod outputs;
 mod profile;
 mod prompts;
 mod quantize;
+#[cfg(all(test, target_arch = "x86_64", target_os = "linux"))]
+mod rankings;
 mod reranker;
 pub mod similarity;
 mod sparse;

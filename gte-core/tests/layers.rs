@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 
 /// The layers, lowest first: a module only imports from those before it.
-const ORDER: [&str; 33] = [
+const ORDER: [&str; 34] = [
     "error",
     "env",
     "threads",
@@ -39,6 +39,7 @@ const ORDER: [&str; 33] = [
     "sparse",
     "reranker",
     "model_files",
+    "rankings",
 ];
 
 /// Every source file with its path inside `src`.

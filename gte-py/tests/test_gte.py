@@ -169,7 +169,7 @@ def test_other_threads_run_meanwhile(embedder):
     thread = threading.Thread(target=count)
     thread.start()
     before = counted[0]
-    embedder.embed([f"text number {i} of many" for i in range(300)])
+    embedder.embed([f"text number {i} of many" for i in range(3000)])
     progress = counted[0] - before
     stop.set()
     thread.join()

@@ -136,18 +136,24 @@ async fn the_same_text_of_several_requests_is_computed_once_in_a_batch() {
     let scheduler = Arc::new(scheduler(&service, &model, 30, 10_000.0));
     let text = tokens(&model, "今天 a b");
     let expected = model.embedder().unwrap().pool_tokens(&[&*text]).unwrap();
-    let before = model.metrics.texts.get();
-    // A long text keeps the thread busy, so that the others wait together.
-    let long = vec![tokens(&model, &"a ".repeat(150)); 1];
-    let busy = scheduler.compute(0, Outputs::DENSE, long);
-    let others = (0..50).map(|_| scheduler.compute(0, Outputs::DENSE, vec![text.clone()]));
-    let (busy, others) = tokio::join!(busy, futures_util::future::join_all(others));
-    assert!(busy.is_ok());
-    for answer in others {
-        assert_eq!(answer.map(|answer| answer.made[0].dense.clone()).unwrap(), expected);
+    // A long text keeps the thread busy, so that the others wait together. On a busy machine it may
+    // have been computed before the others are asked.
+    for _ in 0..20 {
+        let before = model.metrics.texts.get();
+        let long = vec![tokens(&model, &"a ".repeat(150))];
+        let busy = scheduler.compute(0, Outputs::DENSE, long);
+        let others = (0..50).map(|_| scheduler.compute(0, Outputs::DENSE, vec![text.clone()]));
+        let (busy, others) = tokio::join!(busy, futures_util::future::join_all(others));
+        assert!(busy.is_ok());
+        for answer in others {
+            assert_eq!(answer.map(|answer| answer.made[0].dense.clone()).unwrap(), expected);
+        }
+        // Of 51 texts two differ.
+        if model.metrics.texts.get() - before < 40 {
+            return;
+        }
     }
-    let computed = model.metrics.texts.get() - before;
-    assert!(computed < 40, "{computed} of 51 texts were computed, of which 2 differ");
+    panic!("each of the equal texts was computed");
 }
 
 #[tokio::test(flavor = "multi_thread")]

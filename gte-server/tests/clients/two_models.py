@@ -27,7 +27,7 @@ async def drained():
     """SIGTERM while both models compute: every request gets its response, also those that arrive
     before the listener closes.
     """
-    server = Server(*MODELS, "--threads", "1", "--drain-delay", "2")
+    server = Server(*MODELS, "--threads", "1", "--drain-delay", "6")
     try:
         server.wait_ready()
         async with httpx.AsyncClient(timeout=60) as client:
