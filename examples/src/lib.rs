@@ -19,8 +19,8 @@ pub struct Model {
     /// auto, cpu, cuda:0, cuda:1 …; auto is the first GPU if there is one, and the CPU otherwise.
     #[arg(long, default_value_t = Device::Auto)]
     pub device: Device,
-    /// f32, bf16, int8 (on the CPU), f16 (on a GPU), fp8 (on H100 and H200), or auto. auto is bf16
-    /// if it is computed natively, and f32 otherwise.
+    /// f32, bf16, int8 (on the CPU), f16 (on a GPU), fp8 (on a GPU from Ada and Hopper on), or
+    /// auto. auto is bf16 if it is computed natively, and f32 otherwise.
     #[arg(long, default_value_t)]
     pub precision: Precision,
     /// Number of threads. Default: as many as the process may use.

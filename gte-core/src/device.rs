@@ -126,8 +126,8 @@ pub enum Precision {
     /// computing is no faster than with f32.
     Bf16,
     /// 8-bit floating point numbers (e4m3) with a scale per row, on NVIDIA GPUs of compute
-    /// capability 9.0 (H100, H200); hidden states between the products are bf16. Vectors are less
-    /// accurate than in bf16.
+    /// capability 8.9 or newer (L4, L40S, RTX 4090, H100, H200); hidden states between the products
+    /// are bf16. Vectors are less accurate than in bf16.
     Fp8,
     /// 8-bit integers, on the CPU: weights with one scale per output, and hidden states with one
     /// scale and one zero point per token, chosen from their values while computing. Sums are

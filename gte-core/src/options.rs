@@ -465,9 +465,10 @@ fn format(precision: Precision) -> Result<Option<NumberFormat>> {
         Precision::Int8 => Ok(Some(NumberFormat::Int8)),
         Precision::F32 | Precision::Auto => Ok(None),
         Precision::F16 => Err(not_on("f32, bf16, int8 or auto on the CPU", precision)),
-        Precision::Fp8 => {
-            Err(not_on("f32, bf16, int8 or auto on the CPU: fp8 is for GPUs of compute capability 9.0", precision))
-        }
+        Precision::Fp8 => Err(not_on(
+            "f32, bf16, int8 or auto on the CPU: fp8 is for GPUs of compute capability 8.9 or newer",
+            precision,
+        )),
     }
 }
 

@@ -51,7 +51,8 @@ pub struct Config {
     #[arg(long, env = "GTE_DEVICE", default_value_t = Device::Auto)]
     pub device: Device,
     /// Number type of matrix multiplications: f32, bf16, int8 (on the CPU), f16 (on a GPU), fp8
-    /// (on H100 and H200), or auto. auto is bf16 if it is computed natively, and f32 otherwise
+    /// (on a GPU from Ada and Hopper on), or auto. auto is bf16 if it is computed natively, and
+    /// f32 otherwise
     #[arg(long, env = "GTE_PRECISION", default_value = "auto")]
     pub precision: Precision,
     /// cls, mean or last-token, if the files of a single model do not say which. For several

@@ -22,8 +22,9 @@ pub(crate) struct Resized {
 
 /// Heads of 32, full attention, a table of positions; of 64, windows and rotary positions, norms
 /// before; of 128, causal, grouped heads with norms of their own, RMS norms; of 32 with rotary
-/// positions, token types and a gate.
-pub(crate) fn resized() -> [Resized; 4] {
+/// positions, token types and a gate, in widths for 16 bits and for fp8; of 32, causal, grouped,
+/// rotary positions and biases of queries, keys and values only.
+pub(crate) fn resized() -> [Resized; 6] {
     [
         Resized {
             fixture: "xlmr",
@@ -52,6 +53,20 @@ pub(crate) fn resized() -> [Resized; 4] {
             sizes: &[(48, 64), (144, 192), (45, 88), (90, 176)],
             pooling: Pooling::Cls,
             fp8: false,
+        },
+        Resized {
+            fixture: "new-types2",
+            config: json!({"hidden_size": 64, "num_attention_heads": 2, "intermediate_size": 96, "max_position_embeddings": 512}),
+            sizes: &[(48, 64), (144, 192), (45, 96), (90, 192)],
+            pooling: Pooling::Cls,
+            fp8: true,
+        },
+        Resized {
+            fixture: "qwen2",
+            config: json!({"hidden_size": 64, "num_attention_heads": 2, "num_key_value_heads": 1, "intermediate_size": 80}),
+            sizes: &[(36, 64), (12, 32), (45, 80)],
+            pooling: Pooling::LastToken,
+            fp8: true,
         },
     ]
 }

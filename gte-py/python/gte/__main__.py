@@ -28,7 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     model = argparse.ArgumentParser(add_help=False)
     model.add_argument("--model", default=os.environ.get("GTE_MODEL", "").strip() or "bundled", help="directory, id on a hub such as thenlper/gte-large-zh, or bundled: the small embedding model of this package, for trials (GTE_MODEL; default: %(default)s)")
-    model.add_argument("--precision", default="auto", help="f32, bf16, int8 or auto; on a GPU f16, on H100 and H200 fp8 (default: %(default)s)")
+    model.add_argument("--precision", default="auto", help="f32, bf16, int8 or auto; on a GPU f16, from Ada and Hopper on fp8 (default: %(default)s)")
     model.add_argument("--threads", type=int, help="number of compute threads")
     model.add_argument("--max-length", type=int, help="length in tokens at which texts are truncated")
     model.add_argument("--offline", action="store_true", help="never contact a hub")

@@ -28,15 +28,15 @@ class Embedder(TextModel, Encode):
             ``modelscope:iic/nlp_gte_sentence-embedding_chinese-large``, or ``bundled``: the small
             model for Chinese and English that is part of this package, for trials and tests.
         precision: number type of matrix multiplications: ``"f32"``, ``"bf16"``, ``"int8"`` (on
-            the CPU), ``"f16"`` (on a GPU), ``"fp8"`` (on H100 and H200), or ``"auto"``, which is
-            bf16 if it is computed natively, and f32 otherwise. The attribute ``precision`` holds
-            the result.
+            the CPU), ``"f16"`` (on a GPU), ``"fp8"`` (on a GPU from Ada and Hopper on), or
+            ``"auto"``, which is bf16 if it is computed natively, and f32 otherwise. The attribute
+            ``precision`` holds the result.
         threads: number of compute threads. Default: as many as the CPU affinity and the cgroup of
             the process allow; of a CPU with cores of two kinds, those of the performance cores.
         max_length: length in tokens at which texts are truncated. Default: the model's own limit.
         device: ``"cpu"``, ``"cuda"``, ``"cuda:1"`` …, or ``"auto"``, the default: the first GPU if there
             is one, and the CPU otherwise. The attribute ``device`` holds the result. A GPU computes
-            in f32, f16 and bf16, and needs NVIDIA's driver and cuBLASLt.
+            in f32, f16, bf16 and fp8, and needs NVIDIA's driver and cuBLASLt.
         revision: commit, branch or tag on the hub.
         offline: never contact a hub: the model must be a directory or in the cache.
         pooling: ``"cls"``, ``"mean"`` or ``"last-token"``, if the model's files do not say which.

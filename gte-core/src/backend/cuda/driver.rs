@@ -64,11 +64,22 @@ impl Number {
     }
 }
 
-/// y ← x · weightᵀ + bias, with sums in f32. Results do not depend on `rows`. With scales, x and
-/// weight are e4m3, and each sum is multiplied by the scales of its row and of its output.
+/// Where the scales of e4m3 are applied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fp8 {
+    /// In the product, which has a scale per row of both operands.
+    InProduct,
+    /// In the kernel that reads the product's sums.
+    AfterProduct,
+}
+
+/// y ← x · weightᵀ + bias, with sums in f32. Results do not depend on `rows`. With scales, which
+/// only e4m3 has, each sum is multiplied by those of its row and of its output.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Product {
+    /// The type of y and bias, and of x and weight unless they are e4m3.
     pub(super) number: Number,
+    pub(super) e4m3: bool,
     pub(super) x: Pointer,                   // (rows × inputs)
     pub(super) weight: Pointer,              // (outputs × inputs)
     pub(super) scales: Option<[Pointer; 2]>, // f32 (rows) and f32 (outputs)
@@ -87,8 +98,8 @@ pub(super) struct Product {
 pub(super) trait Driver: Send + Sync {
     fn properties(&self) -> &Properties;
     fn memory(&self) -> Result<Memory>;
-    /// Why this device cannot compute products of e4m3 with a scale per row, if it cannot.
-    fn without_fp8(&self) -> Option<String>;
+    /// Where the scales of e4m3 are applied on this device, or why it has no products of e4m3.
+    fn fp8(&self) -> std::result::Result<Fp8, String>;
     /// The share of the last moments in which the device computed, if it is known.
     fn utilization(&self) -> Option<f32>;
 

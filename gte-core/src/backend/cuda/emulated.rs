@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use half::{bf16, f16};
 use libloading::Library;
 
-use super::driver::{Driver, Geometry, Graph, Memory, Number, Pointer, Product, Properties, Stream};
+use super::driver::{Driver, Fp8, Geometry, Graph, Memory, Number, Pointer, Product, Properties, Stream};
 use super::e4m3;
 use crate::error::{Error, Result};
 use crate::profile::KernelTime;
@@ -22,8 +22,12 @@ use crate::profile::KernelTime;
 /// `gte_emulator_launch` of `emulator/library.cpp`.
 type Entry = unsafe extern "C" fn(*const c_char, c_uint, c_uint, c_uint, usize, *mut *mut c_void) -> c_int;
 
-/// The emulated GPU of this process, if a test has installed one.
-static GPU: OnceLock<Arc<Emulated>> = OnceLock::new();
+/// The emulated GPUs of this process, if a test has installed them.
+static GPUS: OnceLock<[Arc<Emulated>; 2]> = OnceLock::new();
+
+/// The compute capability of the second one, times ten: Ada's, where products of e4m3 have no scale
+/// per row.
+const ADA: u32 = 89;
 
 /// Settings of an emulated GPU.
 #[derive(Clone, Copy, Debug)]
@@ -42,29 +46,29 @@ impl Default for Emulation {
     }
 }
 
-/// Makes `Device::Cuda(0)` of this process an emulated GPU. `library` is the shared library of the
-/// kernels. Further calls return the GPU of the first call.
+/// Makes `Device::Cuda(0)` of this process an emulated GPU, and `Device::Cuda(1)` another one of
+/// compute capability 8.9. `library` is the shared library of the kernels. Returns the first one.
+/// Further calls return that of the first call.
 ///
 /// # Errors
 /// [`Error::Device`] if the library cannot be loaded.
 pub fn install(library: &Path, settings: Emulation) -> Result<&'static Emulated> {
-    if GPU.get().is_none() {
-        let made = Arc::new(Emulated::new(library, settings)?);
-        let _ = GPU.set(made);
+    if GPUS.get().is_none() {
+        let ada = Emulation { capability: ADA, ..settings };
+        let made = [Emulated::new(library, 0, settings)?, Emulated::new(library, 1, ada)?];
+        let _ = GPUS.set(made.map(Arc::new));
     }
-    GPU.get().map(|gpu| &**gpu).ok_or_else(|| failed("no emulator".into()))
+    GPUS.get().map(|gpus| &*gpus[0]).ok_or_else(|| failed("cuda:0", "no emulator".into()))
 }
 
-/// The emulated GPU of number 0.
+/// The emulated GPU of this number.
 pub(super) fn driver(number: usize) -> Option<Arc<dyn Driver>> {
-    GPU.get().filter(|_| number == 0).map(|gpu| gpu.clone() as Arc<dyn Driver>)
+    GPUS.get()?.get(number).map(|gpu| gpu.clone() as Arc<dyn Driver>)
 }
 
-fn failed(reason: String) -> Error {
-    Error::Device { device: LABEL.into(), reason }
+fn failed(label: &str, reason: String) -> Error {
+    Error::Device { device: label.into(), reason }
 }
-
-const LABEL: &str = "cuda:0";
 
 /// At least as many arguments as any kernel has.
 const MOST_ARGUMENTS: usize = 16;
@@ -107,8 +111,9 @@ impl std::fmt::Debug for Emulated {
 }
 
 impl Emulated {
-    fn new(path: &Path, settings: Emulation) -> Result<Self> {
-        let error = |e: libloading::Error| failed(format!("{}: {e}", path.display()));
+    fn new(path: &Path, number: usize, settings: Emulation) -> Result<Self> {
+        let label = format!("cuda:{number}");
+        let error = |e: libloading::Error| failed(&label, format!("{}: {e}", path.display()));
         // SAFETY: the library is our own and does nothing when it is loaded; the function has this
         // type (`library.cpp`).
         let (library, entry) = unsafe {
@@ -120,7 +125,7 @@ impl Emulated {
             _library: library,
             entry,
             properties: Properties {
-                label: LABEL.into(),
+                label,
                 name: "emulated GPU".into(),
                 capability: settings.capability,
                 apart: settings.apart,
@@ -160,23 +165,31 @@ impl Emulated {
 
     fn alive(&self) -> Result<()> {
         match self.lost.load(Ordering::Relaxed) {
-            true => Err(Error::DeviceLost { device: LABEL.into(), reason: "it has fallen off the bus".into() }),
+            true => Err(Error::DeviceLost {
+                device: self.properties.label.clone(),
+                reason: "it has fallen off the bus".into(),
+            }),
             false => Ok(()),
         }
+    }
+
+    fn failed(&self, reason: &str) -> Error {
+        failed(&self.properties.label, reason.into())
     }
 
     fn acquire(&self, bytes: usize, of_device: bool) -> Result<*mut u8> {
         self.alive()?;
         let mut state = self.state();
+        let full = || Error::DeviceMemory { device: self.properties.label.clone(), bytes };
         if of_device && state.used + bytes > self.memory.load(Ordering::Relaxed) {
-            return Err(Error::DeviceMemory { device: LABEL.into(), bytes });
+            return Err(full());
         }
         let layout = layout(bytes);
         // SAFETY: the size is not 0, and the bytes are written before they are read.
         let pointer = unsafe {
             let pointer = alloc(layout);
             if pointer.is_null() {
-                return Err(Error::DeviceMemory { device: LABEL.into(), bytes });
+                return Err(full());
             }
             std::ptr::write_bytes(pointer, if of_device { 0xFF } else { 0 }, layout.size());
             pointer
@@ -206,7 +219,7 @@ impl Emulated {
                 return Ok(());
             }
             Some(None) => {}
-            None => return Err(failed("no such stream".into())),
+            None => return Err(self.failed("no such stream")),
         }
         drop(state);
         self.run(&work)
@@ -231,6 +244,7 @@ impl Emulated {
                 kernel.clone()
             }
             Work::Product(product) => {
+                self.supports(product)?;
                 multiply(product);
                 format!("product {} → {}", product.inputs, product.outputs)
             }
@@ -242,8 +256,21 @@ impl Emulated {
         Ok(())
     }
 
+    /// Refuses what cuBLASLt refuses of products of e4m3 (`nvidia/products.rs`).
+    fn supports(&self, product: &Product) -> Result<()> {
+        let Product { number, e4m3, x, weight, scales, y, inputs, outputs, .. } = *product;
+        let aligned = [x, weight, y].into_iter().all(|pointer| pointer.is_multiple_of(16));
+        let sizes = inputs.is_multiple_of(16) && (outputs * number.bytes()).is_multiple_of(16);
+        match (e4m3, self.fp8()) {
+            (false, _) if scales.is_none() => Ok(()),
+            (true, Ok(Fp8::InProduct)) if aligned && sizes => Ok(()),
+            (true, Ok(Fp8::AfterProduct)) if aligned && sizes && scales.is_none() => Ok(()),
+            _ => Err(self.failed(&format!("CUBLAS_STATUS_NOT_SUPPORTED: {product:?}"))),
+        }
+    }
+
     fn call(&self, kernel: &str, geometry: Geometry, arguments: &[u64]) -> Result<()> {
-        let name = CString::new(kernel).map_err(|e| failed(e.to_string()))?;
+        let name = CString::new(kernel).map_err(|e| self.failed(&e.to_string()))?;
         let mut words = arguments.to_vec();
         let mut pointers: Vec<*mut c_void> = words.iter_mut().map(|word| std::ptr::from_mut(word).cast()).collect();
         let (x, y) = geometry.blocks;
@@ -261,7 +288,7 @@ impl Emulated {
         };
         match code {
             0 => Ok(()),
-            _ => Err(failed(format!("no kernel `{kernel}`"))),
+            _ => Err(self.failed(&format!("no kernel `{kernel}`"))),
         }
     }
 }
@@ -300,17 +327,11 @@ fn multiply(product: &Product) {
         // SAFETY: as above; scales are f32.
         unsafe { std::slice::from_raw_parts(pointer as *const f32, count).to_vec() }
     };
-    let (x, weight, of_rows, of_outputs) = match product.scales {
-        Some([of_rows, of_outputs]) => (
-            of_e4m3(product.x, rows * inputs),
-            of_e4m3(product.weight, outputs * inputs),
-            scales(of_rows, rows),
-            scales(of_outputs, outputs),
-        ),
-        None => {
-            let (x, weight) = (read(product.x, rows * inputs), read(product.weight, outputs * inputs));
-            (x, weight, vec![1.0; rows], vec![1.0; outputs])
-        }
+    let operand = |pointer, count| if product.e4m3 { of_e4m3(pointer, count) } else { read(pointer, count) };
+    let (x, weight) = (operand(product.x, rows * inputs), operand(product.weight, outputs * inputs));
+    let (of_rows, of_outputs) = match product.scales {
+        Some([of_rows, of_outputs]) => (scales(of_rows, rows), scales(of_outputs, outputs)),
+        None => (vec![1.0; rows], vec![1.0; outputs]),
     };
     let bias = if product.bias == 0 { vec![0.0; outputs] } else { read(product.bias, outputs) };
     let sums = x.chunks_exact(inputs).zip(of_rows).flat_map(|(x, of_row)| {
@@ -346,8 +367,12 @@ impl Driver for Emulated {
         Ok(Memory { free: total.saturating_sub(self.state().used), total })
     }
 
-    fn without_fp8(&self) -> Option<String> {
-        None
+    fn fp8(&self) -> std::result::Result<Fp8, String> {
+        match self.properties.capability {
+            90 => Ok(Fp8::InProduct),
+            ADA.. => Ok(Fp8::AfterProduct),
+            _ => Err("it has no product of e4m3".into()),
+        }
     }
 
     fn utilization(&self) -> Option<f32> {
@@ -415,7 +440,7 @@ impl Driver for Emulated {
                 *recorded = Some(Vec::new());
                 Ok(())
             }
-            _ => Err(failed("a recording within a recording".into())),
+            _ => Err(self.failed("a recording within a recording")),
         }
     }
 
@@ -423,7 +448,7 @@ impl Driver for Emulated {
         self.alive()?;
         let mut state = self.state();
         let recorded = state.streams.get_mut(&stream.0).and_then(Option::take);
-        let recorded = recorded.ok_or_else(|| failed("nothing is being recorded".into()))?;
+        let recorded = recorded.ok_or_else(|| self.failed("nothing is being recorded"))?;
         state.next += 1;
         let graph = state.next;
         state.graphs.insert(graph, Arc::new(recorded));
@@ -436,7 +461,7 @@ impl Driver for Emulated {
         state.repeats += 1;
         let recorded = state.graphs.get(&graph.0).cloned();
         drop(state);
-        recorded.ok_or_else(|| failed("no such graph".into()))?.iter().try_for_each(|work| self.run(work))
+        recorded.ok_or_else(|| self.failed("no such graph"))?.iter().try_for_each(|work| self.run(work))
     }
 
     unsafe fn forget(&self, graph: Graph) {

@@ -2,10 +2,11 @@
 //! buffers are large enough. The kernels' own files (`kernels/*.cu`) say what they do.
 
 use std::ops::Deref;
+use std::sync::Arc;
 
 use super::driver::{Geometry, Number, Pointer, Product, Stream};
 use super::load::Residual;
-use super::memory::{Place, Resident};
+use super::memory::{Buffer, Place, Resident};
 use super::{Dense, Driver, Norm};
 use crate::error::Result;
 use crate::kernels::{Activation, Mask};
@@ -17,6 +18,14 @@ pub(super) struct Start<'a> {
     pub(super) driver: &'a dyn Driver,
     pub(super) stream: Stream,
     pub(super) number: Number,
+}
+
+/// What a product has written, and what is left for the kernel that reads it.
+#[derive(Clone)]
+pub(super) struct Sums {
+    pub(super) values: Arc<Buffer>,                          // (rows × outputs)
+    pub(super) scales: Option<(Arc<Buffer>, Arc<Resident>)>, // f32 (rows) and f32 (outputs)
+    pub(super) bias: Option<Arc<Resident>>,                  // f32 (outputs)
 }
 
 /// Memory by reference, or null.
@@ -120,6 +129,15 @@ impl Start<'_> {
         self.number.bytes()
     }
 
+    /// The four arguments that are `Sums` in a kernel.
+    fn sums(&self, sums: Option<&Sums>, rows: usize, outputs: usize) -> [u64; 4] {
+        let Some(Sums { values, scales, bias }) = sums else { return [0; 4] };
+        let [of_rows, of_outputs] =
+            scales.as_ref().map_or([0; 2], |(x, weight)| [at(Some(x), 4 * rows), at(Some(weight), 4 * outputs)]);
+        let bias = at(bias.as_ref().map(|bias| bias as _), 4 * outputs);
+        [at(Some(values), self.size() * rows * outputs), of_rows, of_outputs, bias]
+    }
+
     /// `ids`, `positions` and `types` are as in [`Addresses`](super::texts::Addresses). The engine
     /// has checked the ids.
     pub(super) fn embed(
@@ -162,7 +180,7 @@ impl Start<'_> {
     #[allow(clippy::too_many_arguments, reason = "the kernel's own")]
     pub(super) fn add_norm(
         &self,
-        x: Memory<'_>,
+        x: Option<&Sums>,
         residual: Memory<'_>,
         stream: Memory<'_>,
         operand: Memory<'_>,
@@ -173,8 +191,12 @@ impl Start<'_> {
     ) -> Result<()> {
         let (gamma, beta, eps) = parts(norm, width);
         let (wide, own) = (4 * rows * width, self.size() * rows * width);
+        let [x, of_rows, of_outputs, bias] = self.sums(x, rows, width);
         let arguments = [
-            at(x, own),
+            x,
+            of_rows,
+            of_outputs,
+            bias,
             at(residual, wide),
             at(stream, wide),
             at(operand, own),
@@ -189,26 +211,28 @@ impl Start<'_> {
     }
 
     /// The activation after the MLP's first product: `y` is (rows × inner).
-    pub(super) fn activate(
-        &self,
-        x: &dyn Place,
-        bias: Memory<'_>,
-        y: &dyn Place,
-        spec: &MlpSpec,
-        rows: usize,
-    ) -> Result<()> {
-        let width = spec.inner;
-        let halves = if spec.gate == Gate::None { 1 } else { 2 };
-        let (x, bias) = (at(Some(x), self.size() * halves * rows * width), at(bias, 4 * halves * width));
-        let y = at(Some(y), self.size() * rows * width);
-        let (blocks, activation) = ((rows, width.div_ceil(1024)), of_activation(spec.activation));
-        match spec.gate {
-            Gate::None => self.launch(&self.typed("activate"), blocks, 128, &[x, bias, y, activation, int(width)]),
-            Gate::First | Gate::Second => {
-                let second = u64::from(spec.gate == Gate::Second);
-                self.launch(&self.typed("gate"), blocks, 128, &[x, bias, y, activation, second, int(width)])
-            }
+    pub(super) fn activate(&self, sums: &Sums, y: &dyn Place, spec: &MlpSpec, rows: usize) -> Result<()> {
+        let (width, activation) = (spec.inner, of_activation(spec.activation));
+        if spec.gate == Gate::None {
+            return self.activate_rows(sums, y, activation, rows, width);
         }
+        let [x, of_rows, of_outputs, bias] = self.sums(Some(sums), rows, 2 * width);
+        let y = at(Some(y), self.size() * rows * width);
+        let second = u64::from(spec.gate == Gate::Second);
+        let arguments = [x, of_rows, of_outputs, bias, y, activation, second, int(width)];
+        self.launch(&self.typed("gate"), (rows, width.div_ceil(1024)), 128, &arguments)
+    }
+
+    /// Does in place what is left to do with the sums of a product.
+    pub(super) fn finish(&self, sums: &Sums, rows: usize, width: usize) -> Result<()> {
+        self.activate_rows(sums, &sums.values, of_activation(Activation::None), rows, width)
+    }
+
+    fn activate_rows(&self, sums: &Sums, y: &dyn Place, activation: u64, rows: usize, width: usize) -> Result<()> {
+        let [x, of_rows, of_outputs, bias] = self.sums(Some(sums), rows, width);
+        let y = at(Some(y), self.size() * rows * width);
+        let arguments = [x, of_rows, of_outputs, bias, y, activation, int(width)];
+        self.launch(&self.typed("activate"), (rows, width.div_ceil(1024)), 128, &arguments)
     }
 
     /// Norms of heads and rotary positions, in place. `tables`: cosines and sines; `norms`: of
@@ -358,20 +382,24 @@ impl Start<'_> {
         self.launch("quantize_fp8", (rows, 1), 128, &[x, codes, at(Some(scales), 4 * rows), int(width)])
     }
 
-    /// y ← x · weightᵀ + bias. With scales, those of the rows of x and of weight, both are e4m3.
+    /// y ← x · weightᵀ + bias. `e4m3` is whether x and weight are that; only then they can have
+    /// scales, one per row of each.
+    #[allow(clippy::too_many_arguments, reason = "the product's own")]
     pub(super) fn product(
         &self,
         x: &dyn Place,
         weight: &dyn Place,
+        e4m3: bool,
         scales: Option<[&dyn Place; 2]>,
         bias: Memory<'_>,
         y: &dyn Place,
         (rows, inputs, outputs): (usize, usize, usize),
     ) -> Result<()> {
         let size = self.size();
-        let read = if scales.is_some() { 1 } else { size };
+        let read = if e4m3 { 1 } else { size };
         let product = Product {
             number: self.number,
+            e4m3,
             x: at(Some(x), read * rows * inputs),
             weight: at(Some(weight), read * outputs * inputs),
             scales: scales.map(|[x, weight]| [at(Some(x), 4 * rows), at(Some(weight), 4 * outputs)]),

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 
-use super::driver::{Driver, Number, Properties};
+use super::driver::{Driver, Fp8, Number, Properties};
 use super::e4m3;
 use super::memory::Resident;
 use crate::dense;
@@ -17,7 +17,8 @@ use crate::models::{
 };
 use crate::weights::{Tensor, Values, Weights};
 
-/// The number type of products for `precision`, and the precision that `Auto` means.
+/// The number type of products for `precision`, the precision that `Auto` means, and where the
+/// scales of fp8 are applied. `fp8` asks the driver.
 ///
 /// # Errors
 /// [`Error::InvalidOption`] if the card or the sizes of the model do not support it.
@@ -25,8 +26,8 @@ pub(super) fn number(
     precision: Precision,
     architecture: &Architecture,
     properties: &Properties,
-    without_fp8: impl FnOnce() -> Option<String>,
-) -> Result<(Number, Precision)> {
+    fp8: impl FnOnce() -> std::result::Result<Fp8, String>,
+) -> Result<(Number, Precision, Option<Fp8>)> {
     let refused = |why: String| Error::InvalidOption {
         option: "precision",
         value: precision.to_string(),
@@ -36,24 +37,25 @@ pub(super) fn number(
         80.. => Ok(()),
         _ => Err(format!("{} has no tensor cores for bf16: choose f16 or f32", properties.name)),
     };
+    let mut scales = None;
     let chosen = match precision {
         Precision::F32 => (Number::F32, precision),
         Precision::F16 => (Number::F16, precision),
         Precision::Bf16 => (Number::Bf16, precision),
         // Everything but the products' operands is bf16.
-        Precision::Fp8 => match properties.capability {
-            90.. => match without_fp8() {
-                None => (Number::Bf16, precision),
-                Some(why) => return Err(refused(format!("{why}: choose bf16"))),
-            },
-            _ => {
-                let name = &properties.name;
+        Precision::Fp8 => {
+            let (name, capability) = (&properties.name, properties.capability);
+            if capability < 89 {
+                let (major, minor) = (capability / 10, capability % 10);
                 return Err(refused(format!(
-                    "fp8 requires compute capability 9.0 (H100, H200), and {name} has one scale per matrix, with which a \
-                     text's vector would depend on its batch: choose bf16"
+                    "fp8 requires compute capability 8.9 or newer (L4, L40S, RTX 4090, H100), and {name} has {major}.{minor}: \
+                     choose {}",
+                    if bf16().is_ok() { "bf16" } else { "f16" }
                 )));
             }
-        },
+            scales = Some(fp8().map_err(|why| refused(format!("{why}: choose bf16")))?);
+            (Number::Bf16, precision)
+        }
         Precision::Auto if bf16().is_ok() && fits(Number::Bf16, architecture).is_ok() => {
             (Number::Bf16, Precision::Bf16)
         }
@@ -69,7 +71,7 @@ pub(super) fn number(
         Some(width) => {
             Err(refused(format!("in fp8 widths that are multiples of 16, and this model has {width}: choose bf16")))
         }
-        None => Ok(chosen),
+        None => Ok((chosen.0, chosen.1, scales)),
     }
 }
 
@@ -169,10 +171,10 @@ impl Embedding {
 
 /// A linear layer.
 pub(crate) struct Linear {
-    pub(super) weight: Resident,            // (outputs × inputs), in e4m3 if there are scales
-    pub(super) scales: Option<Resident>,    // f32 (outputs)
-    pub(super) bias: Option<Resident>,      // (outputs), in the type of products
-    pub(super) wide_bias: Option<Resident>, // the same in f32
+    pub(super) weight: Resident,              // (outputs × inputs), in e4m3 if there are scales
+    pub(super) scales: Option<Arc<Resident>>, // f32 (outputs)
+    pub(super) bias: Option<Resident>,        // (outputs), in the type of products
+    pub(super) wide_bias: Option<Arc<Resident>>, // the same in f32
     pub(super) inputs: usize,
     pub(super) outputs: usize,
 }
@@ -206,10 +208,11 @@ impl Linear {
             let tensor = Tensor { shape: vec![bias.len()], values: Values::F32(bias.to_vec()) };
             Resident::new(driver, &bytes_in(number, tensor, &format!("{}.bias", names[0]))?)
         };
+        let shared = |values: &[f32]| Resident::new(driver, bytemuck::cast_slice(values)).map(Arc::new);
         Ok(Self {
             weight: Resident::new(driver, &weight)?,
-            scales: fp8.then(|| Resident::new(driver, bytemuck::cast_slice(&scales))).transpose()?,
-            wide_bias: biased.then(|| Resident::new(driver, bytemuck::cast_slice(&bias))).transpose()?,
+            scales: fp8.then(|| shared(&scales)).transpose()?,
+            wide_bias: biased.then(|| shared(&bias)).transpose()?,
             bias: biased.then(|| own(&bias)).transpose()?,
             inputs,
             outputs,
@@ -353,19 +356,24 @@ mod tests {
             (architecture.hidden, architecture.attention.head_dim, architecture.mlp.inner) = (64, 32, 112);
             architecture
         };
-        let asked = |capability: u32, inner: usize, without_fp8: Option<&str>| {
+        let asked = |capability: u32, inner: usize, fp8: std::result::Result<Fp8, &str>| {
             let (label, name) = ("cuda:0".into(), "the card".into());
             let properties = Properties { label, name, capability, apart: false };
             let mut architecture = architecture("bge-m3");
             architecture.mlp.inner = inner;
-            let found = number(Precision::Fp8, &architecture, &properties, || without_fp8.map(str::to_owned));
+            let found = number(Precision::Fp8, &architecture, &properties, || fp8.map_err(str::to_owned));
             found.map_err(|error| error.to_string())
         };
-        assert_eq!(asked(90, 112, None).unwrap(), (Number::Bf16, Precision::Fp8));
+        let (inside, after) = (Ok(Fp8::InProduct), Ok(Fp8::AfterProduct));
+        for (capability, fp8) in [(90, inside), (90, after), (89, after), (120, after)] {
+            assert_eq!(asked(capability, 112, fp8).unwrap(), (Number::Bf16, Precision::Fp8, fp8.ok()));
+        }
         let refused = [
-            (asked(89, 112, None), ["compute capability 9.0", "depend on its batch", "choose bf16"]),
-            (asked(120, 112, Some("a library of 2024")), ["a library of 2024", "cuda:0", "choose bf16"]),
-            (asked(90, 104, None), ["multiples of 16", "104", "choose bf16"]),
+            (asked(86, 112, inside), ["compute capability 8.9", "the card has 8.6", "choose bf16"]),
+            (asked(75, 112, inside), ["compute capability 8.9", "the card has 7.5", "choose f16"]),
+            (asked(89, 112, Err("a library of 2022")), ["a library of 2022", "cuda:0", "choose bf16"]),
+            (asked(90, 104, inside), ["multiples of 16", "104", "choose bf16"]),
+            (asked(89, 104, after), ["multiples of 16", "104", "choose bf16"]),
         ];
         for (found, words) in refused {
             let error = found.unwrap_err();

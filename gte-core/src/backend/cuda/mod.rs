@@ -27,9 +27,9 @@ use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use self::driver::{Driver, Number};
+use self::driver::{Driver, Fp8, Number};
 use self::lane::{Lane, Lanes};
-use self::launches::{Start, Tables};
+use self::launches::{Start, Sums, Tables};
 pub(crate) use self::load::{Attention, Dense, Embedding, Linear, Norm, Ropes};
 use self::memory::{Buffer, Pinned, Place};
 use self::texts::{Addresses, Asked, Layout, Shape};
@@ -46,7 +46,7 @@ use crate::weights::Weights;
 pub(crate) struct Cuda {
     driver: Arc<dyn Driver>,
     number: Number,
-    fp8: bool, // whether products read e4m3
+    fp8: Option<Fp8>, // of products that read e4m3
     lanes: Arc<Lanes>,
     asked: OnceLock<Asked>,
     ropes: Ropes,
@@ -102,7 +102,7 @@ pub(crate) struct Hidden {
 #[derive(Clone)]
 enum State {
     /// x + residual, which have not been added yet.
-    Sum { x: Rows, residual: Rows },
+    Sum { x: Sums, residual: Rows },
     /// In f32, and in the form that a product reads if that has been computed already.
     Ready { stream: Rows, operand: Option<Rows> },
 }
@@ -152,8 +152,14 @@ impl Cuda {
     /// does not support.
     pub(crate) fn new(number: usize, precision: Precision, architecture: &Architecture) -> Result<(Self, Precision)> {
         let driver = open(number)?;
-        let (number, precision) = load::number(precision, architecture, driver.properties(), || driver.without_fp8())?;
-        let fp8 = precision == Precision::Fp8;
+        let properties = driver.properties();
+        let (number, precision, fp8) = load::number(precision, architecture, properties, || driver.fp8())?;
+        if fp8 == Some(Fp8::AfterProduct) {
+            tracing::info!(
+                device = properties.label,
+                "its cuBLASLt has no scale per row for fp8: our kernels scale after products"
+            );
+        }
         let lanes = Arc::new(Lanes::new(&driver));
         let records = AtomicBool::new(!driver.properties().apart);
         let cuda = Self {
@@ -235,8 +241,8 @@ impl Cuda {
         Self::hidden(batch, rows, width, State::Ready { stream, operand })
     }
 
-    /// norm(added + residual), where `added` is the result of a product.
-    fn summed(&self, added: Rows, residual: &Hidden, norm: Option<&Norm>) -> Result<Hidden> {
+    /// norm(added + residual), where `added` is what a product has written.
+    fn summed(&self, added: Sums, residual: &Hidden, norm: Option<&Norm>) -> Result<Hidden> {
         let (batch, rows, width) = (&residual.batch, residual.rows, residual.width);
         let residual = self.stream(residual)?;
         let Some(norm) = norm else {
@@ -306,20 +312,25 @@ impl Cuda {
         }
     }
 
-    /// x · weightᵀ, with or without the layer's bias.
-    fn product(&self, batch: &OnDevice, x: &Rows, rows: usize, layer: &Linear, biased: bool) -> Result<Rows> {
+    /// x · weightᵀ. `biased` is whether the product adds the layer's bias. If not, or if it cannot,
+    /// that is left.
+    fn product(&self, batch: &OnDevice, x: &Rows, rows: usize, layer: &Linear, biased: bool) -> Result<Sums> {
         let y = self.own(batch, rows, layer.outputs)?;
-        let bias = layer.bias.as_ref().filter(|_| biased).map(|bias| bias as &dyn Place);
         let (start, sizes) = (self.start(batch), (rows, layer.inputs, layer.outputs));
-        let Some(scales) = &layer.scales else {
-            start.product(x, &layer.weight, None, bias, &y, sizes)?;
-            return Ok(y);
+        let biased = biased && self.fp8 != Some(Fp8::AfterProduct);
+        let bias = layer.bias.as_ref().filter(|_| biased).map(|bias| bias as &dyn Place);
+        let left = layer.wide_bias.as_ref().filter(|_| !biased).cloned();
+        let Some(of_outputs) = &layer.scales else {
+            start.product(x, &layer.weight, false, None, bias, &y, sizes)?;
+            return Ok(Sums { values: y, scales: None, bias: left });
         };
         let codes = batch.lane.buffer(rows * layer.inputs, batch.recording.is_some())?;
         let of_rows = self.wide(batch, rows, 1)?;
         start.quantize_fp8(x, &codes, &of_rows, rows, layer.inputs)?;
-        start.product(&codes, &layer.weight, Some([&of_rows, scales]), bias, &y, sizes)?;
-        Ok(y)
+        let inside = self.fp8 == Some(Fp8::InProduct);
+        let scales = inside.then_some([&of_rows as &dyn Place, of_outputs]);
+        start.product(&codes, &layer.weight, true, scales, bias, &y, sizes)?;
+        Ok(Sums { values: y, scales: (!inside).then(|| (of_rows, of_outputs.clone())), bias: left })
     }
 }
 
@@ -341,7 +352,7 @@ impl Backend for Cuda {
     }
 
     fn load_linear(&self, weights: &Weights, names: &[String], bias: bool) -> Result<Linear> {
-        Linear::load(&self.driver, (self.number, self.fp8), weights, names, bias)
+        Linear::load(&self.driver, (self.number, self.fp8.is_some()), weights, names, bias)
     }
 
     fn load_norm(&self, weights: &Weights, name: &str, spec: &NormSpec) -> Result<Norm> {
@@ -393,8 +404,12 @@ impl Backend for Cuda {
     ) -> Result<(Operand, Projected)> {
         let (batch, rows, spec) = (&x.batch, x.rows, &attention.spec);
         let operand = self.operand(x, norm)?;
-        let values = self.product(batch, &operand, rows, qkv, true)?;
         let start = self.start(batch);
+        let sums = self.product(batch, &operand, rows, qkv, true)?;
+        if sums.scales.is_some() {
+            start.finish(&sums, rows, qkv.outputs)?;
+        }
+        let values = sums.values;
         let first = before.map_or(0, |before| before.rows);
         let (norms, tables) = (attention.head_norms.as_ref(), attention.rope.as_deref());
         if norms.is_some() || tables.is_some() {
@@ -427,8 +442,7 @@ impl Backend for Cuda {
         // The kernel of the activation adds the bias, in f32.
         let both = self.product(batch, &operand, rows, up, false)?;
         let inner = self.own(batch, rows, spec.inner)?;
-        let bias = up.wide_bias.as_ref().map(|bias| bias as &dyn Place);
-        self.start(batch).activate(&both, bias, &inner, spec, rows)?;
+        self.start(batch).activate(&both, &inner, spec, rows)?;
         drop(both);
         let added = self.product(batch, &inner, rows, down, true)?;
         *x = self.summed(added, x, after)?;
@@ -442,8 +456,8 @@ impl Backend for Cuda {
             State::Sum { x, residual } => (Some(x), Some(residual)),
         };
         let stream = self.wide(batch, rows, width)?;
-        let (added, residual) = (added.as_ref().map(|x| x as _), residual.as_ref().map(|r| r as _));
-        self.start(batch).add_norm(added, residual, Some(&stream), None, Some(norm), true, rows, width)?;
+        let residual = residual.as_ref().map(|r| r as _);
+        self.start(batch).add_norm(added.as_ref(), residual, Some(&stream), None, Some(norm), true, rows, width)?;
         *locked(&x.state) = State::Ready { stream, operand: None };
         Ok(())
     }
@@ -463,7 +477,7 @@ impl Backend for Cuda {
         let start = Start { number: Number::F32, ..self.start(batch) };
         if layer.is_product {
             let bias = layer.bias.as_ref().map(|bias| bias as &dyn Place);
-            start.product(&stream, &layer.weight, None, bias, &y, (rows, layer.inputs, outputs))?;
+            start.product(&stream, &layer.weight, false, None, bias, &y, (rows, layer.inputs, outputs))?;
         } else {
             start.dense(&stream, layer, &y, rows)?;
         }

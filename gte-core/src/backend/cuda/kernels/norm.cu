@@ -4,13 +4,14 @@
 // written once. Launch with (rows) blocks of ⌈width / 256⌉ · 32 threads, up to 1,024.
 #include "norm.cuh"
 
-/// y = x + residual, z = norm(y). Either of the two inputs may be null, and either of the two
-/// outputs: `stream`, which is f32 and becomes z if `stream_is_normed` and y otherwise, and
-/// `operand`, which becomes z in the type of products. This covers norms before and after a layer.
+/// y = x + residual, z = norm(y). Either of the two inputs may be null (of x, its values), and
+/// either of the two outputs: `stream`, which is f32 and becomes z if `stream_is_normed` and y
+/// otherwise, and `operand`, which becomes z in the type of products. This covers norms before and
+/// after a layer.
 ///
 /// `stream` may be `residual`.
 template <class T>
-DEVICE void add_norm(const T* x, const float* residual, float* stream, T* operand, const float* gamma,
+DEVICE void add_norm(const Sums<T>& x, const float* residual, float* stream, T* operand, const float* gamma,
                      const float* beta, float eps, int norm, int stream_is_normed, int width) {
     constexpr int V = VECTOR<T>;
     const size_t row = (size_t)blockIdx.x * width;
@@ -21,8 +22,8 @@ DEVICE void add_norm(const T* x, const float* residual, float* stream, T* operan
         const int column = column_of<V>(thread, threads, i);
         if (column >= width)
             continue;
-        if (x)
-            load<V>(v + i, x + row + column);
+        if (x.values)
+            load<V>(v + i, x, blockIdx.x, width, column);
         if (residual) {
             float r[V];
             load<V>(r, residual + row + column);
@@ -46,11 +47,14 @@ DEVICE void add_norm(const T* x, const float* residual, float* stream, T* operan
     }
 }
 
+// Scales and bias may be null, as in `Sums`.
 #define ADD_NORM(T)                                                                                               \
     KERNEL(1024)                                                                                                  \
-    add_norm_##T(const T* x, const float* residual, float* stream, T* operand, const float* gamma,               \
-                 const float* beta, float eps, int norm, int stream_is_normed, int width) {                      \
-        add_norm(x, residual, stream, operand, gamma, beta, eps, norm, stream_is_normed, width);                  \
+    add_norm_##T(const T* x, const float* of_rows, const float* of_columns, const float* bias,                   \
+                 const float* residual, float* stream, T* operand, const float* gamma, const float* beta,        \
+                 float eps, int norm, int stream_is_normed, int width) {                                         \
+        add_norm<T>({x, of_rows, of_columns, bias}, residual, stream, operand, gamma, beta, eps, norm,            \
+                    stream_is_normed, width);                                                                     \
     }
 
 using f32 = float;

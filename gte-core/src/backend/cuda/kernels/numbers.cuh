@@ -63,6 +63,37 @@ template <int V, class T> DEVICE void store(T* to, const float* v) {
     }
 }
 
+/// The sums of a product, (rows × width), and what is left to do with them: a scale per row and one
+/// per column, and a bias per column. Each of the last three is null where nothing is left; scales
+/// are of sums of e4m3 that cuBLASLt has not scaled, and both of them are null or neither.
+template <class T> struct Sums {
+    const T* values;
+    const float* of_rows;
+    const float* of_columns;
+    const float* bias;
+};
+
+/// v = sum · (scale of its column) · (scale of its row) + bias for V columns of a row. A scale of
+/// e4m3 is at least 2^-109, so a product of two could vanish where the result does not.
+template <int V, class T> DEVICE void load(float* v, const Sums<T>& sums, size_t row, int width, int column) {
+    load<V>(v, sums.values + row * width + column);
+    if (sums.of_columns) {
+        const float of_row = sums.of_rows[row];
+        float s[V];
+        load<V>(s, sums.of_columns + column);
+#pragma unroll
+        for (int j = 0; j < V; j++)
+            v[j] = v[j] * s[j] * of_row;
+    }
+    if (sums.bias) {
+        float b[V];
+        load<V>(b, sums.bias + column);
+#pragma unroll
+        for (int j = 0; j < V; j++)
+            v[j] += b[j];
+    }
+}
+
 /// The sum over a warp, the same bits in every lane.
 DEVICE float warp_sum(float x) {
     for (int mask = 16; mask > 0; mask /= 2)

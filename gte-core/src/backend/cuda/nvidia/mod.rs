@@ -16,7 +16,7 @@ use libloading::{Library, Symbol};
 
 use self::monitor::Monitor;
 use self::products::Products;
-use super::driver::{Driver, Geometry, Graph, Memory, Pointer, Product, Properties, Stream};
+use super::driver::{Driver, Fp8, Geometry, Graph, Memory, Pointer, Product, Properties, Stream};
 use crate::error::{Error, Result};
 use crate::profile::KernelTime;
 
@@ -251,8 +251,9 @@ impl Driver for Nvidia {
         Ok(Memory { free, total })
     }
 
-    fn without_fp8(&self) -> Option<String> {
-        self.products.as_ref().and_then(Products::without_fp8)
+    fn fp8(&self) -> std::result::Result<Fp8, String> {
+        let Some(products) = &self.products else { unreachable!("`open` has made them") };
+        products.fp8()
     }
 
     fn utilization(&self) -> Option<f32> {

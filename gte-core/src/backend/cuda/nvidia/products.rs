@@ -5,6 +5,18 @@
 //! split a sum. The sum of each output then has the same order in every batch, so that a text's
 //! vector does not depend on the rest of its batch. (Asking the heuristics for each batch would
 //! choose different algorithms, with different orders, for different numbers of rows.)
+//!
+//! What the library requires of products of e4m3
+//! (<https://docs.nvidia.com/cuda/cublas/#cublasltmatmul>), and all calls here meet:
+//! - A is transposed and B is not ("TN"), the only layout on compute capability 8.9, 9.0 and 12.x.
+//! - Pointers and the bytes of a row are multiples of 16, so inputs and outputs are multiples of 16
+//!   (`load.rs`). The number of rows is free.
+//! - Sums and scales are f32. D is bf16, f16 or f32; its epilogue may add a bias, in bf16 for bf16.
+//! - One scale per matrix, 1 if no pointer is set, works from 8.9 on, a scale per row on 9.0 only
+//!   (<https://docs.nvidia.com/cuda/cublas/#outer-vector-scaling-for-fp8-data-types>).
+//!
+//! The library has e4m3 on 8.9 since CUDA 12.1, and a scale per row since 12.9. Its "fast
+//! accumulation" on Ada and Hopper is less accurate, and off by default.
 
 use std::collections::HashMap;
 use std::ffi::c_void;
@@ -13,7 +25,7 @@ use std::sync::{Mutex, PoisonError};
 use cudarc::cublaslt::result::CublasError;
 use cudarc::cublaslt::{result, sys};
 
-use super::super::driver::{Number, Product, Stream};
+use super::super::driver::{Fp8, Number, Product, Stream};
 use super::stream_of;
 use crate::error::{Error, Result};
 
@@ -27,9 +39,9 @@ const TURNED: i32 = 1;
 /// `CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F`: a scale for each row of both operands.
 const SCALE_PER_ROW: i32 = 3;
 
-/// The properties that determine an algorithm: type, inputs, outputs, whether a bias is added, and
-/// whether operands are e4m3.
-type Key = (Number, usize, usize, bool, bool);
+/// The properties that determine an algorithm: type, inputs, outputs, whether a bias is added,
+/// whether operands are e4m3, and whether those have scales.
+type Key = (Number, usize, usize, bool, bool, bool);
 
 pub(super) struct Products {
     handle: sys::cublasLtHandle_t,
@@ -66,23 +78,26 @@ impl Products {
         Ok(Self { handle, label: label.into(), chosen: Mutex::default() })
     }
 
-    /// Why there are no products of e4m3 with a scale per row, if there are none: the library is
-    /// asked for an algorithm, as before a product.
-    pub(super) fn without_fp8(&self) -> Option<String> {
-        // Addresses that are aligned, and that nothing reads.
+    /// Where the scales of e4m3 are applied, or why there are no products of e4m3: the library is
+    /// asked for an algorithm with and without a scale per row, as before a product.
+    pub(super) fn fp8(&self) -> std::result::Result<Fp8, String> {
+        // An address that is aligned, and that nothing reads.
         let any = 4096;
-        let (number, scales) = (Number::Bf16, Some([any, any]));
-        let sizes =
-            Product { number, x: any, weight: any, scales, bias: any, y: any, rows: 1, inputs: 1024, outputs: 1024 };
-        let error = self.choose(&sizes).err()?;
-        // SAFETY: the library is loaded.
-        let version = unsafe { sys::cublasLtGetVersion() };
-        Some(format!(
-            "its cuBLASLt {}.{} has no product of e4m3 with a scale per row for this card ({error}); CUDA 12.9 and newer \
-             have it for compute capability 9.0",
-            version / 10_000,
-            version / 100 % 100
-        ))
+        let (number, e4m3, rows, inputs, outputs) = (Number::Bf16, true, 1, 1024, 1024);
+        let sums = Product { number, e4m3, x: any, weight: any, scales: None, bias: 0, y: any, rows, inputs, outputs };
+        if self.choose(&Product { scales: Some([any, any]), bias: any, ..sums }).is_ok() {
+            return Ok(Fp8::InProduct);
+        }
+        self.choose(&sums).map(|_| Fp8::AfterProduct).map_err(|error| {
+            // SAFETY: the library is loaded.
+            let version = unsafe { sys::cublasLtGetVersion() };
+            format!(
+                "its cuBLASLt {}.{} has no product of e4m3 for this card ({error}); CUDA 12.1 and newer have it for compute \
+                 capability 8.9",
+                version / 10_000,
+                version / 100 % 100
+            )
+        })
     }
 
     /// # Safety
@@ -120,7 +135,8 @@ impl Products {
 
     /// The algorithm for all products with these inputs, outputs and type.
     fn algorithm(&self, product: &Product) -> Result<sys::cublasLtMatmulAlgo_t> {
-        let key = (product.number, product.inputs, product.outputs, product.bias != 0, product.scales.is_some());
+        let Product { number, inputs, outputs, e4m3, .. } = *product;
+        let key = (number, inputs, outputs, product.bias != 0, e4m3, product.scales.is_some());
         let mut chosen = self.chosen.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(algorithm) = chosen.get(&key) {
             return Ok(*algorithm);
@@ -201,7 +217,7 @@ impl Call {
             Number::F16 => sys::cudaDataType::CUDA_R_16F,
             Number::Bf16 => sys::cudaDataType::CUDA_R_16BF,
         };
-        let read = if product.scales.is_some() { sys::cudaDataType::CUDA_R_8F_E4M3 } else { number };
+        let read = if product.e4m3 { sys::cudaDataType::CUDA_R_8F_E4M3 } else { number };
         let layout = |number, rows: usize, columns: usize| {
             result::create_matrix_layout(number, rows as u64, columns as u64, rows as i64)
         };

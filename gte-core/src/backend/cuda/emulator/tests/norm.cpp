@@ -13,6 +13,7 @@ template <class T> void test(auto kernel, std::vector<int> widths) {
             // A mean that is large beside the deviations.
             const float center = choice % 5 == 0 ? 50 : 0;
             const auto x = numbers<T>(n, width + choice, center - 2, center + 2);
+            const Left left(rows, width, choice / 2 % 2, choice / 4 % 2);
             const auto residual = numbers<float>(n, width + choice + 1, center - 3, center + 3);
             const auto gamma = numbers<float>(width, 3, 0.5f, 1.5f), beta = numbers<float>(width, 4);
             const float eps = choice % 2 ? 1e-5f : 1e-12f;
@@ -22,6 +23,7 @@ template <class T> void test(auto kernel, std::vector<int> widths) {
                                        : unwritten<float>(count * width);
                 auto operand = unwritten<T>(count * width);
                 launch({(unsigned)count, threads_of(width)}, kernel, inputs == 1 ? nullptr : &x[first * width],
+                       left.rows_from(first), left.columns(), left.biases(),
                        inputs == 2 ? nullptr : in_place ? stream.data() : &residual[first * width], stream.data(),
                        operand.data(), gamma.data(), shift, eps, norm, outputs, width);
                 auto both = std::vector<uint8_t>(stream.size() * 4 + operand.size() * sizeof(T));
@@ -40,9 +42,12 @@ template <class T> void test(auto kernel, std::vector<int> widths) {
                     std::memcmp(alone.data() + width * 4, &operand[row * width], width * sizeof(T)) != 0)
                     wrong(name, "a row alone is not what it is in a batch");
             }
-            std::vector<double> sum(n), normed;
-            for (size_t i = 0; i < n; i++)
-                sum[i] = (inputs == 1 ? 0.0 : to_float(x[i])) + (inputs == 2 ? 0.0 : residual[i]);
+            std::vector<double> sum(n), error(n), normed;
+            for (size_t i = 0; i < n; i++) {
+                const size_t row = i / width, column = i % width;
+                sum[i] = (inputs == 1 ? 0.0 : left.value(to_float(x[i]), row, column)) + (inputs == 2 ? 0.0 : residual[i]);
+                error[i] = (inputs == 1 ? 0.0 : left.error(to_float(x[i]), row, column)) + 0x1p-23 * std::abs(sum[i]);
+            }
             normed = sum;
             for (size_t row = 0; row < rows; row++)
                 reference_norm(&normed[row * width], width, norm, gamma.data(), shift, eps);
@@ -69,7 +74,7 @@ template <class T> void test(auto kernel, std::vector<int> widths) {
             if (outputs)
                 compare(name, which + ", stream", stream, normed, bound(0));
             else
-                compare(name, which + ", stream", stream, sum, [&](size_t i) { return 0x1p-23 * std::abs(sum[i]) + 1e-30; });
+                compare(name, which + ", stream", stream, sum, [&](size_t i) { return error[i] + 1e-30; });
         }
 }
 

@@ -105,6 +105,31 @@ inline int report() {
     return 0;
 }
 
+/// Scales and a bias for sums, or none of them.
+struct Left {
+    std::vector<float> of_rows, of_columns, bias;
+    Left(size_t rows, int width, bool scaled, bool biased) {
+        if (scaled)
+            of_rows = numbers<float>(rows, width + 8, 0.25f, 1), of_columns = numbers<float>(width, width + 9, 0.25f, 1);
+        if (biased)
+            bias = numbers<float>(width, 5);
+    }
+    /// Null for what is not there; the scales from row `row` on.
+    const float* rows_from(size_t row) const { return of_rows.empty() ? nullptr : &of_rows[row]; }
+    const float* columns() const { return of_columns.empty() ? nullptr : of_columns.data(); }
+    const float* biases() const { return bias.empty() ? nullptr : bias.data(); }
+    double scaled(double sum, size_t row, size_t column) const {
+        return of_rows.empty() ? sum : sum * of_rows[row] * of_columns[column];
+    }
+    double value(double sum, size_t row, size_t column) const {
+        return scaled(sum, row, column) + (bias.empty() ? 0 : bias[column]);
+    }
+    /// The error of the value: that of two products and a sum.
+    double error(double sum, size_t row, size_t column) const {
+        return 0x1p-23 * std::abs(scaled(sum, row, column)) + 0x1p-24 * std::abs(value(sum, row, column));
+    }
+};
+
 /// Threads for a row of `width` values, HELD per thread.
 inline unsigned threads_of(int width) { return std::clamp((width + 255) / 256 * 32, 32, 1024); }
 
