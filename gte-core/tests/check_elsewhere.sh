@@ -62,7 +62,7 @@ END
 programs=$CARGO_TARGET_DIR/$target/release
 "$work/venv/bin/python" -m ziglang cc -target $zig -shared -o "$programs/bcryptprimitives.dll" "$work/random.c" -ladvapi32
 export WINEPREFIX=$work/wine WINEDEBUG=-all LC_ALL=C.UTF-8
-timeout 120 $wine wineboot -i >/dev/null 2>&1 </dev/null # makes the folder
+timeout 300 $wine wineboot -i >/dev/null 2>&1 </dev/null # makes the folder
 # The same line comes first as in examples/README.md, with the same score to two digits.
 first() { tr -d '\r' | sed -nE '1s/^(0\.[0-9]{2})[0-9]*/\1/p'; }
 expected=$(grep -A1 -F -- '--precision f32 examples/data/help.zh.txt' examples/README.md | tail -1 | first)
