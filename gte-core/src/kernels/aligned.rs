@@ -6,12 +6,10 @@ use std::ops::{Deref, DerefMut};
 use bytemuck::Pod;
 use memmap2::MmapMut;
 
+use super::arena::{Arena, HUGE, Piece, ask_for_huge_pages};
+
 /// Bytes of a cache line.
 pub(crate) const LINE: usize = 64;
-
-/// Bytes of a huge page. All weights, hundreds of megabytes, are read for every batch: in pages of
-/// 4 KiB each of these is a miss of the TLB, and in a virtual machine an expensive one.
-const HUGE: usize = 2 << 20;
 
 /// A number of values, the first of them on a cache line; from 2 MiB on, at the beginning of a huge
 /// page.
@@ -25,6 +23,7 @@ enum Memory<T> {
     Small(Vec<T>), // a line longer than needed, to begin where a line does
     Large(MmapMut), /* a huge page longer than needed, to begin where one does; what lies behind the last that is
                     * used is never touched */
+    Piece(Box<Piece<T>>), // in a box, or every buffer would be a word longer
 }
 
 impl<T> Default for Aligned<T> {
@@ -52,6 +51,15 @@ impl<T: Pod> Aligned<T> {
         buffer
     }
 
+    /// The same, for weights of a model: in `arena`, which wastes less memory and has even short
+    /// ones on huge pages.
+    pub(crate) fn zeroed_in(arena: &Arena, len: usize) -> Self {
+        match arena.zeroed(len) {
+            Some(piece) => Self { memory: Memory::Piece(Box::new(piece)), start: 0, len },
+            None => Self::zeroed(len),
+        }
+    }
+
     /// The first `len` values, of any content: of this buffer, or of a new one where it is too
     /// short. The old content is not copied.
     pub(crate) fn at_least(&mut self, len: usize) -> &mut [T] {
@@ -65,6 +73,7 @@ impl<T: Pod> Aligned<T> {
         match &self.memory {
             Memory::Small(values) => values,
             Memory::Large(bytes) => bytemuck::cast_slice(bytes),
+            Memory::Piece(piece) => piece,
         }
     }
 }
@@ -82,21 +91,11 @@ impl<T: Pod> DerefMut for Aligned<T> {
         let all = match &mut self.memory {
             Memory::Small(values) => values,
             Memory::Large(bytes) => bytemuck::cast_slice_mut(bytes),
+            Memory::Piece(piece) => piece,
         };
         &mut all[self.start..self.start + self.len]
     }
 }
-
-/// A system without free huge pages uses small ones.
-#[cfg(target_os = "linux")]
-fn ask_for_huge_pages(memory: &MmapMut) {
-    if let Err(e) = memory.advise(memmap2::Advice::HugePage) {
-        tracing::debug!("no huge pages: {e}");
-    }
-}
-
-#[cfg(not(target_os = "linux"))]
-fn ask_for_huge_pages(_memory: &MmapMut) {}
 
 #[cfg(test)]
 mod tests {

@@ -8,6 +8,7 @@
 
 mod activation;
 mod aligned;
+mod arena;
 mod attention;
 mod dot;
 mod lanes;
@@ -32,6 +33,7 @@ mod tests;
 
 pub(crate) use activation::Activation;
 pub(crate) use aligned::Aligned;
+pub(crate) use arena::Arena;
 pub(crate) use attention::{Head, LowPrecisionAttention, LowPrecisionHead, Mask, Scratch, scratch_len};
 pub(crate) use low_precision::{
     HEADER, LowPrecision, LowPrecisionGemm, LowPrecisionWeights, NumberFormat, Output, PackedLowPrecision, Rows,

@@ -11,6 +11,7 @@ use ndarray::{ArrayView2, Axis, s};
 use rayon::prelude::*;
 
 use super::aligned::Aligned;
+use super::arena::Arena;
 
 /// Rows in a block. A panel of 16 columns is then 64 KiB and streams from the second-level cache.
 /// Of 256, 384, 512, 1024 and 2048, few passes each on a noisy machine (Zen 3, one thread), 1024
@@ -28,12 +29,12 @@ pub(crate) struct Packed {
 
 impl Packed {
     /// Packs the transposes of `weights` (nᵢ × k each, as checkpoints store a linear layer) side by
-    /// side as one (k × Σnᵢ) matrix, on the current thread pool.
-    pub(crate) fn from_weights(weights: &[ArrayView2<'_, f32>], nr: usize) -> Self {
+    /// side as one (k × Σnᵢ) matrix in `arena`, on the current thread pool.
+    pub(crate) fn from_weights(weights: &[ArrayView2<'_, f32>], nr: usize, arena: &Arena) -> Self {
         let k = weights.first().map_or(0, |w| w.ncols());
         let n = weights.iter().map(|w| w.nrows()).sum();
         let len = packed_len(k, n, nr);
-        let mut buffer = Aligned::zeroed(len);
+        let mut buffer = Aligned::zeroed_in(arena, len);
         let panels = n.div_ceil(nr);
         if len > 0 {
             buffer.par_chunks_mut(panels * nr * KC).enumerate().for_each(|(block, dst)| {

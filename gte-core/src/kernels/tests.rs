@@ -7,6 +7,7 @@ use ndarray::{Array2, ArrayView2, ArrayViewMut2, ShapeBuilder, s};
 use proptest::prelude::*;
 
 use super::activation::{self, Activation};
+use super::arena::Arena;
 use super::low_precision::{
     self, HEADER, LowPrecisionGemm, LowPrecisionWeights, NumberFormat, Output, PackedLowPrecision, Rows, int8_rows,
     to_bf16,
@@ -313,7 +314,11 @@ fn product(
     pieces: usize,
 ) -> Array2<f32> {
     let ((m, k), n) = (a.dim(), weight.nrows());
-    let packed = Packed::from_weights(&[weight.slice(s![..n / 3, ..]), weight.slice(s![n / 3.., ..])], kernels.nr);
+    let packed = Packed::from_weights(
+        &[weight.slice(s![..n / 3, ..]), weight.slice(s![n / 3.., ..])],
+        kernels.nr,
+        &Arena::default(),
+    );
     let (lda, ldc) = (row_stride(k), row_stride(n));
     let mut a_strided = vec![f32::NAN; m * lda + 1];
     ArrayViewMut2::from_shape((m, k).strides((lda, 1)), &mut a_strided).unwrap().assign(a);
@@ -353,7 +358,7 @@ fn low_precision_gemm(
 ) -> Array2<f32> {
     let low_precision = kernels.low_precision(format);
     let ((m, k), n) = (a.dim(), bias.len());
-    let packed = PackedLowPrecision::from_weights(&[weight], k, low_precision);
+    let packed = PackedLowPrecision::from_weights(&[weight], k, low_precision, &Arena::default());
     let row_words = HEADER + k.div_ceil(low_precision.k_group);
     let stride = row_words + 3;
     let mut words = vec![0xDEAD_BEEF; m * stride];

@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 use super::matrix::Block;
 use crate::error::Result;
-use crate::kernels::{Kernels, LowPrecision, LowPrecisionWeights, NumberFormat, Packed, PackedLowPrecision};
+use crate::kernels::{Arena, Kernels, LowPrecision, LowPrecisionWeights, NumberFormat, Packed, PackedLowPrecision};
 use crate::weights::{Tensor, Weights};
 
 /// A linear layer, packed for the kernels.
@@ -28,7 +28,7 @@ pub(super) enum Weight {
 }
 
 impl Linear {
-    /// Reads linear layers that have the same input, and packs them side by side.
+    /// Reads linear layers that have the same input, and packs them side by side in `arena`.
     pub(super) fn load(
         weights: &Weights,
         names: &[String],
@@ -36,6 +36,7 @@ impl Linear {
         kernels: &Kernels,
         low_precision: Option<&'static LowPrecision>,
         measuring: bool,
+        arena: &Arena,
     ) -> Result<Self> {
         let read = |part: &str| -> Result<Vec<Tensor>> {
             names.par_iter().map(|name| weights.read(&format!("{name}.{part}"))).collect()
@@ -52,7 +53,12 @@ impl Linear {
                 .map(|(&shape, values)| ArrayView2::from_shape(shape, values).expect("`Weights` checked the shape"))
                 .collect();
             let largest = measuring.then(|| Mutex::new(vec![0.0; shapes[0].1]));
-            return Ok(Self { weight: Weight::F32(Packed::from_weights(&views, kernels.nr)), bias, outputs, largest });
+            return Ok(Self {
+                weight: Weight::F32(Packed::from_weights(&views, kernels.nr, arena)),
+                bias,
+                outputs,
+                largest,
+            });
         };
         let inputs = shapes[0].1;
         let smoothing = match low_precision.format {
@@ -68,7 +74,7 @@ impl Linear {
             }
         };
         let parts: Vec<LowPrecisionWeights> = parts.into_par_iter().map(rows).collect();
-        let weight = PackedLowPrecision::from_weights(&parts, inputs, low_precision);
+        let weight = PackedLowPrecision::from_weights(&parts, inputs, low_precision, arena);
         let smoothing = if smoothing.is_empty() { vec![1.0; inputs] } else { smoothing };
         Ok(Self { weight: Weight::LowPrecision { low_precision, weight, smoothing }, bias, outputs, largest: None })
     }

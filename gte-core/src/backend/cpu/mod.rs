@@ -21,7 +21,8 @@ use crate::batch::Texts;
 use crate::dense::Dense;
 use crate::error::Result;
 use crate::kernels::{
-    Activation, Aligned, Gemm, HEADER, Kernels, LowPrecision, LowPrecisionGemm, NumberFormat, Output, Rows, Scratch,
+    Activation, Aligned, Arena, Gemm, HEADER, Kernels, LowPrecision, LowPrecisionGemm, NumberFormat, Output, Rows,
+    Scratch,
 };
 use crate::models::{Architecture, Gate, LayerSpec, MlpSpec, NormKind, NormSpec, Pooling};
 use crate::profile::{self, Clock, Profile};
@@ -44,6 +45,7 @@ pub(crate) struct Cpu {
     buffers: Arc<Buffers<f32>>,
     words: Arc<Buffers<u32>>, // operands in low precision
     clock: Clock,
+    weights: Arena, // of linear layers
     ropes: Ropes,
     measuring: bool,
     // One per thread of the pool: for a row or for attention in f32, and for attention in bf16.
@@ -133,6 +135,7 @@ impl Cpu {
             buffers: Arc::default(),
             words: Arc::default(),
             clock: Clock::default(),
+            weights: Arena::default(),
             ropes: Ropes::default(),
             measuring: false,
             scratch: (0..threads).map(|_| Mutex::default()).collect(),
@@ -320,7 +323,7 @@ impl Backend for Cpu {
     }
 
     fn load_linear(&self, weights: &Weights, names: &[String], bias: bool) -> Result<Linear> {
-        Linear::load(weights, names, bias, self.kernels, self.low_precision, self.measuring)
+        Linear::load(weights, names, bias, self.kernels, self.low_precision, self.measuring, &self.weights)
     }
 
     fn load_norm(&self, weights: &Weights, name: &str, spec: &NormSpec) -> Result<Norm> {

@@ -6,6 +6,7 @@ use rayon::prelude::*;
 
 use super::{Joined, LowPrecision, NumberFormat};
 use crate::kernels::aligned::Aligned;
+use crate::kernels::arena::Arena;
 use crate::kernels::lanes::ROUND;
 
 /// A linear layer's weights in low precision, as a checkpoint stores them: (outputs × inputs).
@@ -31,8 +32,13 @@ pub(crate) struct PackedLowPrecision {
 
 impl PackedLowPrecision {
     /// Packs the transposes of `weights` (nᵢ × k each) side by side as one (k × Σnᵢ) matrix, on the
-    /// current thread pool.
-    pub(crate) fn from_weights(weights: &[LowPrecisionWeights], k: usize, low_precision: &LowPrecision) -> Self {
+    /// current thread pool, in `arena`.
+    pub(crate) fn from_weights(
+        weights: &[LowPrecisionWeights],
+        k: usize,
+        low_precision: &LowPrecision,
+        arena: &Arena,
+    ) -> Self {
         let (nr, cell_halves) = (low_precision.nr, low_precision.cell_halves);
         let rows: Vec<Row<'_>> = weights.iter().flat_map(|part| part.rows(k)).collect();
         let in_unit = match low_precision.format {
@@ -41,7 +47,7 @@ impl PackedLowPrecision {
         };
         let (n, cells, words) = (rows.len(), k.div_ceil(in_unit * cell_halves), k.div_ceil(low_precision.k_group));
         let panels = n.div_ceil(nr);
-        let mut buffer = Aligned::zeroed(panels * cells * nr * cell_halves);
+        let mut buffer = Aligned::zeroed_in(arena, panels * cells * nr * cell_halves);
         if cells > 0 {
             let panel_len = cells * nr * cell_halves;
             buffer.par_chunks_mut(panel_len).zip(rows.par_chunks(nr)).for_each(|(panel, rows)| {
