@@ -51,8 +51,8 @@ impl<T: Pod> Aligned<T> {
         buffer
     }
 
-    /// The same, for weights of a model: in `arena`, which wastes less memory and has even short
-    /// ones on huge pages.
+    /// The same for weights of a model, in `arena`: it wastes less memory, and puts short weights
+    /// on huge pages too.
     pub(crate) fn zeroed_in(arena: &Arena, len: usize) -> Self {
         match arena.zeroed(len) {
             Some(piece) => Self { memory: Memory::Piece(Box::new(piece)), start: 0, len },

@@ -1,4 +1,4 @@
-//! `Arena`: memory for the weights of a model, one behind the other on huge pages. Used through
+//! `Arena`: memory for the weights of a model, one after another on huge pages. Used through
 //! `Aligned`.
 #![allow(unsafe_code, reason = "several owners write to parts of one mapping")]
 
@@ -17,7 +17,7 @@ pub(super) const HUGE: usize = 2 << 20;
 /// used of it is never touched, and takes no memory.
 const BLOCK: usize = 64 << 20;
 
-/// Shorter buffers have no place in a block.
+/// Bytes of the shortest buffer in a block.
 const SMALLEST: usize = 64 << 10;
 
 /// Bytes of a small page.
@@ -54,8 +54,8 @@ unsafe impl<T: Send> Send for Piece<T> {}
 unsafe impl<T: Sync> Sync for Piece<T> {}
 
 impl Arena {
-    /// `len` values of zero, which begin on a small page. None for a few kilobytes, and if the
-    /// system has no memory for a block.
+    /// `len` zeros, which begin on a small page. None if they take less than [`SMALLEST`], or if
+    /// the system has no memory for a block.
     pub(super) fn zeroed<T: Pod>(&self, len: usize) -> Option<Piece<T>> {
         let bytes = len.checked_mul(size_of::<T>())?;
         if bytes < SMALLEST {
@@ -129,7 +129,7 @@ mod tests {
     use crate::kernels::Aligned;
 
     #[test]
-    fn pieces_lie_one_behind_the_other_and_outlive_the_arena() {
+    fn pieces_lie_one_after_another_and_outlive_the_arena() {
         let arena = Arena::default();
         let lens = [0, 2, SMALLEST - 2, SMALLEST, SMALLEST + 2, 3 << 20, 1 << 20, BLOCK - 2, BLOCK + HUGE, 1 << 20];
         let mut pieces: Vec<Aligned<u16>> = lens.iter().map(|len| Aligned::zeroed_in(&arena, len / 2)).collect();
@@ -142,7 +142,7 @@ mod tests {
         assert!(pieces[3].as_ptr().addr().is_multiple_of(HUGE), "a block begins with a huge page");
         for i in 4..7 {
             let before = pieces[i - 1].as_ptr_range().end.addr();
-            assert_eq!(pieces[i].as_ptr().addr(), before.next_multiple_of(PAGE), "right behind the one before");
+            assert_eq!(pieces[i].as_ptr().addr(), before.next_multiple_of(PAGE), "right after the one before");
         }
         pieces.remove(4);
         for (piece, i) in pieces.iter().zip([1, 2, 3, 4, 6, 7, 8, 9, 10]) {
