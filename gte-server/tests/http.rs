@@ -343,7 +343,8 @@ async fn a_drain_answers_what_came_and_ends() {
 /// speed.
 #[tokio::test(flavor = "multi_thread")]
 async fn liveness_is_answered_at_once_while_the_queue_is_long() {
-    let (service, _dir) = service(&["--max-batch-tokens", "100"]);
+    // No request is refused for its time, however busy the machine is.
+    let (service, _dir) = service(&["--max-batch-tokens", "100", "--request-timeout", "3600"]);
     // All texts differ: equal texts of a request are computed once.
     let letters = |i: usize| (0..10).map(|bit| ["a ", "b "][i >> bit & 1]).collect::<String>();
     let long: Vec<String> = (0..1000).map(|i| letters(i).repeat(10)).collect();
@@ -373,7 +374,7 @@ async fn liveness_is_answered_at_once_while_the_queue_is_long() {
             while_busy += usize::from(before > 1_000.0 && queued_tokens().await > 1_000.0);
         }
     };
-    let limit = std::time::Duration::from_secs(100);
+    let limit = std::time::Duration::from_secs(300);
     tokio::time::timeout(limit, probes).await.expect("20 probes are answered while texts wait");
     probed.store(true, Ordering::Relaxed);
     for client in clients {
